@@ -1,0 +1,68 @@
+"""kvae: variational autoencoders for Keras 3 / TensorFlow, from `model.fit` to the phone.
+
+A VAE is six parts: encoder, decoder, posterior, likelihood, prior and objective. A variant is another part,
+not another class.
+
+    >>> import kvae
+    >>> vae = kvae.VAE(latent_dim=2, image_shape=(8, 8, 1))
+    >>> vae.compile(optimizer="adam")
+    >>> vae.sample(4, seed=7).shape
+    TensorShape([4, 8, 8, 1])
+
+Importing `kvae` imports neither TensorFlow nor Keras: each name below is loaded when it is first used.
+"""
+
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+# In a source checkout `kvae.export` lives beside `kvae/`, in `export/`; an installed package has it inside.
+_ROOT = Path(__file__).resolve().parent.parent
+if (_ROOT / "setup.cfg").is_file() and (_ROOT / "export" / "__init__.py").is_file():
+    __path__.append(str(_ROOT))
+
+_NAMES = {
+    "Autoencoder": "kvae.models",
+    "Decoder": "kvae.networks",
+    "Encoder": "kvae.networks",
+    "VAE": "kvae.models",
+    "load": "kvae.models",
+}
+_MODULES = (
+    "data",
+    "distributions",
+    "evaluation",
+    "export",
+    "features",
+    "likelihoods",
+    "models",
+    "networks",
+    "objectives",
+    "plotting",
+    "posteriors",
+    "priors",
+    "report",
+    "schedules",
+)
+__all__ = [*_NAMES, *_MODULES]  # noqa: PLE0604
+
+if TYPE_CHECKING:
+    from kvae.models import VAE, Autoencoder, load
+    from kvae.networks import Decoder, Encoder
+
+
+def __getattr__(name: str) -> Any:
+    if name in _NAMES:
+        value = getattr(importlib.import_module(_NAMES[name]), name)
+    elif name in _MODULES:
+        value = importlib.import_module(f"kvae.{name}")
+    else:
+        raise AttributeError(f"module 'kvae' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,16 @@
+"""Images by name, folder or array, as `tf.data` pipelines of float32 in [0, 1].
+
+    >>> import kvae
+    >>> data = kvae.data.load("digits", binarize="stochastic", seed=1)
+    >>> data.train.element_spec.shape
+    TensorShape([None, 8, 8, 1])
+
+`vae.fit(data.train, validation_data=data.validation)` is what they are for; `data.split` gives any split in a
+stable order, with labels if asked, and `data.arrays` gives NumPy arrays.
+"""
+
+from kvae.data.dataset import Data
+from kvae.data.errors import DataError, DataWarning
+from kvae.data.loading import load
+
+__all__ = ["Data", "DataError", "DataWarning", "load"]

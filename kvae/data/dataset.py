@@ -1,0 +1,166 @@
+"""`Data`: the splits of one image source, ready for `fit`, for evaluation and as arrays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import tensorflow as tf
+
+from kvae.data import pipeline
+from kvae.data.errors import DataError
+from kvae.data.splits import NAMES, Source, no_such_split
+
+
+@dataclass(frozen=True)
+class Data:
+    """Images in [0, 1] as `tf.data` pipelines; made by `kvae.data.load`.
+
+    Attributes:
+        name: of the source.
+        image_shape: (H, W, C).
+        label_names: the names of the classes; empty where they have none.
+        num_train, num_validation, num_test: images in each split (upper bounds if `counts_are_exact` is False:
+            images of a streamed folder may turn out unreadable).
+        has_labels: whether `split(..., labels=True)` works.
+
+    Example:
+        >>> import kvae
+        >>> data = kvae.data.load("digits", batch_size=64)
+        >>> data.image_shape, data.num_train, data.num_validation, data.num_test
+        ((8, 8, 1), 1437, 180, 180)
+        >>> next(iter(data.train)).shape
+        TensorShape([64, 8, 8, 1])
+    """
+
+    name: str
+    image_shape: tuple[int, int, int]
+    label_names: tuple[str, ...]
+    num_train: int
+    num_validation: int
+    num_test: int
+    has_labels: bool
+    batch_size: int
+    seed: int
+    binarize: str
+    source: Source = field(repr=False, compare=False)
+
+    @cached_property
+    def train(self) -> tf.data.Dataset:
+        """Batches (B, H, W, C) of the training images, in another order (and freshly binarised) on every pass.
+
+        The first pass over it is epoch 0, the next one epoch 1, and so on for as long as this object lives.
+        """
+        return self.split("train", shuffle=True)
+
+    @cached_property
+    def validation(self) -> tf.data.Dataset:
+        """Batches (B, H, W, C) of the validation images, the same on every pass."""
+        return self.split("validation")
+
+    @cached_property
+    def test(self) -> tf.data.Dataset:
+        """Batches (B, H, W, C) of the test images, the same on every pass."""
+        return self.split("test")
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Batches in one pass over `train`; the last one may be smaller."""
+        return -(-self.num_train // self.batch_size)
+
+    @property
+    def counts_are_exact(self) -> bool:
+        """False where images are decoded on the way, and some may turn out unreadable."""
+        return all(getattr(split, "exact", True) for split in self.source.splits.values())
+
+    def split(
+        self,
+        name: str,
+        labels: bool = False,
+        shuffle: bool = False,
+        limit: int | None = None,
+        batch_size: int | None = None,
+        epoch: int = 0,
+    ) -> tf.data.Dataset:
+        """One split as a dataset of `x` (B, H, W, C) or `(x, label (B,))`.
+
+        Args:
+            name: "train", "validation" or "test".
+            labels: give `(x, label)`, the labels int64.
+            shuffle: another order and fresh binary draws on every pass, as for training. Otherwise the order is
+                stable and the binary draws are fixed: the same for every batch size and every `limit`.
+            limit: the first `limit` images only.
+            batch_size: instead of the one given to `load`.
+            epoch: the number of the first pass when shuffled. Pass `k` is the same whether it is reached by
+                `k` passes before it or asked for, so a resumed training sees what an unbroken one would have.
+
+        Raises:
+            DataError: for an unknown or empty split, labels where there are none, or a limit below 1.
+
+        Example:
+            >>> import kvae
+            >>> data = kvae.data.load("digits", binarize="stochastic")
+            >>> x, label = next(iter(data.split("test", labels=True, limit=10)))
+            >>> x.shape, label.shape, float(tf.reduce_max(x))
+            (TensorShape([10, 8, 8, 1]), TensorShape([10]), 1.0)
+        """
+        count = self._count(name, limit)
+        if labels and not self.has_labels:
+            raise DataError(f"{self.name}: expected labels, and this source has none. Received: labels=True")
+        batch_size = self.batch_size if batch_size is None else batch_size
+        if batch_size < 1:
+            raise DataError(f"Argument 'batch_size' must be >= 1. Received: {batch_size}")
+        plan = pipeline.Plan(
+            image_shape=self.image_shape,
+            scale=self.source.scale,
+            binarize=self.binarize,
+            seed=self.seed,
+            split_id=NAMES.index(name),
+            batch_size=batch_size,
+            shuffle=shuffle,
+            labels=labels,
+            epoch=epoch,
+        )
+        return pipeline.batches(self.source.splits[name], count, plan)
+
+    def arrays(self, split: str, limit: int | None = None) -> tuple[np.ndarray, np.ndarray | None]:
+        """A split, or its first `limit` images, as arrays.
+
+        Returns:
+            images (N, H, W, C) float32 in [0, 1] and labels (N,) int64 (None where there are none), in the order
+            and with the fixed binary draws of `split(name)`.
+
+        Raises:
+            DataError: for an unknown or empty split or a limit below 1.
+
+        Example:
+            >>> import kvae
+            >>> images, labels = kvae.data.load("digits").arrays("test", limit=5)
+            >>> images.shape, labels.shape
+            ((5, 8, 8, 1), (5,))
+        """
+        count = self._count(split, limit)
+        images = np.empty((count, *self.image_shape), np.float32)
+        labels = np.empty(count, np.int64) if self.has_labels else None
+        filled = 0
+        for element in self.split(split, labels=self.has_labels, limit=limit).as_numpy_iterator():
+            x, y = element if self.has_labels else (element, None)
+            images[filled : filled + len(x)] = x
+            if labels is not None:
+                labels[filled : filled + len(x)] = y
+            filled += len(x)
+        return images[:filled], None if labels is None else labels[:filled]
+
+    def _count(self, name: str, limit: int | None) -> int:
+        if name not in NAMES:
+            raise no_such_split(name)
+        found = self.source.splits.get(name)
+        if found is None or found.count == 0:
+            raise DataError(
+                f"{self.name}: the {name} split is empty; give it a fraction above 0. "
+                f"Received: {name}_fraction=0"
+            )
+        if limit is not None and limit < 1:
+            raise DataError(f"Argument 'limit' must be >= 1. Received: {limit}")
+        return found.count if limit is None else min(limit, found.count)

@@ -1,0 +1,100 @@
+"""`load`: any image source by name, path or array, checked and ready."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from kvae.data.dataset import Data
+from kvae.data.errors import DataError
+from kvae.data.images import check_size
+from kvae.data.pipeline import BINARIZE
+from kvae.data.sources import open_source
+from kvae.data.splits import Request
+
+
+def load(
+    source: str | Path | np.ndarray | tuple,
+    *,
+    batch_size: int = 128,
+    seed: int = 0,
+    binarize: str = "none",
+    size: int | tuple[int, int] | None = None,
+    grayscale: bool | None = None,
+    validation_fraction: float = 0.1,
+    test_fraction: float = 0.1,
+    data_dir: str | Path | None = None,
+    download: bool = True,
+    cache_bytes: int = 1 << 30,
+) -> Data:
+    """Images in [0, 1] from a named set, a folder, a file or arrays, split for training and evaluation.
+
+    Args:
+        source: "digits" (needs no download); a TensorFlow Datasets name, such as "mnist"; a folder of images,
+            with class subfolders or not, and with train/validation/test folders above them or not; a `.npy` or
+            `.npz` file; an array (N, H, W) or (N, H, W, C) with C 1 or 3; or `(images, labels)`. A plain name
+            means the named set; write "./name" for a folder that is called the same.
+        batch_size: images in a batch; the last batch of a pass may be smaller.
+        seed: of the splits, the order and the binary draws; >= 0.
+        binarize: "none"; "threshold", `x >= 0.5`; or "stochastic", Bernoulli(x): drawn afresh on every training
+            pass, drawn once for evaluation.
+        size: an integer or (H, W): crop each image about its centre to that aspect, then resize it.
+        grayscale: True for one channel, False for three, None for what the data has.
+        validation_fraction: share of the training images set apart where the source has no validation split.
+        test_fraction: the same for the test split. Each is in [0, 1); 0 leaves that split empty.
+        data_dir: where TensorFlow Datasets keeps its sets; None means `TFDS_DATA_DIR`, or its own default.
+        download: whether a set that is not there may be downloaded.
+        cache_bytes: a split whose decoded images need more is read again on every pass. Arrays and `.npy`/`.npz`
+            files are always held in memory.
+
+    Raises:
+        DataError: one line, for anything that cannot be used as asked.
+
+    Example:
+        >>> import kvae
+        >>> images = np.random.default_rng(0).integers(0, 256, (50, 12, 12), np.uint8)
+        >>> data = kvae.data.load(images, batch_size=10, binarize="threshold")
+        >>> data.num_train, data.num_validation, data.num_test, data.image_shape
+        (40, 5, 5, (12, 12, 1))
+    """
+    if not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
+        raise DataError(f"Argument 'batch_size' must be an integer >= 1. Received: {batch_size!r}")
+    if not isinstance(seed, (int, np.integer)) or seed < 0:
+        raise DataError(f"Argument 'seed' must be an integer >= 0. Received: {seed!r}")
+    if binarize not in BINARIZE:
+        raise DataError(f"Argument 'binarize' must be one of {', '.join(BINARIZE)}. Received: {binarize!r}")
+    for name, value in (("validation_fraction", validation_fraction), ("test_fraction", test_fraction)):
+        if not 0 <= value < 1:
+            raise DataError(f"Argument '{name}' must be in [0, 1). Received: {value!r}")
+    if validation_fraction + test_fraction >= 1:
+        raise DataError(
+            "Arguments 'validation_fraction' and 'test_fraction' must leave images to train on (sum below 1). "
+            f"Received: {validation_fraction!r} and {test_fraction!r}"
+        )
+    request = Request(
+        size=check_size(size),
+        grayscale=grayscale,
+        validation_fraction=validation_fraction,
+        test_fraction=test_fraction,
+        seed=int(seed),
+        data_dir=os.fspath(data_dir) if data_dir is not None else os.environ.get("TFDS_DATA_DIR") or None,
+        download=download,
+        cache_bytes=cache_bytes,
+    )
+    found = open_source(source, request)
+    counts = {name: split.count for name, split in found.splits.items()}
+    return Data(
+        name=found.name,
+        image_shape=found.image_shape,
+        label_names=found.label_names,
+        num_train=counts["train"],
+        num_validation=counts["validation"],
+        num_test=counts["test"],
+        has_labels=found.has_labels,
+        batch_size=int(batch_size),
+        seed=int(seed),
+        binarize=binarize,
+        source=found,
+    )

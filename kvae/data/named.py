@@ -1,0 +1,225 @@
+"""Image sets of TensorFlow Datasets, by name."""
+
+from __future__ import annotations
+
+import difflib
+import socket
+import urllib.parse
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from kvae.data.errors import DataError
+from kvae.data.images import check_shape, convert
+from kvae.data.splits import Memory, MemorySplit, Request, Source, Split, StreamSplit, part_sizes
+
+PROBE = 256  # images looked at to tell 0/1 from 0..255
+SHUFFLE_BUFFER = 10_000  # images of a streamed set among which the next one is drawn
+
+
+def tfds_set(name: str, request: Request) -> Source:
+    """A TensorFlow Datasets image set: prepared in the data folder already, or downloaded.
+
+    Its own validation and test splits are used. A missing one is the end of its training split, which TFDS has
+    shuffled when it prepared the set.
+
+    Raises:
+        DataError: for an unknown name (with near matches), a set that is neither there nor to be had, one
+            without an `image` feature, or one whose images differ in size when no `size` is given.
+    """
+    builder = _builder(name, request)
+    features = builder.info.features
+    keys = set(features.keys()) if hasattr(features, "keys") else set()
+    if "image" not in keys:
+        raise DataError(
+            f"{name}: expected a set with an 'image' feature. Received: {', '.join(sorted(keys)) or features}"
+        )
+    feature = features["image"]
+    if len(feature.shape) != 3 or feature.np_dtype not in (np.uint8, np.uint16):
+        raise DataError(
+            f"{name}: expected single images of uint8 or uint16. "
+            f"Received: shape {feature.shape}, {np.dtype(feature.np_dtype).name}"
+        )
+    height, width, found = feature.shape
+    if request.size is not None:
+        height, width = request.size
+    elif height is None or width is None:
+        raise DataError(
+            f"{name}: expected images of one size; pass size= (--size on the command). "
+            f"Received: shape {feature.shape}"
+        )
+    channels = {1: 1, 2: 1}.get(found, 3) if request.grayscale is None else 1 if request.grayscale else 3
+    shape = check_shape(height, width, channels, name)
+    label = features["label"] if "label" in keys else None
+    has_labels = label is not None and label.shape == () and np.issubdtype(label.np_dtype, np.integer)
+    reader = _Reader(builder, shape, has_labels)
+    pieces = _pieces({key: info.num_examples for key, info in builder.info.splits.items()}, request, name)
+    scale = reader.probe(pieces["train"][0])
+    splits = {part: reader.split(*piece, request.cache_bytes) for part, piece in pieces.items()}
+    names = tuple(getattr(label, "names", None) or ()) if has_labels else ()
+    return Source(name, splits, shape, scale, has_labels, names)
+
+
+class _Reader:
+    """Reads stretches of a set as images of one shape."""
+
+    def __init__(self, builder: Any, shape: tuple[int, int, int], has_labels: bool) -> None:
+        self.builder, self.shape, self.has_labels = builder, shape, has_labels
+        feature = builder.info.features["image"]
+        self.is_converted = feature.np_dtype != np.uint8 or tuple(feature.shape) != shape
+        self.factor = 1
+
+    def raw(self, instruction: str) -> tf.data.Dataset:
+        """(image, label) as they are stored, in stable order."""
+        import tensorflow_datasets as tfds
+
+        wanted = {"image": True, "label": True} if self.has_labels else {"image": True}
+        dataset = self.builder.as_dataset(
+            split=instruction,
+            shuffle_files=False,
+            decoders=tfds.decode.PartialDecoding(wanted),
+            read_config=tfds.ReadConfig(try_autocache=False),
+        )
+        return dataset.map(lambda e: (e["image"], tf.cast(e["label"], tf.int64) if self.has_labels else np.int64(-1)))
+
+    def probe(self, instruction: str) -> float:
+        """The scale, from the first images; converted 0/1 images are widened to 0..255 on the way."""
+        largest = 0
+        for image, _ in self.raw(instruction).take(PROBE).as_numpy_iterator():
+            largest = max(largest, int(image.max()))
+            if largest > 1:
+                break
+        if largest == 1 and self.is_converted:
+            self.factor = 255
+        return 1.0 if largest == 1 and not self.is_converted else 255.0
+
+    def elements(self, instruction: str) -> tf.data.Dataset:
+        """(image of the wanted shape, label), in stable order."""
+        dataset = self.raw(instruction)
+        if not self.is_converted:
+            return dataset
+        size, channels, factor = self.shape[:2], self.shape[2], self.factor
+
+        def work(image: np.ndarray) -> np.ndarray:
+            if image.dtype == np.uint16:
+                image = np.rint(image / 257 if factor == 1 else image).astype(np.uint8)
+            return convert(image * np.uint8(factor), size, channels)
+
+        def change(image: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            return tf.ensure_shape(tf.numpy_function(work, [image], tf.uint8), self.shape), label
+
+        return dataset.map(change, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+
+    def split(self, instruction: str, count: int, cache_bytes: int) -> Split:
+        """In memory if it fits; read when it is first needed."""
+        image_bytes = int(np.prod(self.shape))
+        if count * image_bytes <= cache_bytes:
+            return MemorySplit(Memory(lambda: self._read(instruction, count)), np.arange(count))
+        buffer = max(2, min(SHUFFLE_BUFFER, cache_bytes // image_bytes))
+
+        def elements(key: tf.Tensor | None, limit: int) -> tf.data.Dataset:
+            dataset = self.elements(instruction).take(limit)
+            return dataset if key is None else dataset.shuffle(buffer, seed=key, reshuffle_each_iteration=False)
+
+        return StreamSplit(count, elements)
+
+    def _read(self, instruction: str, count: int) -> tuple[np.ndarray, np.ndarray | None]:
+        images, labels = np.empty((count, *self.shape), np.uint8), np.empty(count, np.int64)
+        filled = 0
+        for image, label in self.elements(instruction).batch(256).prefetch(2).as_numpy_iterator():
+            images[filled : filled + len(image)] = image
+            labels[filled : filled + len(image)] = label
+            filled += len(image)
+        return images, labels if self.has_labels else None
+
+
+def _pieces(counts: dict[str, int], request: Request, name: str) -> dict[str, tuple[str, int]]:
+    """Split by split, which stretch of the set it is, in TFDS's slicing language, and how many images that is."""
+    held = [key for key in ("validation", "test") if counts.get(key)]
+    main = next((key for key in ("train", *counts) if counts.get(key) and key not in held), None)
+    if main is None:
+        main = held.pop()  # a set of nothing but a test split
+    missing = [key for key in ("validation", "test") if key not in held]
+    fractions = tuple(getattr(request, f"{key}_fraction") for key in missing)
+    pieces = {key: (key, counts[key]) for key in held}
+    end = counts[main]
+    for key, size in reversed(list(zip(missing, part_sizes(end, fractions, name)))):
+        pieces[key] = (f"{main}[{end - size}:{end}]", size)
+        end -= size
+    pieces["train"] = (f"{main}[:{end}]", end)
+    return pieces
+
+
+def is_known_name(name: str, request: Request) -> bool:
+    """Whether TFDS has a set of this name, or the data folder has it prepared."""
+    return name.split("/")[0].split(":")[0] in _known_names(request)
+
+
+def _known_names(request: Request) -> set[str]:
+    import tensorflow_datasets as tfds
+
+    known = {"digits", *tfds.list_builders(with_community_datasets=False)}
+    folder = Path(request.data_dir or tfds.core.constants.DATA_DIR).expanduser()
+    if folder.is_dir():
+        known.update(info.parent.parent.name for info in folder.glob("*/*/dataset_info.json"))
+        known.update(info.parent.parent.parent.name for info in folder.glob("*/*/*/dataset_info.json"))
+    return known
+
+
+def _builder(name: str, request: Request) -> Any:
+    """A builder whose set is prepared."""
+    import tensorflow_datasets as tfds
+
+    if not is_known_name(name, request):
+        near = difflib.get_close_matches(name, sorted(_known_names(request)), n=3)
+        hint = f"did you mean {' or '.join(near)}?" if near else "see the catalogue of TensorFlow Datasets."
+        raise DataError(
+            f"Expected 'digits', a TensorFlow Datasets name, a folder, or a .npy or .npz file; {hint} "
+            f"Received: {name!r}"
+        )
+    try:
+        builder = tfds.builder(name, data_dir=request.data_dir)
+        is_prepared = builder.is_prepared()
+    except Exception as error:
+        raise DataError(f"{name}: TensorFlow Datasets cannot open this set. Received: {_line(error)}") from error
+    if is_prepared:
+        return builder
+    folder = builder.data_dir
+    remedy = "put a prepared copy into data_dir (or the folder that TFDS_DATA_DIR names)"
+    if Path(name).is_dir():
+        remedy += f", or write ./{name} for the folder of that name"
+    if not request.download:
+        raise DataError(f"{name}: not prepared and download=False; {remedy}. Received: {folder}")
+    try:
+        _check_network(builder)
+        builder.download_and_prepare()
+    except Exception as error:
+        raise DataError(
+            f"{name}: not prepared, and it could not be downloaded; {remedy}. Received: {_line(error)}"
+        ) from error
+    return builder
+
+
+def _check_network(builder: Any) -> None:
+    """Fail at once where no host of the set can be found: TFDS would try for minutes."""
+    if urllib.request.getproxies():
+        return
+    hosts = {urllib.parse.urlsplit(url).hostname for url in builder.url_infos or {}}
+    failure: OSError | None = None
+    for host in sorted(filter(None, hosts)):
+        try:
+            socket.getaddrinfo(host, 443)
+            return
+        except OSError as error:
+            failure = OSError(f"no connection to {host} ({error.strerror})")
+    if failure is not None:
+        raise failure
+
+
+def _line(error: BaseException, longest: int = 160) -> str:
+    """An exception of another library as part of one line."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:longest]}{'…' if len(text) > longest else ''}"

@@ -1,0 +1,154 @@
+"""From a split to batches of float32 images in [0, 1].
+
+A batch stays `uint8` until one vectorised step casts, scales and binarises it. Images in memory are never
+shuffled themselves: their row numbers are, and a batch is gathered from one tensor.
+
+Every random choice is a function of the caller's seed and of the place where it is made, never of TensorFlow's
+global seed: the order of a training pass and its binary draws of `(seed, pass, batch)`, the fixed draws for
+evaluation of `(seed, split, position in the split)`, whatever the batch size.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+
+from kvae.data.splits import MemorySplit, Split, StreamSplit
+
+BINARIZE = ("none", "threshold", "stochastic")
+DRAW_CHUNK = 64  # images whose fixed binary draws share one generator
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How batches are made.
+
+    Args:
+        image_shape: (H, W, C).
+        scale: `x = image / scale`.
+        binarize: one of `BINARIZE`.
+        seed: of the orders and the draws.
+        split_id: number of the split, for its fixed draws.
+        batch_size: images in a batch; the last one may be smaller.
+        shuffle: a training pass: another order and fresh draws each time.
+        labels: whether elements are `(x, label)`.
+        epoch: the number of the first training pass.
+    """
+
+    image_shape: tuple[int, int, int]
+    scale: float
+    binarize: str
+    seed: int
+    split_id: int
+    batch_size: int
+    shuffle: bool = False
+    labels: bool = False
+    epoch: int = 0
+
+
+def batches(split: Split, count: int, plan: Plan) -> tf.data.Dataset:
+    """The dataset of the first `count` images of a split: `x` or `(x, label)`, batched and prefetched."""
+    if isinstance(split, MemorySplit):
+        dataset = _from_memory(split, count, plan)
+    else:
+        dataset = _from_stream(split, count, plan)
+    dataset = dataset.map(lambda x, y, key: _finish(x, y, key, plan), num_parallel_calls=tf.data.AUTOTUNE)
+    if isinstance(split, MemorySplit) or split.exact:
+        dataset = dataset.apply(tf.data.experimental.assert_cardinality(-(-count // plan.batch_size)))
+    options = tf.data.Options()
+    options.deterministic = True
+    return dataset.with_options(options).prefetch(tf.data.AUTOTUNE)
+
+
+def _epoch_keys(plan: Plan) -> tf.data.Dataset:
+    """One element per pass over it: an int64 made of the seed and the number of the pass."""
+    passes = itertools.count(plan.epoch)
+
+    def key() -> np.int64:
+        words = np.random.SeedSequence([plan.seed, next(passes)]).generate_state(1, np.uint64)
+        return np.int64(words[0] >> np.uint64(1))
+
+    def draw(_: tf.Tensor) -> tf.Tensor:
+        return tf.ensure_shape(tf.numpy_function(key, [], tf.int64, stateful=True), [])
+
+    return tf.data.Dataset.range(1).map(draw)
+
+
+def _from_memory(split: MemorySplit, count: int, plan: Plan) -> tf.data.Dataset:
+    """Batches `(images, labels, [key, batch number])`."""
+    tensor, labels, rows = split.memory.tensor, split.memory.labels, split.rows[:count]
+    if plan.binarize == "stochastic" and not plan.shuffle:
+        drawn = np.empty((count, *plan.image_shape), np.uint8)
+        for start in range(0, count, DRAW_CHUNK):
+            part = split.memory.images[rows[start : start + DRAW_CHUNK]]
+            drawn[start : start + DRAW_CHUNK] = fixed_draw(part, start // DRAW_CHUNK, plan)
+        with tf.device("CPU:0"):
+            tensor = tf.constant(drawn)
+        labels, rows = None if labels is None else labels[rows], np.arange(count)
+    label_rows = np.full(1, -1) if labels is None else labels
+    step = plan.batch_size
+
+    def permutation(key: np.ndarray) -> np.ndarray:
+        return np.random.default_rng(int(key)).permutation(rows)
+
+    def one_pass(key: tf.Tensor) -> tf.data.Dataset:
+        order = tf.numpy_function(permutation, [key], tf.int64, stateful=False) if plan.shuffle else rows
+        order = tf.ensure_shape(order, [count])
+        starts = tf.data.Dataset.range(0, count, step)
+        return starts.map(lambda i: (order[i : i + step], tf.stack([key, i // step])))
+
+    def gather(index: tf.Tensor, key: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        found = tf.gather(label_rows, index if labels is not None else tf.zeros_like(index))
+        return tf.gather(tensor, index), found, key
+
+    keys = _epoch_keys(plan) if plan.shuffle else tf.data.Dataset.range(1)
+    return keys.flat_map(one_pass).map(gather, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def _from_stream(split: StreamSplit, count: int, plan: Plan) -> tf.data.Dataset:
+    """Batches `(images, labels, [key, batch number])`, read as they are needed."""
+
+    def keyed(number: tf.Tensor, element: tuple[tf.Tensor, tf.Tensor], key: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        return (*element, tf.stack([key, number]))
+
+    def one_pass(key: tf.Tensor) -> tf.data.Dataset:
+        dataset = split.elements(key, count).batch(plan.batch_size)
+        return dataset.enumerate().map(lambda number, element: keyed(number, element, key))
+
+    if plan.shuffle:
+        return _epoch_keys(plan).flat_map(one_pass)
+    if plan.binarize != "stochastic":
+        dataset = split.elements(None, count).batch(plan.batch_size)
+        return dataset.enumerate().map(lambda number, element: keyed(number, element, number))
+
+    def draw(number: tf.Tensor, element: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+        images = tf.numpy_function(lambda x, n: fixed_draw(x, int(n), plan), [element[0], number], tf.uint8)
+        return tf.ensure_shape(images, element[0].shape), element[1]
+
+    drawn = split.elements(None, count).batch(DRAW_CHUNK).enumerate().map(draw, tf.data.AUTOTUNE)
+    rebatched = drawn.unbatch().batch(plan.batch_size)
+    return rebatched.enumerate().map(lambda number, element: keyed(number, element, number))
+
+
+def fixed_draw(images: np.ndarray, chunk: int, plan: Plan) -> np.ndarray:
+    """Bernoulli draws, uint8 0 or 1, for the images of one chunk of `DRAW_CHUNK`: always the same ones."""
+    rng = np.random.Generator(np.random.PCG64([plan.seed, plan.split_id, chunk]))
+    uniform = rng.random(images.shape, np.float32)
+    return (uniform < images / np.float32(plan.scale)).astype(np.uint8)
+
+
+def _finish(images: tf.Tensor, labels: tf.Tensor, key: tf.Tensor, plan: Plan) -> tf.Tensor | tuple:
+    """The one step per batch: float32 in [0, 1], binarised as asked."""
+    already_drawn = plan.binarize == "stochastic" and not plan.shuffle
+    x = tf.cast(images, tf.float32)
+    if plan.scale != 1 and not already_drawn:
+        x = x / plan.scale
+    if plan.binarize == "threshold":
+        x = tf.cast(x >= 0.5, tf.float32)
+    elif plan.binarize == "stochastic" and not already_drawn:
+        x = tf.cast(tf.random.stateless_uniform(tf.shape(x), key) < x, tf.float32)
+    x = tf.ensure_shape(x, [None, *plan.image_shape])
+    return (x, tf.ensure_shape(labels, [None])) if plan.labels else x

@@ -1,0 +1,161 @@
+"""The records between a source and the pipeline: a `Request` goes in, a `Source` of named splits comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from kvae.data.errors import DataError
+
+NAMES = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the caller of `load` asked for, as a source needs it."""
+
+    size: tuple[int, int] | None = None
+    grayscale: bool | None = None
+    validation_fraction: float = 0.1
+    test_fraction: float = 0.1
+    seed: int = 0
+    data_dir: str | None = None
+    download: bool = True
+    cache_bytes: int = 1 << 30
+
+
+class Memory:
+    """Images and labels in memory, read when they are first needed and shared by the splits cut from them.
+
+    They are kept as one TensorFlow tensor, from which batches are gathered; `images` is a view of it.
+    """
+
+    def __init__(self, read: Callable[[], tuple[np.ndarray, np.ndarray | None]]) -> None:
+        self._read = read
+
+    @cached_property
+    def _pair(self) -> tuple[tf.Tensor, np.ndarray | None]:
+        images, labels = self._read()
+        self._read = None  # type: ignore[assignment]  # lets the array go: the tensor is a copy
+        with tf.device("CPU:0"):
+            return tf.constant(images), labels
+
+    @property
+    def tensor(self) -> tf.Tensor:
+        """(N, H, W, C), uint8 or float32."""
+        return self._pair[0]
+
+    @property
+    def images(self) -> np.ndarray:
+        return np.asarray(memoryview(self.tensor))
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        return self._pair[1]
+
+
+@dataclass(frozen=True)
+class MemorySplit:
+    """Rows of a `Memory`, in the split's stable order."""
+
+    memory: Memory
+    rows: np.ndarray  # (count,) int64
+
+    @property
+    def count(self) -> int:
+        return len(self.rows)
+
+
+@dataclass(frozen=True)
+class StreamSplit:
+    """Images read again on every pass.
+
+    Args:
+        count: number of images; an upper bound unless `exact`.
+        elements: `elements(key, limit)` is a dataset of `(image (H, W, C), label)`, in stable order if `key` is
+            None, else shuffled by that int64 tensor; the label is -1 where there is none.
+        exact: False where images may turn out unreadable on the way.
+    """
+
+    count: int
+    elements: Callable[[tf.Tensor | None, int], tf.data.Dataset]
+    exact: bool = True
+
+
+Split = MemorySplit | StreamSplit
+
+
+@dataclass(frozen=True)
+class Source:
+    """Images by split, and what is the same for all of them."""
+
+    name: str
+    splits: dict[str, Split]
+    image_shape: tuple[int, int, int]
+    scale: float  # x = image / scale
+    has_labels: bool = False
+    label_names: tuple[str, ...] = field(default=())
+
+
+def part_sizes(count: int, fractions: tuple[float, ...], what: str) -> list[int]:
+    """How many images go to each fraction, at least one to each that is above 0; the rest is for training.
+
+    Example:
+        >>> part_sizes(100, (0.1, 0.25), "array")
+        [10, 25]
+    """
+    sizes = [max(1, round(count * f)) if f > 0 else 0 for f in fractions]
+    if sum(sizes) >= count:
+        needed = 1 + sum(f > 0 for f in fractions)
+        raise DataError(
+            f"{what}: expected enough images to split into train and held-out parts (at least {needed}). "
+            f"Received: {count} image{'s' if count != 1 else ''}"
+        )
+    return sizes
+
+
+def spread(labels: np.ndarray | None, count: int, seed: int) -> np.ndarray:
+    """A seeded order of `count` images in which every stretch holds each class in proportion, where there are labels.
+
+    Example:
+        >>> import numpy as np
+        >>> labels = np.repeat([0, 1], 50)
+        >>> int(labels[spread(labels, 100, seed=0)[:20]].sum())
+        10
+    """
+    order = np.random.default_rng([seed, 0]).permutation(count)
+    if labels is None:
+        return order
+    place = np.empty(count)  # in [0, 1): the members of each class at equal distances
+    for label in np.unique(labels):
+        members = order[labels[order] == label]
+        place[members] = (np.arange(len(members)) + 0.5) / len(members)
+    return order[np.argsort(place[order], kind="stable")]
+
+
+def cut_rows(
+    labels: np.ndarray | None, count: int, fractions: tuple[float, float], seed: int, what: str
+) -> dict[str, np.ndarray]:
+    """Disjoint rows for train, validation and test: seeded, each class in proportion where there are labels.
+
+    Example:
+        >>> rows = cut_rows(None, 10, (0.2, 0.2), seed=0, what="array")
+        >>> {name: len(r) for name, r in rows.items()}
+        {'train': 6, 'validation': 2, 'test': 2}
+    """
+    validation, test = part_sizes(count, fractions, what)
+    order = spread(labels, count, seed)
+    return {
+        "train": order[validation + test :],
+        "validation": order[:validation],
+        "test": order[validation : validation + test],
+    }
+
+
+def no_such_split(name: Any) -> DataError:
+    return DataError(f"Unknown split: expected one of {', '.join(NAMES)}. Received: {name!r}")

@@ -1,0 +1,43 @@
+"""Independent coin flips, from logits."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from kvae.distributions.base import Distribution
+from kvae.distributions.noise import Seed, uniform
+
+
+@keras.saving.register_keras_serializable("kvae")
+class Bernoulli(Distribution):
+    """Bernoulli likelihood: the decoder gives the logit of each pixel (Kingma & Welling 2014, appendix C.1).
+
+    For x in {0, 1} this is log p(x|z). For grey values in between it is the usual cross-entropy: finite and
+    widely used, but not a normalised density of x; binarise the data if the number is to be quoted.
+
+    Example:
+
+        >>> p = Bernoulli()
+        >>> float(p.log_prob(ops.zeros((1, 3)), ops.ones((1, 3)))[0])  # 3 log ½
+        -2.079441547393799
+    """
+
+    def param_size(self, event_shape: tuple[int, ...]) -> int:
+        return event_shape[-1]
+
+    def log_prob(self, params: Any, value: Any) -> Any:
+        logits = ops.cast(params, "float32")
+        value = ops.broadcast_to(ops.cast(value, "float32"), ops.shape(logits))
+        return -self.sum_event(ops.binary_crossentropy(value, logits, from_logits=True))
+
+    def sample(self, params: Any, n: int, seed: Seed) -> Any:
+        probability = self.mean(params)
+        return ops.cast(uniform((n, *ops.shape(probability)), seed) < probability, "float32")
+
+    def mean(self, params: Any) -> Any:
+        return ops.sigmoid(ops.cast(params, "float32"))
+
+    def variance(self, params: Any) -> Any:
+        probability = self.mean(params)
+        return probability * (1 - probability)

@@ -1,0 +1,69 @@
+"""Random numbers that are a function of (seed, step)."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+Seed = int | keras.random.SeedGenerator
+
+
+class Noise(keras.random.SeedGenerator):
+    """A source of random numbers with no state: they are a function of the two words that it is given.
+
+    A `keras.random.SeedGenerator` counts in a variable that a `.keras` file leaves out, so a resumed training
+    draws other numbers than an unbroken one. A model that owns its step counter (a saved weight) draws from
+    `Noise(seed, step)` instead and loses nothing.
+
+    On `shard=(i, n)`, replica `i` of `n` gets rows `i·B … (i+1)·B` of what one replica would have drawn for the
+    whole batch, so that training doesn't depend on the number of replicas.
+
+    Args:
+        seed: integer.
+        step: integer or scalar tensor.
+        shard: `(index, count)` of this replica.
+
+    Example:
+
+        >>> from kvae.distributions import Noise, standard_normal
+        >>> whole = standard_normal((1, 4, 2), Noise(0, step=3))
+        >>> half = standard_normal((1, 2, 2), Noise(0, step=3, shard=(1, 2)))
+        >>> bool(ops.all(half == whole[:, 2:]))
+        True
+    """
+
+    def __init__(self, seed: int, step: Any = 0, shard: tuple[Any, int] = (0, 1)):
+        # Deliberately no super().__init__(): it would create the variable that this class does without.
+        self.seed, self.step, self.shard = seed, step, shard
+        self.draws = 0
+
+    def next(self, ordered: bool = True) -> Any:
+        """The two seed words of the next draw; draws of one step differ in the first."""
+        self.draws += 1
+        word = (self.seed + 0x9E3779B1 * self.draws) % 0x7FFFFFFF
+        return ops.stack([ops.cast(word, "int32"), ops.cast(self.step, "int32")])
+
+    def draw(self, sampler: Callable[..., Any], shape: Sequence[Any]) -> Any:
+        index, count = self.shard
+        if count == 1:
+            return sampler(shape, dtype="float32", seed=self)
+        n, batch, *event = shape
+        whole = sampler((n, batch * count, *event), dtype="float32", seed=self)
+        return ops.take(whole, index * batch + ops.arange(batch), axis=1)
+
+
+def _draw(sampler: Callable[..., Any], shape: Sequence[Any], seed: Seed) -> Any:
+    if isinstance(seed, Noise):
+        return seed.draw(sampler, shape)
+    return sampler(shape, dtype="float32", seed=seed)
+
+
+def standard_normal(shape: Sequence[Any], seed: Seed) -> Any:
+    """float32 numbers from N(0, 1) of shape `(n, batch, …)`; `seed` is an int, a `SeedGenerator` or `Noise`."""
+    return _draw(keras.random.normal, shape, seed)
+
+
+def uniform(shape: Sequence[Any], seed: Seed) -> Any:
+    """float32 numbers from U[0, 1) of shape `(n, batch, …)`; `seed` is an int, a `SeedGenerator` or `Noise`."""
+    return _draw(keras.random.uniform, shape, seed)

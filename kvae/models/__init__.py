@@ -1,0 +1,17 @@
+"""The models: `VAE`, and `Autoencoder` for comparison."""
+
+from typing import Any
+
+import keras
+
+from kvae.models.autoencoder import Autoencoder
+from kvae.models.base import LatentModel
+from kvae.models.metrics import ActiveUnits
+from kvae.models.vae import VAE, Posterior
+
+__all__ = ["VAE", "ActiveUnits", "Autoencoder", "LatentModel", "Posterior", "load"]
+
+
+def load(path: Any) -> Any:
+    """Load a model from a `.keras` file: `keras.models.load_model`, with kvae's classes registered."""
+    return keras.models.load_model(path)

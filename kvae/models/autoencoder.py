@@ -1,0 +1,79 @@
+"""The plain autoencoder: where the idea starts."""
+
+from typing import Any, NoReturn
+
+import keras
+
+from kvae.distributions import Bernoulli, Distribution, Noise
+from kvae.models.base import LatentModel
+
+
+@keras.saving.register_keras_serializable("kvae")
+class Autoencoder(LatentModel):
+    """Deterministic autoencoder: a bottleneck and a reconstruction loss, for comparison with `kvae.VAE`.
+
+    It minimises the distortion −log p(x|z) at z = encoder(x) (Hinton & Salakhutdinov 2006). Nothing shapes its
+    latent space: it reconstructs, and can't generate.
+
+    Args:
+        encoder: images to D latents, any Keras model (default `kvae.Encoder`).
+        decoder: latents to raw likelihood parameters, any Keras model (default `kvae.Decoder`).
+        likelihood: what the reconstruction is measured by (default `kvae.likelihoods.Bernoulli`).
+        latent_dim: D; needed unless the encoder knows it.
+        image_shape: `(H, W, C)`; needed unless the decoder knows it.
+
+    Raises:
+        ValueError: if parts don't fit together; the message says which shape was expected.
+
+    Example:
+
+        >>> import numpy as np
+        >>> autoencoder = Autoencoder(latent_dim=2, image_shape=(8, 8, 1))
+        >>> autoencoder.compile()
+        >>> autoencoder.encode(np.zeros((3, 8, 8, 1))).shape
+        TensorShape([3, 2])
+    """
+
+    value_names = ("loss", "distortion")
+
+    def __init__(
+        self,
+        encoder: keras.Model | None = None,
+        decoder: keras.Model | None = None,
+        likelihood: Distribution | None = None,
+        *,
+        latent_dim: int | None = None,
+        image_shape: tuple[int, int, int] | None = None,
+        seed: int = 0,
+        **kwargs: Any,
+    ):
+        super().__init__(
+            encoder, decoder, likelihood or Bernoulli(), latent_dim, image_shape, seed, **kwargs
+        )
+        self.build()
+
+    def posterior_size(self) -> int:
+        return self.latent_dim
+
+    def batch_values(self, x: Any, noise: Noise, training: bool) -> dict[str, Any]:
+        params = self.decoder(self.encoder(x, training=training), training=training)
+        distortion = -self.likelihood.log_prob(params, x)
+        return {"loss": distortion, "distortion": distortion}
+
+    def encode(self, x: Any) -> Any:
+        """Latents, `(B, D)`."""
+        return self.encoder(self.check_images(x))
+
+    def encode_mean(self, x: Any) -> Any:
+        return self.encode(x)
+
+    def encode_mean_raw(self, x: Any, training: bool) -> Any:
+        return self.encoder(x, training=training)
+
+    def sample(self, n: int, seed: int | None = None) -> NoReturn:
+        """Always raises: an autoencoder has no prior to sample from."""
+        raise TypeError(
+            "An Autoencoder can't generate: nothing says where in its latent space images are. Train a kvae.VAE, "
+            "whose prior p(z) says it, or decode points near the codes of real images: "
+            f"autoencoder.decode(autoencoder.encode(x)). Received: sample(n={n})"
+        )

@@ -1,0 +1,247 @@
+"""What the VAE and the plain autoencoder share: parts that fit together, and the Keras training protocol."""
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+from keras import ops
+
+from kvae.distributions import Distribution, Noise
+from kvae.networks import Decoder, Encoder, check_image_shape
+
+
+class LatentModel(keras.Model):
+    """An encoder, a decoder and a likelihood around a latent vector; `fit`, `evaluate` and `predict` work.
+
+    A subclass says which raw parameters its encoder puts out (`posterior_size`), what a batch costs
+    (`batch_values`) and which point of latent space stands for an image (`encode`).
+    """
+
+    def __init__(
+        self,
+        encoder: keras.Model | None,
+        decoder: keras.Model | None,
+        likelihood: Distribution,
+        latent_dim: int | None,
+        image_shape: tuple[int, int, int] | None,
+        seed: int,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        self.latent_dim = int(_given("latent_dim", latent_dim, "encoder", encoder))
+        self.image_shape = check_image_shape(_given("image_shape", image_shape, "decoder", decoder))
+        self.seed = seed
+        self.likelihood = likelihood
+        self.encoder = encoder if encoder is not None else Encoder(self.latent_dim)
+        self.decoder = decoder if decoder is not None else Decoder(self.image_shape)
+        self.step = self.add_weight(
+            name="step", shape=(), dtype="int64", initializer="zeros", trainable=False,
+            aggregation="only_first_replica",
+        )  # fmt: skip
+        self.trackers = {name: keras.metrics.Mean(name=name) for name in self.value_names}
+
+    # What a subclass defines.
+
+    value_names: tuple[str, ...] = ("loss",)
+
+    def posterior_size(self) -> int:
+        """Numbers per image that the encoder puts out."""
+        raise NotImplementedError
+
+    def batch_values(self, x: Any, noise: Noise, training: bool) -> dict[str, Any]:
+        """One value per example, `(B,)`, for each of `value_names`."""
+        raise NotImplementedError
+
+    def encode_mean(self, x: Any) -> Any:
+        """The point in latent space that stands for an image, `(B, D)`."""
+        raise NotImplementedError
+
+    # Building: the parts are fitted to each other here, so that a compiled model is always a built one.
+
+    def build(self, input_shape: Any = None) -> None:
+        if self.built:
+            return
+        wanted = self.posterior_size()
+        _fit_param_size(self.encoder, wanted)
+        got = _output_shape(self.encoder, self.image_shape)
+        if got != (wanted,):
+            raise ValueError(
+                f"The encoder must turn images {self.image_shape} into {wanted} numbers each (raw posterior "
+                f"parameters for latent_dim={self.latent_dim}). Received: output shape {got}"
+            )
+        channels = self.likelihood.param_size(self.image_shape)
+        params_shape = (*self.image_shape[:-1], channels)
+        _fit_param_size(self.decoder, channels)
+        got = _output_shape(self.decoder, (self.latent_dim,))
+        if got != params_shape:
+            raise ValueError(
+                f"The decoder must turn {self.latent_dim} latents into {params_shape} (raw parameters of "
+                f"{type(self.likelihood).__name__} for images {self.image_shape}). Received: output shape {got}"
+            )
+        if not self.likelihood.built:
+            self.likelihood.build((None, *params_shape))
+        self.built = True
+
+    def check_images(self, x: Any) -> Any:
+        """`x` as float32 images; ValueError on another shape, InvalidArgumentError on values outside [0, 1]."""
+        x = ops.cast(x, "float32")
+        if tuple(x.shape[1:]) != self.image_shape:
+            raise ValueError(
+                f"Expected a batch of images of shape (batch, {', '.join(map(str, self.image_shape))}). "
+                f"Received: shape {tuple(x.shape)}"
+            )
+        tf.debugging.assert_equal(
+            tf.reduce_all((x >= 0.0) & (x <= 1.0)),
+            True,
+            message="Expected images with values in [0, 1] and no NaN: scale them, for example x / 255. Received "
+            "values outside.",
+        )
+        return x
+
+    # Latents and images.
+
+    def call(self, x: Any, training: bool = False) -> Any:
+        """Reconstruction without noise, `(B, H, W, C)`: the mean of x given the mean of z."""
+        params = self.decoder(self.encode_mean_raw(x, training), training=training)
+        return self.likelihood.mean(params)
+
+    def encode_mean_raw(self, x: Any, training: bool) -> Any:
+        raise NotImplementedError
+
+    def decode(self, z: Any) -> Any:
+        """Mean image for each latent, `(B, D)` to `(B, H, W, C)`.
+
+        The variance of the pixels is `vae.likelihood.variance(vae.decoder(z))`.
+        """
+        return self.likelihood.mean(self.decoder(z))
+
+    def reconstruct(self, x: Any) -> Any:
+        """Images encoded and decoded again without noise, `(B, H, W, C)`."""
+        return self(self.check_images(x))
+
+    def interpolate(self, first: Any, second: Any, steps: int = 8) -> Any:
+        """Images on the straight line in latent space between two images or batches of images.
+
+        Args:
+            first, second: `(H, W, C)` or `(B, H, W, C)`.
+            steps: how many, both ends included.
+
+        Returns:
+            `(steps, H, W, C)` or `(B, steps, H, W, C)`.
+
+        Raises:
+            ValueError: if steps < 2, or for images of another shape.
+        """
+        if steps < 2:
+            raise ValueError(f"Argument `steps` must be >= 2. Received: steps={steps}")
+        first, second = ops.convert_to_tensor(first), ops.convert_to_tensor(second)
+        single = len(first.shape) == 3
+        if single:
+            first, second = first[None], second[None]
+        a, b = (self.encode_mean(x)[:, None] for x in (first, second))  # (B, 1, D)
+        t = ops.linspace(0.0, 1.0, steps)[None, :, None]  # (1, steps, 1)
+        z = (1 - t) * a + t * b  # (B, steps, D)
+        images = self.decode(ops.reshape(z, (-1, self.latent_dim)))
+        images = ops.reshape(images, (-1, steps, *self.image_shape))
+        return images[0] if single else images
+
+    # Training.
+
+    def compile(self, optimizer: Any = "adam", **kwargs: Any) -> None:
+        """As `keras.Model.compile`; the loss and the metrics are the model's own."""
+        for name in ("loss", "metrics", "weighted_metrics", "loss_weights"):
+            if kwargs.get(name) is not None:
+                raise ValueError(
+                    f"{type(self).__name__} computes its own loss and metrics from its parts: choose another "
+                    f"`likelihood` or `objective` instead. Received: {name}={kwargs[name]}"
+                )
+        super().compile(optimizer=optimizer, **kwargs)
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """Compile as before saving; the model is always built, so the optimizer's slots are there to be loaded."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
+
+    def noise(self, step: Any, stream: int = 0) -> Noise:
+        """Random numbers for one step: a function of the model's seed, `stream` and `step`, on any replica."""
+        context = tf.distribute.get_replica_context()
+        shard = (0, 1) if context is None else (context.replica_id_in_sync_group, context.num_replicas_in_sync)
+        return Noise(self.seed + 7919 * stream, step, shard)
+
+    def train_step(self, data: Any) -> dict[str, Any]:
+        x, _, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        x = self.check_images(x)
+        with tf.GradientTape() as tape:
+            values = self.batch_values(x, self.noise(self.step), training=True)
+            loss = _weighted_mean(values["loss"], sample_weight) + sum(self.losses)
+            # Gradients of the replicas are summed; float16 needs the loss scaled.
+            loss = self.optimizer.scale_loss(loss / tf.distribute.get_strategy().num_replicas_in_sync)
+        weights = self.trainable_weights
+        self.optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights))
+        self.step.assign_add(1)
+        return self._update_metrics(values, sample_weight)
+
+    def test_step(self, data: Any) -> dict[str, Any]:
+        x, _, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        # Numbered by the examples seen so far: the same noise in every evaluation.
+        noise = self.noise(self.trackers["loss"].count, stream=1)
+        return self._update_metrics(self.batch_values(self.check_images(x), noise, training=False), sample_weight)
+
+    def _update_metrics(self, values: dict[str, Any], sample_weight: Any) -> dict[str, Any]:
+        for name, tracker in self.trackers.items():
+            tracker.update_state(values[name], sample_weight=sample_weight)
+        return self.get_metrics_result()
+
+    @property
+    def metrics(self) -> list[keras.metrics.Metric]:
+        return list(self.trackers.values())
+
+    # Saving.
+
+    _parts: tuple[str, ...] = ("encoder", "decoder", "likelihood")
+
+    def get_config(self) -> dict[str, Any]:
+        parts = {name: keras.saving.serialize_keras_object(getattr(self, name)) for name in self._parts}
+        settings = {"latent_dim": self.latent_dim, "image_shape": self.image_shape, "seed": self.seed}
+        return {**super().get_config(), **parts, **settings}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "LatentModel":
+        parts = {
+            name: keras.saving.deserialize_keras_object(config[name], custom_objects=custom_objects)
+            for name in cls._parts
+        }
+        return cls(**{**config, **parts})
+
+
+def _weighted_mean(values: Any, sample_weight: Any) -> Any:
+    """Mean over the batch (Keras divides by the batch, not by the weights); 0 for a replica without examples."""
+    if sample_weight is not None:
+        values = values * ops.cast(sample_weight, values.dtype)
+    return ops.sum(values) / ops.maximum(ops.cast(ops.shape(values)[0], values.dtype), 1.0)
+
+
+def _given(name: str, value: Any, part_name: str, part: Any) -> Any:
+    """A size from the argument, or from the part that knows it."""
+    known = getattr(part, name, None)
+    if value is None and known is None:
+        raise ValueError(
+            f"Argument `{name}` is missing, and the {part_name} doesn't know it: pass `{name}=...`. "
+            f"Received: {part_name}={part!r}"
+        )
+    if known is not None and value is not None and known != (tuple(value) if name == "image_shape" else value):
+        raise ValueError(
+            f"Argument `{name}` contradicts the {part_name}. Received: {name}={value}, {part_name}.{name}={known}"
+        )
+    return known if value is None else value
+
+
+def _fit_param_size(network: Any, size: int) -> None:
+    """Tell one of our own networks, if it isn't built yet, how many numbers are wanted."""
+    if isinstance(network, Encoder | Decoder) and not network.built and network.param_size is None:
+        network.param_size = size
+
+
+def _output_shape(network: keras.Model, input_shape: tuple[int, ...]) -> tuple[int | None, ...]:
+    """Shape of the output without the batch; builds the network if it isn't."""
+    return tuple(network(keras.KerasTensor((None, *input_shape))).shape[1:])

@@ -1,0 +1,49 @@
+"""Metrics of a VAE that are not means over examples."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+ACTIVE_VARIANCE = 0.01
+
+
+@keras.saving.register_keras_serializable("kvae")
+class ActiveUnits(keras.metrics.Metric):
+    """Number of latents whose posterior mean varies over the data: Var_x(E[z_d|x]) > 0.01.
+
+    Burda, Grosse & Salakhutdinov 2016 (https://arxiv.org/abs/1509.00519), §5.2. A latent that is not active
+    carries nothing about x: its posterior has collapsed onto the prior.
+
+    Example:
+
+        >>> import numpy as np
+        >>> metric = ActiveUnits(latent_dim=2)
+        >>> metric.update_state(np.array([[1.0, 0.0], [-1.0, 0.01]]))
+        >>> int(metric.result()), [round(float(v), 6) for v in metric.variance()]
+        (1, [1.0, 2.5e-05])
+    """
+
+    def __init__(self, latent_dim: int, name: str = "active_units", **kwargs: Any):
+        super().__init__(name=name, **kwargs)
+        self.latent_dim = latent_dim
+        self.count = self.add_variable(shape=(), initializer="zeros", name="count")
+        self.total = self.add_variable(shape=(latent_dim,), initializer="zeros", name="total")
+        self.squares = self.add_variable(shape=(latent_dim,), initializer="zeros", name="squares")
+
+    def update_state(self, z_mean: Any, sample_weight: Any = None) -> None:
+        z_mean = ops.cast(z_mean, "float32")
+        self.count.assign(self.count + ops.cast(ops.shape(z_mean)[0], "float32"))
+        self.total.assign(self.total + ops.sum(z_mean, axis=0))
+        self.squares.assign(self.squares + ops.sum(ops.square(z_mean), axis=0))
+
+    def variance(self) -> Any:
+        """Variance over the data of each latent's posterior mean, `(D,)`."""
+        count = ops.maximum(self.count, 1.0)
+        return ops.maximum(self.squares / count - ops.square(self.total / count), 0.0)
+
+    def result(self) -> Any:
+        return ops.sum(ops.cast(self.variance() > ACTIVE_VARIANCE, "float32"))
+
+    def get_config(self) -> dict[str, Any]:
+        return {"name": self.name, "latent_dim": self.latent_dim}

@@ -1,0 +1,167 @@
+"""Bodies: what an encoder or a decoder does between its input and its head."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+from keras import layers, ops
+
+ACTIVATION = "relu"
+
+
+def _check_sizes(name: str, sizes: tuple[int, ...]) -> tuple[int, ...]:
+    sizes = tuple(sizes)
+    if not sizes or any(not isinstance(size, int) or size < 1 for size in sizes):
+        raise ValueError(f"Argument `{name}` must be a tuple of positive integers. Received: {name}={sizes}")
+    return sizes
+
+
+def build_chain(chain: Sequence[layers.Layer], input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+    """Build layers that come one after the other; the shape of the last one's output."""
+    x = keras.KerasTensor(input_shape)
+    for layer in chain:
+        x = layer(x)
+    return tuple(x.shape)
+
+
+class _Chain(layers.Layer):
+    """Layers one after the other; a subclass makes them in `make_layers`."""
+
+    def __init__(self, activation: str = ACTIVATION, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.activation = keras.activations.serialize(keras.activations.get(activation))
+
+    def make_layers(self) -> list[layers.Layer]:
+        raise NotImplementedError(f"{type(self).__name__} must define `make_layers`.")
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        self.chain = self.make_layers()
+        build_chain(self.chain, input_shape)
+        self.built = True
+
+    def call(self, x: Any) -> Any:
+        for layer in self.chain:
+            x = layer(x)
+        return x
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "activation": self.activation}
+
+
+@keras.saving.register_keras_serializable("kvae")
+class MLP(_Chain):
+    """Dense layers on the flattened input: a body for encoders and decoders alike.
+
+    Args:
+        units: widths of the layers, first to last.
+        activation: of every layer.
+
+    Raises:
+        ValueError: for widths that are not positive integers.
+
+    Example:
+
+        >>> MLP(units=(64, 32))(ops.zeros((2, 8, 8, 1))).shape
+        TensorShape([2, 32])
+    """
+
+    def __init__(self, units: tuple[int, ...] = (512, 256), activation: str = ACTIVATION, **kwargs: Any):
+        super().__init__(activation, **kwargs)
+        self.units = _check_sizes("units", units)
+
+    def make_layers(self) -> list[layers.Layer]:
+        policy = self.dtype_policy
+        dense = [layers.Dense(units, activation=self.activation, dtype=policy) for units in self.units]
+        return [layers.Flatten(dtype=policy), *dense]
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "units": self.units}
+
+
+@keras.saving.register_keras_serializable("kvae")
+class ConvDown(_Chain):
+    """Stride-2 convolutions from an image to a vector: the default body of encoders.
+
+    Args:
+        filters: of the 3×3 convolutions, each of which halves the image.
+        units: width of the dense layer behind them, the encoder's last hidden layer.
+        activation: of every layer.
+
+    Raises:
+        ValueError: for sizes that are not positive integers.
+
+    Example:
+
+        >>> ConvDown(filters=(8, 16), units=32)(ops.zeros((2, 13, 17, 3))).shape
+        TensorShape([2, 32])
+    """
+
+    def __init__(
+        self,
+        filters: tuple[int, ...] = (32, 64),
+        units: int = 256,
+        activation: str = ACTIVATION,
+        **kwargs: Any,
+    ):
+        super().__init__(activation, **kwargs)
+        self.filters, (self.units,) = _check_sizes("filters", filters), _check_sizes("units", (units,))
+
+    def make_layers(self) -> list[layers.Layer]:
+        shared: dict[str, Any] = {"activation": self.activation, "dtype": self.dtype_policy}
+        convs = [layers.Conv2D(f, 3, strides=2, padding="same", **shared) for f in self.filters]
+        return [*convs, layers.Flatten(dtype=self.dtype_policy), layers.Dense(self.units, **shared)]
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "filters": self.filters, "units": self.units}
+
+
+@keras.saving.register_keras_serializable("kvae")
+class DepthToSpace(layers.Layer):
+    """Channels become pixels: `(B, H, W, 4·C)` to `(B, 2·H, 2·W, C)` (Shi et al. 2016).
+
+    Convolution + depth-to-space is the upsampling that trains fastest on a CPU and keeps its full speed in
+    LiteRT at any batch size (`benchmarks/upsampling.py`).
+    """
+
+    def call(self, x: Any) -> Any:
+        return ops.depth_to_space(x, 2, data_format="channels_last")
+
+
+@keras.saving.register_keras_serializable("kvae")
+class ConvUp(_Chain):
+    """3×3 convolutions at growing resolution: the default body of decoders.
+
+    The decoder turns the latents into a grid of `filters[0]` channels; each further entry doubles the grid.
+    The decoder's head doubles it once more, so that two entries decode 28×28 images from 7×7.
+
+    Args:
+        filters: channels at each resolution, coarse to fine.
+        activation: of every layer.
+
+    Raises:
+        ValueError: for filters that are not positive integers.
+
+    Example:
+
+        >>> ConvUp(filters=(64, 32))(ops.zeros((2, 7, 7, 64))).shape
+        TensorShape([2, 14, 14, 32])
+    """
+
+    def __init__(self, filters: tuple[int, ...] = (64, 64), activation: str = ACTIVATION, **kwargs: Any):
+        super().__init__(activation, **kwargs)
+        self.filters = _check_sizes("filters", filters)
+
+    @property
+    def upsampling(self) -> int:
+        """How many times larger the output is than the input, along each side."""
+        return 2 ** (len(self.filters) - 1)
+
+    def make_layers(self) -> list[layers.Layer]:
+        shared: dict[str, Any] = {"padding": "same", "activation": self.activation, "dtype": self.dtype_policy}
+        chain: list[layers.Layer] = []
+        for filters in self.filters[1:]:
+            chain += [layers.Conv2D(4 * filters, 3, **shared), DepthToSpace(dtype=self.dtype_policy)]
+        return [*chain, layers.Conv2D(self.filters[-1], 3, **shared)]
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "filters": self.filters}

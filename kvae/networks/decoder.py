@@ -1,0 +1,100 @@
+"""The decoder: from latents to the raw parameters of p(x|z)."""
+
+import math
+from typing import Any
+
+import keras
+from keras import layers, ops
+
+from kvae.networks.bodies import ConvUp, DepthToSpace, build_chain
+
+
+@keras.saving.register_keras_serializable("kvae")
+class Decoder(keras.Model):
+    """Decoder network: latents `(B, D)` to raw likelihood parameters `(B, H, W, param_size)`.
+
+    With a convolutional body (one that has `filters` and `upsampling`) the latents become a small grid, the
+    body makes it grow, and the head doubles it to the image, cropped where the size is odd. Behind any other
+    body a dense layer makes the pixels.
+
+    Args:
+        image_shape: `(H, W, C)`.
+        body: `kvae.networks.ConvUp` (default), `MLP`, or any layer.
+        param_size: numbers per pixel. Left out, `kvae.VAE` asks its likelihood; alone it is C.
+
+    Raises:
+        ValueError: if image_shape is not three positive integers.
+
+    Example:
+
+        >>> Decoder(image_shape=(29, 31, 3))(ops.zeros((2, 16))).shape
+        TensorShape([2, 29, 31, 3])
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        body: keras.layers.Layer | None = None,
+        param_size: int | None = None,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        self.image_shape, self.param_size = check_image_shape(image_shape), param_size
+        self.body = ConvUp(dtype=self.dtype_policy) if body is None else body
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        height, width, channels = self.image_shape
+        self.param_size = self.param_size or channels
+        if isinstance(self.body, ConvUp):
+            factor = 2 * self.body.upsampling
+            grid = (math.ceil(height / factor), math.ceil(width / factor), self.body.filters[0])
+            self.stem = [
+                layers.Dense(math.prod(grid), activation=self.body.activation, dtype=self.dtype_policy),
+                layers.Reshape(grid, dtype=self.dtype_policy),
+            ]
+            # float32 under every policy: densities are computed from what comes out here.
+            self.head = [
+                layers.Conv2D(4 * self.param_size, 3, padding="same", dtype="float32"),
+                DepthToSpace(dtype="float32"),
+            ]
+        else:
+            self.stem = []
+            self.head = [
+                layers.Dense(height * width * self.param_size, dtype="float32"),
+                layers.Reshape((height, width, self.param_size), dtype="float32"),
+            ]
+        build_chain([*self.stem, self.body, *self.head], input_shape)
+        self.built = True
+
+    def call(self, z: Any) -> Any:
+        for layer in (*self.stem, self.body, *self.head):
+            z = layer(z)
+        height, width, _ = self.image_shape
+        return z[:, :height, :width, :]
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "image_shape": self.image_shape,
+            "body": keras.saving.serialize_keras_object(self.body),
+            "param_size": self.param_size,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "Decoder":
+        body = keras.saving.deserialize_keras_object(config["body"], custom_objects=custom_objects)
+        return cls(**{**config, "body": body})
+
+
+def check_image_shape(image_shape: Any) -> tuple[int, int, int]:
+    """`image_shape` as three integers; ValueError if it isn't that."""
+    try:
+        height, width, channels = (int(size) for size in image_shape)
+    except (TypeError, ValueError):
+        height = width = channels = 0
+    if min(height, width, channels) < 1:
+        raise ValueError(
+            "Argument `image_shape` must be (height, width, channels), three positive integers. "
+            f"Received: image_shape={image_shape}"
+        )
+    return height, width, channels

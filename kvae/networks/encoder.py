@@ -1,0 +1,70 @@
+"""The encoder: from an image to the raw parameters of q(z|x)."""
+
+from typing import Any
+
+import keras
+from keras import layers
+
+from kvae.networks.bodies import ConvDown, build_chain
+
+
+@keras.saving.register_keras_serializable("kvae")
+class Encoder(keras.Model):
+    """Encoder network: images `(B, H, W, C)` to raw posterior parameters `(B, param_size)`.
+
+    Args:
+        latent_dim: D, number of latents.
+        body: a layer from images to hidden features: `kvae.networks.ConvDown` (default), `MLP`, or any other.
+        param_size: numbers per image. Left out, `kvae.VAE` asks its posterior; alone it is 2·D, a mean and a
+            log-scale for each latent.
+
+    Raises:
+        ValueError: if latent_dim < 1.
+
+    Example:
+
+        >>> import numpy as np
+        >>> encoder = Encoder(latent_dim=16)
+        >>> encoder(np.zeros((2, 28, 28, 1))).shape, encoder.hidden(np.zeros((2, 28, 28, 1))).shape
+        (TensorShape([2, 32]), TensorShape([2, 256]))
+    """
+
+    def __init__(
+        self,
+        latent_dim: int,
+        body: keras.layers.Layer | None = None,
+        param_size: int | None = None,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        if latent_dim < 1:
+            raise ValueError(f"Argument `latent_dim` must be >= 1. Received: latent_dim={latent_dim}")
+        self.latent_dim, self.param_size = latent_dim, param_size
+        self.body = ConvDown(dtype=self.dtype_policy) if body is None else body
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        self.param_size = self.param_size or 2 * self.latent_dim
+        # float32 under every policy: densities are computed from what comes out here.
+        self.head = layers.Dense(self.param_size, dtype="float32", name="head")
+        build_chain([self.body, self.head], input_shape)
+        self.built = True
+
+    def hidden(self, x: Any) -> Any:
+        """The last hidden layer, `(B, units)`: richer features for a classifier than the latents."""
+        return self.body(x)
+
+    def call(self, x: Any) -> Any:
+        return self.head(self.hidden(x))
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "latent_dim": self.latent_dim,
+            "body": keras.saving.serialize_keras_object(self.body),
+            "param_size": self.param_size,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "Encoder":
+        body = keras.saving.deserialize_keras_object(config["body"], custom_objects=custom_objects)
+        return cls(**{**config, "body": body})

@@ -1,0 +1,48 @@
+"""The evidence lower bound."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from kvae.objectives.base import Objective, Terms
+from kvae.schedules import Scheduled, schedule_value
+
+
+@keras.saving.register_keras_serializable("kvae")
+class ELBO(Objective):
+    """−ELBO = distortion + β · rate.
+
+    β = 1 is the evidence lower bound (Kingma & Welling 2014, eq. 3); β > 1 the β-VAE (Higgins et al. 2017,
+    eq. 4); a schedule is KL warm-up.
+
+    Args:
+        beta: weight of the rate, a number >= 0 or a schedule (`kvae.schedules`).
+        num_samples: posterior samples per example.
+
+    Raises:
+        ValueError: if beta is a negative number.
+
+    Example:
+
+        >>> import kvae
+        >>> terms = kvae.objectives.Terms(ops.ones((1, 2)), 3 * ops.ones(2), None, None, None)
+        >>> [float(loss) for loss in ELBO(beta=2.0)(terms)]
+        [7.0, 7.0]
+        >>> objective = ELBO(beta=kvae.schedules.LinearWarmup(steps=1000))
+    """
+
+    def __init__(self, beta: Scheduled = 1.0, num_samples: int = 1):
+        super().__init__(num_samples)
+        if isinstance(beta, dict):
+            beta = keras.saving.deserialize_keras_object(beta)
+        if not callable(beta) and not beta >= 0:
+            raise ValueError(f"Argument `beta` must be >= 0. Received: beta={beta}")
+        self.beta = beta
+
+    def call(self, terms: Terms, step: Any = None) -> Any:
+        return ops.mean(terms.distortion, axis=0) + schedule_value(self.beta, step) * terms.rate
+
+    def get_config(self) -> dict[str, Any]:
+        beta = keras.saving.serialize_keras_object(self.beta) if callable(self.beta) else self.beta
+        return {**super().get_config(), "beta": beta}

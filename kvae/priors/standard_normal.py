@@ -1,0 +1,36 @@
+"""N(0, I)."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from kvae.distributions import DiagonalNormal, Seed, register_kl, standard_normal
+from kvae.distributions.diagonal_normal import normal_log_density
+from kvae.priors.base import Prior
+
+
+@keras.saving.register_keras_serializable("kvae")
+class StandardNormal(Prior):
+    """The standard normal prior p(z) = N(0, I).
+
+    Example:
+
+        >>> p = StandardNormal()
+        >>> p.build((None, 2))
+        >>> p.sample(3, seed=0).shape, p.log_prob(ops.zeros((3, 2))).shape
+        (TensorShape([3, 2]), TensorShape([3]))
+    """
+
+    def log_prob(self, z: Any) -> Any:
+        return ops.sum(normal_log_density(ops.cast(z, "float32"), 0.0, 0.0), axis=-1)
+
+    def sample(self, n: int, seed: Seed) -> Any:
+        return standard_normal((n, self.latent_dim), seed)
+
+
+@register_kl(DiagonalNormal, StandardNormal)
+def kl_diagonal_standard(posterior: DiagonalNormal, params: Any, prior: StandardNormal) -> Any:
+    """KL(N(μ, σ²) ‖ N(0, I)) = ½ Σ (μ² + σ² − 1 − log σ²), Kingma & Welling 2014, appendix B."""
+    mean, log_scale = posterior.split(params)
+    return 0.5 * ops.sum(ops.square(mean) + ops.exp(2 * log_scale) - 1 - 2 * log_scale, axis=-1)

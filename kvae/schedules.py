@@ -1,0 +1,79 @@
+"""Schedules: a number, or a function of the training step, wherever a weight such as β goes."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import keras
+from keras import ops
+
+Scheduled = float | Callable[[Any], Any]
+
+
+def schedule_value(value: Scheduled, step: Any) -> Any:
+    """The value at `step` (training steps, from 0); without a step, where the schedule ends.
+
+    Any `keras.optimizers.schedules.LearningRateSchedule` is a schedule as well.
+    """
+    if not callable(value):
+        return value
+    return value(math.inf if step is None else ops.cast(step, "float32"))
+
+
+class _Schedule:
+    """Base: settings are attributes, named as the constructor's arguments, and make the config."""
+
+    def get_config(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "_Schedule":
+        return cls(**config)
+
+
+def _check_steps(steps: int) -> None:
+    if steps <= 0:
+        raise ValueError(f"Argument `steps` must be a positive number of training steps. Received: steps={steps}")
+
+
+@keras.saving.register_keras_serializable("kvae")
+class LinearWarmup(_Schedule):
+    """From `start` to `end` in a straight line over `steps`, then `end` (Sønderby et al. 2016, §2.3).
+
+    Example:
+
+        >>> [float(LinearWarmup(steps=100)(step)) for step in (0, 50, 100, 1000)]
+        [0.0, 0.5, 1.0, 1.0]
+    """
+
+    def __init__(self, steps: int, start: float = 0.0, end: float = 1.0):
+        _check_steps(steps)
+        self.steps, self.start, self.end = steps, start, end
+
+    def __call__(self, step: Any) -> Any:
+        return self.start + (self.end - self.start) * ops.minimum(step / self.steps, 1.0)
+
+
+@keras.saving.register_keras_serializable("kvae")
+class Cyclical(_Schedule):
+    """Warm-ups one after the other: each `steps` long, the first `ratio` of it rising (Fu et al. 2019, eq. 6).
+
+    Example:
+
+        >>> schedule = Cyclical(steps=100, cycles=2)
+        >>> [float(schedule(step)) for step in (0, 25, 75, 100, 125, 200, 300)]
+        [0.0, 0.5, 1.0, 0.0, 0.5, 1.0, 1.0]
+    """
+
+    def __init__(self, steps: int, cycles: int = 4, ratio: float = 0.5, end: float = 1.0):
+        _check_steps(steps)
+        if cycles < 1 or not 0 < ratio <= 1:
+            raise ValueError(
+                f"Expected cycles >= 1 and 0 < ratio <= 1. Received: cycles={cycles}, ratio={ratio}"
+            )
+        self.steps, self.cycles, self.ratio, self.end = steps, cycles, ratio, end
+
+    def __call__(self, step: Any) -> Any:
+        step = ops.minimum(ops.cast(step, "float32"), 1e30)
+        phase = ops.mod(step, self.steps) / (self.steps * self.ratio)
+        return self.end * ops.where(step >= self.steps * self.cycles, 1.0, ops.minimum(phase, 1.0))
