@@ -1,0 +1,55 @@
+"""From a trained model to files that run without it: SavedModel and LiteRT, each one checked against Keras.
+
+    import kvae.export
+    report = kvae.export.export(vae, "out", images=test_images)
+
+`kvae.export.runtime` runs the LiteRT files with nothing but NumPy and ai-edge-litert. Importing this package
+imports neither of them, nor TensorFlow, nor Keras: each name below is loaded when it is first used.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if __name__ == "export":
+    raise ImportError("This package is `kvae.export`: write `import kvae.export` instead of `import export`.")
+
+_NAMES = {
+    "Artifact": "kvae.export.verify",
+    "ExportError": "kvae.export.errors",
+    "Reference": "kvae.export.reference",
+    "SignatureCheck": "kvae.export.verify",
+    "export": "kvae.export.pipeline",
+    "verify_litert": "kvae.export.verify",
+    "verify_saved_model": "kvae.export.verify",
+}
+__all__ = [
+    "Artifact",
+    "ExportError",
+    "Reference",
+    "SignatureCheck",
+    "export",
+    "runtime",
+    "verify_litert",
+    "verify_saved_model",
+]
+
+if TYPE_CHECKING:
+    from kvae.export.errors import ExportError
+    from kvae.export.pipeline import export
+    from kvae.export.reference import Reference
+    from kvae.export.verify import Artifact, SignatureCheck, verify_litert, verify_saved_model
+
+
+def __getattr__(name: str) -> Any:
+    if name in _NAMES:
+        value = getattr(importlib.import_module(_NAMES[name]), name)
+    elif name == "runtime":
+        value = importlib.import_module("kvae.export.runtime")
+    else:
+        raise AttributeError(f"module 'kvae.export' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

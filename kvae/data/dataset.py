@@ -21,8 +21,8 @@ class Data:
         name: of the source.
         image_shape: (H, W, C).
         label_names: the names of the classes; empty where they have none.
-        num_train, num_validation, num_test: images in each split (upper bounds if `counts_are_exact` is False:
-            images of a streamed folder may turn out unreadable).
+        num_train, num_validation, num_test: images in each split; upper bounds if `counts_are_exact` is
+            False, for images of a streamed folder may turn out unreadable.
         has_labels: whether `split(..., labels=True)` works.
 
     Example:
@@ -48,7 +48,7 @@ class Data:
 
     @cached_property
     def train(self) -> tf.data.Dataset:
-        """Batches (B, H, W, C) of the training images, in another order (and freshly binarised) on every pass.
+        """Batches (B, H, W, C) of the training images: on every pass in another order and freshly binarised.
 
         The first pass over it is epoch 0, the next one epoch 1, and so on for as long as this object lives.
         """
@@ -88,8 +88,8 @@ class Data:
         Args:
             name: "train", "validation" or "test".
             labels: give `(x, label)`, the labels int64.
-            shuffle: another order and fresh binary draws on every pass, as for training. Otherwise the order is
-                stable and the binary draws are fixed: the same for every batch size and every `limit`.
+            shuffle: another order and fresh binary draws on every pass, as for training. Otherwise the order
+                is stable and the binary draws are fixed: the same for every batch size and every `limit`.
             limit: the first `limit` images only.
             batch_size: instead of the one given to `load`.
             epoch: the number of the first pass when shuffled. Pass `k` is the same whether it is reached by
@@ -102,7 +102,7 @@ class Data:
             >>> import kvae
             >>> data = kvae.data.load("digits", binarize="stochastic")
             >>> x, label = next(iter(data.split("test", labels=True, limit=10)))
-            >>> x.shape, label.shape, float(tf.reduce_max(x))
+            >>> x.shape, label.shape, float(x.numpy().max())
             (TensorShape([10, 8, 8, 1]), TensorShape([10]), 1.0)
         """
         count = self._count(name, limit)
@@ -128,8 +128,8 @@ class Data:
         """A split, or its first `limit` images, as arrays.
 
         Returns:
-            images (N, H, W, C) float32 in [0, 1] and labels (N,) int64 (None where there are none), in the order
-            and with the fixed binary draws of `split(name)`.
+            images (N, H, W, C) float32 in [0, 1] and labels (N,) int64 (None where there are none), in the
+            order and with the fixed binary draws of `split(name)`.
 
         Raises:
             DataError: for an unknown or empty split or a limit below 1.
@@ -145,10 +145,11 @@ class Data:
         labels = np.empty(count, np.int64) if self.has_labels else None
         filled = 0
         for element in self.split(split, labels=self.has_labels, limit=limit).as_numpy_iterator():
-            x, y = element if self.has_labels else (element, None)
+            if labels is None:
+                x = element
+            else:
+                x, labels[filled : filled + len(element[1])] = element
             images[filled : filled + len(x)] = x
-            if labels is not None:
-                labels[filled : filled + len(x)] = y
             filled += len(x)
         return images[:filled], None if labels is None else labels[:filled]
 

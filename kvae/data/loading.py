@@ -33,27 +33,28 @@ def load(
 
     Args:
         source: "digits" (needs no download); a TensorFlow Datasets name, such as "mnist"; a folder of images,
-            with class subfolders or not, and with train/validation/test folders above them or not; a `.npy` or
-            `.npz` file; an array (N, H, W) or (N, H, W, C) with C 1 or 3; or `(images, labels)`. A plain name
-            means the named set; write "./name" for a folder that is called the same.
+            with class subfolders or not, and with train/validation/test folders above them or not; a `.npy`
+            or `.npz` file; an array (N, H, W) or (N, H, W, C) with C 1 or 3; or `(images, labels)`. A plain
+            name means the named set; write "./name" for a folder that is called the same.
         batch_size: images in a batch; the last batch of a pass may be smaller.
         seed: of the splits, the order and the binary draws; >= 0.
-        binarize: "none"; "threshold", `x >= 0.5`; or "stochastic", Bernoulli(x): drawn afresh on every training
-            pass, drawn once for evaluation.
+        binarize: "none"; "threshold", `x >= 0.5`; or "stochastic", Bernoulli(x): drawn afresh on every
+            training pass, drawn once for evaluation.
         size: an integer or (H, W): crop each image about its centre to that aspect, then resize it.
         grayscale: True for one channel, False for three, None for what the data has.
         validation_fraction: share of the training images set apart where the source has no validation split.
         test_fraction: the same for the test split. Each is in [0, 1); 0 leaves that split empty.
         data_dir: where TensorFlow Datasets keeps its sets; None means `TFDS_DATA_DIR`, or its own default.
         download: whether a set that is not there may be downloaded.
-        cache_bytes: a split whose decoded images need more is read again on every pass. Arrays and `.npy`/`.npz`
-            files are always held in memory.
+        cache_bytes: a split (or folder) whose decoded images need more is read again on every pass. Arrays
+            and `.npy`/`.npz` files are always held in memory.
 
     Raises:
         DataError: one line, for anything that cannot be used as asked.
 
     Example:
         >>> import kvae
+        >>> import numpy as np
         >>> images = np.random.default_rng(0).integers(0, 256, (50, 12, 12), np.uint8)
         >>> data = kvae.data.load(images, batch_size=10, binarize="threshold")
         >>> data.num_train, data.num_validation, data.num_test, data.image_shape
@@ -70,7 +71,7 @@ def load(
             raise DataError(f"Argument '{name}' must be in [0, 1). Received: {value!r}")
     if validation_fraction + test_fraction >= 1:
         raise DataError(
-            "Arguments 'validation_fraction' and 'test_fraction' must leave images to train on (sum below 1). "
+            "Arguments 'validation_fraction' and 'test_fraction' must add up to less than 1. "
             f"Received: {validation_fraction!r} and {test_fraction!r}"
         )
     request = Request(

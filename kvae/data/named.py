@@ -17,14 +17,14 @@ from kvae.data.images import check_shape, convert
 from kvae.data.splits import Memory, MemorySplit, Request, Source, Split, StreamSplit, part_sizes
 
 PROBE = 256  # images looked at to tell 0/1 from 0..255
-SHUFFLE_BUFFER = 10_000  # images of a streamed set among which the next one is drawn
+SHUFFLE_BUFFER = 1_000, 10_000  # images of a streamed set among which the next one is drawn: least and most
 
 
 def tfds_set(name: str, request: Request) -> Source:
     """A TensorFlow Datasets image set: prepared in the data folder already, or downloaded.
 
-    Its own validation and test splits are used. A missing one is the end of its training split, which TFDS has
-    shuffled when it prepared the set.
+    Its own validation and test splits are used. A missing one is the end of its training split, which TFDS
+    has shuffled when it prepared the set.
 
     Raises:
         DataError: for an unknown name (with near matches), a set that is neither there nor to be had, one
@@ -77,13 +77,16 @@ class _Reader:
         import tensorflow_datasets as tfds
 
         wanted = {"image": True, "label": True} if self.has_labels else {"image": True}
+        others = set(self.builder.info.features.keys()) - set(wanted)
         dataset = self.builder.as_dataset(
             split=instruction,
             shuffle_files=False,
-            decoders=tfds.decode.PartialDecoding(wanted),
+            decoders=tfds.decode.PartialDecoding(wanted) if others else None,
             read_config=tfds.ReadConfig(try_autocache=False),
         )
-        return dataset.map(lambda e: (e["image"], tf.cast(e["label"], tf.int64) if self.has_labels else np.int64(-1)))
+        return dataset.map(
+            lambda e: (e["image"], tf.cast(e["label"], tf.int64) if self.has_labels else np.int64(-1))
+        )
 
     def probe(self, instruction: str) -> float:
         """The scale, from the first images; converted 0/1 images are widened to 0..255 on the way."""
@@ -118,11 +121,14 @@ class _Reader:
         image_bytes = int(np.prod(self.shape))
         if count * image_bytes <= cache_bytes:
             return MemorySplit(Memory(lambda: self._read(instruction, count)), np.arange(count))
-        buffer = max(2, min(SHUFFLE_BUFFER, cache_bytes // image_bytes))
+        least, most = SHUFFLE_BUFFER
+        buffer = max(least, min(most, cache_bytes // image_bytes))
 
         def elements(key: tf.Tensor | None, limit: int) -> tf.data.Dataset:
             dataset = self.elements(instruction).take(limit)
-            return dataset if key is None else dataset.shuffle(buffer, seed=key, reshuffle_each_iteration=False)
+            return (
+                dataset if key is None else dataset.shuffle(buffer, seed=key, reshuffle_each_iteration=False)
+            )
 
         return StreamSplit(count, elements)
 
@@ -137,7 +143,7 @@ class _Reader:
 
 
 def _pieces(counts: dict[str, int], request: Request, name: str) -> dict[str, tuple[str, int]]:
-    """Split by split, which stretch of the set it is, in TFDS's slicing language, and how many images that is."""
+    """For each split a stretch of the set, in TFDS's slicing language, and how many images that is."""
     held = [key for key in ("validation", "test") if counts.get(key)]
     main = next((key for key in ("train", *counts) if counts.get(key) and key not in held), None)
     if main is None:
@@ -184,7 +190,9 @@ def _builder(name: str, request: Request) -> Any:
         builder = tfds.builder(name, data_dir=request.data_dir)
         is_prepared = builder.is_prepared()
     except Exception as error:
-        raise DataError(f"{name}: TensorFlow Datasets cannot open this set. Received: {_line(error)}") from error
+        raise DataError(
+            f"{name}: TensorFlow Datasets cannot open this set. Received: {_line(error)}"
+        ) from error
     if is_prepared:
         return builder
     folder = builder.data_dir

@@ -3,9 +3,10 @@
 A batch stays `uint8` until one vectorised step casts, scales and binarises it. Images in memory are never
 shuffled themselves: their row numbers are, and a batch is gathered from one tensor.
 
-Every random choice is a function of the caller's seed and of the place where it is made, never of TensorFlow's
-global seed: the order of a training pass and its binary draws of `(seed, pass, batch)`, the fixed draws for
-evaluation of `(seed, split, position in the split)`, whatever the batch size.
+Every random choice is a function of the caller's seed and of the place where it is made: the order of a
+training pass and its binary draws of `(seed, pass, batch)`; the fixed draws for evaluation of `(seed, split,
+position in the split)`, whatever the batch size. Only the shuffling of a streamed TFDS set mixes in the
+global seed of TensorFlow, if one is set.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from kvae.data.splits import MemorySplit, Split, StreamSplit
 
 BINARIZE = ("none", "threshold", "stochastic")
 DRAW_CHUNK = 64  # images whose fixed binary draws share one generator
+
+_plain = tf.autograph.experimental.do_not_convert  # nothing here needs AutoGraph, which costs time and warns
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ def batches(split: Split, count: int, plan: Plan) -> tf.data.Dataset:
         dataset = _from_memory(split, count, plan)
     else:
         dataset = _from_stream(split, count, plan)
-    dataset = dataset.map(lambda x, y, key: _finish(x, y, key, plan), num_parallel_calls=tf.data.AUTOTUNE)
+    dataset = dataset.map(_plain(lambda x, y, key: _finish(x, y, key, plan)), tf.data.AUTOTUNE)
     if isinstance(split, MemorySplit) or split.exact:
         dataset = dataset.apply(tf.data.experimental.assert_cardinality(-(-count // plan.batch_size)))
     options = tf.data.Options()
@@ -74,7 +77,7 @@ def _epoch_keys(plan: Plan) -> tf.data.Dataset:
     def draw(_: tf.Tensor) -> tf.Tensor:
         return tf.ensure_shape(tf.numpy_function(key, [], tf.int64, stateful=True), [])
 
-    return tf.data.Dataset.range(1).map(draw)
+    return tf.data.Dataset.range(1).map(_plain(draw))
 
 
 def _from_memory(split: MemorySplit, count: int, plan: Plan) -> tf.data.Dataset:
@@ -88,49 +91,53 @@ def _from_memory(split: MemorySplit, count: int, plan: Plan) -> tf.data.Dataset:
         with tf.device("CPU:0"):
             tensor = tf.constant(drawn)
         labels, rows = None if labels is None else labels[rows], np.arange(count)
-    label_rows = np.full(1, -1) if labels is None else labels
+    with tf.device("CPU:0"):
+        label_rows = tf.constant(np.full(1, -1) if labels is None else labels, tf.int64)
+        stable = tf.constant(rows, tf.int64)
     step = plan.batch_size
 
     def permutation(key: np.ndarray) -> np.ndarray:
         return np.random.default_rng(int(key)).permutation(rows)
 
     def one_pass(key: tf.Tensor) -> tf.data.Dataset:
-        order = tf.numpy_function(permutation, [key], tf.int64, stateful=False) if plan.shuffle else rows
+        order = tf.numpy_function(permutation, [key], tf.int64, stateful=False) if plan.shuffle else stable
         order = tf.ensure_shape(order, [count])
         starts = tf.data.Dataset.range(0, count, step)
-        return starts.map(lambda i: (order[i : i + step], tf.stack([key, i // step])))
+        return starts.map(_plain(lambda i: (order[i : i + step], tf.stack([key, i // step]))))
 
     def gather(index: tf.Tensor, key: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         found = tf.gather(label_rows, index if labels is not None else tf.zeros_like(index))
         return tf.gather(tensor, index), found, key
 
     keys = _epoch_keys(plan) if plan.shuffle else tf.data.Dataset.range(1)
-    return keys.flat_map(one_pass).map(gather, num_parallel_calls=tf.data.AUTOTUNE)
+    return keys.flat_map(_plain(one_pass)).map(_plain(gather), tf.data.AUTOTUNE)
 
 
 def _from_stream(split: StreamSplit, count: int, plan: Plan) -> tf.data.Dataset:
     """Batches `(images, labels, [key, batch number])`, read as they are needed."""
 
-    def keyed(number: tf.Tensor, element: tuple[tf.Tensor, tf.Tensor], key: tf.Tensor) -> tuple[tf.Tensor, ...]:
+    def keyed(
+        number: tf.Tensor, element: tuple[tf.Tensor, tf.Tensor], key: tf.Tensor
+    ) -> tuple[tf.Tensor, ...]:
         return (*element, tf.stack([key, number]))
 
     def one_pass(key: tf.Tensor) -> tf.data.Dataset:
         dataset = split.elements(key, count).batch(plan.batch_size)
-        return dataset.enumerate().map(lambda number, element: keyed(number, element, key))
+        return dataset.enumerate().map(_plain(lambda number, element: keyed(number, element, key)))
 
     if plan.shuffle:
-        return _epoch_keys(plan).flat_map(one_pass)
+        return _epoch_keys(plan).flat_map(_plain(one_pass))
     if plan.binarize != "stochastic":
         dataset = split.elements(None, count).batch(plan.batch_size)
-        return dataset.enumerate().map(lambda number, element: keyed(number, element, number))
+        return dataset.enumerate().map(_plain(lambda number, element: keyed(number, element, number)))
 
     def draw(number: tf.Tensor, element: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
         images = tf.numpy_function(lambda x, n: fixed_draw(x, int(n), plan), [element[0], number], tf.uint8)
         return tf.ensure_shape(images, element[0].shape), element[1]
 
-    drawn = split.elements(None, count).batch(DRAW_CHUNK).enumerate().map(draw, tf.data.AUTOTUNE)
+    drawn = split.elements(None, count).batch(DRAW_CHUNK).enumerate().map(_plain(draw), tf.data.AUTOTUNE)
     rebatched = drawn.unbatch().batch(plan.batch_size)
-    return rebatched.enumerate().map(lambda number, element: keyed(number, element, number))
+    return rebatched.enumerate().map(_plain(lambda number, element: keyed(number, element, number)))
 
 
 def fixed_draw(images: np.ndarray, chunk: int, plan: Plan) -> np.ndarray:

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from kvae.data.errors import DataError
-from kvae.data.folder import SUFFIXES, folder
+from kvae.data.files import SUFFIXES
+from kvae.data.folder import folder
 from kvae.data.images import check_images, convert_all, scale_of
 from kvae.data.named import is_known_name, tfds_set
-from kvae.data.splits import NAMES, Memory, MemorySplit, Request, Source, Split, cut_rows
+from kvae.data.splits import Memory, MemorySplit, Request, Source, Split, complete
 
 Pair = tuple[Any, Any]  # images and labels; the labels may be None
 
@@ -34,7 +35,9 @@ def open_source(source: Any, request: Request) -> Source:
         return arrays("array", {"train": (source, None)}, request)
     if isinstance(source, (tuple, list)):
         if len(source) != 2:
-            raise DataError(f"Expected a pair (images, labels). Received: {type(source).__name__} of {len(source)}")
+            raise DataError(
+                f"Expected a pair (images, labels). Received: {type(source).__name__} of {len(source)}"
+            )
         return arrays("array", {"train": (source[0], source[1])}, request)
     if not isinstance(source, (str, Path)):
         raise DataError(
@@ -43,9 +46,9 @@ def open_source(source: Any, request: Request) -> Source:
         )
     if source == "digits":
         return digits(request)
-    if isinstance(source, str) and _is_plain(source):
-        if is_known_name(source, request) or not Path(source).exists():
-            return tfds_set(source, request)
+    is_plain = isinstance(source, str) and _is_plain(source)
+    if is_plain and (is_known_name(str(source), request) or not Path(source).exists()):
+        return tfds_set(str(source), request)
     path = Path(source).expanduser()
     if path.is_dir():
         return folder(path, request)
@@ -53,7 +56,9 @@ def open_source(source: Any, request: Request) -> Source:
         return array_file(path, request)
     if isinstance(source, str) and "/" in source and is_known_name(source, request):
         return tfds_set(source, request)  # name/config
-    raise DataError(f"Expected the path of an image folder, .npy or .npz file: no such file or folder. Received: {source}")
+    raise DataError(
+        f"Expected the path of an image folder, .npy or .npz file: no such file or folder. Received: {source}"
+    )
 
 
 def _is_plain(source: str) -> bool:
@@ -91,22 +96,32 @@ def arrays(name: str, parts: dict[str, Pair], request: Request, label_names: tup
     converted = {part: convert_all(x, scale, request.size, request.grayscale) for part, x in images.items()}
     images = {part: x for part, (x, _) in converted.items()}
     scale = converted["train"][1]
-    labels = {part: check_labels(pair[1], len(images[part]), f"{name} ({part})") for part, pair in parts.items()}
-    has_labels = all(y is not None for y in labels.values())
-    if not has_labels:
-        labels = dict.fromkeys(labels)
-    elif any(y.dtype.kind in "US" for y in labels.values()):
-        label_names = tuple(sorted({str(v) for y in labels.values() for v in np.unique(y)}))
-        labels = {part: np.searchsorted(label_names, y.astype(str)).astype(np.int64) for part, y in labels.items()}
+    labels, label_names = _all_labels(name, parts, label_names)
     memories = {part: _memory(images[part], labels[part]) for part in parts}
-    rows = {part: np.arange(len(x)) for part, x in images.items()}
-    splits = complete(memories, rows, request, name)
-    shape = images["train"].shape[1:]
-    return Source(name, splits, (shape[0], shape[1], shape[2]), scale, has_labels, label_names)
+    cut = complete({part: len(x) for part, x in images.items()}, labels["train"], request, name)
+    splits: dict[str, Split] = {
+        split: MemorySplit(memories[part], rows) for split, (part, rows) in cut.items()
+    }
+    height, width, channels = images["train"].shape[1:]
+    return Source(name, splits, (height, width, channels), scale, labels["train"] is not None, label_names)
 
 
 def _memory(images: np.ndarray, labels: np.ndarray | None) -> Memory:
     return Memory(lambda: (images, labels))
+
+
+def _all_labels(
+    name: str, parts: dict[str, Pair], label_names: tuple[str, ...]
+) -> tuple[dict[str, np.ndarray | None], tuple[str, ...]]:
+    """Integer labels by split, and the names of the classes; none at all unless every split has them."""
+    found = {part: check_labels(y, len(x), f"{name} ({part})") for part, (x, y) in parts.items()}
+    labels = {part: y for part, y in found.items() if y is not None}
+    if len(labels) < len(parts):
+        return dict.fromkeys(parts), ()
+    if any(y.dtype.kind == "U" for y in labels.values()):
+        label_names = tuple(sorted({str(v) for y in labels.values() for v in np.unique(y)}))
+        labels = {part: np.searchsorted(label_names, y.astype(str)) for part, y in labels.items()}
+    return {part: y.astype(np.int64) for part, y in labels.items()}, label_names
 
 
 def check_labels(labels: Any, count: int, what: str) -> np.ndarray | None:
@@ -122,33 +137,18 @@ def check_labels(labels: Any, count: int, what: str) -> np.ndarray | None:
             f"Received: shape {labels.shape}"
         )
     if len(labels) != count:
-        raise DataError(f"{what}: expected as many labels as images. Received: {len(labels)} for {count} images")
+        raise DataError(
+            f"{what}: expected as many labels as images. Received: {len(labels)} for {count} images"
+        )
     if labels.dtype.kind in "US":
         return labels.astype(str)
-    if labels.dtype.kind not in "buif" or (labels.dtype.kind == "f" and not np.all(labels == np.rint(labels))):
-        raise DataError(f"{what}: expected labels that are integers or strings. Received: dtype {labels.dtype}")
+    if labels.dtype.kind not in "buif" or (
+        labels.dtype.kind == "f" and not np.all(labels == np.rint(labels))
+    ):
+        raise DataError(
+            f"{what}: expected labels that are integers or strings. Received: dtype {labels.dtype}"
+        )
     return labels.astype(np.int64)
-
-
-def complete(
-    memories: dict[str, Memory], rows: dict[str, np.ndarray], request: Request, what: str
-) -> dict[str, Split]:
-    """The three splits from those that a source has: the missing ones are cut from the training rows."""
-    fractions = (
-        0.0 if "validation" in memories else request.validation_fraction,
-        0.0 if "test" in memories else request.test_fraction,
-    )
-    splits: dict[str, Split] = {name: MemorySplit(memory, rows[name]) for name, memory in memories.items()}
-    if any(fractions):
-        labels = memories["train"].labels
-        members = rows["train"]
-        cut = cut_rows(None if labels is None else labels[members], len(members), fractions, request.seed, what)
-        for name in NAMES:
-            if name == "train" or name not in memories:
-                splits[name] = MemorySplit(memories["train"], members[cut[name]])
-    for name in NAMES:
-        splits.setdefault(name, MemorySplit(memories["train"], np.arange(0)))
-    return splits
 
 
 def array_file(path: Path, request: Request) -> Source:

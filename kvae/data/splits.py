@@ -1,4 +1,4 @@
-"""The records between a source and the pipeline: a `Request` goes in, a `Source` of named splits comes out."""
+"""The records between a source and the pipeline: a `Request` goes in, a `Source` of splits comes out."""
 
 from __future__ import annotations
 
@@ -77,8 +77,8 @@ class StreamSplit:
 
     Args:
         count: number of images; an upper bound unless `exact`.
-        elements: `elements(key, limit)` is a dataset of `(image (H, W, C), label)`, in stable order if `key` is
-            None, else shuffled by that int64 tensor; the label is -1 where there is none.
+        elements: `elements(key, limit)` is a dataset of `(image (H, W, C), label)`, in stable order if `key`
+            is None, else shuffled by that int64 tensor; the label is -1 where there is none.
         exact: False where images may turn out unreadable on the way.
     """
 
@@ -120,7 +120,7 @@ def part_sizes(count: int, fractions: tuple[float, ...], what: str) -> list[int]
 
 
 def spread(labels: np.ndarray | None, count: int, seed: int) -> np.ndarray:
-    """A seeded order of `count` images in which every stretch holds each class in proportion, where there are labels.
+    """A seeded order of `count` images; if they have labels, every stretch holds each class in proportion.
 
     Example:
         >>> import numpy as np
@@ -138,23 +138,37 @@ def spread(labels: np.ndarray | None, count: int, seed: int) -> np.ndarray:
     return order[np.argsort(place[order], kind="stable")]
 
 
-def cut_rows(
-    labels: np.ndarray | None, count: int, fractions: tuple[float, float], seed: int, what: str
-) -> dict[str, np.ndarray]:
-    """Disjoint rows for train, validation and test: seeded, each class in proportion where there are labels.
+def complete(
+    counts: dict[str, int], train_labels: np.ndarray | None, request: Request, what: str
+) -> dict[str, tuple[str, np.ndarray]]:
+    """All three splits from the parts that a source has, those that are missing cut from "train".
+
+    The cut is seeded, disjoint, and takes each class in proportion where there are labels.
+
+    Args:
+        counts: images in each part; "train" must be one.
+        train_labels: (counts["train"],) or None.
+        request: the fractions and the seed.
+        what: how an error names the source.
+
+    Returns:
+        For each split the part that it is in, and the positions (n,) in that part.
 
     Example:
-        >>> rows = cut_rows(None, 10, (0.2, 0.2), seed=0, what="array")
-        >>> {name: len(r) for name, r in rows.items()}
-        {'train': 6, 'validation': 2, 'test': 2}
+        >>> splits = complete({"train": 10, "test": 5}, None, Request(validation_fraction=0.2), "array")
+        >>> {name: (part, len(rows)) for name, (part, rows) in splits.items()}
+        {'train': ('train', 8), 'validation': ('train', 2), 'test': ('test', 5)}
     """
-    validation, test = part_sizes(count, fractions, what)
-    order = spread(labels, count, seed)
-    return {
-        "train": order[validation + test :],
-        "validation": order[:validation],
-        "test": order[validation : validation + test],
-    }
+    fractions = {"validation": request.validation_fraction, "test": request.test_fraction}
+    missing = [name for name in fractions if name not in counts]
+    sizes = part_sizes(counts["train"], tuple(fractions[name] for name in missing), what)
+    order = spread(train_labels, counts["train"], request.seed) if sum(sizes) else np.arange(counts["train"])
+    cut: dict[str, np.ndarray] = {}
+    for name, size in zip(missing, sizes):
+        cut[name], order = order[:size], order[size:]
+    own = {name: ("train", rows) for name, rows in {"train": order, **cut}.items()}
+    own.update({name: (name, np.arange(counts[name])) for name in fractions if name in counts})
+    return {name: own[name] for name in NAMES}
 
 
 def no_such_split(name: Any) -> DataError:

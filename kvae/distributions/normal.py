@@ -11,6 +11,7 @@ from kvae.distributions.diagonal_normal import normal_log_density, soft_clip
 from kvae.distributions.noise import Seed, standard_normal
 
 MIN_SCALE, MAX_SCALE = 1e-3, 1e3
+LOW, HIGH = math.log(MIN_SCALE), math.log(MAX_SCALE)
 
 
 @keras.saving.register_keras_serializable("kvae")
@@ -39,7 +40,7 @@ class Normal(Distribution):
 
     def __init__(self, scale: float = 1.0, learned: bool = False, **kwargs: Any):
         super().__init__(**kwargs)
-        if not MIN_SCALE <= scale <= MAX_SCALE:
+        if not MIN_SCALE < scale < MAX_SCALE:
             raise ValueError(
                 f"Argument `scale` must be between {MIN_SCALE} and {MAX_SCALE:.0f}. Received: scale={scale}"
             )
@@ -47,10 +48,10 @@ class Normal(Distribution):
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         if self.learned:
+            bound = LOW if self.scale < 1 else HIGH
+            raw = bound * math.atanh(math.log(self.scale) / bound)  # the inverse of soft_clip
             self.raw_log_scale = self.add_weight(
-                name="raw_log_scale",
-                shape=(),
-                initializer=keras.initializers.Constant(math.log(self.scale)),
+                name="raw_log_scale", shape=(), initializer=keras.initializers.Constant(raw)
             )
         super().build(input_shape)
 
@@ -59,7 +60,7 @@ class Normal(Distribution):
         """Logarithm of the standard deviation, a scalar."""
         if not self.learned:
             return math.log(self.scale)
-        return soft_clip(ops.convert_to_tensor(self.raw_log_scale), math.log(MIN_SCALE), math.log(MAX_SCALE))
+        return soft_clip(ops.convert_to_tensor(self.raw_log_scale), LOW, HIGH)
 
     def param_size(self, event_shape: tuple[int, ...]) -> int:
         return event_shape[-1]

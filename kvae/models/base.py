@@ -1,5 +1,6 @@
 """What the VAE and the plain autoencoder share: parts that fit together, and the Keras training protocol."""
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -8,6 +9,10 @@ from keras import ops
 
 from kvae.distributions import Distribution, Noise
 from kvae.networks import Decoder, Encoder, check_image_shape
+
+OUTSIDE = (
+    "Expected images with values in [0, 1] and no NaN; scale them, for example x / 255. Received: values outside"
+)
 
 
 class LatentModel(keras.Model):
@@ -83,19 +88,20 @@ class LatentModel(keras.Model):
         self.built = True
 
     def check_images(self, x: Any) -> Any:
-        """`x` as float32 images; ValueError on another shape, InvalidArgumentError on values outside [0, 1]."""
+        """`x` as float32 images of the right shape with values in [0, 1]; ValueError otherwise.
+
+        (Inside a `tf.function` the values are checked by an assertion, which XLA leaves out.)
+        """
         x = ops.cast(x, "float32")
         if tuple(x.shape[1:]) != self.image_shape:
             raise ValueError(
                 f"Expected a batch of images of shape (batch, {', '.join(map(str, self.image_shape))}). "
                 f"Received: shape {tuple(x.shape)}"
             )
-        tf.debugging.assert_equal(
-            tf.reduce_all((x >= 0.0) & (x <= 1.0)),
-            True,
-            message="Expected images with values in [0, 1] and no NaN: scale them, for example x / 255. Received "
-            "values outside.",
-        )
+        inside = tf.reduce_all((x >= 0.0) & (x <= 1.0))  # false for NaN
+        if not tf.is_symbolic_tensor(inside) and not inside:
+            raise ValueError(OUTSIDE)
+        tf.debugging.Assert(inside, [OUTSIDE])
         return x
 
     # Latents and images.
@@ -161,6 +167,26 @@ class LatentModel(keras.Model):
         """Compile as before saving; the model is always built, so the optimizer's slots are there to be loaded."""
         self.compile(**keras.saving.deserialize_keras_object(config))
         self.optimizer.build(self.trainable_variables)
+
+    def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
+        """As `keras.Model.fit`, on images alone; labels are ignored, sample weights are not."""
+        if isinstance(x, tf.data.Dataset):
+            kwargs.setdefault("shuffle", False)  # Keras's default only makes it warn
+        return self._run(super().fit, x, y, *args, **kwargs)
+
+    def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """As `keras.Model.evaluate`, on images alone; the same data gives the same numbers every time."""
+        return self._run(super().evaluate, x, y, *args, **kwargs)
+
+    def _run(self, run: Callable[..., Any], x: Any, y: Any, *args: Any, **kwargs: Any) -> Any:
+        if y is None:  # Keras drops sample_weight where there is no y
+            y = kwargs.get("sample_weight")
+        try:
+            return run(x, y, *args, **kwargs)
+        except tf.errors.InvalidArgumentError as error:
+            if OUTSIDE not in error.message:
+                raise
+            raise ValueError(OUTSIDE) from error
 
     def noise(self, step: Any, stream: int = 0) -> Noise:
         """Random numbers for one step: a function of the model's seed, `stream` and `step`, on any replica."""

@@ -1,0 +1,39 @@
+"""What goes wrong in an export, as one line a person can act on."""
+
+import re
+
+_HEADINGS = ("Graph execution error:", "in user code:")
+
+
+class ExportError(RuntimeError):
+    """The model can't be exported: one line saying what was expected, what came, and what to do.
+
+    Where a converter gave up, its own (long) message is the `__cause__`.
+
+    Example:
+
+        >>> raise ExportError("expected built-in operators only")
+        Traceback (most recent call last):
+        ...
+        kvae.export.errors.ExportError: expected built-in operators only
+    """
+
+
+def one_line(error: object) -> str:
+    """What happened, in one line of at most 300 characters, from what TensorFlow, Keras or a converter says.
+
+    Example:
+
+        >>> one_line(ValueError("in user code:\\n\\n    TypeError: float() of a tensor\\n    (see above)"))
+        'TypeError: float() of a tensor'
+    """
+    message = str(error)
+    lines = [line.strip() for line in message.splitlines()]
+    lines = [line for line in lines if line and line not in _HEADINGS] or [type(error).__name__]
+    by_keras = re.search(
+        r"\x1b\[1m(.*?)\x1b\[0m", message, re.DOTALL
+    )  # in bold, amid the arguments of the call
+    if by_keras:
+        return " ".join(by_keras[1].split())[:300]
+    named = [line for line in lines if re.match(r"\w*Error: |error: |.*: error: ", line)]
+    return (named or lines)[0][:300]

@@ -1,0 +1,84 @@
+"""What the command shows: tables and progress, and not TensorFlow's log."""
+
+import contextlib
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+
+class CommandError(Exception):
+    """An error that a user can mend; its message is all that is shown."""
+
+
+def say(text: str = "") -> None:
+    print(text, flush=True)
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Print a table; numbers are right-aligned."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    grid = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for index, column in enumerate(columns):
+        numeric = bool(rows) and all(isinstance(row[index], int | float) for row in rows)
+        grid.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        grid.add_row(*(_cell(value) for value in row))
+    Console(width=None if sys.stdout.isatty() else 120, highlight=False).print(grid)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.1e}" if value and abs(value) < 1e-3 else f"{value:,.3f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+@contextlib.contextmanager
+def _native_stderr_off() -> Iterator[None]:
+    """Silence what C++ code writes to file descriptor 2: TensorFlow logs at import whatever its settings are."""
+    sys.stderr.flush()
+    saved = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+
+
+def start_tensorflow(debug: bool = False) -> Any:
+    """Import TensorFlow and Keras, quietly, with GPU memory that grows as it is needed."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0" if debug else "3")
+    with contextlib.nullcontext() if debug else _native_stderr_off():
+        import keras
+        import tensorflow as tf
+
+        for gpu in tf.config.list_physical_devices("GPU"):
+            tf.config.experimental.set_memory_growth(gpu, True)
+        tf.constant(0) + 0  # drivers are looked for now, not in the middle of a table
+    del keras
+    return tf
+
+
+def show_only_our_warnings() -> None:
+    """Warnings of kvae become one line each; those of the libraries below are for developers (`--debug`)."""
+    warnings.simplefilter("ignore")
+
+    def show(message: Any, category: type, *_: Any, **__: Any) -> None:
+        print(f"kvae: warning: {message}", file=sys.stderr, flush=True)
+
+    warnings.showwarning = show  # type: ignore[assignment]
+
+
+def our_warnings() -> None:
+    """Once kvae's warning classes can be imported cheaply, let them through."""
+    from kvae.data import DataWarning
+    from kvae.evaluation import CollapseWarning
+
+    for category in (DataWarning, CollapseWarning):
+        warnings.simplefilter("always", category)

@@ -1,0 +1,37 @@
+"""`kvae demo`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kvae.cli.console import say, start_tensorflow
+
+
+def demo(
+    context: typer.Context,
+    out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("kvae-demo"),
+) -> None:
+    """The whole way on scikit-learn's embedded digits: train, score, draw, probe, export. About a minute, no network.
+
+    Example: kvae demo --out kvae-demo
+    """
+    from kvae.cli.train import check_target
+
+    run, files = out / "run", out / "export"
+    check_target(run, overwrite=True)
+    start_tensorflow(context.obj)
+    from kvae import plotting
+    from kvae.cli.export import export_run, show_export
+    from kvae.cli.training import Settings, train_run
+
+    settings = Settings(source="digits", epochs=60, latent_dim=8, batch_size=64)
+    model = train_run(settings, run)
+    plotting.save(plotting.samples(model, n=100, seed=7), out / "samples.png")
+    say("\nExporting, and running the files against Keras …\n")
+    show_export(export_run(model, settings.load(), files, ["float32", "int8"]), files)
+    say(f"""
+The report:   {run / 'report.html'}
+New digits:   {out / 'samples.png'}
+For a phone:  {files / 'vae_int8.tflite'}
+Next:         kvae train mnist --latent-dim 2    (downloads MNIST, unless TFDS_DATA_DIR has it)""")

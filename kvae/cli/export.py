@@ -1,0 +1,48 @@
+"""`kvae export`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from kvae.cli.console import say, table
+from kvae.cli.run import DataDirOption, RunArgument, open_run
+
+if TYPE_CHECKING:
+    from kvae.data import Data
+    from kvae.models import VAE
+
+VERIFIED = 256  # real images that every file is run on
+
+
+def export(
+    context: typer.Context,
+    run: RunArgument,
+    out: Annotated[Path, typer.Option(help="Folder to write.", show_default=False)],
+    precision: Annotated[list[str], typer.Option(help="float32 or int8; may be given twice.")] = ["float32", "int8"],  # noqa: B006
+    data_dir: DataDirOption = None,
+) -> None:
+    """Export a run as SavedModel and LiteRT files, each verified against Keras on real images.
+
+    Example: kvae export runs/mnist --out phone
+    """
+    opened = open_run(run, context.obj)
+    show_export(export_run(opened.model, opened.data(data_dir=data_dir), out, precision), out)
+
+
+def export_run(model: "VAE", data: "Data", out: Path, precisions: list[str]) -> dict[str, Any]:
+    from kvae.export import export as write
+
+    images, _ = data.arrays("test", limit=VERIFIED)
+    return write(model, out, images=images, precisions=tuple(precisions))
+
+
+def show_export(report: dict[str, Any], out: Path) -> None:
+    rows = []
+    for artifact in report["artifacts"]:
+        for name, check in artifact["signatures"].items():
+            rows.append(
+                [artifact["path"], artifact["bytes"], name, check["max_abs_error"], check["mean_abs_error"]]
+            )
+    table(["file", "bytes", "signature", "max |error|", "mean |error|"], rows)
+    say(f"Verified against Keras. Wrote {out}/report.json")

@@ -1,0 +1,66 @@
+"""`kvae features`, and the linear probe."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from kvae.cli.console import CommandError, say, table
+from kvae.cli.run import DataDirOption, RunArgument, open_run
+from kvae.files import atomic_file
+
+if TYPE_CHECKING:
+    from kvae.data import Data
+    from kvae.models import VAE
+
+PROBE_TRAIN, PROBE_TEST = 2000, 5000
+
+
+def features(
+    context: typer.Context,
+    run: RunArgument,
+    source: Annotated[str, typer.Argument(help="Images to encode, as for `kvae train`.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="The .npz file to write.")] = Path("features.npz"),
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "train",
+    probe: Annotated[bool, typer.Option(help="Try the features on a linear classifier, where there are labels.")] = True,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Encode images: z mean and the encoder's last hidden layer, with the labels.
+
+    Example: kvae features runs/mnist mnist --split test --out features.npz
+    """
+    if out.suffix.lower() != ".npz":
+        raise CommandError(f"Expected --out to end in .npz. Received: {out}")
+    opened = open_run(run, context.obj)
+    import numpy as np
+
+    from kvae.features import extract
+
+    data = opened.data(source, data_dir)
+    arrays = extract(opened.model, data.split(split, labels=data.has_labels))
+    with atomic_file(out) as temporary:
+        np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]
+    shapes = ", ".join(f"{name} {'×'.join(map(str, array.shape))}" for name, array in arrays.items())
+    say(f"Wrote {out}: {shapes}")
+    if probe and data.has_labels:
+        show_probe(probe_run(opened.model, data))
+
+
+def probe_run(model: "VAE", data: "Data") -> list[dict[str, Any]]:
+    """The linear probe with its controls, on a few thousand labels of the training and test splits."""
+    from kvae.evaluation import probe_with_controls
+    from kvae.features import extract
+
+    train_images, train_labels = data.arrays("train", limit=PROBE_TRAIN)
+    test_images, test_labels = data.arrays("test", limit=PROBE_TEST)
+    train = {**extract(model, train_images), "label": train_labels}
+    test = {**extract(model, test_images), "label": test_labels}
+    rows = probe_with_controls(train, train_images, test, test_images)
+    return [{**row._asdict(), "labels": len(train_images)} for row in rows]
+
+
+def show_probe(rows: list[dict[str, Any]]) -> None:
+    table(
+        [f"linear probe, {rows[0]['labels']:,} labels", "size", "test accuracy"],
+        [[row["features"], row["size"], row["accuracy"]] for row in rows],
+    )

@@ -1,0 +1,68 @@
+"""The `kvae` command. Nothing heavy is imported before a subcommand runs, so that help is instant."""
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from kvae import __version__
+from kvae.cli import demo, evaluate, export, features, plot, sample, train
+from kvae.cli.console import CommandError, show_only_our_warnings
+
+app = typer.Typer(
+    help="Variational autoencoders from training to the phone. Start with [bold]kvae demo[/bold].",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (demo, train, evaluate, sample, plot, features, export):
+    app.command()(getattr(command, command.__name__.rsplit(".", 1)[-1]))
+
+
+def _version(show: bool) -> None:
+    if show:
+        print(f"kvae {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    context: typer.Context,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and TensorFlow's log.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    context.obj = debug
+    if not debug:
+        show_only_our_warnings()
+
+
+def main() -> None:
+    """Run the command; every error that a user can mend is one line and exit status 1."""
+    debug = "--debug" in sys.argv
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit("kvae: stopped.")
+    except BrokenPipeError:  # `kvae … | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(1)
+    except Exception as error:
+        if debug or not _is_for_people(error):
+            raise
+        sys.exit(f"kvae: error: {_one_line(error)}")
+
+
+def _is_for_people(error: Exception) -> bool:
+    """Errors of our own, of the file system and of bad values have messages that help without a traceback."""
+    return isinstance(error, CommandError | ValueError | OSError | MemoryError) or type(error).__module__.startswith(
+        "kvae."
+    )
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,43 @@
+"""`kvae plot`, and the pictures of a run."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from kvae.cli.console import say
+from kvae.cli.run import DataDirOption, RunArgument, open_run, read_history
+
+if TYPE_CHECKING:
+    from kvae.data import Data
+    from kvae.models import VAE
+
+PICTURED = 2000  # test images behind the latent map and the statistics per latent
+
+
+def plot(context: typer.Context, run: RunArgument, data_dir: DataDirOption = None) -> None:
+    """Draw a run's figures and its report again.
+
+    Example: kvae plot runs/mnist
+    """
+    opened = open_run(run, context.obj)
+    from kvae.report import write_report
+
+    for path in draw(run, opened.model, opened.data(data_dir=data_dir), read_history(run)):
+        say(f"Wrote {path}")
+    say(f"Wrote {write_report(run)}")
+
+
+def draw(run: Path, model: "VAE", data: "Data", history: dict[str, list[float]]) -> list[Path]:
+    """Write the figures of a run from its first test images."""
+    from kvae.evaluation import latent_statistics
+    from kvae.features import extract
+    from kvae.report import write_figures
+
+    images, labels = data.arrays("test", limit=PICTURED)
+    features = extract(model, images, hidden=False)
+    statistics = latent_statistics(features["mean"], features["variance"])
+    return write_figures(
+        run, model, images, labels, history,
+        label_names=data.label_names, means=features["mean"], kl=statistics.kl,
+    )  # fmt: skip

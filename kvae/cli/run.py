@@ -1,0 +1,93 @@
+"""A RUN: the folder that holds one training."""
+
+import csv
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from kvae.cli.console import CommandError, our_warnings, start_tensorflow
+from kvae.files import atomic_file
+
+if TYPE_CHECKING:
+    from kvae.data import Data
+    from kvae.models import VAE
+
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Folder made by `kvae train`.", show_default=False)]
+DataDirOption = Annotated[
+    Path | None,
+    typer.Option(help="Where TensorFlow Datasets keeps prepared sets (else TFDS_DATA_DIR).", show_default=False),
+]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained model with what is needed to use it: its configuration and its data."""
+
+    path: Path
+    config: dict[str, Any]
+    model: "VAE"
+
+    def data(self, source: str | None = None, data_dir: Path | None = None) -> "Data":
+        """The data that the run was trained on, or another source prepared in the same way."""
+        from kvae import data
+
+        config = self.config
+        if source is None:
+            source, data_dir = config["source"], data_dir or config.get("data_dir")
+        loaded = data.load(
+            source,
+            batch_size=256,
+            seed=config["seed"],
+            binarize=config["binarize"],
+            size=config["size"],
+            grayscale=config["grayscale"],
+            data_dir=data_dir,
+        )
+        if loaded.image_shape != self.model.image_shape:
+            raise CommandError(
+                f"Expected images of shape {self.model.image_shape}, as this run was trained on. "
+                f"Received: {source} with {loaded.image_shape}"
+            )
+        return loaded
+
+
+def open_run(path: Path, debug: bool = False) -> Run:
+    """Load a run; CommandError if the folder isn't one or its files are damaged."""
+    for name in ("config.json", "model.keras"):
+        if not (path / name).is_file():
+            raise CommandError(
+                f"Expected a folder made by `kvae train`, with {name} in it. Received: {path}"
+                + ("" if path.exists() else " (no such folder)")
+            )
+    try:
+        config = json.loads((path / "config.json").read_text())
+        config["source"], config["seed"], config["binarize"], config["size"], config["grayscale"]  # noqa: B018
+    except (ValueError, KeyError, TypeError) as error:
+        raise CommandError(f"Expected the configuration that `kvae train` wrote. Received: {path}/config.json ({error})") from error
+    start_tensorflow(debug)
+    our_warnings()
+    import kvae
+
+    try:
+        model = kvae.load(path / "model.keras")
+    except Exception as error:
+        if debug:
+            raise
+        reason = " ".join(str(error).split())[:200]
+        raise CommandError(f"{path / 'model.keras'} can't be loaded: is it damaged? ({reason})") from error
+    return Run(path, config, model)
+
+
+def read_history(run: Path) -> dict[str, list[float]]:
+    """history.csv as lists by column."""
+    with open(run / "history.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    return {name: [float(row[name]) for row in rows] for name in rows[0]} if rows else {}
+
+
+def write_json(path: Path, content: Any) -> None:
+    with atomic_file(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n")

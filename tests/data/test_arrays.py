@@ -1,0 +1,183 @@
+"""Arrays and array files: what is taken, what is refused and why."""
+
+import re
+
+import numpy as np
+import pytest
+
+import kvae
+
+from .pictures import numbered, numbers
+
+IMAGES = numbered(40)
+
+
+@pytest.mark.parametrize(
+    ("images", "shape"),
+    [
+        (IMAGES, (9, 10, 1)),
+        (IMAGES[..., 0], (9, 10, 1)),
+        (IMAGES.astype(np.int64), (9, 10, 1)),
+        (IMAGES / 255, (9, 10, 1)),
+        ((IMAGES / 255).astype(np.float32), (9, 10, 1)),
+        (np.repeat(IMAGES, 3, -1), (9, 10, 3)),
+        (np.asfortranarray(IMAGES), (9, 10, 1)),
+    ],
+)
+def test_values_come_out_in_the_unit_interval(images, shape):
+    data = kvae.data.load(images)
+    assert data.image_shape == shape
+    x = np.concatenate([data.arrays(name)[0] for name in ("train", "validation", "test")])
+    order = numbers(x)
+    assert sorted(order) == list(range(40))
+    np.testing.assert_allclose(x[..., :1], (IMAGES / 255)[order], atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("keys", "counts", "labels"),
+    [
+        ({"x_train": 20, "y_train": 20, "x_test": 10, "y_test": 10}, (18, 2, 10), True),
+        ({"x_train": 20, "x_test": 10}, (18, 2, 10), False),
+        ({"x_train": 20, "x_val": 5, "x_test": 10}, (20, 5, 10), False),
+        ({"x_train": 20, "x_valid": 5}, (18, 5, 2), False),
+        ({"x_train": 20, "y_train": 20, "x_validation": 5, "y_validation": 5}, (18, 5, 2), True),
+        ({"images": 20, "labels": 20}, (16, 2, 2), True),
+        ({"image": 20, "label": 20}, (16, 2, 2), True),
+        ({"x": 20, "y": 20}, (16, 2, 2), True),
+        ({"data": 20}, (16, 2, 2), False),
+        ({"anything": 20}, (16, 2, 2), False),
+    ],
+)
+def test_keys_of_npz_files(tmp_path, keys, counts, labels):
+    made = {k: (np.arange(n) % 2 if k[0] in "yl" else IMAGES[:n]) for k, n in keys.items()}
+    np.savez_compressed(tmp_path / "set.npz", **made)
+    data = kvae.data.load(tmp_path / "set.npz")
+    assert data.name == "set"
+    assert (data.num_train, data.num_validation, data.num_test) == counts
+    assert data.has_labels == labels
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "expected"),
+    [
+        (np.arange(40) % 3, (), np.arange(40) % 3),
+        ((np.arange(40) % 3)[:, None], (), np.arange(40) % 3),
+        ((np.arange(40) % 3).astype(float), (), np.arange(40) % 3),
+        (["ant", "bee"] * 20, ("ant", "bee"), np.arange(40) % 2),
+    ],
+)
+def test_labels(labels, names, expected):
+    data = kvae.data.load((IMAGES, labels))
+    images, found = data.arrays("train")
+    assert data.label_names == names
+    np.testing.assert_array_equal(found, expected[numbers(images)])
+
+
+def floats(value):
+    images = np.full((10, 8, 8), 0.5)
+    images[3, 2, 1:3] = value
+    return images
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (np.zeros((4, 64)), "reshape flat ones. Received: shape (4, 64)"),
+        (np.zeros((0, 8, 8)), "expected at least one image. Received: shape (0, 8, 8)"),
+        (np.zeros((4, 8, 8, 2)), "expected 1 or 3 channels in the last axis"),
+        (np.zeros((4, 8, 8, 0)), "Received: images of shape (8, 8, 0)"),
+        (np.zeros((4, 3, 32, 32)), "np.moveaxis(images, 1, -1). Received: images of shape (3, 32, 32)"),
+        (np.zeros((4, 7, 8)), "at least 8x8"),
+        (np.zeros((28, 28, 3)), "enlarge them with size=. Received: images of shape (28, 3, 1)"),
+        (floats(np.nan), "expected finite values; repair or drop them. Received: 2 NaN or infinite"),
+        (floats(np.inf), "Received: 2 NaN or infinite"),
+        (floats(255.0), "expected floats in [0, 1]; divide by 255. Received: values from 0.5 to 255"),
+        (floats(-1.0), "rescale them, (x - min) / (max - min). Received: values from -1 to 0.5"),
+        (
+            np.full((4, 8, 8), 256),
+            "expected integers in 0..255; scale floats to [0, 1] for more levels. Received: valu",
+        ),
+        (np.full((4, 8, 8), -1), "Received: values from -1 to -1"),
+        (np.full((4, 8, 8), "a"), "expected numbers"),
+        (np.zeros((4, 8, 8), complex), "Received: dtype complex128"),
+        (np.array([np.zeros((8, 8)), None], object), "put them in a folder. Received: dtype object"),
+        (np.zeros((1, 8, 8)), "(at least 3). Received: 1 image"),
+        (np.zeros((2, 8, 8)), "Received: 2 images"),
+        ((IMAGES, np.zeros(39)), "expected as many labels as images. Received: 39 for 40 images"),
+        ((IMAGES, np.eye(40)), "take np.argmax(labels, -1) of one-hot ones. Received: shape (40, 40)"),
+        ((IMAGES, np.full(40, 0.5)), "integers or strings. Received: dtype float64"),
+        ((IMAGES, None, None), "Expected a pair (images, labels). Received: tuple of 3"),
+        (42, "must be a name, a path, an array or a pair (images, labels). Received: int"),
+        ("no/such/folder", "no such file or folder. Received: no/such/folder"),
+        ("faces.npz", "no such file or folder. Received: faces.npz"),
+        ("./faces", "no such file or folder"),
+    ],
+)
+def test_refusals(source, message):
+    with pytest.raises(kvae.data.DataError, match=re.escape(message)) as caught:
+        kvae.data.load(source)
+    assert "\n" not in str(caught.value)
+    assert "Received: " in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "'batch_size' must be an integer >= 1. Received: 0"),
+        ({"seed": -1}, "'seed' must be an integer >= 0. Received: -1"),
+        ({"binarize": "dither"}, "must be one of none, threshold, stochastic. Received: 'dither'"),
+        ({"size": 4}, "'size' must be an integer or (H, W), each >= 8. Received: 4"),
+        ({"size": (8, 8, 8)}, "Received: (8, 8, 8)"),
+        ({"size": "big"}, "Received: 'big'"),
+        ({"validation_fraction": 1.0}, "'validation_fraction' must be in [0, 1). Received: 1.0"),
+        ({"test_fraction": -0.1}, "'test_fraction' must be in [0, 1). Received: -0.1"),
+        ({"test_fraction": 0.5, "validation_fraction": 0.5}, "must add up to less than 1"),
+    ],
+)
+def test_refused_options(options, message):
+    with pytest.raises(kvae.data.DataError, match=re.escape(message)):
+        kvae.data.load(IMAGES, **options)
+
+
+@pytest.mark.parametrize("content", ["object", "cut npy", "cut npz", "text", "empty"])
+def test_broken_files(tmp_path, content):
+    path = tmp_path / ("a.npz" if content == "cut npz" else "a.npy")
+    if content == "object":
+        np.save(path, np.array([{}, {}], object), allow_pickle=True)
+    elif content == "cut npy":
+        np.save(path, IMAGES)
+    elif content == "cut npz":
+        np.savez(path, images=IMAGES)
+    if content.startswith("cut"):
+        path.write_bytes(path.read_bytes()[:-100])
+    elif content != "object":
+        path.write_text("hello" if content == "text" else "")
+    with pytest.raises(
+        kvae.data.DataError, match=r"^a\.np[yz]: expected a readable array of numbers. Received: ."
+    ):
+        kvae.data.load(path)
+
+
+def test_files_that_hold_something_else(tmp_path):
+    np.savez(tmp_path / "a.npz", weights=np.zeros(3), bias=np.zeros(3))
+    with pytest.raises(kvae.data.DataError, match="Received: bias, weights"):
+        kvae.data.load(tmp_path / "a.npz")
+    np.savez(tmp_path / "b.npz", x_train=IMAGES, x_test=IMAGES[:, :8])
+    with pytest.raises(kvae.data.DataError, match="same image shape and type in every split"):
+        kvae.data.load(tmp_path / "b.npz")
+    (tmp_path / "c.txt").write_text("hello")
+    with pytest.raises(kvae.data.DataError, match=r"Expected an image folder or a .npy or .npz file.*c.txt"):
+        kvae.data.load(tmp_path / "c.txt")
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_size_and_channels(dtype):
+    images = numbered(40, 12, 20, 3)
+    images = images if dtype == np.uint8 else (images / 255).astype(np.float32)
+    x = kvae.data.load(images, size=(8, 10), grayscale=True).arrays("train")[0]
+    assert x.shape == (32, 8, 10, 1)
+    assert 0 <= x.min() < x.max() <= 1
+    assert kvae.data.load(IMAGES, grayscale=False).image_shape == (9, 10, 3)
+    grey = kvae.data.load(images, grayscale=True, validation_fraction=0, test_fraction=0).arrays("train")[0]
+    luma = images @ np.array([0.299, 0.587, 0.114])  # ITU-R 601
+    np.testing.assert_allclose(grey[..., 0] * (255 if dtype == np.uint8 else 1), luma, atol=0.51)

@@ -1,0 +1,157 @@
+"""Sets of TensorFlow Datasets: reading prepared ones, and what is said of those that cannot be had."""
+
+import re
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+import kvae
+
+
+def test_mnist_in_memory_and_streamed_agree(tfds_dir):
+    loaded = kvae.data.load("mnist", data_dir=tfds_dir)
+    streamed = kvae.data.load("mnist", data_dir=tfds_dir, cache_bytes=0)
+    assert (loaded.num_train, loaded.num_validation, loaded.num_test) == (54_000, 6_000, 10_000)
+    assert loaded.label_names == tuple("0123456789")
+    images, labels = loaded.arrays("test")
+    assert abs(images.mean() * 255 - 33.7912) < 1e-3  # the mean pixel published with the set
+    some, some_labels = streamed.arrays("test", limit=100)
+    np.testing.assert_array_equal(some, images[:100])
+    np.testing.assert_array_equal(some_labels, labels[:100])
+
+
+def test_the_environment_names_the_folder(tfds_dir, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", tfds_dir)
+    data = kvae.data.load("cifar10_small", validation_fraction=0.25, cache_bytes=0, size=16, grayscale=True)
+    assert (data.num_train, data.num_validation, data.num_test) == (15_000, 5_000, 10_000)
+    assert data.label_names[:2] == ("airplane", "automobile")
+    x, y = next(iter(data.split("validation", labels=True, limit=40)))
+    assert x.shape == (40, 16, 16, 1)
+    assert len(np.unique(y)) > 4
+    assert 0.3 < x.numpy().mean() < 0.6
+
+
+def test_binary_images_have_levels_once_resized(tfds_dir):
+    data = kvae.data.load("binarized_mnist", data_dir=tfds_dir, cache_bytes=0, size=20)
+    x = data.arrays("test", limit=50)[0]
+    assert x.max() == 1
+    assert len(np.unique(x)) > 50
+
+
+def test_a_set_without_label_or_with_levels_of_16_bits(tmp_path):
+    images = np.random.default_rng(0).integers(0, 65536, (40, 10, 12, 1), np.uint16)
+    write_set(tmp_path, "deep", {"image": tfds.features.Image(shape=(10, 12, 1), dtype=np.uint16)}, images)
+    data = kvae.data.load("deep", data_dir=tmp_path)
+    assert (data.num_train, data.num_validation, data.num_test, data.has_labels) == (32, 4, 4, False)
+    order = np.concatenate([data.arrays(name)[0] for name in ("train", "validation", "test")])
+    np.testing.assert_allclose(order * 255, images / 257, atol=0.5 + 1e-4)  # rounded to 8 bits
+
+
+def test_images_of_several_sizes_need_a_size(tmp_path):
+    images = [np.full((h, 30, 3), h, np.uint8) for h in range(20, 60)]
+    write_set(tmp_path, "mixed", {"image": tfds.features.Image(shape=(None, None, 3))}, images)
+    with pytest.raises(kvae.data.DataError, match=r"mixed: expected images of one size; pass size= \(--size"):
+        kvae.data.load("mixed", data_dir=tmp_path)
+    data = kvae.data.load("mixed", data_dir=tmp_path, size=(16, 24))
+    x = data.arrays("train")[0]
+    assert x.shape == (32, 16, 24, 3)
+    assert len(np.unique(x)) == 32
+
+
+def test_a_set_without_images(tmp_path):
+    write_set(tmp_path, "sounds", {"audio": tfds.features.Scalar(np.int64)}, range(9), key="audio")
+    with pytest.raises(kvae.data.DataError, match=r"expected a set with an 'image' feature. Received: audio"):
+        kvae.data.load("sounds", data_dir=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [("mnits", "mnist"), ("digit", "digits"), ("my_own_st", "my_own_set"), ("cifar1", "cifar10")],
+)
+def test_an_unknown_name_lists_near_ones(tmp_path, name, near):
+    write_set(
+        tmp_path,
+        "my_own_set",
+        {"image": tfds.features.Image(shape=(8, 8, 1))},
+        np.zeros((9, 8, 8, 1), np.uint8),
+    )
+    with pytest.raises(kvae.data.DataError, match=f"did you mean.*{near}.*Received: '{name}'"):
+        kvae.data.load(name, data_dir=tmp_path)
+
+
+def test_an_unknown_name_like_nothing():
+    with pytest.raises(kvae.data.DataError, match=r"see the catalogue.*Received: 'qqqqqqqq'"):
+        kvae.data.load("qqqqqqqq")
+
+
+@pytest.mark.parametrize(
+    ("options", "failure", "message"),
+    [
+        (
+            {"download": False},
+            None,
+            "not prepared and download=False; put a prepared copy into data_dir",
+        ),
+        (
+            {},
+            ConnectionError("no\nroute"),
+            "could not be downloaded.*TFDS_DATA_DIR.*ConnectionError: no route",
+        ),
+        ({}, RuntimeError("x" * 500), "Received: RuntimeError: x{160}…$"),
+    ],
+)
+def test_a_set_that_is_not_there(tmp_path, monkeypatch, options, failure, message):
+    def fail(*args, **kwargs):
+        raise failure
+
+    monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", fail)
+    monkeypatch.setattr("socket.getaddrinfo", lambda *args: [])
+    with pytest.raises(kvae.data.DataError, match=message) as caught:
+        kvae.data.load("mnist", data_dir=tmp_path, **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_network_is_said_at_once(tmp_path, monkeypatch):
+    def unknown(*args):
+        raise OSError(-2, "Name or service not known")
+
+    monkeypatch.setattr("socket.getaddrinfo", unknown)
+    monkeypatch.setattr("urllib.request.getproxies", dict)
+    start = time.monotonic()
+    with pytest.raises(
+        kvae.data.DataError, match=r"no connection to storage.googleapis.com \(Name or service"
+    ):
+        kvae.data.load("mnist", data_dir=tmp_path)
+    assert time.monotonic() - start < 5
+
+
+def test_a_folder_of_the_same_name_is_pointed_out(tmp_path, monkeypatch):
+    (tmp_path / "mnist").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(kvae.data.DataError, match=re.escape("write ./mnist for the folder")):
+        kvae.data.load("mnist", data_dir=tmp_path / "none", download=False)
+
+
+def write_set(root, name, features, values, key="image"):
+    """A prepared set of one split, as TFDS writes it, that no builder knows."""
+    folder = root / name / "1.0.0"
+    folder.mkdir(parents=True, exist_ok=True)
+    features = tfds.features.FeaturesDict(features)
+    split = tfds.core.SplitInfo(
+        name="train",
+        shard_lengths=[len(values)],
+        num_bytes=0,
+        filename_template=tfds.core.ShardedFileTemplate(
+            data_dir=folder, dataset_name=name, split="train", filetype_suffix="tfrecord"
+        ),
+    )
+    path = folder / f"{name}-train.tfrecord-00000-of-00001"
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for value in values:
+            writer.write(features.serialize_example(features.encode_example({key: value})))
+    tfds.folder_dataset.write_metadata(
+        data_dir=folder, features=features, split_infos=[split], check_data=False
+    )

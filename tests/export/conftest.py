@@ -1,0 +1,104 @@
+"""Small models of every kind, and one export that many tests look at."""
+
+import keras
+import kvae.export
+import numpy as np
+import pytest
+from keras import layers
+
+import kvae
+from kvae import networks
+
+
+def user_encoder(size: int) -> keras.Model:
+    return keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            layers.Conv2D(8, 3, strides=2),
+            layers.BatchNormalization(),
+            layers.ReLU(),
+            layers.Dropout(0.5),
+            layers.Flatten(),
+            layers.Dense(size),
+        ]
+    )
+
+
+def user_decoder(*bodies: keras.layers.Layer) -> keras.Model:
+    """From 3 latents to 8×8×1 by way of the given layers, from a 4×4×4 grid."""
+    last = layers.Conv2D(1, 3, padding="same")
+    return keras.Sequential([keras.Input((3,)), layers.Dense(64), layers.Reshape((4, 4, 4)), *bodies, last])
+
+
+def mixed_precision() -> kvae.VAE:
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        return kvae.VAE(latent_dim=4, image_shape=(8, 8, 1))
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+MODELS = {
+    "default 28x28x1": lambda: kvae.VAE(latent_dim=16, image_shape=(28, 28, 1)),
+    "Autoencoder": lambda: kvae.Autoencoder(latent_dim=2, image_shape=(8, 8, 1)),
+    "DiagonalNormal, odd sizes": lambda: kvae.VAE(
+        likelihood=kvae.likelihoods.DiagonalNormal(), latent_dim=5, image_shape=(13, 17, 3)
+    ),
+    "Normal with a learned scale, MLP": lambda: kvae.VAE(
+        kvae.Encoder(4, body=networks.MLP((64, 32))),
+        kvae.Decoder((8, 8, 1), body=networks.MLP((64,))),
+        likelihood=kvae.likelihoods.Normal(0.1, learned=True),
+        latent_dim=4,
+        image_shape=(8, 8, 1),
+    ),
+    "Sequential encoder and decoder": lambda: kvae.VAE(
+        user_encoder(6),
+        user_decoder(layers.UpSampling2D(2, interpolation="bilinear")),
+        latent_dim=3,
+        image_shape=(8, 8, 1),
+    ),
+    "mixed_float16": mixed_precision,
+}
+
+
+def trained_vae() -> kvae.VAE:
+    keras.utils.set_random_seed(0)
+    vae = kvae.VAE(latent_dim=2, image_shape=(8, 8, 1))
+    vae.compile(optimizer="adam")
+    vae.fit(np.random.default_rng(0).random((128, 8, 8, 1)), epochs=2, verbose=0)
+    return vae
+
+
+@pytest.fixture(scope="session")
+def vae():
+    return trained_vae()
+
+
+@pytest.fixture(scope="session")
+def images():
+    return np.random.default_rng(1).random((40, 8, 8, 1), dtype=np.float32)
+
+
+@pytest.fixture(scope="session")
+def exported(vae, images, tmp_path_factory):
+    """Folder of an export of `vae`; look, don't touch."""
+    out = tmp_path_factory.mktemp("export") / "vae"
+    kvae.export.export(vae, out, images=images)
+    return out
+
+
+@pytest.fixture(params=MODELS, scope="session")
+def any_model(request):
+    keras.utils.set_random_seed(1)
+    return MODELS[request.param]()
+
+
+@pytest.fixture
+def mixed_vae():
+    return mixed_precision()
+
+
+@pytest.fixture(scope="session")
+def make_decoder():
+    return user_decoder

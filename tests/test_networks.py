@@ -1,0 +1,74 @@
+"""Encoder, decoder and bodies: shapes of every size, and Keras's own layer checks."""
+
+import keras
+import numpy as np
+import pytest
+from keras.src.testing import TestCase
+
+from kvae import distributions, networks, priors
+
+SHAPES = [(8, 8, 1), (28, 28, 1), (29, 31, 3), (13, 64, 1), (17, 11, 3), (64, 64, 3)]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("body", ["conv", "mlp"])
+def test_any_image_size(shape, body):
+    encoder = networks.Encoder(5, networks.MLP((32,)) if body == "mlp" else None)
+    decoder = networks.Decoder(shape, networks.MLP((32,)) if body == "mlp" else None)
+    params = encoder(np.zeros((2, *shape), "float32"))
+    assert params.shape == (2, 10)
+    assert decoder(params[:, :5]).shape == (2, *shape)
+
+
+class TestWithKerasLayerChecks(TestCase):
+    """`run_layer_test`: config round trip, build, symbolic and eager calls, a training step, mixed precision."""
+
+    def check(self, cls, kwargs, input_shape, output_shape, **options):
+        self.run_layer_test(
+            cls, init_kwargs=kwargs, input_shape=input_shape, expected_output_shape=output_shape, **options
+        )
+
+    def test_bodies(self):
+        self.check(networks.MLP, {"units": (6, 4)}, (2, 8, 8, 1), (2, 4))
+        self.check(networks.ConvDown, {"filters": (4, 6), "units": 5}, (2, 9, 8, 3), (2, 5))
+        self.check(networks.ConvUp, {"filters": (4, 6, 8)}, (2, 3, 3, 4), (2, 12, 12, 8))
+        self.check(networks.DepthToSpace, {}, (2, 3, 4, 8), (2, 6, 8, 2))
+
+    def test_networks(self):
+        self.check(networks.Encoder, {"latent_dim": 3}, (2, 8, 9, 1), (2, 6))
+        self.check(networks.Encoder, {"latent_dim": 3, "body": networks.MLP((4,))}, (2, 8, 9, 1), (2, 6))
+        self.check(networks.Decoder, {"image_shape": (8, 9, 1)}, (2, 3), (2, 8, 9, 1))
+        self.check(
+            networks.Decoder, {"image_shape": (8, 9, 1), "body": networks.MLP((4,)), "param_size": 2}, (2, 3), (2, 8, 9, 2)
+        )
+
+    def test_families_and_priors(self):
+        # No mixed precision check: densities are float32 under every policy, which is the point.
+        off = {"run_mixed_precision_check": False}
+        self.check(distributions.Bernoulli, {}, (2, 4, 4, 1), (2, 4, 4, 1), **off)
+        self.check(distributions.Normal, {"scale": 0.5}, (2, 4, 4, 1), (2, 4, 4, 1), **off)
+        self.check(distributions.DiagonalNormal, {"min_scale": 0.01}, (2, 6), (2, 3), **off)
+        self.check(priors.StandardNormal, {}, (2, 3), (2,), **off)
+
+
+def test_decoder_under_mixed_precision_gives_float32_logits():
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    for network, x in ((networks.Encoder(3), np.zeros((2, 8, 8, 1))), (networks.Decoder((8, 8, 1)), np.zeros((2, 3)))):
+        assert keras.backend.standardize_dtype(network(x).dtype) == "float32"
+        assert network.body.compute_dtype == "bfloat16"
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: networks.Encoder(0), "latent_dim=0"),
+        (lambda: networks.Decoder((28, 28)), r"image_shape=\(28, 28\)"),
+        (lambda: networks.Decoder((28, 0, 1)), "three positive integers"),
+        (lambda: networks.MLP(()), r"units=\(\)"),
+        (lambda: networks.ConvUp((8, -1)), "filters"),
+        (lambda: networks.ConvDown((8, 2.5)), "filters"),
+    ],
+)
+def test_bad_sizes_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

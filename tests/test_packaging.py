@@ -1,0 +1,112 @@
+"""The shape of the package: what it lists, what it imports, how fast it starts."""
+
+import ast
+import configparser
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import kvae
+
+ROOT = Path(__file__).resolve().parent.parent
+FILES = [*ROOT.glob("kvae/**/*.py"), *ROOT.glob("export/**/*.py")]
+
+#: room: what of kvae it may import (DESIGN: arrows point one way)
+MAY_IMPORT = {
+    "schedules": set(),
+    "files": set(),
+    "distributions": set(),
+    "priors": {"distributions"},
+    "objectives": {"distributions", "schedules"},
+    "networks": set(),
+    "models": {"distributions", "priors", "objectives", "networks", "schedules"},
+    "data": set(),
+    "evaluation": {"models", "distributions", "features"},
+    "features": {"models", "distributions"},
+    "posteriors": {"distributions"},
+    "likelihoods": {"distributions"},
+    "plotting": {"models", "evaluation", "features", "files"},
+    "report": {"models", "evaluation", "features", "plotting", "files"},
+    "export": {"models", "distributions", "priors", "networks", "files"},
+}
+USES_TENSORFLOW = {"models", "data", "evaluation", "export", "cli"}
+
+
+def room(file: Path) -> str:
+    parts = file.relative_to(ROOT).with_suffix("").parts
+    return parts[0] if parts[0] == "export" else parts[1]
+
+
+def imports(file: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_arrows_point_one_way(file):
+    here = room(file)
+    if here in ("cli", "__init__", "__main__"):
+        return
+    used = {name.split(".")[1] for name in imports(file) if name.startswith("kvae.")}
+    used &= {*MAY_IMPORT, "cli"}
+    assert used <= MAY_IMPORT[here] | {here}, f"{file} imports {used - MAY_IMPORT[here] - {here}}"
+    if here not in USES_TENSORFLOW:
+        assert not {name for name in imports(file) if name.split(".")[0] == "tensorflow"}
+
+
+def test_setup_cfg_lists_every_package():
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    listed = set(config["options"]["packages"].split())
+    found = {".".join(path.parent.relative_to(ROOT).parts) for path in ROOT.glob("kvae/**/__init__.py")}
+    found |= {"kvae." + ".".join(path.parent.relative_to(ROOT).parts) for path in ROOT.glob("export/**/__init__.py")}
+    assert listed == found
+    assert config["metadata"]["version"] == kvae.__version__
+
+
+def test_import_is_lazy():
+    code = (
+        "import sys, kvae, kvae.cli.main; "
+        "print([m for m in ('tensorflow', 'keras', 'numpy', 'matplotlib', 'sklearn') if m in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_every_public_name_can_be_imported():
+    for name in kvae.__all__:
+        assert getattr(kvae, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        kvae.nonsense  # noqa: B018
+
+
+def test_help_is_instant():
+    """Under 0.5 s of processor time: what a busy machine does beside it is not the command's doing."""
+    import resource
+
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    started = time.perf_counter()
+    done = subprocess.run([sys.executable, "-m", "kvae", "--help"], capture_output=True, text=True, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert "train" in done.stdout
+    used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    assert used < 0.5, f"{used:.2f} s of processor time, {time.perf_counter() - started:.2f} s in all"
+
+
+def test_every_registered_class_has_a_case():
+    """A new part has a row in a case table, or this fails."""
+    from keras.src.saving.object_registration import GLOBAL_CUSTOM_OBJECTS
+
+    for name in kvae.__all__:
+        getattr(kvae, name)
+    registered = {cls.__name__ for key, cls in GLOBAL_CUSTOM_OBJECTS.items() if key.startswith("kvae>")}
+    tests = "\n".join(path.read_text() for path in (ROOT / "tests").glob("test_*.py"))
+    assert registered
+    assert {name for name in registered if f".{name}(" not in tests and f".{name}," not in tests} == set()

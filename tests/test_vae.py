@@ -1,0 +1,322 @@
+"""The VAE as a citizen of Keras: each test uses a real model."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import kvae
+from kvae import likelihoods, networks, objectives, schedules
+
+NAMES = {"loss", "elbo", "distortion", "rate", "active_units"}
+
+
+def small_vae(**kwargs):
+    """A VAE that trains in a blink."""
+    kwargs = {"latent_dim": 3, "image_shape": (8, 8, 1)} | kwargs
+    bodies = {
+        "encoder": networks.Encoder(kwargs["latent_dim"], networks.MLP((32,))),
+        "decoder": networks.Decoder(kwargs["image_shape"], networks.MLP((32,))),
+    }
+    return kvae.VAE(**(bodies | kwargs))
+
+
+@pytest.fixture
+def x(digits):
+    return digits[0][:256]
+
+
+def assert_equal_weights(a, b):
+    assert len(a.weights) == len(b.weights)
+    for v, w in zip(a.weights, b.weights):
+        np.testing.assert_array_equal(v, w, err_msg=v.path)
+
+
+def test_fit_with_validation_early_stopping_and_checkpoint(x, tmp_path):
+    vae = small_vae()
+    vae.compile("adam")
+    callbacks = [
+        keras.callbacks.ModelCheckpoint(tmp_path / "best.keras", monitor="val_loss", save_best_only=True),
+        keras.callbacks.EarlyStopping("val_loss", patience=1, restore_best_weights=True),
+    ]
+    history = vae.fit(x, epochs=3, batch_size=32, validation_data=x[:64], callbacks=callbacks, verbose=0).history
+    assert set(history) == NAMES | {f"val_{name}" for name in NAMES}
+    assert history["val_loss"][-1] < history["val_loss"][0]
+    np.testing.assert_allclose(history["val_loss"], -np.asarray(history["val_elbo"]), rtol=1e-6)
+    best = kvae.load(tmp_path / "best.keras")
+    score = best.evaluate(x[:64], batch_size=32, verbose=0, return_dict=True)
+    assert score["loss"] == pytest.approx(min(history["val_loss"]), rel=1e-5)
+
+
+def test_evaluation_draws_the_same_noise_every_time(x):
+    vae = small_vae()
+    vae.compile()
+    first, second = (vae.evaluate(x, batch_size=50, verbose=0, return_dict=True) for _ in range(2))
+    assert first == second
+    assert first["elbo"] == pytest.approx(-(first["distortion"] + first["rate"]), rel=1e-6)
+
+
+def test_val_loss_is_not_weighted_by_beta(x):
+    scores = []
+    for beta in (0.0, 10.0):
+        vae = small_vae(objective=objectives.ELBO(beta))
+        vae.set_weights(keras.tree.map_structure(np.asarray, reference_weights(vae)))
+        vae.compile()
+        scores.append(vae.evaluate(x, verbose=0, return_dict=True))
+    assert scores[0] == scores[1]
+
+
+def reference_weights(vae):
+    rng = np.random.default_rng(0)
+    return [rng.normal(0, 0.1, w.shape).astype(np.asarray(w).dtype) for w in vae.get_weights()]
+
+
+@pytest.mark.parametrize("kind", ["x", "(x, y)", "(x, y, sample_weight)", "arrays"])
+def test_what_fit_takes(kind, x):
+    y, weight = np.arange(len(x)), np.ones(len(x), "float32")
+    vae = small_vae()
+    vae.compile()
+    if kind == "arrays":
+        vae.fit(x, y, sample_weight=weight, verbose=0)
+        score = vae.evaluate(x, verbose=0, return_dict=True)
+        prediction = vae.predict(x, verbose=0)
+    else:
+        tensors = {"x": x, "(x, y)": (x, y), "(x, y, sample_weight)": (x, y, weight)}[kind]
+        data = tf.data.Dataset.from_tensor_slices(tensors).batch(32)
+        vae.fit(data, verbose=0)
+        score, prediction = vae.evaluate(data, verbose=0, return_dict=True), vae.predict(data, verbose=0)
+    assert set(score) == NAMES
+    np.testing.assert_allclose(prediction, vae.reconstruct(x), atol=1e-6)
+
+
+def test_sample_weight_zero_is_as_if_the_example_was_not_there(x):
+    weight = np.concatenate([np.ones(100), np.zeros(156)]).astype("float32")
+    vae = small_vae()
+    vae.compile(keras.optimizers.SGD(1e-3))
+    values = vae.batch_values(tf.constant(x), vae.noise(0), training=True)
+    history = vae.fit(x, sample_weight=weight, batch_size=256, shuffle=False, verbose=0).history
+    assert history["distortion"][0] == pytest.approx(float(np.mean(values["distortion"][:100])), rel=1e-4)
+    assert history["loss"][0] != pytest.approx(float(np.mean(values["loss"])), rel=1e-4)
+
+
+def test_keras_file_keeps_outputs_optimizer_step_and_randomness(x, tmp_path):
+    """A resumed training equals an unbroken one, bit for bit."""
+    vae = small_vae(objective=objectives.ELBO(schedules.LinearWarmup(steps=30)))
+    vae.compile(keras.optimizers.Adam(1e-3))
+    vae.fit(x, epochs=2, batch_size=32, shuffle=False, verbose=0)
+    vae.save(tmp_path / "vae.keras")
+    again = keras.models.load_model(tmp_path / "vae.keras")
+    assert int(again.step) == int(vae.step) == int(again.optimizer.iterations) == 16
+    np.testing.assert_array_equal(again.predict(x, verbose=0), vae.predict(x, verbose=0))
+    assert len(again.optimizer.variables) == len(vae.optimizer.variables) > 10
+    for a, b in zip(again.optimizer.variables, vae.optimizer.variables):
+        np.testing.assert_array_equal(a, b)
+    for model in (vae, again):
+        model.fit(x, epochs=1, batch_size=32, shuffle=False, verbose=0)
+    assert_equal_weights(vae, again)
+
+
+@keras.saving.register_keras_serializable("tests")
+class UserDecoder(keras.Model):
+    """A user's own subclassed decoder, without build."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dense, self.reshape = keras.layers.Dense(64), keras.layers.Reshape((8, 8, 1))
+
+    def call(self, z):
+        return self.reshape(self.dense(z))
+
+
+def test_user_models_stand_in_and_are_saved_along(x, tmp_path):
+    inputs = keras.Input((8, 8, 1))
+    hidden = keras.layers.BatchNormalization()(keras.layers.Dense(16)(keras.layers.Flatten()(inputs)))
+    encoder = keras.Model(inputs, keras.layers.Dense(6)(keras.layers.Dropout(0.1)(hidden)))
+    vae = kvae.VAE(encoder, UserDecoder(), latent_dim=3, image_shape=(8, 8, 1))
+    vae.compile()
+    vae.fit(x, verbose=0)
+    assert np.any(encoder.layers[3].moving_mean.numpy() != 0)  # batch norm was told that it is training
+    vae.save(tmp_path / "vae.keras")
+    np.testing.assert_array_equal(kvae.load(tmp_path / "vae.keras").predict(x, verbose=0), vae.predict(x, verbose=0))
+    sequential = keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(6)])
+    kvae.VAE(encoder=sequential, latent_dim=3, image_shape=(8, 8, 1)).sample(2, seed=0)
+
+
+@pytest.mark.parametrize(
+    "likelihood",
+    [likelihoods.Bernoulli(), likelihoods.Normal(0.2), likelihoods.Normal(learned=True), likelihoods.DiagonalNormal()],
+    ids=["bernoulli", "normal", "normal-learned", "normal-pixel"],
+)
+@pytest.mark.parametrize("shape", [(8, 8, 1), (9, 7, 3)], ids=str)
+def test_every_likelihood_trains_saves_and_gives_gradients_to_every_weight(likelihood, shape, tmp_path):
+    images = np.random.default_rng(0).random((64, *shape)).astype("float32")
+    vae = kvae.VAE(latent_dim=2, image_shape=shape, likelihood=type(likelihood).from_config(likelihood.get_config()))
+    vae.compile(keras.optimizers.Adam(1e-3))
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_mean(vae.batch_values(tf.constant(images), vae.noise(0), True)["loss"])
+    assert all(g is not None and np.all(np.isfinite(g)) for g in tape.gradient(loss, vae.trainable_weights))
+    before = vae.evaluate(images, verbose=0, return_dict=True)["loss"]
+    vae.fit(images, epochs=5, batch_size=16, verbose=0)
+    assert vae.evaluate(images, verbose=0, return_dict=True)["loss"] < before
+    vae.save(tmp_path / "vae.keras")
+    np.testing.assert_array_equal(kvae.load(tmp_path / "vae.keras").predict(images, verbose=0), vae.predict(images, verbose=0))
+
+
+def test_elbo_is_a_bound_that_equals_its_definition():
+    """Against SciPy in float64, with the model's own noise."""
+    from scipy import stats
+
+    vae = small_vae(likelihood=likelihoods.Normal(scale=0.5))
+    images = np.random.default_rng(1).random((4, 8, 8, 1)).astype("float32")
+    terms = vae.terms(tf.constant(images), vae.noise(3), num_samples=5)
+    z = np.asarray(terms.z, "float64")
+    mean, log_scale = (np.asarray(t, "float64") for t in vae.posterior.split(vae.encoder(images)))
+    log_q = stats.norm(mean, np.exp(log_scale)).logpdf(z).sum(-1)
+    log_p = stats.norm.logpdf(z).sum(-1)
+    decoded = np.stack([np.asarray(vae.decode(z[k].astype("float32")), "float64") for k in range(5)])
+    log_likelihood = stats.norm(decoded, 0.5).logpdf(images).sum((-1, -2, -3))
+    np.testing.assert_allclose(terms.distortion, -log_likelihood, rtol=1e-4)
+    np.testing.assert_allclose(terms.log_weight, log_likelihood + log_p - log_q, rtol=1e-4)
+    kl = (0.5 * (mean**2 + np.exp(2 * log_scale) - 1) - log_scale).sum(-1)
+    np.testing.assert_allclose(terms.rate, kl, rtol=1e-4, atol=1e-5)
+
+
+def test_xla(x):
+    vae = small_vae()
+    vae.compile(jit_compile=True)
+    history = vae.fit(x, epochs=2, batch_size=64, verbose=0).history
+    assert history["loss"][1] < history["loss"][0]
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_mixed_precision_trains_with_sgd_too(policy, x):
+    """float16 with SGD does not train unless the loss is scaled."""
+    keras.config.set_dtype_policy(policy)
+    vae = small_vae()
+    vae.compile(keras.optimizers.SGD(1e-2))
+    assert isinstance(vae.optimizer, keras.optimizers.LossScaleOptimizer) == (policy == "mixed_float16")
+    history = vae.fit(x, epochs=20, batch_size=32, verbose=0).history
+    assert np.all(np.isfinite(history["loss"]))
+    assert history["loss"][-1] < 0.85 * history["loss"][0]
+    assert {w.dtype for w in vae.trainable_weights} == {"float32"}
+
+
+def test_two_replicas_take_the_step_of_one(x):
+    """Same noise, same gradient: the trap is a gradient that is doubled."""
+    devices = tf.config.list_logical_devices("CPU")[:2]  # two, by conftest.py
+    assert len(devices) == 2
+    strategy = tf.distribute.MirroredStrategy([d.name for d in devices])
+    single = small_vae()
+    with strategy.scope():
+        mirrored = small_vae()
+        mirrored.compile(keras.optimizers.SGD(1e-3))
+    mirrored.set_weights(single.get_weights())
+    single.compile(keras.optimizers.SGD(1e-3))
+    data = tf.data.Dataset.from_tensor_slices(x).batch(64)
+    before = single.get_weights()
+    h1 = single.fit(data, verbose=0).history
+    h2 = mirrored.fit(data, verbose=0).history
+    assert int(keras.ops.convert_to_numpy(mirrored.step)) == int(single.step) == 4
+    for old, a, b in zip(before, single.get_weights(), mirrored.get_weights()):
+        # Up to summation order: a step of 1e-3 · gradient, in float32.
+        np.testing.assert_allclose(b - old, a - old, rtol=2e-3, atol=1e-6)
+    for name in NAMES:
+        assert h1[name] == pytest.approx(h2[name], rel=1e-4)
+
+
+def test_steps_per_execution_changes_nothing(x):
+    weights = []
+    for steps in (1, 3):
+        keras.utils.set_random_seed(1)
+        vae = small_vae()
+        vae.compile(steps_per_execution=steps)
+        vae.fit(x, epochs=2, batch_size=32, shuffle=False, verbose=0)
+        weights.append(vae.get_weights())
+    for a, b in zip(*weights):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_sampling_with_the_decoder_alone():
+    vae = small_vae()
+    images = np.asarray(vae.sample(300, seed=7))
+    assert images.shape == (300, 8, 8, 1)
+    assert images.min() >= 0 and images.max() <= 1
+    np.testing.assert_array_equal(images, vae.sample(300, seed=7))
+    np.testing.assert_array_equal(images, vae.decode(vae.prior.sample(300, seed=7)))
+    assert np.any(images[:5] != np.asarray(vae.sample(5)))
+
+
+def test_interpolation_ends_at_the_reconstructions(x):
+    vae = small_vae()
+    line = vae.interpolate(x[0], x[1], steps=5)
+    assert line.shape == (5, 8, 8, 1)
+    np.testing.assert_allclose(line[::4], vae.reconstruct(x[:2]), atol=1e-6)
+    assert vae.interpolate(x[:3], x[3:6], steps=4).shape == (3, 4, 8, 8, 1)
+
+
+def test_encode_gives_mean_and_covariance(x):
+    vae = small_vae()
+    mean, variance = vae.encode(x[:4])
+    covariance = vae.posterior.covariance(vae.encoder(x[:4]))
+    assert mean.shape == variance.shape == (4, 3)
+    np.testing.assert_allclose(np.diagonal(covariance, axis1=1, axis2=2), variance)
+
+
+def test_active_units_counts_latents_that_vary():
+    metric = kvae.models.ActiveUnits(3)
+    rng = np.random.default_rng(0)
+    means = rng.normal(size=(500, 3)) * [1, 0.2, 0.01]
+    for part in np.split(means, 5):
+        metric.update_state(part)
+    np.testing.assert_allclose(metric.variance(), means.var(0), rtol=1e-3, atol=1e-6)
+    assert int(metric.result()) == 2
+
+
+def test_autoencoder_reconstructs_saves_and_refuses_to_sample(x, tmp_path):
+    autoencoder = kvae.Autoencoder(latent_dim=4, image_shape=(8, 8, 1))
+    autoencoder.compile()
+    history = autoencoder.fit(x, epochs=5, validation_data=x[:64], verbose=0).history
+    assert history["val_loss"][-1] < history["val_loss"][0]
+    assert autoencoder.encode(x).shape == (256, 4)
+    autoencoder.save(tmp_path / "ae.keras")
+    np.testing.assert_array_equal(
+        kvae.load(tmp_path / "ae.keras").predict(x, verbose=0), autoencoder.predict(x, verbose=0)
+    )
+    with pytest.raises(TypeError, match="can't generate"):
+        autoencoder.sample(3)
+
+
+@pytest.mark.parametrize(
+    ("act", "message"),
+    [
+        (lambda: kvae.VAE(), "`latent_dim` is missing"),
+        (lambda: kvae.VAE(latent_dim=2), "`image_shape` is missing"),
+        (lambda: kvae.VAE(networks.Encoder(3), latent_dim=2, image_shape=(8, 8, 1)), "contradicts the encoder"),
+        (
+            lambda: kvae.VAE(keras.Sequential([keras.layers.Flatten()]), latent_dim=2, image_shape=(8, 8, 1)),
+            r"into 4 numbers each.*output shape \(64,\)",
+        ),
+        (
+            lambda: kvae.VAE(decoder=keras.Sequential([keras.layers.Dense(3)]), latent_dim=2, image_shape=(8, 8, 1)),
+            "decoder must turn 2 latents",
+        ),
+        (lambda: small_vae().compile(loss="mse"), "computes its own loss.*loss=mse"),
+        (lambda: small_vae().sample(0), "n=0"),
+        (lambda: small_vae().encode(np.zeros((2, 64), "float32")), r"Received: shape \(2, 64\)"),
+        (lambda: small_vae().interpolate(np.zeros((8, 8, 1)), np.zeros((8, 8, 1)), steps=1), "steps=1"),
+    ],
+)
+def test_mistakes_are_named(act, message):
+    with pytest.raises(ValueError, match=message):
+        act()
+
+
+@pytest.mark.parametrize("bad", [255.0, -0.5, float("nan")])
+def test_images_outside_0_1_are_refused(bad, x):
+    vae = small_vae()
+    vae.compile()
+    x = x[:32].copy()
+    x[3, 2, 1, 0] = bad
+    for act in (vae.fit, vae.evaluate, vae.encode, vae.reconstruct):
+        with pytest.raises(ValueError, match=r"values in \[0, 1\]"):
+            act(x)
