@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
 from kvae.export.endpoints import PIXELS, SIZE, SPREAD
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import tensorflow as tf
+
 from kvae.export.errors import ExportError, one_line
 
 # What goes in, and in which unit an error of what comes out is measured (`kvae.export.budgets`).

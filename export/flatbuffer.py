@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ai_edge_litert import schema_py_generated as schema
+
 from kvae.export.errors import ExportError
 
 _CODES = {code: name for name, code in vars(schema.BuiltinOperator).items() if name.isupper()}
@@ -31,9 +32,7 @@ def read(path: Path) -> Contents:
     """Read the file's contents; ExportError if it isn't a LiteRT file."""
     data = path.read_bytes()
     if len(data) < 8 or data[4:8] != b"TFL3":
-        raise ExportError(
-            f"Expected a LiteRT file. Received: '{path.name}', {len(data)} bytes of something else"
-        )
+        raise ExportError(f"Expected a LiteRT file. Received: '{path.name}', {len(data)} bytes of something else")
     model = schema.Model.GetRootAs(data, 0)
     operators, not_builtin = set(), set()
     for index in range(model.OperatorCodesLength()):

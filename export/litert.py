@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import tensorflow as tf
+
 from kvae.export.console import quiet
 from kvae.export.endpoints import ENDPOINTS
 from kvae.export.errors import ExportError, one_line
@@ -48,9 +49,7 @@ def quantize(float32: bytes) -> bytes:
         try:
             recipe = quantizer.Quantizer(bytearray(float32))
             recipe.add_dynamic_config(".*", every, num_bits=8)
-            recipe.add_dynamic_config(
-                ".*", dense, num_bits=8, granularity=qtyping.QuantGranularity.TENSORWISE
-            )
+            recipe.add_dynamic_config(".*", dense, num_bits=8, granularity=qtyping.QuantGranularity.TENSORWISE)
             result = recipe.quantize(enable_progress_bar=False, enable_progress_report=False)
         except Exception as error:
             raise ExportError(

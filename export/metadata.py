@@ -10,17 +10,7 @@ NAME = "kvae"
 
 
 def write(data: bytes, facts: dict[str, Any]) -> bytes:
-    """The file with `facts` in it; they survive quantisation.
-
-    Example:
-
-        >>> from ai_edge_litert.tools import flatbuffer_utils
-        >>> model = schema.ModelT()
-        >>> model.buffers = [schema.BufferT()]
-        >>> data = bytes(flatbuffer_utils.convert_object_to_bytearray(model))
-        >>> read(write(data, {"prior": "StandardNormal"}))
-        {'prior': 'StandardNormal'}
-    """
+    """The whole, valid file `data` with `facts` in it; they survive quantisation."""
     # Not the bare schema: it loses large constants, which may lie behind the flatbuffer.
     from ai_edge_litert.tools import flatbuffer_utils
 

@@ -13,7 +13,6 @@ from kvae.export import litert, metadata, saved_model
 from kvae.export.errors import ExportError
 from kvae.export.reference import BATCH_SIZES, Reference
 from kvae.export.verify import Artifact, verify_litert, verify_saved_model
-
 from kvae.models import Autoencoder
 
 SAVED_MODEL, REPORT = "saved_model", "report.json"
@@ -64,9 +63,7 @@ def export(
     precisions = tuple(dict.fromkeys(precisions))
     unknown = [precision for precision in precisions if precision not in litert.PRECISIONS]
     if unknown or not precisions:
-        raise ValueError(
-            f"Argument `precisions` must be one or more of {litert.PRECISIONS}. Received: {precisions}"
-        )
+        raise ValueError(f"Argument `precisions` must be one or more of {litert.PRECISIONS}. Received: {precisions}")
     directory, step = Path(directory), on_step or (lambda text: None)
     if directory.exists() and not directory.is_dir():
         raise ExportError(f"Expected a folder to export to. Received: the file '{directory}'")

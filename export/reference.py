@@ -4,6 +4,7 @@ import itertools
 from typing import Any
 
 import numpy as np
+
 from kvae.export.endpoints import ENDPOINTS, IMAGE, LATENT, float32_compute
 from kvae.export.errors import ExportError
 

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+
 from kvae.export.runtime import load
 
 
@@ -17,9 +18,7 @@ def main(arguments: list[str] | None = None) -> int:
         epilog="example: python -m kvae.export.runtime vae_int8.tflite --sample 16 --seed 7 --out grid.png",
     )
     parser.add_argument("file", help="a .tflite file that kvae.export made")
-    parser.add_argument(
-        "--sample", type=int, metavar="N", help="draw N images; without it, describe the file"
-    )
+    parser.add_argument("--sample", type=int, metavar="N", help="draw N images; without it, describe the file")
     parser.add_argument("--seed", type=int, help="the same seed gives the same images")
     parser.add_argument("--out", type=Path, help="a .png grid, or a .npy array (N, H, W, C)")
     parser.add_argument("--threads", type=int, default=1, help="for the kernels (default: 1)")
@@ -55,9 +54,7 @@ def save(images: np.ndarray, path: Path) -> None:
         raise ImportError("a picture needs Pillow: pip install pillow, or give --out a .npy name") from error
     pixels = grid((np.clip(images, 0, 1) * 255).round().astype("uint8"))
     if pixels.shape[-1] not in (1, 3, 4):
-        raise ValueError(
-            f"a picture has 1, 3 or 4 channels. Received: {pixels.shape[-1]}; give --out a .npy name"
-        )
+        raise ValueError(f"a picture has 1, 3 or 4 channels. Received: {pixels.shape[-1]}; give --out a .npy name")
     Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(path)
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
+
 from kvae.export.console import quiet
 from kvae.export.endpoints import ENDPOINTS, float32_compute
 from kvae.export.errors import ExportError, one_line

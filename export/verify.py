@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+
 from kvae.export import flatbuffer
 from kvae.export.budgets import Budget, budget
 from kvae.export.console import quiet
@@ -114,14 +115,10 @@ def verify_litert(path: Path, precision: str, reference: Reference) -> Artifact:
     with quiet():
         try:
             interpreter = Interpreter(model_path=str(path))
-            runners = {
-                name: interpreter.get_signature_runner(name) for name in interpreter.get_signature_list()
-            }
+            runners = {name: interpreter.get_signature_runner(name) for name in interpreter.get_signature_list()}
         except (RuntimeError, ValueError) as error:
             raise ExportError(f"LiteRT can't open '{path.name}': {one_line(error)}") from error
-        signatures = compare(
-            path.name, lambda name, x: runners[name](**x), set(runners), precision, reference
-        )
+        signatures = compare(path.name, lambda name, x: runners[name](**x), set(runners), precision, reference)
     return Artifact(
         path=path.name,
         format="litert",
@@ -165,9 +162,7 @@ def verify_saved_model(path: Path, reference: Reference) -> Artifact:
     )
 
 
-def compare(
-    file: str, run: Run, found: set[str], precision: str, reference: Reference
-) -> tuple[SignatureCheck, ...]:
+def compare(file: str, run: Run, found: set[str], precision: str, reference: Reference) -> tuple[SignatureCheck, ...]:
     """Run every endpoint on the reference's batches; ExportError at the first that is over its budget."""
     expected = {endpoint.name for endpoint in ENDPOINTS}
     if found != expected:
@@ -175,9 +170,7 @@ def compare(
     return tuple(_compare_one(file, run, endpoint, precision, reference) for endpoint in ENDPOINTS)
 
 
-def _compare_one(
-    file: str, run: Run, endpoint: Endpoint, precision: str, reference: Reference
-) -> SignatureCheck:
+def _compare_one(file: str, run: Run, endpoint: Endpoint, precision: str, reference: Reference) -> SignatureCheck:
     where = f"'{endpoint.name}' of '{file}'"
     try:
         results = [run(endpoint.name, batch) for batch in reference.batches(endpoint.name)]
@@ -190,9 +183,7 @@ def _compare_one(
     for name, right in expected.items():
         got = np.concatenate([np.asarray(result[name]) for result in results])
         if got.shape != right.shape:
-            raise ExportError(
-                f"Expected {right.shape} for '{name}' from {where}. Received: shape {got.shape}"
-            )
+            raise ExportError(f"Expected {right.shape} for '{name}' from {where}. Received: shape {got.shape}")
         error_ = np.abs(got.astype("float64") - right)
         allowed = budget(precision, endpoint.outputs[name], name, expected)
         check = checks[name] = OutputCheck(float(error_.max()), float(error_.mean()), allowed)

@@ -46,11 +46,14 @@ _MODULES = (
     "report",
     "schedules",
 )
-__all__ = [*_NAMES, *_MODULES]  # noqa: PLE0604
+__all__ = [*_NAMES, *_MODULES]
 
 if TYPE_CHECKING:
-    from kvae.models import VAE, Autoencoder, load
-    from kvae.networks import Decoder, Encoder
+    from kvae.models import VAE as VAE
+    from kvae.models import Autoencoder as Autoencoder
+    from kvae.models import load as load
+    from kvae.networks import Decoder as Decoder
+    from kvae.networks import Encoder as Encoder
 
 
 def __getattr__(name: str) -> Any:

@@ -68,9 +68,7 @@ class Cyclical(_Schedule):
     def __init__(self, steps: int, cycles: int = 4, ratio: float = 0.5, end: float = 1.0):
         _check_steps(steps)
         if cycles < 1 or not 0 < ratio <= 1:
-            raise ValueError(
-                f"Expected cycles >= 1 and 0 < ratio <= 1. Received: cycles={cycles}, ratio={ratio}"
-            )
+            raise ValueError(f"Expected cycles >= 1 and 0 < ratio <= 1. Received: cycles={cycles}, ratio={ratio}")
         self.steps, self.cycles, self.ratio, self.end = steps, cycles, ratio, end
 
     def __call__(self, step: Any) -> Any:

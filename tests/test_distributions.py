@@ -56,7 +56,9 @@ def case(request):
 
 
 def draw(support, shape):
-    return RNG.integers(0, 2, shape).astype("float32") if support == "binary" else RNG.normal(size=shape).astype("float32")
+    return (
+        RNG.integers(0, 2, shape).astype("float32") if support == "binary" else RNG.normal(size=shape).astype("float32")
+    )
 
 
 def test_log_prob_equals_scipy_in_float64(case):
@@ -107,7 +109,13 @@ def test_extreme_parameters_stay_finite(case, magnitude):
         tape.watch(params)
         log_prob = family.log_prob(params, value)
     gradient = tape.gradient(log_prob, params)
-    for tensor in (log_prob, gradient, family.mean(params), family.variance(params), family.sample(params, 2, seed=0)):
+    for tensor in (
+        log_prob,
+        gradient,
+        family.mean(params),
+        family.variance(params),
+        family.sample(params, 2, seed=0),
+    ):
         assert np.all(np.isfinite(tensor))
 
 
@@ -168,7 +176,9 @@ def test_prior_density_and_samples():
 def test_soft_clip_is_smooth_and_bounded():
     x = np.linspace(-100, 100, 2001).astype("float32")
     y = np.asarray(soft_clip(x, -2.0, 5.0))
-    assert y.min() >= -2 and y.max() <= 5 and np.all(np.diff(y) > -1e-5)  # float32
+    assert y.min() >= -2
+    assert y.max() <= 5
+    assert np.all(np.diff(y) > -1e-5)  # float32
     np.testing.assert_allclose(y[995:1006], x[995:1006], atol=0.1)
 
 

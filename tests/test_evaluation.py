@@ -11,7 +11,17 @@ from scipy import stats
 import kvae
 from kvae import evaluation, features, likelihoods, networks
 
-KEYS = {"elbo", "rate", "distortion", "bits_per_dim", "active_units", "nll", "num_samples", "split", "examples"}
+KEYS = {
+    "elbo",
+    "rate",
+    "distortion",
+    "bits_per_dim",
+    "active_units",
+    "nll",
+    "num_samples",
+    "split",
+    "examples",
+}
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +29,11 @@ def ppca():
     """A linear-Gaussian VAE with its exact posterior, and the marginal p(x) = N(b, WWᵀ + σ²I) (probabilistic PCA)."""
     rng = np.random.default_rng(0)
     sigma, latents, pixels = 0.1, 3, 12
-    w = np.linalg.qr(rng.normal(size=(pixels, latents)))[0] * [0.3, 0.2, 0.15]  # orthogonal: posterior is diagonal
+    w = np.linalg.qr(rng.normal(size=(pixels, latents)))[0] * [
+        0.3,
+        0.2,
+        0.15,
+    ]  # orthogonal: posterior is diagonal
     b = np.full(pixels, 0.5)
     precision = np.diag(w.T @ w) / sigma**2 + 1
     encoder = keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(2 * latents)])
@@ -104,7 +118,10 @@ def test_linear_probe_reads_what_is_there_and_no_more():
     nothing = rng.normal(size=(1000, 4))
     parts = {"information": information, "nothing": nothing}
     rows = evaluation.linear_probe(
-        {k: v[:700] for k, v in parts.items()}, labels[:700], {k: v[700:] for k, v in parts.items()}, labels[700:]
+        {k: v[:700] for k, v in parts.items()},
+        labels[:700],
+        {k: v[700:] for k, v in parts.items()},
+        labels[700:],
     )
     accuracy = {row.features: row.accuracy for row in rows}
     assert accuracy["information"] == 1.0

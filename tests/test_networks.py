@@ -39,7 +39,10 @@ class TestWithKerasLayerChecks(TestCase):
         self.check(networks.Encoder, {"latent_dim": 3, "body": networks.MLP((4,))}, (2, 8, 9, 1), (2, 6))
         self.check(networks.Decoder, {"image_shape": (8, 9, 1)}, (2, 3), (2, 8, 9, 1))
         self.check(
-            networks.Decoder, {"image_shape": (8, 9, 1), "body": networks.MLP((4,)), "param_size": 2}, (2, 3), (2, 8, 9, 2)
+            networks.Decoder,
+            {"image_shape": (8, 9, 1), "body": networks.MLP((4,)), "param_size": 2},
+            (2, 3),
+            (2, 8, 9, 2),
         )
 
     def test_families_and_priors(self):
@@ -53,7 +56,10 @@ class TestWithKerasLayerChecks(TestCase):
 
 def test_decoder_under_mixed_precision_gives_float32_logits():
     keras.config.set_dtype_policy("mixed_bfloat16")
-    for network, x in ((networks.Encoder(3), np.zeros((2, 8, 8, 1))), (networks.Decoder((8, 8, 1)), np.zeros((2, 3)))):
+    for network, x in (
+        (networks.Encoder(3), np.zeros((2, 8, 8, 1))),
+        (networks.Decoder((8, 8, 1)), np.zeros((2, 3))),
+    ):
         assert keras.backend.standardize_dtype(network(x).dtype) == "float32"
         assert network.body.compute_dtype == "bfloat16"
 

@@ -144,7 +144,12 @@ def test_user_models_stand_in_and_are_saved_along(x, tmp_path):
 
 @pytest.mark.parametrize(
     "likelihood",
-    [likelihoods.Bernoulli(), likelihoods.Normal(0.2), likelihoods.Normal(learned=True), likelihoods.DiagonalNormal()],
+    [
+        likelihoods.Bernoulli(),
+        likelihoods.Normal(0.2),
+        likelihoods.Normal(learned=True),
+        likelihoods.DiagonalNormal(),
+    ],
     ids=["bernoulli", "normal", "normal-learned", "normal-pixel"],
 )
 @pytest.mark.parametrize("shape", [(8, 8, 1), (9, 7, 3)], ids=str)
@@ -159,7 +164,9 @@ def test_every_likelihood_trains_saves_and_gives_gradients_to_every_weight(likel
     vae.fit(images, epochs=5, batch_size=16, verbose=0)
     assert vae.evaluate(images, verbose=0, return_dict=True)["loss"] < before
     vae.save(tmp_path / "vae.keras")
-    np.testing.assert_array_equal(kvae.load(tmp_path / "vae.keras").predict(images, verbose=0), vae.predict(images, verbose=0))
+    np.testing.assert_array_equal(
+        kvae.load(tmp_path / "vae.keras").predict(images, verbose=0), vae.predict(images, verbose=0)
+    )
 
 
 def test_elbo_is_a_bound_that_equals_its_definition():
@@ -240,7 +247,8 @@ def test_sampling_with_the_decoder_alone():
     vae = small_vae()
     images = np.asarray(vae.sample(300, seed=7))
     assert images.shape == (300, 8, 8, 1)
-    assert images.min() >= 0 and images.max() <= 1
+    assert images.min() >= 0
+    assert images.max() <= 1
     np.testing.assert_array_equal(images, vae.sample(300, seed=7))
     np.testing.assert_array_equal(images, vae.decode(vae.prior.sample(300, seed=7)))
     assert np.any(images[:5] != np.asarray(vae.sample(5)))
@@ -291,7 +299,10 @@ def test_autoencoder_reconstructs_saves_and_refuses_to_sample(x, tmp_path):
     [
         (lambda: kvae.VAE(), "`latent_dim` is missing"),
         (lambda: kvae.VAE(latent_dim=2), "`image_shape` is missing"),
-        (lambda: kvae.VAE(networks.Encoder(3), latent_dim=2, image_shape=(8, 8, 1)), "contradicts the encoder"),
+        (
+            lambda: kvae.VAE(networks.Encoder(3), latent_dim=2, image_shape=(8, 8, 1)),
+            "contradicts the encoder",
+        ),
         (
             lambda: kvae.VAE(keras.Sequential([keras.layers.Flatten()]), latent_dim=2, image_shape=(8, 8, 1)),
             r"into 4 numbers each.*output shape \(64,\)",

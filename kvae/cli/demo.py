@@ -31,7 +31,7 @@ def demo(
     say("\nExporting, and running the files against Keras …\n")
     show_export(export_run(model, settings.load(), files, ["float32", "int8"]), files)
     say(f"""
-The report:   {run / 'report.html'}
-New digits:   {out / 'samples.png'}
-For a phone:  {files / 'vae_int8.tflite'}
+The report:   {run / "report.html"}
+New digits:   {out / "samples.png"}
+For a phone:  {files / "vae_int8.tflite"}
 Next:         kvae train mnist --latent-dim 2    (downloads MNIST, unless TFDS_DATA_DIR has it)""")

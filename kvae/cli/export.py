@@ -1,5 +1,6 @@
 """`kvae export`."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,19 +16,27 @@ if TYPE_CHECKING:
 VERIFIED = 256  # real images that every file is run on
 
 
+class Precision(StrEnum):
+    float32 = "float32"
+    int8 = "int8"
+
+
 def export(
     context: typer.Context,
     run: RunArgument,
     out: Annotated[Path, typer.Option(help="Folder to write.", show_default=False)],
-    precision: Annotated[list[str], typer.Option(help="float32 or int8; may be given twice.")] = ["float32", "int8"],  # noqa: B006
+    precision: Annotated[
+        list[Precision] | None, typer.Option(help="May be given twice; both, if left out.", show_default=False)
+    ] = None,
     data_dir: DataDirOption = None,
 ) -> None:
     """Export a run as SavedModel and LiteRT files, each verified against Keras on real images.
 
     Example: kvae export runs/mnist --out phone
     """
+    precisions = [choice.value for choice in precision or Precision]
     opened = open_run(run, context.obj)
-    show_export(export_run(opened.model, opened.data(data_dir=data_dir), out, precision), out)
+    show_export(export_run(opened.model, opened.data(data_dir=data_dir), out, precisions), out)
 
 
 def export_run(model: "VAE", data: "Data", out: Path, precisions: list[str]) -> dict[str, Any]:
@@ -41,8 +50,6 @@ def show_export(report: dict[str, Any], out: Path) -> None:
     rows = []
     for artifact in report["artifacts"]:
         for name, check in artifact["signatures"].items():
-            rows.append(
-                [artifact["path"], artifact["bytes"], name, check["max_abs_error"], check["mean_abs_error"]]
-            )
+            rows.append([artifact["path"], artifact["bytes"], name, check["max_abs_error"], check["mean_abs_error"]])
     table(["file", "bytes", "signature", "max |error|", "mean |error|"], rows)
     say(f"Verified against Keras. Wrote {out}/report.json")

@@ -22,7 +22,9 @@ def features(
     source: Annotated[str, typer.Argument(help="Images to encode, as for `kvae train`.", show_default=False)],
     out: Annotated[Path, typer.Option(help="The .npz file to write.")] = Path("features.npz"),
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "train",
-    probe: Annotated[bool, typer.Option(help="Try the features on a linear classifier, where there are labels.")] = True,
+    probe: Annotated[
+        bool, typer.Option(help="Try the features on a linear classifier, where there are labels.")
+    ] = True,
     data_dir: DataDirOption = None,
 ) -> None:
     """Encode images: z mean and the encoder's last hidden layer, with the labels.
@@ -48,13 +50,15 @@ def features(
 
 def probe_run(model: "VAE", data: "Data") -> list[dict[str, Any]]:
     """The linear probe with its controls, on a few thousand labels of the training and test splits."""
+    import numpy as np
+
     from kvae.evaluation import probe_with_controls
     from kvae.features import extract
 
     train_images, train_labels = data.arrays("train", limit=PROBE_TRAIN)
     test_images, test_labels = data.arrays("test", limit=PROBE_TEST)
-    train = {**extract(model, train_images), "label": train_labels}
-    test = {**extract(model, test_images), "label": test_labels}
+    train = {**extract(model, train_images), "label": np.asarray(train_labels)}
+    test = {**extract(model, test_images), "label": np.asarray(test_labels)}
     rows = probe_with_controls(train, train_images, test, test_images)
     return [{**row._asdict(), "labels": len(train_images)} for row in rows]
 

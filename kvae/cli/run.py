@@ -64,9 +64,11 @@ def open_run(path: Path, debug: bool = False) -> Run:
             )
     try:
         config = json.loads((path / "config.json").read_text())
-        config["source"], config["seed"], config["binarize"], config["size"], config["grayscale"]  # noqa: B018
+        config["source"], config["seed"], config["binarize"], config["size"], config["grayscale"]
     except (ValueError, KeyError, TypeError) as error:
-        raise CommandError(f"Expected the configuration that `kvae train` wrote. Received: {path}/config.json ({error})") from error
+        raise CommandError(
+            f"Expected the configuration that `kvae train` wrote. Received: {path}/config.json ({error})"
+        ) from error
     start_tensorflow(debug)
     our_warnings()
     import kvae

@@ -38,14 +38,18 @@ class Precision(StrEnum):
 def train(
     context: typer.Context,
     source: Annotated[
-        str, typer.Argument(help="digits, a TFDS name, a folder of images, or an .npy/.npz file.", show_default=False)
+        str,
+        typer.Argument(help="digits, a TFDS name, a folder of images, or an .npy/.npz file.", show_default=False),
     ],
     out: Annotated[
-        Path | None, typer.Option(metavar="RUN", help="Folder to write (else runs/SOURCE).", show_default=False)
+        Path | None,
+        typer.Option(metavar="RUN", help="Folder to write (else runs/SOURCE).", show_default=False),
     ] = None,
     epochs: Annotated[
         int | None,
-        typer.Option(min=1, help="Passes over the data (else about 8,000 steps, 10 to 100 epochs).", show_default=False),
+        typer.Option(
+            min=1, help="Passes over the data (else about 8,000 steps, 10 to 100 epochs).", show_default=False
+        ),
     ] = None,
     latent_dim: Annotated[int, typer.Option(min=1, help="Number of latents.")] = 16,
     seed: Annotated[int, typer.Option(min=0, help="Of initialisation, order, binarisation and noise.")] = 0,
@@ -55,16 +59,20 @@ def train(
     beta: Annotated[float, typer.Option(min=0, help="Weight of the rate.")] = 1.0,
     warmup: Annotated[int, typer.Option(min=0, help="Steps over which beta grows from 0.")] = 0,
     likelihood: Annotated[
-        Likelihood, typer.Option(help="Of a pixel; auto: bernoulli for grey images, normal-learned for colour.")
+        Likelihood,
+        typer.Option(help="Of a pixel; auto: bernoulli for grey images, normal-learned for colour."),
     ] = Likelihood.auto,
     network: Annotated[Network, typer.Option(help="Body of encoder and decoder.")] = Network.conv,
-    binarize: Annotated[Binarize, typer.Option(help="Make pixels 0 or 1; stochastic: anew each epoch.")] = Binarize.none,
+    binarize: Annotated[
+        Binarize, typer.Option(help="Make pixels 0 or 1; stochastic: anew each epoch.")
+    ] = Binarize.none,
     size: Annotated[
         str | None, typer.Option(metavar="N|HxW", help="Crop and resize images to this.", show_default=False)
     ] = None,
     grayscale: Annotated[bool | None, typer.Option(help="Make images grey, or colour.", show_default=False)] = None,
     patience: Annotated[
-        int | None, typer.Option(min=1, help="Stop after so many epochs without a better val_loss.", show_default=False)
+        int | None,
+        typer.Option(min=1, help="Stop after so many epochs without a better val_loss.", show_default=False),
     ] = None,
     precision: Annotated[Precision, typer.Option(help="Of the networks; densities stay float32.")] = Precision.float32,
     xla: Annotated[bool, typer.Option("--xla", help="Compile the training step with XLA.")] = False,

@@ -1,6 +1,5 @@
 """One training run, from settings to a finished RUN folder."""
 
-import csv
 import dataclasses
 import datetime
 import importlib.metadata
@@ -87,9 +86,7 @@ class Settings:
             encoder=networks.Encoder(self.latent_dim, encoder),
             decoder=networks.Decoder(image_shape, decoder),
             likelihood=LIKELIHOODS[self.likelihood](),
-            objective=objectives.ELBO(
-                schedules.LinearWarmup(self.warmup, end=self.beta) if self.warmup else self.beta
-            ),
+            objective=objectives.ELBO(schedules.LinearWarmup(self.warmup, end=self.beta) if self.warmup else self.beta),
             seed=self.seed,
         )
 
@@ -179,9 +176,7 @@ def fit(model: VAE, settings: Settings, images: data.Data, folder: Path) -> Prog
         global_clipnorm=CLIP_NORM,
     )
     # Many steps in one call: the framework's overhead is paid once (benchmarks/throughput.py).
-    model.compile(
-        optimizer, jit_compile=settings.xla or "auto", steps_per_execution=max(1, min(50, steps // 8))
-    )
+    model.compile(optimizer, jit_compile=settings.xla or "auto", steps_per_execution=max(1, min(50, steps // 8)))
     progress = Progress(images.num_train)
     callbacks: list[Any] = [
         keras.callbacks.TerminateOnNaN(),

@@ -159,8 +159,7 @@ class Data:
         found = self.source.splits.get(name)
         if found is None or found.count == 0:
             raise DataError(
-                f"{self.name}: the {name} split is empty; give it a fraction above 0. "
-                f"Received: {name}_fraction=0"
+                f"{self.name}: the {name} split is empty; give it a fraction above 0. Received: {name}_fraction=0"
             )
         if limit is not None and limit < 1:
             raise DataError(f"Argument 'limit' must be >= 1. Received: {limit}")

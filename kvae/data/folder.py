@@ -59,9 +59,7 @@ def folder(root: Path, request: Request) -> Source:
         pictures, good = _decode_all(layout.paths, good, shape)
     warn_unreadable(name, [layout.paths[i] for i in np.flatnonzero(~good)], len(good))
     if not good.any():
-        raise DataError(
-            f"{name}: expected images that can be read. Received: {len(good)} image files, none readable"
-        )
+        raise DataError(f"{name}: expected images that can be read. Received: {len(good)} image files, none readable")
     splits = _splits(name, layout, good, request)
     scale = scale_of(pictures)
     if stream:
@@ -76,9 +74,7 @@ def folder(root: Path, request: Request) -> Source:
 def _layout(root: Path, name: str) -> _Layout:
     paths = find_images(root)
     if not paths:
-        raise DataError(
-            f"{name}: expected a folder with images (png, jpg, ...) in it. Received: no image files"
-        )
+        raise DataError(f"{name}: expected a folder with images (png, jpg, ...) in it. Received: no image files")
     parts = [path.relative_to(root).parts[:-1] for path in paths]
     splits = ["train"] * len(paths)
     if any(part and part[0].lower() == "train" for part in parts):
@@ -97,14 +93,10 @@ def _layout(root: Path, name: str) -> _Layout:
     if len(classes) < 2 or not all(parts):
         return _Layout(paths, np.array(splits), None, ())
     number = {label: i for i, label in enumerate(classes)}
-    return _Layout(
-        paths, np.array(splits), np.array([number[part[0]] for part in parts], np.int64), tuple(classes)
-    )
+    return _Layout(paths, np.array(splits), np.array([number[part[0]] for part in parts], np.int64), tuple(classes))
 
 
-def _image_shape(
-    name: str, paths: list[Path], headers: list[Header | None], request: Request
-) -> tuple[int, int, int]:
+def _image_shape(name: str, paths: list[Path], headers: list[Header | None], request: Request) -> tuple[int, int, int]:
     seen = [(path, header) for path, header in zip(paths, headers) if header is not None]
     is_grey = all(header.is_grey for _, header in seen) if request.grayscale is None else request.grayscale
     channels = 1 if is_grey else 3
@@ -123,9 +115,7 @@ def _image_shape(
     return check_shape(first.height, first.width, channels, name)
 
 
-def _decode_all(
-    paths: list[Path], good: np.ndarray, shape: tuple[int, int, int]
-) -> tuple[np.ndarray, np.ndarray]:
+def _decode_all(paths: list[Path], good: np.ndarray, shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
     """All images as one array, and which of its rows hold one."""
     images = np.zeros((len(paths), *shape), np.uint8)
 
@@ -160,11 +150,7 @@ class _Reader:
         self.known_bad: set[int] = set()
 
     def split(self, rows: np.ndarray) -> StreamSplit:
-        label_of = (
-            np.full(len(self.layout.paths), -1, np.int64)
-            if self.layout.labels is None
-            else self.layout.labels
-        )
+        label_of = np.full(len(self.layout.paths), -1, np.int64) if self.layout.labels is None else self.layout.labels
 
         def elements(key: tf.Tensor | None, limit: int) -> tf.data.Dataset:
             kept = rows[:limit].astype(np.int64)

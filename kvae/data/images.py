@@ -28,15 +28,11 @@ def check_size(size: Any) -> tuple[int, int] | None:
         return None
     sides = (size, size) if np.ndim(size) == 0 else tuple(size)
     if len(sides) != 2 or not all(isinstance(s, (int, np.integer)) and s >= MIN_SIDE for s in sides):
-        raise DataError(
-            f"Argument 'size' must be an integer or (H, W), each >= {MIN_SIDE}. Received: {size!r}"
-        )
+        raise DataError(f"Argument 'size' must be an integer or (H, W), each >= {MIN_SIDE}. Received: {size!r}")
     return int(sides[0]), int(sides[1])
 
 
-def check_shape(
-    height: int, width: int, channels: int, what: str, min_side: int = MIN_SIDE
-) -> tuple[int, int, int]:
+def check_shape(height: int, width: int, channels: int, what: str, min_side: int = MIN_SIDE) -> tuple[int, int, int]:
     """The image shape if a model can take it; DataError otherwise."""
     if channels not in (1, 3):
         raise DataError(
@@ -108,14 +104,10 @@ def _as_float32(images: np.ndarray, what: str) -> np.ndarray:
         low = min(low, float(np.min(chunk, where=finite, initial=np.inf)))
         high = max(high, float(np.max(chunk, where=finite, initial=-np.inf)))
     if bad:
-        raise DataError(
-            f"{what}: expected finite values; repair or drop them. Received: {bad} NaN or infinite"
-        )
+        raise DataError(f"{what}: expected finite values; repair or drop them. Received: {bad} NaN or infinite")
     if low < 0 or high > 1:
         hint = "divide by 255" if low >= 0 and high <= 255 else "rescale them, (x - min) / (max - min)"
-        raise DataError(
-            f"{what}: expected floats in [0, 1]; {hint}. Received: values from {low:g} to {high:g}"
-        )
+        raise DataError(f"{what}: expected floats in [0, 1]; {hint}. Received: values from {low:g} to {high:g}")
     return images.astype(np.float32, copy=False)
 
 
@@ -142,9 +134,7 @@ def convert(image: np.ndarray, size: tuple[int, int] | None, channels: int | Non
         image = image[..., :-1]
     if channels == 1 and image.shape[-1] == 3:
         grey = image @ np.array([0.299, 0.587, 0.114], np.float32)
-        image = (np.rint(grey) if image.dtype == np.uint8 else np.clip(grey, 0, 1)).astype(image.dtype)[
-            ..., None
-        ]
+        image = (np.rint(grey) if image.dtype == np.uint8 else np.clip(grey, 0, 1)).astype(image.dtype)[..., None]
     elif channels == 3 and image.shape[-1] == 1:
         image = np.repeat(image, 3, axis=-1)
     if size is not None and image.shape[:2] != size:

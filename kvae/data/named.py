@@ -48,8 +48,7 @@ def tfds_set(name: str, request: Request) -> Source:
         height, width = request.size
     elif height is None or width is None:
         raise DataError(
-            f"{name}: expected images of one size; pass size= (--size on the command). "
-            f"Received: shape {feature.shape}"
+            f"{name}: expected images of one size; pass size= (--size on the command). Received: shape {feature.shape}"
         )
     channels = {1: 1, 2: 1}.get(found, 3) if request.grayscale is None else 1 if request.grayscale else 3
     shape = check_shape(height, width, channels, name)
@@ -84,9 +83,7 @@ class _Reader:
             decoders=tfds.decode.PartialDecoding(wanted) if others else None,
             read_config=tfds.ReadConfig(try_autocache=False),
         )
-        return dataset.map(
-            lambda e: (e["image"], tf.cast(e["label"], tf.int64) if self.has_labels else np.int64(-1))
-        )
+        return dataset.map(lambda e: (e["image"], tf.cast(e["label"], tf.int64) if self.has_labels else np.int64(-1)))
 
     def probe(self, instruction: str) -> float:
         """The scale, from the first images; converted 0/1 images are widened to 0..255 on the way."""
@@ -126,9 +123,7 @@ class _Reader:
 
         def elements(key: tf.Tensor | None, limit: int) -> tf.data.Dataset:
             dataset = self.elements(instruction).take(limit)
-            return (
-                dataset if key is None else dataset.shuffle(buffer, seed=key, reshuffle_each_iteration=False)
-            )
+            return dataset if key is None else dataset.shuffle(buffer, seed=key, reshuffle_each_iteration=False)
 
         return StreamSplit(count, elements)
 
@@ -190,9 +185,7 @@ def _builder(name: str, request: Request) -> Any:
         builder = tfds.builder(name, data_dir=request.data_dir)
         is_prepared = builder.is_prepared()
     except Exception as error:
-        raise DataError(
-            f"{name}: TensorFlow Datasets cannot open this set. Received: {_line(error)}"
-        ) from error
+        raise DataError(f"{name}: TensorFlow Datasets cannot open this set. Received: {_line(error)}") from error
     if is_prepared:
         return builder
     folder = builder.data_dir

@@ -116,9 +116,7 @@ def _from_memory(split: MemorySplit, count: int, plan: Plan) -> tf.data.Dataset:
 def _from_stream(split: StreamSplit, count: int, plan: Plan) -> tf.data.Dataset:
     """Batches `(images, labels, [key, batch number])`, read as they are needed."""
 
-    def keyed(
-        number: tf.Tensor, element: tuple[tf.Tensor, tf.Tensor], key: tf.Tensor
-    ) -> tuple[tf.Tensor, ...]:
+    def keyed(number: tf.Tensor, element: tuple[tf.Tensor, tf.Tensor], key: tf.Tensor) -> tuple[tf.Tensor, ...]:
         return (*element, tf.stack([key, number]))
 
     def one_pass(key: tf.Tensor) -> tf.data.Dataset:

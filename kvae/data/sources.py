@@ -35,9 +35,7 @@ def open_source(source: Any, request: Request) -> Source:
         return arrays("array", {"train": (source, None)}, request)
     if isinstance(source, (tuple, list)):
         if len(source) != 2:
-            raise DataError(
-                f"Expected a pair (images, labels). Received: {type(source).__name__} of {len(source)}"
-            )
+            raise DataError(f"Expected a pair (images, labels). Received: {type(source).__name__} of {len(source)}")
         return arrays("array", {"train": (source[0], source[1])}, request)
     if not isinstance(source, (str, Path)):
         raise DataError(
@@ -99,9 +97,7 @@ def arrays(name: str, parts: dict[str, Pair], request: Request, label_names: tup
     labels, label_names = _all_labels(name, parts, label_names)
     memories = {part: _memory(images[part], labels[part]) for part in parts}
     cut = complete({part: len(x) for part, x in images.items()}, labels["train"], request, name)
-    splits: dict[str, Split] = {
-        split: MemorySplit(memories[part], rows) for split, (part, rows) in cut.items()
-    }
+    splits: dict[str, Split] = {split: MemorySplit(memories[part], rows) for split, (part, rows) in cut.items()}
     height, width, channels = images["train"].shape[1:]
     return Source(name, splits, (height, width, channels), scale, labels["train"] is not None, label_names)
 
@@ -137,17 +133,11 @@ def check_labels(labels: Any, count: int, what: str) -> np.ndarray | None:
             f"Received: shape {labels.shape}"
         )
     if len(labels) != count:
-        raise DataError(
-            f"{what}: expected as many labels as images. Received: {len(labels)} for {count} images"
-        )
+        raise DataError(f"{what}: expected as many labels as images. Received: {len(labels)} for {count} images")
     if labels.dtype.kind in "US":
         return labels.astype(str)
-    if labels.dtype.kind not in "buif" or (
-        labels.dtype.kind == "f" and not np.all(labels == np.rint(labels))
-    ):
-        raise DataError(
-            f"{what}: expected labels that are integers or strings. Received: dtype {labels.dtype}"
-        )
+    if labels.dtype.kind not in "buif" or (labels.dtype.kind == "f" and not np.all(labels == np.rint(labels))):
+        raise DataError(f"{what}: expected labels that are integers or strings. Received: dtype {labels.dtype}")
     return labels.astype(np.int64)
 
 

@@ -1,12 +1,12 @@
 """Random numbers that are a function of (seed, step)."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import keras
 from keras import ops
 
-Seed = int | keras.random.SeedGenerator
+Seed: TypeAlias = int | keras.random.SeedGenerator
 
 
 class Noise(keras.random.SeedGenerator):

@@ -16,7 +16,10 @@ class ProbeRow(NamedTuple):
 
 
 def linear_probe(
-    train: dict[str, np.ndarray], train_labels: np.ndarray, test: dict[str, np.ndarray], test_labels: np.ndarray
+    train: dict[str, np.ndarray],
+    train_labels: np.ndarray,
+    test: dict[str, np.ndarray],
+    test_labels: np.ndarray,
 ) -> list[ProbeRow]:
     """Test accuracy of logistic regression on each set of features (Alain & Bengio 2016).
 
@@ -50,7 +53,10 @@ def linear_probe(
 
 
 def probe_with_controls(
-    train: dict[str, np.ndarray], train_images: np.ndarray, test: dict[str, np.ndarray], test_images: np.ndarray
+    train: dict[str, np.ndarray],
+    train_images: np.ndarray,
+    test: dict[str, np.ndarray],
+    test_images: np.ndarray,
 ) -> list[ProbeRow]:
     """The probe on z mean and the last hidden layer, beside raw pixels and as many principal components as latents.
 

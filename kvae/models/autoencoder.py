@@ -47,9 +47,7 @@ class Autoencoder(LatentModel):
         seed: int = 0,
         **kwargs: Any,
     ):
-        super().__init__(
-            encoder, decoder, likelihood or Bernoulli(), latent_dim, image_shape, seed, **kwargs
-        )
+        super().__init__(encoder, decoder, likelihood or Bernoulli(), latent_dim, image_shape, seed, **kwargs)
         self.build()
 
     def posterior_size(self) -> int:

@@ -10,9 +10,7 @@ from keras import ops
 from kvae.distributions import Distribution, Noise
 from kvae.networks import Decoder, Encoder, check_image_shape
 
-OUTSIDE = (
-    "Expected images with values in [0, 1] and no NaN; scale them, for example x / 255. Received: values outside"
-)
+OUTSIDE = "Expected images with values in [0, 1] and no NaN; scale them, for example x / 255. Received: values outside"
 
 
 class LatentModel(keras.Model):
@@ -64,7 +62,7 @@ class LatentModel(keras.Model):
     # Building: the parts are fitted to each other here, so that a compiled model is always a built one.
 
     def build(self, input_shape: Any = None) -> None:
-        if self.built:
+        if self.built:  # type: ignore[has-type]
             return
         wanted = self.posterior_size()
         _fit_param_size(self.encoder, wanted)

@@ -74,9 +74,7 @@ class VAE(LatentModel):
         seed: int = 0,
         **kwargs: Any,
     ):
-        super().__init__(
-            encoder, decoder, likelihood or Bernoulli(), latent_dim, image_shape, seed, **kwargs
-        )
+        super().__init__(encoder, decoder, likelihood or Bernoulli(), latent_dim, image_shape, seed, **kwargs)
         self.posterior = posterior or DiagonalNormal()
         self.prior = prior or StandardNormal()
         self.objective = objective or ELBO()

@@ -157,7 +157,11 @@ class ConvUp(_Chain):
         return 2 ** (len(self.filters) - 1)
 
     def make_layers(self) -> list[layers.Layer]:
-        shared: dict[str, Any] = {"padding": "same", "activation": self.activation, "dtype": self.dtype_policy}
+        shared: dict[str, Any] = {
+            "padding": "same",
+            "activation": self.activation,
+            "dtype": self.dtype_policy,
+        }
         chain: list[layers.Layer] = []
         for filters in self.filters[1:]:
             chain += [layers.Conv2D(4 * filters, 3, **shared), DepthToSpace(dtype=self.dtype_policy)]

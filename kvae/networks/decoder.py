@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 import keras
-from keras import layers, ops
+from keras import layers
 
 from kvae.networks.bodies import ConvUp, DepthToSpace, build_chain
 

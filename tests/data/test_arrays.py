@@ -152,9 +152,7 @@ def test_broken_files(tmp_path, content):
         path.write_bytes(path.read_bytes()[:-100])
     elif content != "object":
         path.write_text("hello" if content == "text" else "")
-    with pytest.raises(
-        kvae.data.DataError, match=r"^a\.np[yz]: expected a readable array of numbers. Received: ."
-    ):
+    with pytest.raises(kvae.data.DataError, match=r"^a\.np[yz]: expected a readable array of numbers. Received: ."):
         kvae.data.load(path)
 
 

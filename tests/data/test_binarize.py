@@ -7,9 +7,7 @@ import kvae
 
 from .pictures import numbered, write_images
 
-GREY = (
-    np.repeat(np.arange(256, dtype=np.uint8), 4).reshape(1, 32, 32).repeat(400, 0)
-)  # each level, 4 times each
+GREY = np.repeat(np.arange(256, dtype=np.uint8), 4).reshape(1, 32, 32).repeat(400, 0)  # each level, 4 times each
 
 
 def collect(dataset):

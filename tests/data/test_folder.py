@@ -81,9 +81,7 @@ def test_folders_named_as_splits(tmp_path, validation, cache_bytes):
         write_images(tmp_path / name / "b", IMAGES[middle:end])
     data = kvae.data.load(tmp_path, cache_bytes=cache_bytes)
     assert data.label_names == ("a", "b")
-    assert (data.num_train, data.num_validation, data.num_test) == (
-        (40, 10, 10) if validation else (36, 4, 10)
-    )
+    assert (data.num_train, data.num_validation, data.num_test) == ((40, 10, 10) if validation else (36, 4, 10))
     assert sorted(numbers(data.arrays("test")[0])) == list(range(40, 50))
     found = sorted(numbers(data.arrays("train")[0]) + numbers(data.arrays("validation")[0]))
     assert found == [i for i in range(60 if validation else 40) if i not in range(40, 50)]
@@ -114,9 +112,7 @@ def test_images_found_unreadable_on_the_way_are_skipped_too(tmp_path, monkeypatc
     truncate(write_images(tmp_path, IMAGES)[30])
     data = kvae.data.load(tmp_path, validation_fraction=0, test_fraction=0, cache_bytes=0)
     assert (data.num_train, data.counts_are_exact) == (60, False)
-    with pytest.warns(
-        kvae.data.DataWarning, match=r"skipped 1 of 60 images that cannot be read: 0030.png"
-    ) as caught:
+    with pytest.warns(kvae.data.DataWarning, match=r"skipped 1 of 60 images that cannot be read: 0030.png") as caught:
         found = [data.arrays("train")[0], np.concatenate(list(data.train)), np.concatenate(list(data.train))]
     assert len(caught) == 1
     assert [sorted(numbers(x)) for x in found] == [[i for i in range(60) if i != 30]] * 3
@@ -152,9 +148,7 @@ def test_images_of_several_sizes_need_a_size(tmp_path, cache_bytes):
     message = r"pass size= \(--size on the command\). Received: 0.png 30x50 and 1.png 50x30"
     with pytest.raises(kvae.data.DataError, match=message):
         kvae.data.load(tmp_path)
-    data = kvae.data.load(
-        tmp_path, size=(16, 24), cache_bytes=cache_bytes, validation_fraction=0, test_fraction=0
-    )
+    data = kvae.data.load(tmp_path, size=(16, 24), cache_bytes=cache_bytes, validation_fraction=0, test_fraction=0)
     found = {x.tobytes() for x in np.rint(data.arrays("train")[0] * 255).astype(np.uint8)}
     fitted = {np.asarray(ImageOps.fit(Image.fromarray(image), (24, 16))).tobytes() for image in images}
     assert found == fitted

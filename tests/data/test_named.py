@@ -121,9 +121,7 @@ def test_no_network_is_said_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr("socket.getaddrinfo", unknown)
     monkeypatch.setattr("urllib.request.getproxies", dict)
     start = time.monotonic()
-    with pytest.raises(
-        kvae.data.DataError, match=r"no connection to storage.googleapis.com \(Name or service"
-    ):
+    with pytest.raises(kvae.data.DataError, match=r"no connection to storage.googleapis.com \(Name or service"):
         kvae.data.load("mnist", data_dir=tmp_path)
     assert time.monotonic() - start < 5
 
@@ -152,6 +150,4 @@ def write_set(root, name, features, values, key="image"):
     with tf.io.TFRecordWriter(str(path)) as writer:
         for value in values:
             writer.write(features.serialize_example(features.encode_example({key: value})))
-    tfds.folder_dataset.write_metadata(
-        data_dir=folder, features=features, split_infos=[split], check_data=False
-    )
+    tfds.folder_dataset.write_metadata(data_dir=folder, features=features, split_infos=[split], check_data=False)

@@ -1,12 +1,12 @@
 """Small models of every kind, and one export that many tests look at."""
 
 import keras
-import kvae.export
 import numpy as np
 import pytest
 from keras import layers
 
 import kvae
+import kvae.export
 from kvae import networks
 
 

@@ -8,8 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import kvae.export
 import pytest
+
+import kvae.export
 from kvae.export import flatbuffer, litert
 from kvae.export.console import quiet
 

@@ -1,10 +1,11 @@
 """Every kind of model exports, and its files say what Keras says, compared without `kvae.export.verify`."""
 
-import kvae.export
 import numpy as np
 import pytest
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
+
+import kvae.export
 
 BATCHES = (1, 3, 32)
 

@@ -3,16 +3,16 @@
 import shutil
 
 import keras
-import kvae.export
 import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers
+
+import kvae
+import kvae.export
 from kvae.export import ExportError, budgets, flatbuffer, litert, pipeline
 from kvae.export.reference import Reference
 from kvae.export.verify import OutputCheck
-
-import kvae
 
 
 class Apply(layers.Layer):
@@ -87,9 +87,7 @@ def test_a_file_without_weights_is_found(vae, tmp_path):
 
 
 def snapshot(folder):
-    return {
-        path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
-    }
+    return {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 @pytest.fixture

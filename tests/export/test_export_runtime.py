@@ -6,15 +6,14 @@ import venv
 from importlib.metadata import version
 from pathlib import Path
 
-import kvae.export
 import numpy as np
 import pytest
+
+import kvae.export
 from kvae.export import runtime, sampling
 
 ROOT = Path(kvae.export.__file__).parent.parent
-NO_TENSORFLOW = (
-    "import sys; assert not {'tensorflow', 'keras', 'jax', 'torch'} & set(sys.modules), sys.modules"
-)
+NO_TENSORFLOW = "import sys; assert not {'tensorflow', 'keras', 'jax', 'torch'} & set(sys.modules), sys.modules"
 
 
 @pytest.fixture(scope="module")
@@ -88,9 +87,7 @@ def test_wrong_inputs(case, model):
     assert model.decode(np.zeros((1, 2))).shape == (1, 8, 8, 1)  # and goes on working
 
 
-@pytest.mark.parametrize(
-    "value", [[[0, 1]], np.zeros((1, 2), "float16"), np.zeros((2, 1)).T, ((False, True),)]
-)
+@pytest.mark.parametrize("value", [[[0, 1]], np.zeros((1, 2), "float16"), np.zeros((2, 1)).T, ((False, True),)])
 def test_any_real_numbers_will_do(value, model):
     assert model.decode(value).dtype == np.float32
 
@@ -183,10 +180,7 @@ def test_the_command_reports_an_error_in_one_line(exported, tmp_path, capsys):
 
 
 def test_importing_it_imports_neither_tensorflow_nor_keras(exported):
-    code = (
-        "from kvae.export.runtime import load; import sys;"
-        f"load(sys.argv[1]).sample(2, seed=1); {NO_TENSORFLOW}"
-    )
+    code = f"from kvae.export.runtime import load; import sys;load(sys.argv[1]).sample(2, seed=1); {NO_TENSORFLOW}"
     path = str(exported / "vae_int8.tflite")
     subprocess.run([sys.executable, "-c", code, path], check=True, cwd=ROOT)
 
