@@ -4,8 +4,8 @@ Figures are built without pyplot: no backend is chosen, nothing is registered, a
 
     >>> import numpy as np
     >>> from kvae import plotting
-    >>> plotting.save(plotting.image_grid(np.zeros((6, 8, 8, 1))), getfixture("tmp_path") / "grid.png").name
-    'grid.png'
+    >>> plotting.image_grid(np.zeros((6, 8, 8, 1)), columns=3).axes[0].images[0].get_array().shape
+    (17, 26, 3)
 
 Grey images on a black ground (digits) are drawn dark on light, other images as they are; pixels are clipped to
 [0, 1], and a pixel that isn't a number is magenta.
@@ -14,7 +14,7 @@ Grey images on a black ground (digits) are drawn dark on light, other images as 
 import io
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any
@@ -25,6 +25,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
+
+from kvae.files import atomic_file
 
 DPI = 128  # a power of two: pixels / DPI * DPI is exact, so that image pixels land on whole screen pixels
 WIDTH, TILE = 1100, 160  # screen pixels: of a grid of images, and of one image at most
@@ -46,22 +48,12 @@ class _Figure(Figure):
         return buffer.getvalue()
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> Path:
-    """Have `write` make a temporary file beside `path`, then rename it: what was there stays if `write` fails."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
-
-
 def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
     """Write a figure as a PNG, whole or not at all; folders are made as needed. Returns the path."""
     options: dict[str, Any] = {"format": "png", "dpi": "figure", "metadata": {"Software": None}}
-    return write_atomically(Path(path), lambda temporary: figure.savefig(temporary, **options))
+    with atomic_file(path) as temporary:
+        figure.savefig(temporary, **options)
+    return Path(path)
 
 
 # Charts.
@@ -87,7 +79,7 @@ def learning_curves(history: Mapping[str, Sequence[float]]) -> Figure:
     if not names:
         raise ValueError(f"A history must have one of {', '.join(TITLES)}. Received: {sorted(history)}")
     figure = _Figure(figsize=(3.3 * len(names) + 0.4, 3.2), dpi=DPI, facecolor="white", layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.08)
+    figure.set_layout_engine("constrained", w_pad=0.12, h_pad=0.08)
     panels = figure.subplots(1, len(names), squeeze=False)[0]
     for name, axes in zip(names, panels):
         _style(axes, TITLES[name], "epoch", "nats per image" if name == names[0] else "")

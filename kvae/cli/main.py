@@ -52,17 +52,11 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(1)
     except Exception as error:
-        if debug or not _is_for_people(error):
+        if debug:
             raise
-        sys.exit(f"kvae: error: {_one_line(error)}")
-
-
-def _is_for_people(error: Exception) -> bool:
-    """Errors of our own, of the file system and of bad values have messages that help without a traceback."""
-    return isinstance(error, CommandError | ValueError | OSError | MemoryError) or type(error).__module__.startswith(
-        "kvae."
-    )
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+        message = " ".join(str(error).split())
+        if not isinstance(error, CommandError | ValueError | OSError) and not type(error).__module__.startswith(
+            "kvae."
+        ):
+            message = f"unexpected {type(error).__name__}: {message[:300]} (--debug, before the command, shows where)"
+        sys.exit(f"kvae: error: {message or type(error).__name__}")

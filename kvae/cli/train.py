@@ -48,14 +48,16 @@ def train(
     epochs: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Passes over the data (else about 8,000 steps, 10 to 100 epochs).", show_default=False
+            min=1, help="Passes over the data (else about 5,000 steps, 10 to 100 epochs).", show_default=False
         ),
     ] = None,
     latent_dim: Annotated[int, typer.Option(min=1, help="Number of latents.")] = 16,
     seed: Annotated[int, typer.Option(min=0, help="Of initialisation, order, binarisation and noise.")] = 0,
     data_dir: DataDirOption = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 128,
-    learning_rate: Annotated[float, typer.Option(help="Of Adam; decays to almost 0 along a cosine.")] = 2e-3,
+    learning_rate: Annotated[
+        float, typer.Option(help="Of Adam at its highest: a short way up, then down along a cosine.")
+    ] = 3e-3,
     beta: Annotated[float, typer.Option(min=0, help="Weight of the rate.")] = 1.0,
     warmup: Annotated[int, typer.Option(min=0, help="Steps over which beta grows from 0.")] = 0,
     likelihood: Annotated[

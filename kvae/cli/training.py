@@ -4,7 +4,6 @@ import dataclasses
 import datetime
 import importlib.metadata
 import platform
-import sys
 import time
 import warnings
 from pathlib import Path
@@ -24,7 +23,8 @@ from kvae.files import atomic_directory
 from kvae.models import VAE, load
 from kvae.report import write_report
 
-STEPS, MIN_EPOCHS, MAX_EPOCHS = 8_000, 10, 100
+STEPS, MIN_EPOCHS, MAX_EPOCHS = 5_000, 10, 100
+MAX_LINES = 20  # of the table that training prints
 CLIP_NORM = 200.0  # far above ordinary gradients (in nats): only an explosion is cut
 
 LIKELIHOODS: dict[str, Any] = {
@@ -45,7 +45,7 @@ class Settings:
     seed: int = 0
     data_dir: str | None = None
     batch_size: int = 128
-    learning_rate: float = 2e-3
+    learning_rate: float = 3e-3
     beta: float = 1.0
     warmup: int = 0
     likelihood: str = "auto"
@@ -106,7 +106,7 @@ class Progress(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self.bar = tqdm(
             total=self.params["steps"], desc=f"epoch {epoch + 1}/{self.params['epochs']}", unit="step",
-            leave=False, disable=not sys.stderr.isatty(),
+            leave=False, disable=None,
         )  # fmt: skip
         self.started = time.perf_counter()
 
@@ -120,6 +120,8 @@ class Progress(keras.callbacks.Callback):
         self.seconds += seconds
         self.epochs += 1
         logs = logs or {}
+        if (epoch + 1) % -(-self.params["epochs"] // MAX_LINES) and epoch + 1 < self.params["epochs"]:
+            return
         say(
             f"{epoch + 1:7d} {logs['distortion']:12.2f} {logs['rate']:8.2f} {-logs['elbo']:8.2f} "
             f"{logs['val_loss']:18.2f} {logs['active_units']:16.0f} {self.images_per_epoch / seconds:10,.0f}"
@@ -172,8 +174,7 @@ def fit(model: VAE, settings: Settings, images: data.Data, folder: Path) -> Prog
     assert settings.epochs is not None
     steps = images.batches_per_epoch
     optimizer = keras.optimizers.Adam(
-        keras.optimizers.schedules.CosineDecay(settings.learning_rate, settings.epochs * steps, alpha=0.01),
-        global_clipnorm=CLIP_NORM,
+        learning_rate_schedule(settings.learning_rate, settings.epochs * steps), global_clipnorm=CLIP_NORM
     )
     # Many steps in one call: the framework's overhead is paid once (benchmarks/throughput.py).
     model.compile(optimizer, jit_compile=settings.xla or "auto", steps_per_execution=max(1, min(50, steps // 8)))
@@ -201,6 +202,17 @@ def fit(model: VAE, settings: Settings, images: data.Data, folder: Path) -> Prog
             f"(it was {settings.learning_rate}), or use --precision float32 (it was {settings.precision})"
         )
     return progress
+
+
+def learning_rate_schedule(peak: float, steps: int) -> keras.optimizers.schedules.LearningRateSchedule:
+    """Up in a straight line over the first tenth (500 steps at most), then down to zero along a cosine.
+
+    Without the way up, a large rate can collapse the posterior in the first hundred steps, for good.
+    """
+    warmup = max(1, min(500, steps // 10))
+    return keras.optimizers.schedules.CosineDecay(
+        peak / 20, max(1, steps - warmup), warmup_target=peak, warmup_steps=warmup
+    )
 
 
 def _config(settings: Settings, images: data.Data, model: VAE) -> dict[str, Any]:

@@ -121,4 +121,4 @@ def _progress(dataset: tf.data.Dataset, show: bool) -> Any:
     from tqdm import tqdm
 
     total = int(dataset.cardinality())
-    return tqdm(dataset, total=total if total >= 0 else None, disable=not show, unit="batch", leave=False)
+    return tqdm(dataset, total=total if total >= 0 else None, disable=None if show else True, unit="batch", leave=False)

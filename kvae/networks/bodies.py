@@ -147,7 +147,7 @@ class ConvUp(_Chain):
         TensorShape([2, 14, 14, 32])
     """
 
-    def __init__(self, filters: tuple[int, ...] = (64, 64), activation: str = ACTIVATION, **kwargs: Any):
+    def __init__(self, filters: tuple[int, ...] = (64, 32), activation: str = ACTIVATION, **kwargs: Any):
         super().__init__(activation, **kwargs)
         self.filters = _check_sizes("filters", filters)
 

@@ -1,0 +1,53 @@
+"""Timing side by side, and storing what came out."""
+
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def interleaved(contestants: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of every contestant in every round; they take turns, after one warm-up each."""
+    for run in contestants.values():
+        run()
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    for _ in range(rounds):
+        for name, run in contestants.items():
+            started = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - started)
+    return seconds
+
+
+def median_ratio(a: list[float], b: list[float]) -> float:
+    """Median over the rounds of a/b: drifts of the machine cancel."""
+    return statistics.median(x / y for x, y in zip(a, b, strict=True))
+
+
+def spread(values: list[float]) -> str:
+    return f"{min(values):,.4g} – {max(values):,.4g}"
+
+
+def machine() -> dict[str, Any]:
+    import tensorflow as tf
+
+    names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    return {
+        "processor": names[0].split(":")[1].strip() if names else platform.processor(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "tensorflow": tf.__version__,
+    }
+
+
+def store(name: str, results: dict[str, Any]) -> None:
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps({"machine": machine(), **results}, indent=2) + "\n")
+    print(f"\nStored in {path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}")

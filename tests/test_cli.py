@@ -1,0 +1,224 @@
+"""The command's contract, on a run trained here and on mistakes that people make."""
+
+import json
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from kvae.cli.main import main
+
+
+@pytest.fixture
+def kvae_command(monkeypatch, capfd):
+    """Run the command in this process: `kvae_command("train", "digits", …)` gives status, out and err."""
+
+    def run(*arguments: object) -> SimpleNamespace:
+        monkeypatch.setattr(sys, "argv", ["kvae", *map(str, arguments)])
+        status: object = 0
+        with warnings.catch_warnings():
+            show = warnings.showwarning
+            try:
+                main()
+            except SystemExit as stop:
+                status = stop.code or 0
+            finally:
+                warnings.showwarning = show
+        out, err = capfd.readouterr()
+        if isinstance(status, str):  # sys.exit("message") prints it and gives 1 when the process ends
+            status, err = 1, f"{err}{status}\n"
+        return SimpleNamespace(status=status, out=out, err=err)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory) -> Path:
+    """A small run, made by the command itself in a process of its own."""
+    run = tmp_path_factory.mktemp("runs") / "digits"
+    command = ["train", "digits", "--out", run, "--epochs", 3, "--latent-dim", 4, "--network", "mlp", "--samples", 8]
+    done = subprocess.run([sys.executable, "-m", "kvae", *map(str, command)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""  # none of TensorFlow's log
+    assert "NLL, importance-weighted, K=8" in done.stdout
+    assert "raw pixels (control)" in done.stdout
+    return run
+
+
+def test_run_folder_has_what_the_contract_says(run_folder):
+    names = {str(path.relative_to(run_folder)) for path in run_folder.rglob("*") if path.is_file()}
+    assert {"model.keras", "config.json", "history.csv", "metrics.json", "report.html"} <= names
+    assert {"figures/learning_curves.png", "figures/samples.png", "figures/reconstructions.png"} <= names
+    assert not [path for path in run_folder.parent.iterdir() if path.name.startswith(".")]
+    config = json.loads((run_folder / "config.json").read_text())
+    assert (config["epochs"], config["latent_dim"], config["likelihood"]) == (3, 4, "bernoulli")
+    assert len((run_folder / "history.csv").read_text().splitlines()) == 4
+    assert "http" not in (run_folder / "report.html").read_text().replace("http-equiv", "").split("<body")[0]
+
+
+def test_evaluate_writes_the_keys_of_the_contract(kvae_command, run_folder, tmp_path):
+    first, second = tmp_path / "a.json", tmp_path / "b.json"
+    for file in (first, second):
+        assert kvae_command("evaluate", run_folder, "--samples", 4, "--limit", 50, "--json", file).status == 0
+    scores = json.loads(first.read_text())
+    assert set(scores) == {
+        "elbo", "rate", "distortion", "bits_per_dim", "active_units", "nll", "num_samples", "split", "examples",
+    }  # fmt: skip
+    assert (scores["num_samples"], scores["split"], scores["examples"]) == (4, "test", 50)
+    assert scores["elbo"] == pytest.approx(-scores["rate"] - scores["distortion"])
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_sample_is_a_function_of_the_seed(kvae_command, run_folder, tmp_path):
+    for name, seed in (("a.npy", 7), ("b.npy", 7), ("c.npy", 8)):
+        assert kvae_command("sample", run_folder, "-n", 9, "--seed", seed, "--out", tmp_path / name).status == 0
+    a, b, c = (np.load(tmp_path / name) for name in ("a.npy", "b.npy", "c.npy"))
+    assert a.shape == (9, 8, 8, 1)
+    np.testing.assert_array_equal(a, b)
+    assert np.any(a != c)
+    assert kvae_command("sample", run_folder, "-n", 9, "--out", tmp_path / "grid.png").status == 0
+    from PIL import Image
+
+    assert Image.open(tmp_path / "grid.png").size > (50, 50)
+
+
+def test_features_and_probe(kvae_command, run_folder, tmp_path):
+    done = kvae_command("features", run_folder, "digits", "--split", "test", "--out", tmp_path / "features.npz")
+    assert done.status == 0
+    assert "z mean" in done.out
+    with np.load(tmp_path / "features.npz") as features:
+        assert features["mean"].shape == (180, 4)
+        assert features["hidden"].shape == (180, 256)
+        assert features["label"].shape == (180,)
+
+
+def test_plot_draws_again(kvae_command, run_folder):
+    (run_folder / "report.html").unlink()
+    done = kvae_command("plot", run_folder)
+    assert done.status == 0
+    assert (run_folder / "report.html").stat().st_size > 10_000
+
+
+def test_export_verifies(kvae_command, run_folder, tmp_path):
+    out = tmp_path / "phone"
+    done = kvae_command("export", run_folder, "--out", out)
+    assert done.status == 0, done.err
+    report = json.loads((out / "report.json").read_text())
+    files = {artifact["path"]: artifact for artifact in report["artifacts"]}
+    assert {"vae_float32.tflite", "vae_int8.tflite"} <= set(files)
+    for artifact in files.values():
+        assert (out / artifact["path"]).exists()
+        assert {"decode", "encode", "reconstruct"} <= set(artifact["signatures"])
+    float32 = files["vae_float32.tflite"]
+    assert float32["builtin_only"] is True
+    assert all(check["max_abs_error"] < 1e-5 for check in float32["signatures"].values())
+
+
+def test_train_refuses_to_replace_unless_told(kvae_command, run_folder, tmp_path):
+    done = kvae_command("train", "digits", "--out", run_folder)
+    assert done.status == 1
+    assert "--overwrite" in done.err
+    (tmp_path / "papers").mkdir()
+    (tmp_path / "papers" / "thesis.txt").write_text("years of work")
+    done = kvae_command("train", "digits", "--out", tmp_path / "papers", "--overwrite")
+    assert done.status == 1
+    assert (tmp_path / "papers" / "thesis.txt").exists()
+
+
+def test_a_failed_training_leaves_the_old_run(kvae_command, run_folder, tmp_path):
+    import shutil
+
+    copy = tmp_path / "run"
+    shutil.copytree(run_folder, copy)
+    before = (copy / "model.keras").read_bytes()
+    done = kvae_command(
+        "train", "digits", "--out", copy, "--overwrite", "--network", "mlp", "--epochs", 1, "--learning-rate", 1e30
+    )
+    assert done.status == 1
+    assert "--learning-rate" in done.err
+    assert (copy / "model.keras").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_train_on_a_folder_of_colour_images_of_prime_size(kvae_command, tmp_path):
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for label in ("cats", "dogs"):
+        (tmp_path / "pets" / label).mkdir(parents=True)
+        for i in range(30):
+            Image.fromarray(rng.integers(0, 256, (13, 17, 3), np.uint8)).save(tmp_path / "pets" / label / f"{i}.png")
+    (tmp_path / "pets" / "cats" / "broken.png").write_bytes(b"not an image")
+    run = tmp_path / "run"
+    done = kvae_command("train", tmp_path / "pets", "--out", run, "--epochs", 1, "--batch-size", 8, "--samples", 2)
+    assert done.status == 0, done.err
+    assert "broken.png" in done.err
+    config = json.loads((run / "config.json").read_text())
+    assert (config["likelihood"], config["image_shape"]) == ("normal-learned", [13, 17, 3])
+    assert kvae_command("evaluate", run, "--samples", 2).status == 0
+
+
+MISTAKES = {
+    "no such run": (["evaluate", "nowhere"], 1, "no such folder"),
+    "not a run": (["sample", "."], 1, "Expected a folder made by `kvae train`"),
+    "unknown source": (["train", "mnits", "--out", "run"], 1, "mnist"),
+    "no such file": (["train", "./images", "--out", "run"], 1, "images"),
+    "bad size": (["train", "digits", "--size", "big", "--out", "run"], 1, "--size as N or HxW"),
+    "bad picture name": (["sample", "run", "--out", "grid.bmp"], 1, ".png or .npy"),
+    "bad features name": (["features", "run", "digits", "--out", "x.csv"], 1, ".npz"),
+    "bad option": (["train", "digits", "--epochs", "0"], 2, "--epochs"),
+    "unknown choice": (["train", "digits", "--likelihood", "gauss"], 2, "normal-learned"),
+    "unknown precision": (["export", "run", "--out", "x", "--precision", "int3"], 2, "int8"),
+    "no command": (["trian"], 2, "trian"),
+}
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_mistakes_are_one_line_and_a_status(case, kvae_command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
+    arguments, status, message = MISTAKES[case]
+    done = kvae_command(*arguments)
+    assert done.status == status
+    assert message in done.err
+    assert "Traceback" not in done.err
+    if status == 1:
+        assert done.err.startswith("kvae: error: ")
+        assert done.err.count("\n") == 1
+
+
+def test_damaged_runs_are_named(kvae_command, run_folder, tmp_path):
+    import shutil
+
+    for name, content in (("model.keras", b"PK\x03\x04 broken"), ("config.json", b"{")):
+        copy = tmp_path / name
+        shutil.copytree(run_folder, copy)
+        (copy / name).write_bytes(content)
+        done = kvae_command("evaluate", copy)
+        assert done.status == 1
+        assert name in done.err
+        assert done.err.count("\n") == 1
+    done = kvae_command("features", run_folder, np_file(tmp_path), "--out", tmp_path / "f.npz")
+    assert done.status == 1
+    assert "(28, 28, 1)" in done.err
+
+
+def np_file(folder: Path) -> Path:
+    np.save(folder / "x.npy", np.zeros((40, 28, 28), np.uint8))
+    return folder / "x.npy"
+
+
+def test_debug_shows_the_traceback(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "kvae", "--debug", "evaluate", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "COLUMNS": "200"},
+    )
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
