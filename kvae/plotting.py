@@ -165,21 +165,24 @@ def latent_map(means: Any, labels: Any = None, label_names: Sequence[str] = ()) 
     dots: dict[str, Any] = {"s": float(np.clip(16000 / len(points), 4, 36)), "alpha": 0.75, "lw": 0}
     classes = [] if labels is None else sorted({int(label) for label in labels})
     if labels is None:
-        axes.scatter(*points.T, color=TRAIN, **dots)
+        axes.scatter(points[:, 0], points[:, 1], color=TRAIN, **dots)
     elif len(classes) > MAX_LEGEND:
-        drawn = axes.scatter(*points.T, c=labels, cmap="viridis", **dots)
+        drawn = axes.scatter(points[:, 0], points[:, 1], c=labels, cmap="viridis", **dots)
         figure.colorbar(drawn, ax=axes, label="label", shrink=0.6)
     else:
-        colors = PALETTE if len(classes) <= len(PALETTE) else matplotlib.colormaps["tab20"].colors
+        colors = PALETTE if len(classes) <= len(PALETTE) else matplotlib.colormaps["tab20"](range(20))
         for color, label in zip(colors, classes):
             name = str(label_names[label]) if 0 <= label < len(label_names) else str(label)
-            axes.scatter(*points[labels == label].T, color=color, label=name, **dots)
+            x, y = points[labels == label].T
+            axes.scatter(x, y, color=color, label=name, **dots)
             halo = [withStroke(linewidth=3, foreground="white")]
-            middle = np.median(points[labels == label], axis=0)
-            axes.text(*middle, name, ha="center", va="center", fontsize=11, color=INK, path_effects=halo)
+            axes.text(
+                np.median(x), np.median(y), name, ha="center", va="center", fontsize=11, color=INK, path_effects=halo
+            )
         legend = figure.legend(loc="outside right center", frameon=False, fontsize=9, labelcolor=INK)
         for handle in legend.legend_handles:
-            handle.set(alpha=1.0, sizes=[30])
+            if handle is not None:
+                handle.set(alpha=1.0, sizes=[30])
     return figure
 
 

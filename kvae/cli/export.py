@@ -50,6 +50,14 @@ def show_export(report: dict[str, Any], out: Path) -> None:
     rows = []
     for artifact in report["artifacts"]:
         for name, check in artifact["signatures"].items():
-            rows.append([artifact["path"], artifact["bytes"], name, check["max_abs_error"], check["mean_abs_error"]])
+            rows.append(
+                [
+                    artifact["path"],
+                    artifact["bytes"],
+                    name,
+                    f"{check['max_abs_error']:.1e}",
+                    f"{check['mean_abs_error']:.1e}",
+                ]
+            )
     table(["file", "bytes", "signature", "max |error|", "mean |error|"], rows)
     say(f"Verified against Keras. Wrote {out}/report.json")

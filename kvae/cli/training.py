@@ -3,6 +3,7 @@
 import dataclasses
 import datetime
 import importlib.metadata
+import math
 import platform
 import time
 import warnings
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import tensorflow as tf
 from tqdm import tqdm
 
 from kvae import data, likelihoods, networks, objectives, schedules
@@ -120,6 +122,9 @@ class Progress(keras.callbacks.Callback):
         self.seconds += seconds
         self.epochs += 1
         logs = logs or {}
+        if not math.isfinite(logs["loss"]):
+            say(f"{epoch + 1:7d}   the loss is not finite any more: stopped, and the best epoch before is kept")
+            return
         if (epoch + 1) % -(-self.params["epochs"] // MAX_LINES) and epoch + 1 < self.params["epochs"]:
             return
         say(
@@ -189,7 +194,7 @@ def fit(model: VAE, settings: Settings, images: data.Data, folder: Path) -> Prog
         callbacks.append(keras.callbacks.EarlyStopping("val_loss", mode="min", patience=settings.patience))
     try:
         model.fit(
-            images.train, validation_data=images.validation, epochs=settings.epochs, callbacks=callbacks,
+            on_device(images.train), validation_data=images.validation, epochs=settings.epochs, callbacks=callbacks,
             shuffle=False, verbose=0,
         )  # fmt: skip
     except KeyboardInterrupt:
@@ -202,6 +207,12 @@ def fit(model: VAE, settings: Settings, images: data.Data, folder: Path) -> Prog
             f"(it was {settings.learning_rate}), or use --precision float32 (it was {settings.precision})"
         )
     return progress
+
+
+def on_device(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """Batches wait on the accelerator, where there is one, before the step needs them."""
+    gpus = tf.config.list_logical_devices("GPU")
+    return dataset.apply(tf.data.experimental.prefetch_to_device(gpus[0].name)) if gpus else dataset
 
 
 def learning_rate_schedule(peak: float, steps: int) -> keras.optimizers.schedules.LearningRateSchedule:
