@@ -8,7 +8,7 @@ Figures are built without pyplot: no backend is chosen, nothing is registered, a
     (17, 26, 3)
 
 Grey images on a black ground (digits) are drawn dark on light, other images as they are; pixels are clipped to
-[0, 1], and a pixel that isn't a number is magenta.
+[0, 1], and a pixel that isn't a number is magenta. Latents are counted from 0, as in code.
 """
 
 import io
@@ -36,6 +36,7 @@ PALETTE = ("#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6",
            "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd")  # fmt: skip
 ACTIVE_NATS = 0.01
 MAX_LEGEND = 20
+SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 TITLES = {"distortion": "Distortion  −E log p(x|z)", "rate": "Rate  KL(q ‖ p)", "elbo": "ELBO"}
 
 
@@ -64,7 +65,8 @@ def learning_curves(history: Mapping[str, Sequence[float]]) -> Figure:
 
     Args:
         history: `model.fit(...).history`, or the columns of a `CSVLogger` file: `distortion`, `rate`, `elbo`
-            (those that are there), the same with `val_`, and `epoch`, counted from 0, if known.
+            (those that are there), the same with `val_`, and `epoch`, counted from 0, if known. First epochs
+            far above the others leave the frame.
 
     Raises:
         ValueError: if there is none of the three.
@@ -87,12 +89,23 @@ def learning_curves(history: Mapping[str, Sequence[float]]) -> Figure:
             values = history.get(key, ())
             epochs = [epoch + 1 for epoch in history.get("epoch", range(len(values)))]
             if len(values):
-                marker = "o" if len(values) < 12 else ""
-                axes.plot(epochs, values, marker, ls="-", color=color, label=label, lw=1.8, ms=4)
+                marker = "o" if len(values) < 12 else None
+                axes.plot(epochs, values, color=color, label=label, marker=marker, linewidth=1.8, markersize=4)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.grid(color=FAINT, lw=0.5, alpha=0.6)
+        axes.set_ylim(_frame([history[key] for key in (name, f"val_{name}") if key in history]))
     panels[0].legend(frameon=False, fontsize=9, labelcolor=INK)
     return figure
+
+
+def _frame(curves: Sequence[Sequence[float]]) -> tuple[float, float] | None:
+    """Limits of the y axis that show how learning ends, where the first tenth would take up most of the height."""
+    late = np.concatenate([curve[max(1, len(curve) // 10) :] for curve in curves])
+    everything = np.concatenate(curves)
+    late, everything = late[np.isfinite(late)], everything[np.isfinite(everything)]
+    if len(late) < 6 or np.ptp(everything) <= 3 * np.ptp(late) or not np.ptp(late):
+        return None
+    return late.min() - 0.08 * np.ptp(late), late.max() + 0.08 * np.ptp(late)
 
 
 def kl_per_dimension(kl: Any, active: Any = None) -> Figure:
@@ -123,7 +136,8 @@ def kl_per_dimension(kl: Any, active: Any = None) -> Figure:
     shown = np.unique(np.linspace(0, len(kl) - 1, min(len(kl), 24)).astype(int))
     axes.set_xticks(shown, [str(order[i]) for i in shown])
     axes.set_xlim(-0.7, max(len(kl), 4) - 0.3)
-    axes.set_ylim(min(0.0, float(np.nanmin(kl))), max(1.08 * float(np.nanmax(kl)), 10 * ACTIVE_NATS))
+    finite = kl[np.isfinite(kl)]
+    axes.set_ylim(min([0.0, *finite]), max([10 * ACTIVE_NATS, *(1.08 * finite)]))
     return figure
 
 
@@ -157,7 +171,8 @@ def latent_map(means: Any, labels: Any = None, label_names: Sequence[str] = ()) 
     points, names = _plane(means, labels)
     figure, axes = _chart((7.2, 6.0 if means.shape[1] > 1 else 3.4))
     _style(axes, "", *names)
-    if means.shape[1] == 1:
+    strip = means.shape[1] == 1
+    if strip:
         axes.set_yticks([])
         axes.spines["left"].set_visible(False)
     else:
@@ -176,9 +191,9 @@ def latent_map(means: Any, labels: Any = None, label_names: Sequence[str] = ()) 
             x, y = points[labels == label].T
             axes.scatter(x, y, color=color, label=name, **dots)
             halo = [withStroke(linewidth=3, foreground="white")]
-            axes.text(
-                np.median(x), np.median(y), name, ha="center", va="center", fontsize=11, color=INK, path_effects=halo
-            )
+            if not strip:
+                middle = float(np.median(x)), float(np.median(y))
+                axes.text(*middle, name, ha="center", va="center", size=11, weight="bold", color=INK, path_effects=halo)
         legend = figure.legend(loc="outside right center", frameon=False, fontsize=9, labelcolor=INK)
         for handle in legend.legend_handles:
             if handle is not None:
@@ -193,7 +208,7 @@ def _plane(means: np.ndarray, labels: np.ndarray | None) -> tuple[np.ndarray, tu
         jitter = np.random.default_rng(0).uniform(-0.35, 0.35, len(means))
         return np.stack([means[:, 0], jitter - row], axis=1), ("z", "")
     if means.shape[1] == 2:
-        return means, ("z₁", "z₂")
+        return means, (_z(0), _z(1))
     centred = means - means.mean(axis=0)
     u, s, _ = np.linalg.svd(centred, full_matrices=False)
     share = s**2 / max(float(np.sum(s**2)), 1e-30)
@@ -258,7 +273,7 @@ def manifold(model: Any, steps: int = 20) -> Figure:
     """The images of a two-dimensional latent space (Kingma & Welling 2014, figure 4).
 
     Latents are the quantiles (i + ½) / steps of the standard normal on each axis, so that every tile stands for
-    the same prior probability. z₁ grows to the right, z₂ upwards.
+    the same prior probability. z₀ grows to the right, z₁ upwards.
 
     Raises:
         ValueError: if the model has no prior, or another number of latent dimensions.
@@ -269,15 +284,14 @@ def manifold(model: Any, steps: int = 20) -> Figure:
             f"{type(model).__name__} with latent_dim={model.latent_dim}"
         )
     quantiles = [NormalDist().inv_cdf((i + 0.5) / steps) for i in range(steps)]
-    z = np.array([(x, y) for y in reversed(quantiles) for x in quantiles], "float32")  # top row: largest z₂
+    z = np.array([(x, y) for y in reversed(quantiles) for x in quantiles], "float32")  # top row: largest z₁
     images = np.asarray(model.decode(z))
     tiles = _rgb(images).reshape(steps, steps, *images.shape[1:3], 3)
-    every = max(1, steps // 5)
-    ticks = [_number(v) if i % every == every // 2 else "" for i, v in enumerate(quantiles)]
-    figure = _tiled(tiles, ticks[::-1], ticks, gap=0)
-    figure.axes[0].set_xlabel("z₁", fontsize=11, color=INK)
-    figure.axes[0].set_ylabel("z₂", fontsize=11, color=INK, rotation=0)
-    return figure
+    shown = {0, steps // 4, steps - 1 - steps // 4, steps - 1}
+    ticks = [_number(v) if i in shown else "" for i, v in enumerate(quantiles)]
+    across = [f"{_z(0)} →" if i == steps // 2 else tick for i, tick in enumerate(ticks)]
+    up = [f"{_z(1)} ↑" if i == steps // 2 else tick for i, tick in enumerate(ticks)]
+    return _tiled(tiles, up[::-1], across, gap=0)
 
 
 def traversals(
@@ -316,7 +330,7 @@ def traversals(
         z[row, :, d] = center[d] + offsets * scale[d]
     images = np.asarray(model.decode(z.reshape(-1, size).astype("float32")))
     tiles = _rgb(images).reshape(*z.shape[:2], *images.shape[1:3], 3)
-    labels = [f"z{d}" if kl is None else f"z{d} · {kl[d]:.2f} nats" for d in dimensions]
+    labels = [_z(d) if kl is None else f"{_z(d)} · {kl[d]:.2f} nats" for d in dimensions]
     return _tiled(tiles, labels, [f"{_number(v, 1)}σ" for v in offsets])
 
 
@@ -392,6 +406,10 @@ def _style(axes: Axes, title: str, x: str, y: str) -> None:
     axes.tick_params(labelsize=9, colors=INK, length=3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(FAINT)
+
+
+def _z(dimension: int) -> str:
+    return "z" + str(dimension).translate(SUBSCRIPTS)
 
 
 def _number(value: float, digits: int = 2) -> str:

@@ -2,8 +2,11 @@
 
 import base64
 import csv
+import datetime
 import importlib.resources
 import json
+import math
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,15 +16,20 @@ import numpy as np
 from kvae import plotting
 from kvae.files import atomic_file
 
+ENCODE_BATCH = 256
+MAX_FILES = 40  # of the list at the end of the page; a folder of TensorBoard logs would fill it otherwise
+
 #: figures in the order of the page: file stem, heading, how to read it
 FIGURES = (
     ("learning_curves", "Learning", "Distortion is what it costs to draw the pixels once the latents are known, rate "
      "what it costs to say which latents; ELBO is minus their sum and should rise. Validation images were not trained "
-     "on: where their curve turns away from the training curve, the model begins to memorise."),
+     "on: where their curve turns away from the training curve, the model begins to memorise. (Training values are "
+     "means over an epoch, so that early on validation may look better.)"),
     ("reconstructions", "Reconstructions", "Test images above what is left of them after encoder and decoder, without "
      "noise. What is lost here, the latents don't carry."),
-    ("samples", "Samples from the prior", "New images: latents drawn from the standard normal, decoded. No encoder, no "
-     "data; this is what the exported decoder does on a phone."),
+    ("samples", "Samples from the prior", "New images: latents drawn from the prior, decoded. No encoder, no data; "
+     "this is what the exported decoder does on a phone. Each is the mean of p(x|z), without the noise of single "
+     "pixels, and therefore soft."),
     ("manifold", "The latent manifold", "The two latents across the page: every tile stands for the same prior "
      "probability. Neighbours should be alike, without gaps."),
     ("traversals", "One latent at a time", "Each row moves one latent from −3 to 3 standard deviations, all others at "
@@ -43,42 +51,51 @@ def write_figures(
     means: np.ndarray | None = None,
     kl: np.ndarray | None = None,
 ) -> list[Path]:
-    """Draw the figures of a VAE's run into `run/figures`, each written whole or not at all.
+    """Draw the figures of a run into `run/figures`, each written whole or not at all.
 
     Args:
         run: folder of the run.
-        model: a `kvae.VAE`.
+        model: a `kvae.VAE`, or a `kvae.Autoencoder`: then there are no samples, and traversals follow the
+            spread of `means`.
         images: test images `(N, H, W, C)`.
         labels: `(N,)` or None.
         history: columns of the training log.
         label_names: names of the classes.
-        means: posterior means of `images`, `(N, D)`; encoded here if left out.
-        kl: KL of each latent, `(D,)`, nats.
+        means: latents of `images`, `(N, D)`; encoded here if left out.
+        kl: KL of each latent, `(D,)`, nats; without it, there is no figure of it.
 
     Returns:
         The paths written.
     """
     if means is None:
-        means = np.asarray(model.encode(images).mean)
+        batches = range(0, len(images), ENCODE_BATCH)
+        means = np.concatenate([np.asarray(model.encode_mean(images[i : i + ENCODE_BATCH])) for i in batches])
+    spread = means.var(axis=0)
+    generates = hasattr(model, "prior")
     figures = {
         "learning_curves": plotting.learning_curves(history),
         "reconstructions": plotting.reconstructions(model, images[:16]),
-        "samples": plotting.samples(model, n=100, seed=0),
         "latent_map": plotting.latent_map(means, labels, label_names),
     }
-    if model.latent_dim == 2:
+    if generates:
+        figures["samples"] = plotting.samples(model, n=100, seed=0)
+    if generates and model.latent_dim == 2:
         figures["manifold"] = plotting.manifold(model)
     else:
-        figures["traversals"] = plotting.traversals(model, kl=kl)
+        order = np.argsort(-(spread if kl is None else np.asarray(kl)), kind="stable")
+        figures["traversals"] = plotting.traversals(
+            model, dimensions=[int(d) for d in order[:8]], kl=kl, latents=None if generates else means
+        )
     if kl is not None:
-        figures["kl_per_dimension"] = plotting.kl_per_dimension(kl, means.var(axis=0) > 0.01)
+        figures["kl_per_dimension"] = plotting.kl_per_dimension(kl, spread > 0.01)
     return [plotting.save(figure, run / "figures" / f"{name}.png") for name, figure in figures.items()]
 
 
 def write_report(run: Path) -> Path:
     """Render `run/report.html` from the run's config.json, metrics.json, history.csv and figures.
 
-    The page needs no network: pictures are part of it.
+    The page needs no network: pictures are part of it. Whatever is missing inside config.json and metrics.json
+    is left out of the page.
 
     Raises:
         ValueError: if one of the files is missing or damaged; the message names it and the command that makes it.
@@ -86,54 +103,118 @@ def write_report(run: Path) -> Path:
     import jinja2
 
     run = Path(run)
-    config, metrics = _read_json(run / "config.json", "kvae train"), _read_json(run / "metrics.json", "kvae train")
-    epochs = _rows(run / "history.csv")
-    figures = [
-        {"title": title, "text": text, "name": name, "data": base64.b64encode(path.read_bytes()).decode()}
-        for name, title, text in FIGURES
-        if (path := run / "figures" / f"{name}.png").is_file()
-    ]
+    config, metrics = _read_json(run / "config.json"), _read_json(run / "metrics.json")
+    history = _read_history(run / "history.csv")
+    numbers = {k: v for k, v in metrics.items() if isinstance(v, int | float) and not isinstance(v, bool)}
     source = importlib.resources.files("kvae").joinpath("report.html.jinja").read_text(encoding="utf-8")
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True)
-    environment.filters["number"] = _number
-    files = [
-        {"name": str(path.relative_to(run)), "kilobytes": path.stat().st_size / 1000}
-        for path in sorted(run.rglob("*"))
-        if path.is_file() and path.name != "report.html"
-    ]
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"number": _number, "duration": _duration, "size": _size, "date": _date}
+    name = run.resolve().name
     html = environment.from_string(source).render(
-        run=run.name,
+        run=name,
+        title=config.get("name") or config.get("source") or name,
         config=config,
         metrics=metrics,
-        epochs=epochs,
-        figures=figures,
-        files=files,
-        density=str(config.get("likelihood")).startswith("normal"),
+        numbers=numbers,
+        probe=[row for row in metrics.get("probe") or [] if isinstance(row, dict)],
+        density="normal" in str(config.get("likelihood")).lower() or numbers.get("elbo", 0) > 0,
+        epochs=len(next(iter(history.values()), [])),
+        best=_best_epoch(history),
+        figures=_figures(run / "figures"),
+        commands=_commands(name, str(config.get("source") or "SOURCE")),
+        files=_files(run),
+        max_files=MAX_FILES,
     )
     with atomic_file(run / "report.html") as temporary:
         temporary.write_text(html, encoding="utf-8")
     return run / "report.html"
 
 
-def _read_json(path: Path, command: str) -> dict[str, Any]:
+def _figures(folder: Path) -> list[dict[str, Any]]:
+    """The pictures in the order of the page; those it doesn't know come last."""
+    known = {name: (title, text) for name, title, text in FIGURES}
+    others = sorted(path.stem for path in folder.glob("*.png") if path.stem not in known)
+    figures = []
+    for name in (*known, *others):
+        path = folder / f"{name}.png"
+        if path.is_file():
+            content = path.read_bytes()
+            width, height = (int.from_bytes(content[i : i + 4], "big") for i in (16, 20))  # of the PNG's header
+            title, text = known.get(name, (name.replace("_", " ").capitalize(), ""))
+            figures.append(
+                {"title": title, "text": text, "name": name, "data": base64.b64encode(content).decode(),
+                 "width": width, "height": height, "shape": "wide" if width > 1.4 * height else "tall"}
+            )  # fmt: skip
+    return figures
+
+
+def _commands(name: str, source: str) -> list[tuple[str, str]]:
+    """What to do next, as (what it is for, command for a shell in the folder that holds the run)."""
+    name = f"./{name}" if name.startswith("-") else name
+    run = shlex.quote(name)
+    return [
+        ("New images", f"kvae sample {run} -n 64 --seed 7 --out grid.png"),
+        ("A tighter bound", f"kvae evaluate {run} --samples 500"),
+        ("Features for a classifier", f"kvae features {run} {shlex.quote(source)} --out features.npz"),
+        ("SavedModel and .tflite files, verified", f"kvae export {run} --out {shlex.quote(f'{name}-export')}"),
+        ("These figures again", f"kvae plot {run}"),
+    ]
+
+
+def _files(run: Path) -> list[tuple[str, int]]:
+    paths = (path for path in sorted(run.rglob("*")) if path.is_file() and path != run / "report.html")
+    return [(path.relative_to(run).as_posix(), path.stat().st_size) for path in paths]
+
+
+def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ValueError(f"A report needs {path}, which is missing; `{command}` makes it") from error
+        raise ValueError(f"A report needs {path}, which is missing; `kvae train` makes it") from error
     except ValueError as error:
-        raise ValueError(f"Expected JSON, as `{command}` writes it. Received: {path} ({error})") from error
+        raise ValueError(f"Expected JSON, as `kvae train` writes it. Received: {path} ({error})") from error
     if not isinstance(content, dict):
-        raise ValueError(f"Expected a JSON object, as `{command}` writes it. Received: {path}")
+        raise ValueError(f"Expected a JSON object, as `kvae train` writes it. Received: {path}")
     return content
 
 
-def _rows(path: Path) -> int:
+def _read_history(path: Path) -> dict[str, list[str]]:
     try:
         with open(path, newline="", encoding="utf-8") as file:
-            return len(list(csv.DictReader(file)))
+            rows = list(csv.DictReader(file))
     except FileNotFoundError as error:
         raise ValueError(f"A report needs {path}, which is missing; `kvae train` makes it") from error
+    return {name: [row[name] for row in rows] for name in rows[0]} if rows else {}
+
+
+def _best_epoch(history: dict[str, list[str]]) -> int | None:
+    """The epoch, counted from 1, with the largest validation ELBO; None if nothing says it."""
+    try:
+        elbo = [float(value) for value in history["val_elbo"]]
+    except (KeyError, TypeError, ValueError):
+        return None
+    known = [i for i, value in enumerate(elbo) if math.isfinite(value)]
+    return max(known, key=elbo.__getitem__) + 1 if known else None
 
 
 def _number(value: Any, digits: int = 1) -> str:
-    return f"{value:,.{digits}f}" if isinstance(value, int | float) else "–"
+    return f"{value:,.{digits}f}".replace("-", "−") if isinstance(value, int | float) else "–"
+
+
+def _duration(seconds: float) -> str:
+    if not math.isfinite(seconds) or seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes} min {seconds} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB" if count >= 1e6 else f"{count / 1e3:,.1f} kB"
+
+
+def _date(value: Any) -> str:
+    try:
+        date = datetime.datetime.fromisoformat(str(value))
+    except ValueError:
+        return str(value)
+    return f"{date.day} {date:%B %Y}"

@@ -4,6 +4,7 @@ from statistics import NormalDist
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import kvae
 from kvae import likelihoods, plotting
@@ -27,6 +28,42 @@ def test_image_grid_shows_the_pixels(tmp_path):
     path = plotting.save(plotting.image_grid(images), tmp_path / "deep" / "grid.png")
     assert path.read_bytes()[:4] == b"\x89PNG"
     assert [p.name for p in path.parent.iterdir()] == ["grid.png"]
+
+
+@pytest.mark.parametrize(
+    ("value", "painted"), [(0.0, (1, 1, 1)), (1.0, (0, 0, 0)), (7.0, (0, 0, 0)), (np.nan, (1, 0, 1))]
+)
+def test_grey_on_black_is_dark_on_light_clipped_and_a_nan_is_magenta(value, painted):
+    images = np.zeros((1, 5, 5, 1))
+    images[0, 2, 2] = value
+    np.testing.assert_array_equal(shown(plotting.image_grid(images))[2, 2], painted)
+
+
+def test_every_image_pixel_is_a_whole_number_of_screen_pixels(tmp_path):
+    images = np.random.default_rng(0).random((6, 7, 5, 3))
+    grid = shown(plotting.image_grid(images, columns=3))
+    with Image.open(plotting.save(plotting.image_grid(images, columns=3), tmp_path / "grid.png")) as picture:
+        pixels = np.asarray(picture.convert("RGB")) / 255
+    scale = pixels.shape[0] // grid.shape[0]
+    assert pixels.shape[:2] == (scale * grid.shape[0], scale * grid.shape[1])
+    expected = grid.repeat(scale, axis=0).repeat(scale, axis=1)
+    np.testing.assert_allclose(pixels, expected, atol=1 / 255)  # a PNG has 256 levels
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
+    figure = plotting.image_grid(np.zeros((1, 4, 4, 1)))
+    path = plotting.save(figure, tmp_path / "grid.png")
+    old = path.read_bytes()
+
+    def half(file, **options):
+        file.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(figure, "savefig", half)
+    with pytest.raises(OSError, match="disk full"):
+        plotting.save(figure, path)
+    assert path.read_bytes() == old
+    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize(
@@ -93,6 +130,34 @@ def test_learning_curves_and_kl():
     np.testing.assert_array_equal(figure.axes[0].lines[1].get_ydata(), [3.5, 2.5])
     bars = plotting.kl_per_dimension([0.1, 3.0, 0.0]).axes[0].patches
     assert [bar.get_height() for bar in bars] == [3.0, 0.1, 0.0]
+
+
+@pytest.mark.parametrize(("first", "framed"), [(900.0, True), (91.0, False)])
+def test_a_first_epoch_far_above_the_others_leaves_the_frame(first, framed):
+    values = [first, *np.linspace(90.0, 80.0, 11)]
+    low, high = plotting.learning_curves({"distortion": values}).axes[0].get_ylim()
+    assert low < 80.0
+    assert 90.0 < high
+    assert (high < first) == framed
+
+
+def test_traversals_move_one_latent_and_hold_the_others():
+    seen = []
+
+    class Recorder:
+        latent_dim = 3
+
+        def decode(self, z):
+            seen.append(np.asarray(z))
+            return np.zeros((len(z), 4, 4, 1))
+
+    latents = np.random.default_rng(0).normal([1.0, 2.0, 3.0], [0.5, 1.0, 2.0], (50, 3))
+    plotting.traversals(Recorder(), dimensions=2, steps=3, kl=[0.1, 0.0, 5.0], latents=latents)
+    z, mean, deviation = seen[0].reshape(2, 3, 3), latents.mean(axis=0), latents.std(axis=0)
+    for row, moved in enumerate((2, 0)):  # the largest KL first
+        held = [d for d in range(3) if d != moved]
+        np.testing.assert_allclose(z[row][:, held], np.tile(mean[held], (3, 1)), rtol=1e-6)
+        np.testing.assert_allclose(z[row][:, moved], mean[moved] + deviation[moved] * np.array([-3, 0, 3]), rtol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,15 @@
 """The report is one self-contained page with the run's numbers."""
 
+import html
 import json
 import re
+import shlex
 
 import numpy as np
 import pytest
 
 import kvae
+from kvae import plotting
 from kvae.report import write_figures, write_report
 
 METRICS = {
@@ -44,14 +47,51 @@ def test_figures_and_page(run, latent_dim):
         "learning_curves", "reconstructions", "samples", "latent_map", "kl_per_dimension",
         "manifold" if latent_dim == 2 else "traversals",
     }  # fmt: skip
-    html = write_report(run).read_text()
-    assert html.count("data:image/png;base64,") == len(paths)
+    page = write_report(run).read_text()
+    assert page.count("data:image/png;base64,") == len(paths)
     for number in ("89.3 nats", "89.34", "24.1", "65.3", "85.07", "0.164", "15 of 16", "93.1 %", "2 epochs"):
-        assert number in html
+        assert number in page
     # Self-contained: nothing is fetched. Safe: what a source is called isn't markup.
-    assert not re.findall(r'(?:src|href)="(?!data:)', html)
-    assert "<script" not in html
-    assert "&lt;script&gt;" in html
+    assert not re.findall(r'(?:src|href)="(?!data:)', page)
+    assert not re.findall(r"url\(|@import|https?://", page)
+    assert "<script" not in page
+    assert "&lt;script&gt;" in page
+
+
+def test_an_autoencoder_has_no_samples(run):
+    model = kvae.Autoencoder(latent_dim=2, image_shape=(8, 8, 1))
+    images = np.random.default_rng(0).random((5, 8, 8, 1)).astype("float32")
+    paths = write_figures(run, model, images, None, {"distortion": [70.0, 60.0]})
+    assert {path.stem for path in paths} == {"learning_curves", "reconstructions", "latent_map", "traversals"}
+
+
+@pytest.mark.parametrize("metrics", [{}, {"elbo": -9.5}, {"elbo": None, "nll": "?", "split": None, "probe": [{}, 1]}])
+def test_every_key_is_optional(run, metrics):
+    (run / "config.json").write_text(json.dumps({"created": 7, "latent_dim": None, "extra": {"a": 1}}))
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    (run / "history.csv").write_text("")
+    page = write_report(run).read_text()
+    assert "my run" in page
+    assert ("9.5 nats" in page) == ("elbo" in metrics and metrics["elbo"] is not None)
+    assert "No figures yet" in page
+
+
+def test_commands_survive_a_shell(run):
+    (run / "config.json").write_text(json.dumps({"source": "/photos/of mine; rm"}))
+    page = html.unescape(write_report(run).read_text())
+    commands = [shlex.split(command) for command in re.findall(r"<code>(.*?)</code>", page)]
+    assert [command[1] for command in commands] == ["sample", "evaluate", "features", "export", "plot"]
+    assert {command[2] for command in commands} == {"my run"}
+    assert commands[2][3] == "/photos/of mine; rm"
+
+
+def test_pictures_it_does_not_know_come_last_and_long_lists_of_files_are_cut(run):
+    plotting.save(plotting.image_grid(np.zeros((1, 8, 8, 1))), run / "figures" / "interpolations.png")
+    for i in range(60):
+        (run / f"events.{i}").write_text("")
+    page = write_report(run).read_text()
+    assert "Interpolations" in page
+    assert "and 24 more" in page  # 60 events, 3 files of the run and a picture, of which 40 are listed
 
 
 def test_warning_is_shown(run):
@@ -63,9 +103,9 @@ def test_warning_is_shown(run):
 def test_densities_are_told_as_densities(run):
     (run / "config.json").write_text(json.dumps({"likelihood": "normal-learned"}))
     (run / "metrics.json").write_text(json.dumps({**METRICS, "elbo": 27.1}))
-    html = write_report(run).read_text()
-    assert "at least <b>27.1 nats</b>" in html
-    assert "costs at most" not in html
+    page = write_report(run).read_text()
+    assert "at least <b>27.1 nats</b>" in page
+    assert "costs at most" not in page
 
 
 @pytest.mark.parametrize("name", ["config.json", "metrics.json", "history.csv"])

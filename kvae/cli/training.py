@@ -25,7 +25,7 @@ from kvae.files import atomic_directory
 from kvae.models import VAE, load
 from kvae.report import write_report
 
-STEPS, MIN_EPOCHS, MAX_EPOCHS = 5_000, 10, 100
+STEPS, MIN_EPOCHS, MAX_EPOCHS = 4_700, 10, 100
 MAX_LINES = 20  # of the table that training prints
 CLIP_NORM = 200.0  # far above ordinary gradients (in nats): only an explosion is cut
 
@@ -184,9 +184,10 @@ def fit(model: VAE, settings: Settings, images: data.Data, folder: Path) -> Prog
     # Many steps in one call: the framework's overhead is paid once (benchmarks/throughput.py).
     model.compile(optimizer, jit_compile=settings.xla or "auto", steps_per_execution=max(1, min(50, steps // 8)))
     progress = Progress(images.num_train)
+    best = keras.callbacks.ModelCheckpoint(folder / "model.keras", monitor="val_loss", mode="min", save_best_only=True)
     callbacks: list[Any] = [
         keras.callbacks.TerminateOnNaN(),
-        keras.callbacks.ModelCheckpoint(folder / "model.keras", monitor="val_loss", mode="min", save_best_only=True),
+        best,
         keras.callbacks.CSVLogger(str(folder / "history.csv")),
         progress,
     ]
@@ -198,10 +199,10 @@ def fit(model: VAE, settings: Settings, images: data.Data, folder: Path) -> Prog
             shuffle=False, verbose=0,
         )  # fmt: skip
     except KeyboardInterrupt:
-        if not (folder / "model.keras").exists():
+        if best.best is None:
             raise
         say(f"\nStopped after {progress.epochs} epochs; the best of them is kept.")
-    if not (folder / "model.keras").exists():
+    if best.best is None or not math.isfinite(best.best):
         raise CommandError(
             "The loss became infinite or not a number in the first epoch. Lower --learning-rate "
             f"(it was {settings.learning_rate}), or use --precision float32 (it was {settings.precision})"

@@ -6,6 +6,8 @@ import difflib
 import socket
 import urllib.parse
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +125,10 @@ class _Reader:
 
         def elements(key: tf.Tensor | None, limit: int) -> tf.data.Dataset:
             dataset = self.elements(instruction).take(limit)
-            return dataset if key is None else dataset.shuffle(buffer, seed=key, reshuffle_each_iteration=False)
+            if key is None:
+                return dataset
+            with _no_global_seed():
+                return dataset.shuffle(buffer, seed=key, reshuffle_each_iteration=False)
 
         return StreamSplit(count, elements)
 
@@ -224,3 +229,17 @@ def _line(error: BaseException, longest: int = 160) -> str:
     """An exception of another library as part of one line."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text[:longest]}{'…' if len(text) > longest else ''}"
+
+
+@contextmanager
+def _no_global_seed() -> Iterator[None]:
+    """Inside a graph, operations are seeded by their own seed alone.
+
+    Otherwise TensorFlow mixes in the global seed, and asks whether both are 0, which a tensor can't answer.
+    """
+    graph = tf.compat.v1.get_default_graph()
+    seed, graph.seed = graph.seed, None
+    try:
+        yield
+    finally:
+        graph.seed = seed

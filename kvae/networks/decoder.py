@@ -27,7 +27,8 @@ class Decoder(keras.Model):
 
     Example:
 
-        >>> Decoder(image_shape=(29, 31, 3))(ops.zeros((2, 16))).shape
+        >>> import numpy as np
+        >>> Decoder(image_shape=(29, 31, 3))(np.zeros((2, 16))).shape
         TensorShape([2, 29, 31, 3])
     """
 
