@@ -27,7 +27,7 @@ def demo(
 
     # Grey pixels: a learned variance draws them sharper than a Bernoulli, whose noise is meant for black and white.
     settings = Settings(source="digits", epochs=40, latent_dim=8, batch_size=64, likelihood="normal-learned")
-    model = train_run(settings, run)
+    model = train_run(settings, run, num_samples=64)
     plotting.save(plotting.samples(model, n=100, seed=7), out / "samples.png")
     say("\nExporting, and running the files against Keras …\n")
     show_export(export_run(model, settings.load(), files, ["float32", "int8"]), files)

@@ -78,7 +78,7 @@ def train(
     ] = None,
     precision: Annotated[Precision, typer.Option(help="Of the networks; densities stay float32.")] = Precision.float32,
     xla: Annotated[bool, typer.Option("--xla", help="Compile the training step with XLA.")] = False,
-    samples: Annotated[int, typer.Option(min=1, help="Posterior samples for the final nll.")] = 64,
+    samples: Annotated[int, typer.Option(min=1, help="Posterior samples for the final nll.")] = 16,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that is there.")] = False,
 ) -> None:
     """Train a VAE, score it on the test split, and write a RUN folder with model, figures and report.

@@ -71,7 +71,7 @@ class Settings:
         color = images.image_shape[-1] > 1
         return dataclasses.replace(
             self,
-            source=str(Path(self.source).resolve()) if Path(self.source).exists() else self.source,
+            source=str(images.path or self.source),
             data_dir=str(Path(self.data_dir).resolve()) if self.data_dir else None,
             epochs=self.epochs or max(MIN_EPOCHS, min(MAX_EPOCHS, by_steps)),
             likelihood=("normal-learned" if color else "bernoulli") if self.likelihood == "auto" else self.likelihood,
@@ -133,7 +133,7 @@ class Progress(keras.callbacks.Callback):
         )
 
 
-def train_run(settings: Settings, run: Path, num_samples: int = 64) -> VAE:
+def train_run(settings: Settings, run: Path, num_samples: int = 16) -> VAE:
     """Train, score and draw. The RUN folder appears when the model is trained; the rest is added to it."""
     our_warnings()
     keras.utils.set_random_seed(settings.seed)

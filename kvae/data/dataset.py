@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
@@ -63,6 +64,11 @@ class Data:
     def test(self) -> tf.data.Dataset:
         """Batches (B, H, W, C) of the test images, the same on every pass."""
         return self.split("test")
+
+    @property
+    def path(self) -> Path | None:
+        """The folder or file that the images come from, absolute; None for a named set and for arrays."""
+        return self.source.path
 
     @property
     def batches_per_epoch(self) -> int:

@@ -6,6 +6,7 @@ To add a source, write a function that returns a `Source` and give it its place 
 from __future__ import annotations
 
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +50,9 @@ def open_source(source: Any, request: Request) -> Source:
         return tfds_set(str(source), request)
     path = Path(source).expanduser()
     if path.is_dir():
-        return folder(path, request)
+        return replace(folder(path, request), path=path.resolve())
     if path.is_file():
-        return array_file(path, request)
+        return replace(array_file(path, request), path=path.resolve())
     if isinstance(source, str) and "/" in source and is_known_name(source, request):
         return tfds_set(source, request)  # name/config
     raise DataError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -100,6 +101,7 @@ class Source:
     scale: float  # x = image / scale
     has_labels: bool = False
     label_names: tuple[str, ...] = field(default=())
+    path: Path | None = None  # of the folder or file, absolute
 
 
 def part_sizes(count: int, fractions: tuple[float, ...], what: str) -> list[int]:
