@@ -381,8 +381,8 @@ def _tiled(
     h, w, _ = mosaic.shape
     scale = max(1, min(WIDTH // w, TILE // max(height, width))) if w <= WIDTH else min(1.0, 2 * WIDTH / w)
     left = 30 + max(map(len, row_labels)) * 9 if any(row_labels) else 0
-    top = 30 if any(column_labels) else 0
-    size = left + round(w * scale), top + round(h * scale)
+    top, right = (30, 24) if any(column_labels) else (0, 0)
+    size = left + round(w * scale) + right, top + round(h * scale)
     figure = _Figure(figsize=(size[0] / DPI, size[1] / DPI), dpi=DPI, facecolor="white")
     axes = figure.add_axes((left / size[0], 0, w * scale / size[0], h * scale / size[1]))
     axes.imshow(mosaic, interpolation="nearest" if scale >= 1 else "antialiased", aspect="auto")

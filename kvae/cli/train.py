@@ -48,7 +48,7 @@ def train(
     epochs: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Passes over the data (else about 4,700 steps, 10 to 100 epochs).", show_default=False
+            min=1, help="Passes over the data (else about 5,000 steps, 10 to 100 epochs).", show_default=False
         ),
     ] = None,
     latent_dim: Annotated[int, typer.Option(min=1, help="Number of latents.")] = 16,

@@ -25,7 +25,7 @@ from kvae.files import atomic_directory
 from kvae.models import VAE, load
 from kvae.report import write_report
 
-STEPS, MIN_EPOCHS, MAX_EPOCHS = 4_700, 10, 100
+STEPS, MIN_EPOCHS, MAX_EPOCHS = 5_000, 10, 100
 MAX_LINES = 20  # of the table that training prints
 CLIP_NORM = 200.0  # far above ordinary gradients (in nats): only an explosion is cut
 
