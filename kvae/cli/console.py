@@ -1,6 +1,7 @@
 """What the command shows: tables and progress, and not TensorFlow's log."""
 
 import contextlib
+import logging
 import os
 import sys
 import warnings
@@ -62,6 +63,8 @@ def start_tensorflow(debug: bool = False) -> Any:
             tf.config.experimental.set_memory_growth(gpu, True)
         tf.constant(0) + 0  # drivers are looked for now, not in the middle of a table
     del keras
+    if not debug:
+        logging.getLogger("absl").setLevel(logging.ERROR)
     return tf
 
 
