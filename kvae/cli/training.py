@@ -4,6 +4,7 @@ import dataclasses
 import datetime
 import importlib.metadata
 import math
+import os
 import platform
 import time
 import warnings
@@ -69,10 +70,11 @@ class Settings:
         """These settings with every choice made that depends on the data."""
         by_steps = round(STEPS / images.batches_per_epoch)
         color = images.image_shape[-1] > 1
+        data_dir = self.data_dir or os.environ.get("TFDS_DATA_DIR")
         return dataclasses.replace(
             self,
             source=str(images.path or self.source),
-            data_dir=str(Path(self.data_dir).resolve()) if self.data_dir else None,
+            data_dir=str(Path(data_dir).resolve()) if data_dir else None,
             epochs=self.epochs or max(MIN_EPOCHS, min(MAX_EPOCHS, by_steps)),
             likelihood=("normal-learned" if color else "bernoulli") if self.likelihood == "auto" else self.likelihood,
         )
