@@ -2,8 +2,8 @@
 
     from kvae.export.runtime import load
     model = load("vae_int8.tflite", num_threads=1)
-    images = model.sample(16, seed=7)              # (16, H, W, C)
-    mean = model.encode(images)["mean"]            # (16, D)
+    images = model.sample(16, seed=7)                   # (16, H, W, C)
+    mean = model.encode(images.clip(0, 1))["mean"]      # (16, D)
 
 On the command line: `python -m kvae.export.runtime vae_int8.tflite --sample 16 --seed 7 --out grid.png`
 """

@@ -54,19 +54,16 @@ class Autoencoder(LatentModel):
         return self.latent_dim
 
     def batch_values(self, x: Any, noise: Noise, training: bool) -> dict[str, Any]:
-        params = self.decoder(self.encoder(x, training=training), training=training)
+        params = self.decoder(self.point(x, training), training=training)
         distortion = -self.likelihood.log_prob(params, x)
         return {"loss": distortion, "distortion": distortion}
 
+    def point(self, x: Any, training: bool = False) -> Any:
+        return self.encoder(x, training=training)
+
     def encode(self, x: Any) -> Any:
         """Latents, `(B, D)`."""
-        return self.encoder(self.check_images(x))
-
-    def encode_mean(self, x: Any) -> Any:
-        return self.encode(x)
-
-    def encode_mean_raw(self, x: Any, training: bool) -> Any:
-        return self.encoder(x, training=training)
+        return self.encode_mean(x)
 
     def sample(self, n: int, seed: int | None = None) -> NoReturn:
         """Always raises: an autoencoder has no prior to sample from."""

@@ -17,7 +17,7 @@ class LatentModel(keras.Model):
     """An encoder, a decoder and a likelihood around a latent vector; `fit`, `evaluate` and `predict` work.
 
     A subclass says which raw parameters its encoder puts out (`posterior_size`), what a batch costs
-    (`batch_values`) and which point of latent space stands for an image (`encode`).
+    (`batch_values`) and which point of latent space stands for an image (`point`).
     """
 
     def __init__(
@@ -49,15 +49,15 @@ class LatentModel(keras.Model):
 
     def posterior_size(self) -> int:
         """Numbers per image that the encoder puts out."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must define `posterior_size`.")
 
     def batch_values(self, x: Any, noise: Noise, training: bool) -> dict[str, Any]:
         """One value per example, `(B,)`, for each of `value_names`."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must define `batch_values`.")
 
-    def encode_mean(self, x: Any) -> Any:
-        """The point in latent space that stands for an image, `(B, D)`."""
-        raise NotImplementedError
+    def point(self, x: Any, training: bool = False) -> Any:
+        """The point in latent space that stands for an image, `(B, D)`; `x` is float32 and checked."""
+        raise NotImplementedError(f"{type(self).__name__} must define `point`.")
 
     # Building: the parts are fitted to each other here, so that a compiled model is always a built one.
 
@@ -106,11 +106,11 @@ class LatentModel(keras.Model):
 
     def call(self, x: Any, training: bool = False) -> Any:
         """Reconstruction without noise, `(B, H, W, C)`: the mean of x given the mean of z."""
-        params = self.decoder(self.encode_mean_raw(x, training), training=training)
-        return self.likelihood.mean(params)
+        return self.likelihood.mean(self.decoder(self.point(x, training), training=training))
 
-    def encode_mean_raw(self, x: Any, training: bool) -> Any:
-        raise NotImplementedError
+    def encode_mean(self, x: Any) -> Any:
+        """Where images `(B, H, W, C)` lie in latent space, `(B, D)`: the posterior mean, or an autoencoder's code."""
+        return self.point(self.check_images(x))
 
     def decode(self, z: Any) -> Any:
         """Mean image for each latent, `(B, D)` to `(B, H, W, C)`.

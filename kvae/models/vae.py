@@ -107,6 +107,9 @@ class VAE(LatentModel):
         params = self.decoder(ops.reshape(z, (-1, self.latent_dim)), training=training)
         return ops.reshape(params, (z.shape[0], -1, *params.shape[1:]))
 
+    def point(self, x: Any, training: bool = False) -> Any:
+        return self.posterior.mean(self.encoder(x, training=training))
+
     def batch_values(self, x: Any, noise: Noise, training: bool) -> dict[str, Any]:
         terms = self.terms(x, noise, self.objective.num_samples, training)
         self.active_units.update_state(terms.z_mean)
@@ -126,12 +129,6 @@ class VAE(LatentModel):
         q = self.encoder(self.check_images(x))
         return Posterior(self.posterior.mean(q), self.posterior.variance(q))
 
-    def encode_mean(self, x: Any) -> Any:
-        return self.encode(x).mean
-
-    def encode_mean_raw(self, x: Any, training: bool) -> Any:
-        return self.posterior.mean(self.encoder(x, training=training))
-
     def sample(self, n: int, seed: int | None = None) -> Any:
         """Generate images with the decoder alone: the mean of x for `n` latents from the prior.
 
@@ -140,7 +137,7 @@ class VAE(LatentModel):
             seed: the same seed gives the same images; None draws new ones each time.
 
         Returns:
-            `(n, H, W, C)`.
+            `(n, H, W, C)`; in [0, 1] for a Bernoulli likelihood, about that for a normal one.
 
         Raises:
             ValueError: if n < 1.
