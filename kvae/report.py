@@ -15,6 +15,7 @@ import numpy as np
 
 from kvae import plotting
 from kvae.files import atomic_file
+from kvae.models.metrics import ACTIVE_VARIANCE
 
 ENCODE_BATCH = 256
 MAX_FILES = 40  # of the list at the end of the page; a folder of TensorBoard logs would fill it otherwise
@@ -87,7 +88,7 @@ def write_figures(
             model, dimensions=[int(d) for d in order[:8]], kl=kl, latents=None if generates else means
         )
     if kl is not None:
-        figures["kl_per_dimension"] = plotting.kl_per_dimension(kl, spread > 0.01)
+        figures["kl_per_dimension"] = plotting.kl_per_dimension(kl, spread > ACTIVE_VARIANCE)
     return [plotting.save(figure, run / "figures" / f"{name}.png") for name, figure in figures.items()]
 
 

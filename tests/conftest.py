@@ -31,12 +31,3 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
 
     x, y = load_digits(return_X_y=True)
     return (x.reshape(-1, 8, 8, 1) / 16).astype("float32"), y
-
-
-@pytest.fixture(scope="session")
-def tfds_data_dir() -> str:
-    """A TFDS data_dir with prepared sets; tests that need one skip where there is none."""
-    folder = os.environ.get("TFDS_DATA_DIR", "")
-    if not os.path.isdir(folder):
-        pytest.skip("TFDS_DATA_DIR names no folder with prepared data sets")
-    return folder

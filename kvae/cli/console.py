@@ -52,20 +52,18 @@ def _native_stderr_off() -> Iterator[None]:
         os.close(saved)
 
 
-def start_tensorflow(debug: bool = False) -> Any:
+def start_tensorflow(debug: bool = False) -> None:
     """Import TensorFlow and Keras, quietly, with GPU memory that grows as it is needed."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0" if debug else "3")
     with contextlib.nullcontext() if debug else _native_stderr_off():
-        import keras
+        import keras  # noqa: F401
         import tensorflow as tf
 
         for gpu in tf.config.list_physical_devices("GPU"):
             tf.config.experimental.set_memory_growth(gpu, True)
         tf.constant(0) + 0  # drivers are looked for now, not in the middle of a table
-    del keras
     if not debug:
         logging.getLogger("absl").setLevel(logging.ERROR)
-    return tf
 
 
 def show_only_our_warnings() -> None:
