@@ -8,11 +8,17 @@ from typing import Any
 
 import tensorflow as tf
 
+from kvae.distributions import IndexedNoise
 from kvae.export.errors import ExportError, one_line
 
-# What goes in, and in which unit an error of what comes out is measured (`kvae.export.budgets`).
-IMAGE, LATENT = "image", "latent"
-PIXELS, SPREAD, SIZE = "pixels", "spread", "size"
+# What goes in: kind of an input, its shape (B: the batch, D: latents) and its dtype.
+IMAGE, LATENT, END, POSITION = "image", "latent", "end", "position"
+SEED, INDEX, TEMPERATURE = "seed", "index", "temperature"
+INTEGERS = (SEED, INDEX)
+BATCHED = (IMAGE, LATENT, POSITION, INDEX)
+
+# In which unit an error of what comes out is measured (`kvae.export.budgets`).
+PIXELS, SPREAD, SIZE, EXACT = "pixels", "spread", "size", "exact"
 
 
 @dataclass(frozen=True)
@@ -20,28 +26,44 @@ class Endpoint:
     """A signature of the exported files.
 
     Attributes:
-        name: of the signature.
+        name: of the signature; with a fixed batch B it is `name_B` in LiteRT files.
         function: `(model, *inputs)` to a dict of named outputs. Its argument names are those of the inputs.
-            It must not be random and must not check values: an assertion has no built-in LiteRT operator.
-        inputs: kind of each input in the order of the arguments, `IMAGE` `(B, H, W, C)` or `LATENT` `(B, D)`.
-        outputs: unit of each output's error, `PIXELS`, `SPREAD` or `SIZE`. A model may lack some of them.
+            It must be a function of its inputs and must not check values: an assertion has no built-in LiteRT
+            operator, nor has TensorFlow's random generator.
+        inputs: kind of each input in the order of the arguments.
+        outputs: unit of each output's error. A model may lack some of them.
+        generative: whether it needs a prior.
     """
 
     name: str
     function: Callable[..., dict[str, Any]]
     inputs: dict[str, str]
     outputs: dict[str, str]
+    generative: bool = False
 
-    def input_shapes(self, model: Any) -> dict[str, tuple[int, ...]]:
-        """Shape of each input, without the batch."""
-        shapes = {IMAGE: tuple(model.image_shape), LATENT: (model.latent_dim,)}
-        return {name: shapes[kind] for name, kind in self.inputs.items()}
+    def specs(self, model: Any, batch: int | None = None) -> dict[str, tf.TensorSpec]:
+        """Shape and dtype of each input; a batch of None is any."""
+        shapes = {
+            IMAGE: (batch, *model.image_shape),
+            LATENT: (batch, model.latent_dim),
+            END: (1, model.latent_dim),
+            POSITION: (batch,),
+            SEED: (2,),
+            INDEX: (batch,),
+            TEMPERATURE: (1,),
+        }
+        dtype = {kind: tf.int32 if kind in INTEGERS else tf.float32 for kind in shapes}
+        return {name: tf.TensorSpec(shapes[kind], dtype[kind], name=name) for name, kind in self.inputs.items()}
 
-    def trace(self, model: Any) -> Any:
-        """The endpoint as a concrete function, float32, any batch size; ExportError if it fails."""
-        shapes = self.input_shapes(model).items()
-        specs = [tf.TensorSpec((None, *shape), tf.float32, name=name) for name, shape in shapes]
-        function = tf.function(functools.partial(self.function, model), input_signature=specs)
+    def signature(self, batch: int | None) -> str:
+        """Its name for a batch of this size."""
+        return self.name if batch is None else f"{self.name}_{batch}"
+
+    def trace(self, model: Any, batch: int | None = None) -> Any:
+        """The endpoint as a concrete function; ExportError if it fails."""
+        specs = list(self.specs(model, batch).values())
+        # (Keras trains without AutoGraph, too.)
+        function = tf.function(functools.partial(self.function, model), input_signature=specs, autograph=False)
         try:
             return function.get_concrete_function()
         except Exception as error:
@@ -66,11 +88,50 @@ def reconstruct(model: Any, image: Any) -> dict[str, Any]:
     return {"reconstruction": decode(model, encode(model, image)["mean"])["image"]}
 
 
+def generate(model: Any, seed: Any, index: Any, temperature: Any) -> dict[str, Any]:
+    z = model.prior.draw(seed, index, temperature)
+    return {**decode(model, z), "z": z}
+
+
+def interpolate(model: Any, start: Any, end: Any, position: Any) -> dict[str, Any]:
+    """Images on the straight line between two latents."""
+    t = position[:, None]
+    return decode(model, (1.0 - t) * start + t * end)
+
+
+def score(model: Any, image: Any, seed: Any, index: Any) -> dict[str, Any]:
+    """Distortion, rate and −ELBO in nats, with one posterior sample; its noise is chosen by seed and index."""
+    terms = model.terms(image, IndexedNoise(seed, index))
+    distortion = terms.distortion[0]
+    return {"distortion": distortion, "rate": terms.rate, "negative_elbo": distortion + terms.rate}
+
+
 ENDPOINTS = (
     Endpoint("decode", decode, {"z": LATENT}, {"image": PIXELS}),
     Endpoint("encode", encode, {"image": IMAGE}, {"mean": SPREAD, "variance": SIZE}),
     Endpoint("reconstruct", reconstruct, {"image": IMAGE}, {"reconstruction": PIXELS}),
+    Endpoint(
+        "generate",
+        generate,
+        {"seed": SEED, "index": INDEX, "temperature": TEMPERATURE},
+        {"image": PIXELS, "z": EXACT},
+        generative=True,
+    ),
+    Endpoint("interpolate", interpolate, {"start": END, "end": END, "position": POSITION}, {"image": PIXELS}),
+    Endpoint(
+        "score",
+        score,
+        {"image": IMAGE, "seed": SEED, "index": INDEX},
+        {"distortion": SIZE, "rate": SIZE, "negative_elbo": SIZE},
+        generative=True,
+    ),
 )
+INFO = "info"
+
+
+def endpoints_of(model: Any) -> tuple[Endpoint, ...]:
+    """The endpoints that this model has: an autoencoder, which has no prior, lacks two."""
+    return tuple(endpoint for endpoint in ENDPOINTS if hasattr(model, "prior") or not endpoint.generative)
 
 
 @contextmanager

@@ -19,12 +19,14 @@ class Contents:
         operators: unique names, sorted; an operator that isn't built in stands with its own name.
         not_builtin: those of `operators` that only run where someone supplies them ("Flex…", custom ones).
         constant_bytes: size of all constants, weights among them.
+        signatures: names.
         variables: whether weights are looked up by name instead of stored, so that nothing supplies them.
     """
 
     operators: tuple[str, ...]
     not_builtin: tuple[str, ...]
     constant_bytes: int
+    signatures: tuple[str, ...]
     variables: bool
 
 
@@ -51,5 +53,6 @@ def read(path: Path) -> Contents:
         operators=tuple(sorted(operators)),
         not_builtin=tuple(sorted(not_builtin)),
         constant_bytes=sum(max(buffer.DataLength(), buffer.Size()) for buffer in buffers),
+        signatures=tuple(model.SignatureDefs(i).SignatureKey().decode() for i in range(model.SignatureDefsLength())),
         variables=bool(operators & _VARIABLES),
     )

@@ -1,22 +1,29 @@
 """The whole export: write, verify, report, and only then put in place."""
 
 import contextlib
+import dataclasses
 import importlib.metadata
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from kvae.export import litert, metadata, saved_model
-from kvae.export.errors import ExportError
-from kvae.export.reference import BATCH_SIZES, Reference
-from kvae.export.verify import Artifact, verify_litert, verify_saved_model
-from kvae.models import Autoencoder
+import numpy as np
 
-SAVED_MODEL, REPORT = "saved_model", "report.json"
+from kvae.export import behaviour, endpoints, golden, info, litert, onnx, page, runtime, saved_model
+from kvae.export.console import quiet
+from kvae.export.errors import ExportError
+from kvae.export.reference import Reference, check_images, run_keras
+from kvae.export.verify import Artifact, open_saved_model, verify_litert, verify_saved_model
+
+SAVED_MODEL, ONNX, REPORT, PAGE = "saved_model", "onnx", runtime.REPORT, "export.html"
 KINDS = ("vae", "autoencoder")
+DEFAULT_PRECISIONS = ("float32", "int8")
+BATCH_SIZES = (1, 16)
+CALIBRATED = 128  # images, and latents, that show full_int8 the ranges of its activations
+SHOWN = 16  # images in the page's pictures
 _PACKAGES = ("keras-vae", "keras", "tensorflow", "ai-edge-litert", "ai-edge-quantizer", "numpy")
 
 
@@ -24,30 +31,50 @@ def export(
     model: Any,
     directory: str | os.PathLike[str],
     images: Any = None,
-    precisions: Iterable[str] = litert.PRECISIONS,
+    labels: Any = None,
+    validation: Any = None,
+    precisions: str | Iterable[str] = DEFAULT_PRECISIONS,
+    budget_nats: float = 0.5,
+    batch_sizes: Sequence[int | None] = BATCH_SIZES,
+    with_onnx: bool = False,
+    data: str | None = None,
+    license: str | None = None,
     on_step: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Export a model to a SavedModel and LiteRT files, each compared with Keras before it is kept.
 
-    `directory` gets `saved_model/`, one `vae_<precision>.tflite` (or `autoencoder_…`) for each precision, and
-    `report.json`. All have the signatures `decode`, `encode` and `reconstruct` with any batch size, and
-    compute in float32 even if the model was trained in mixed precision. It is all or nothing: if any of them
-    fails, or the export is interrupted, `directory` is left as it was. Files of an earlier export that aren't
-    made again are removed, other files are not touched.
+    `directory` gets `saved_model/`, one `vae_<precision>.tflite` (or `autoencoder_…`) for each precision with its
+    `.golden.json` to replay on a device, `report.json`, and the same as a page, `export.html`. A LiteRT file holds
+    the whole model: signatures `decode_B`, `encode_B`, `reconstruct_B`, `generate_B`, `interpolate_B` and `score_B`
+    for each batch size B, and `info`; the SavedModel has them without `_B`, for any batch size. All compute in
+    float32 even if the model was trained in mixed precision. It is all or nothing: if any of them fails, or the
+    export is interrupted, `directory` is left as it was. Files of an earlier export that aren't made again are
+    removed, other files are not touched.
 
     Args:
         model: a built `kvae.VAE` or `kvae.Autoencoder`.
         directory: where to; made if it doesn't exist.
-        images: `(N, H, W, C)` in [0, 1] to compare on, best test images; None takes noise, and the report
-            says so.
-        precisions: of the LiteRT files, from "float32" and "int8" (int8 weights, float32 in and out).
+        images: `(N, H, W, C)` in [0, 1], best test images, to compare on and to measure what each file does to
+            them and costs; None compares on noise, measures nothing, and the report says so.
+        labels: `(N,)` integers, for the accuracy of a linear probe on the exported encoder.
+        validation: `(N, H, W, C)`, for the ranges of full_int8 and for the statistics in `info`; None takes
+            `images`.
+        precisions: of the LiteRT files, from `kvae.export.litert.PRECISIONS`: "float32", "float16", "int8" (weights
+            in 8 bits, activations quantised on the fly), "full_int8" (both, with calibrated ranges); or "auto", the
+            smallest that loses less than `budget_nats`.
+        budget_nats: for "auto": largest loss of test ELBO.
+        batch_sizes: of the LiteRT signatures. With None among them, there is also one for any batch size, named
+            `decode`, …; LiteRT.js can't use it.
+        with_onnx: whether to write `onnx/` as well, one file per endpoint (needs the extra `onnx`).
+        data: name of the training data, for `info`.
+        license: text, for `info`.
         on_step: called with a line of text before each step.
 
     Returns:
         What is in `report.json`: `packages`, `model`, `verification`, `warnings` and `artifacts`.
 
     Raises:
-        ValueError: for unknown precisions or unusable images.
+        ValueError: for unknown precisions, or unusable images or batch sizes.
         ExportError: if the model can't be converted, or a file isn't close enough to Keras
             (`kvae.export.budgets`).
 
@@ -60,15 +87,24 @@ def export(
         >>> [artifact["path"] for artifact in report["artifacts"]]
         ['saved_model', 'vae_float32.tflite', 'vae_int8.tflite']
     """
-    precisions = tuple(dict.fromkeys(precisions))
-    unknown = [precision for precision in precisions if precision not in litert.PRECISIONS]
-    if unknown or not precisions:
-        raise ValueError(f"Argument `precisions` must be one or more of {litert.PRECISIONS}. Received: {precisions}")
+    if isinstance(precisions, str) and precisions != "auto":
+        precisions = (precisions,)
+    wanted = litert.PRECISIONS if precisions == "auto" else tuple(dict.fromkeys(precisions))
+    unknown = [precision for precision in wanted if precision not in litert.PRECISIONS]
+    if unknown or not wanted:
+        raise ValueError(
+            f"Argument `precisions` must be one or more of {litert.PRECISIONS}, or 'auto'. Received: {precisions}"
+        )
+    batch_sizes = _check_batch_sizes(batch_sizes)
+    if precisions == "auto" and (images is None or not hasattr(model, "prior")):
+        raise ValueError("precisions='auto' compares ELBOs: it needs a `kvae.VAE`, and `images` to compute them on.")
+    if images is None and validation is None and "full_int8" in wanted:
+        raise ValueError("full_int8 needs images to see the ranges of activations: give `images` or `validation`.")
     directory, step = Path(directory), on_step or (lambda text: None)
     if directory.exists() and not directory.is_dir():
         raise ExportError(f"Expected a folder to export to. Received: the file '{directory}'")
     step("computing what Keras says")
-    reference = Reference(model, images)
+    work = _Work(model, images, labels, validation, batch_sizes, data, license, step)
     made = not directory.exists()
     directory.mkdir(parents=True, exist_ok=True)
     try:
@@ -76,10 +112,11 @@ def export(
         with tempfile.TemporaryDirectory(dir=directory, prefix=".export-") as temporary:
             new = Path(temporary) / "new"
             new.mkdir()
-            artifacts = _write(model, new, precisions, reference, step)
-            report = _report(model, reference, artifacts)
+            artifacts = work.write(new, wanted, budget_nats if precisions == "auto" else None, with_onnx)
+            report = work.report(artifacts)
             text = json.dumps(report, indent=2, allow_nan=False) + "\n"
             (new / REPORT).write_text(text, encoding="utf-8")
+            (new / PAGE).write_text(page.render(report, work.pictures), encoding="utf-8")
             _replace(new, directory, Path(temporary) / "old")
     finally:
         if made:
@@ -88,59 +125,175 @@ def export(
     return report
 
 
-def kind(model: Any) -> str:
-    """What the files are named for: "vae" or "autoencoder"."""
-    return "autoencoder" if isinstance(model, Autoencoder) else "vae"
+class _Work:
+    """One export: the model, what Keras says about it, and the pictures collected on the way."""
+
+    def __init__(
+        self,
+        model: Any,
+        images: Any,
+        labels: Any,
+        validation: Any,
+        batch_sizes: tuple[int | None, ...],
+        data: str | None,
+        license: str | None,
+        step: Callable[[str], None],
+    ):
+        self.model, self.batch_sizes, self.step = model, batch_sizes, step
+        self.reference = Reference(model, images)
+        self.images = None if images is None else check_images(images, model.image_shape)
+        self.validation = self.images if validation is None else check_images(validation, model.image_shape)
+        if labels is not None and (images is None or len(labels) != len(images)):
+            raise ValueError(
+                f"Argument `labels` must have one entry for each of `images`. Received: {len(labels)} labels, "
+                f"{0 if images is None else len(images)} images"
+            )
+        self.info = info.describe(model, self.reference, batch_sizes, self.validation, data, license)
+        self.keras = run_keras(model)
+        self.behaviour = None
+        if self.images is not None:
+            self.behaviour = behaviour.Behaviour(
+                self.keras, self.images, None if labels is None else np.asarray(labels), hasattr(model, "prior")
+            )
+        self.pictures: list[page.Pictures] = [self._pictures("Keras", self.keras)]
+
+    def write(
+        self, new: Path, precisions: tuple[str, ...], budget_nats: float | None, with_onnx: bool
+    ) -> list[Artifact]:
+        step, text = self.step, info.to_bytes(self.info)
+        step("writing and verifying the SavedModel")
+        any_batch = info.to_bytes({**self.info, "batch_sizes": [], "dynamic_batch": True})
+        saved_model.write(self.model, new / SAVED_MODEL, any_batch)
+        artifact = verify_saved_model(new / SAVED_MODEL, self.reference)
+        if self.behaviour:
+            artifact = dataclasses.replace(
+                artifact, behaviour=self.behaviour.of(open_saved_model(new / SAVED_MODEL)[0])
+            )
+        artifacts = [artifact]
+        if with_onnx:
+            step("writing and verifying ONNX files")
+            artifacts.append(onnx.export(self.model, new / ONNX, self.reference))
+        step("converting to LiteRT")
+        with tempfile.TemporaryDirectory() as temporary:
+            saved_model.write(self.model, Path(temporary), text, self.batch_sizes)
+            names = [e.signature(size) for e in self.reference.endpoints for size in self.batch_sizes]
+            float32 = litert.convert(Path(temporary), [*names, endpoints.INFO])
+        files: list[Artifact] = []
+        for precision in precisions:
+            path = new / f"{info.kind(self.model)}_{precision}.tflite"
+            step(f"writing and verifying {path.name}")
+            try:
+                files.append(self._write_litert(path, precision, float32))
+            except ExportError:
+                if budget_nats is None:
+                    raise
+                path.unlink(missing_ok=True)
+        return [*artifacts, *(files if budget_nats is None else self._smallest(new, files, budget_nats))]
+
+    def _write_litert(self, path: Path, precision: str, float32: bytes) -> Artifact:
+        calibration = self._calibration() if precision == "full_int8" else None
+        path.write_bytes(litert.quantize(float32, precision, calibration))
+        artifact = verify_litert(path, precision, self.reference, self.batch_sizes)
+        with quiet():
+            model = runtime.load(path)
+        pair = golden.golden(model, precision, self.reference)
+        path.with_suffix(".golden.json").write_text(json.dumps(pair), encoding="utf-8")
+
+        def run(name: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+            return model.run(name, **inputs)
+
+        self.pictures.append(self._pictures(path.name, run))
+        if not self.behaviour:
+            return artifact
+        return dataclasses.replace(artifact, behaviour=self.behaviour.of(run) | behaviour.cost(path))
+
+    def _smallest(self, new: Path, files: list[Artifact], budget_nats: float) -> list[Artifact]:
+        """The smallest file that loses no more than the budget; the others are removed."""
+        lost = {file.path: (file.behaviour or {})["nats_lost"] for file in files}
+        good = [file for file in files if lost[file.path] <= budget_nats]
+        if not good:
+            raise ExportError(
+                f"Expected a file that loses at most {budget_nats} nats. Received: "
+                f"{', '.join(f'{path} loses {nats:.3g}' for path, nats in lost.items())}"
+            )
+        best = min(good, key=lambda file: file.bytes)
+        for file in files:
+            if file is not best:
+                for path in (new / file.path, (new / file.path).with_suffix(".golden.json")):
+                    path.unlink()
+        self.pictures = [shown for shown in self.pictures if shown.title in ("Keras", best.path)]
+        return [best]
+
+    def _calibration(self) -> litert.Calibration:
+        """Single calls of every signature on real images, and on latents of the prior."""
+        assert self.validation is not None
+        images = self.validation[np.linspace(0, len(self.validation) - 1, CALIBRATED).round().astype(int)]
+        reference = Reference(self.model, images, seed=1, rows=CALIBRATED, temperature=1.0)
+        calls: litert.Calibration = {}
+        for endpoint in reference.endpoints:
+            inputs = reference.inputs[endpoint.name]
+            batched = [name for name, kind in endpoint.inputs.items() if kind in endpoints.BATCHED]
+            for size in self.batch_sizes:
+                rows = size or 1
+                calls[endpoint.signature(size)] = [
+                    {
+                        k: np.resize(v[i : i + rows], (rows, *v.shape[1:])) if k in batched else v
+                        for k, v in inputs.items()
+                    }
+                    for i in range(0, CALIBRATED, rows)
+                ]
+        return calls
+
+    def _pictures(self, title: str, run: Any) -> page.Pictures:
+        generative = hasattr(self.model, "prior")
+        images = None if self.images is None else self.images[:SHOWN]
+        return page.Pictures(
+            title=title,
+            images=images,
+            reconstructions=None if images is None else run("reconstruct", {"image": images})["reconstruction"],
+            samples=run("generate", _seed_7())["image"] if generative else None,
+        )
+
+    def report(self, artifacts: list[Artifact]) -> dict[str, Any]:
+        return {
+            "packages": {name: _version(name) for name in _PACKAGES},
+            "model": self.info,
+            "verification": {
+                "images": self.reference.image_source,
+                "latents": self.reference.latent_source,
+                "tested_on": 0 if self.images is None else len(self.images),
+                "batch_sizes": list(self.batch_sizes),
+            },
+            "warnings": _warnings(artifacts, self.batch_sizes),
+            "artifacts": [artifact.as_dict() for artifact in artifacts],
+        }
 
 
-def _write(
-    model: Any, new: Path, precisions: tuple[str, ...], reference: Reference, step: Callable[[str], None]
-) -> list[Artifact]:
-    step("writing and verifying the SavedModel")
-    saved_model.write(model, new / SAVED_MODEL)
-    artifacts = [verify_saved_model(new / SAVED_MODEL, reference)]
-    step("converting to LiteRT")
-    float32 = metadata.write(litert.convert(new / SAVED_MODEL), facts(model))
-    for precision in precisions:
-        path = new / f"{kind(model)}_{precision}.tflite"
-        step(f"writing and verifying {path.name}")
-        path.write_bytes(float32 if precision == "float32" else litert.quantize(float32))
-        artifacts.append(verify_litert(path, precision, reference))
-    return artifacts
-
-
-def facts(model: Any) -> dict[str, Any]:
-    """What the report and each LiteRT file say about the model."""
-    parts = ("likelihood", "posterior", "prior")
+def _seed_7() -> dict[str, np.ndarray]:
     return {
-        "kind": kind(model),
-        "image_shape": list(model.image_shape),
-        "latent_dim": model.latent_dim,
-        "parameters": model.encoder.count_params() + model.decoder.count_params(),
-        **{part: type(getattr(model, part)).__name__ if hasattr(model, part) else None for part in parts},
+        "seed": runtime.seed_words(7),
+        "index": np.arange(SHOWN, dtype="int32"),
+        "temperature": np.ones(1, "float32"),
     }
 
 
-def _report(model: Any, reference: Reference, artifacts: list[Artifact]) -> dict[str, Any]:
-    return {
-        "packages": {name: _version(name) for name in _PACKAGES},
-        "model": facts(model),
-        "verification": {
-            "images": reference.image_source,
-            "latents": reference.latent_source,
-            "batch_sizes": list(BATCH_SIZES),
-        },
-        "warnings": _warnings(artifacts),
-        "artifacts": [artifact.as_dict() for artifact in artifacts],
-    }
+def _check_batch_sizes(batch_sizes: Sequence[int | None]) -> tuple[int | None, ...]:
+    sizes = tuple(dict.fromkeys(batch_sizes))
+    if not any(sizes) or any(size is not None and not (isinstance(size, int) and size >= 1) for size in sizes):
+        raise ValueError(
+            "Argument `batch_sizes` must be positive integers, at least one, and None for any size. "
+            f"Received: {batch_sizes}"
+        )
+    return sizes
 
 
-def _warnings(artifacts: list[Artifact]) -> list[str]:
-    slow = [artifact.path for artifact in artifacts if "TRANSPOSE_CONV" in (artifact.operators or ())]
+def _warnings(artifacts: list[Artifact], batch_sizes: Sequence[int | None]) -> list[str]:
     return [
-        f"{path} is right but slow: with any batch size LiteRT has only a reference kernel for transposed "
-        "convolutions, in int8 hundreds of times slower; use a convolution and kvae.networks.DepthToSpace"
-        for path in slow
+        f"{artifact.path} is right but slow for any batch size: LiteRT has only a reference kernel for transposed "
+        "convolutions there, in int8 hundreds of times slower; use fixed batch sizes, or a convolution and "
+        "kvae.networks.DepthToSpace"
+        for artifact in artifacts
+        if None in batch_sizes and "TRANSPOSE_CONV" in (artifact.operators or ())
     ]
 
 
@@ -153,7 +306,14 @@ def _version(package: str) -> str | None:
 
 def _replace(new: Path, directory: Path, old: Path) -> None:
     """Put what is in `new` into `directory` and what it replaces into `old`; undo it if it fails half-way."""
-    known = {SAVED_MODEL, REPORT, *(f"{k}_{p}.tflite" for k in KINDS for p in litert.PRECISIONS)}
+    files = [f"{kind}_{precision}" for kind in KINDS for precision in litert.PRECISIONS]
+    known = {
+        SAVED_MODEL,
+        ONNX,
+        REPORT,
+        PAGE,
+        *(f"{name}{end}" for name in files for end in (".tflite", ".golden.json")),
+    }
     old.mkdir()
     moved: list[tuple[Path, Path]] = []
     try:

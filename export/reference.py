@@ -1,16 +1,52 @@
 """What Keras says: the answers that every exported file is compared with."""
 
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
-from kvae.export.endpoints import ENDPOINTS, IMAGE, LATENT, float32_compute
+from kvae.export import endpoints
+from kvae.export.endpoints import BATCHED, endpoints_of, float32_compute
 from kvae.export.errors import ExportError
+from kvae.export.runtime import seed_words
 
-# A single example, two odd sizes and a power of two: a file that can't change its batch fails.
-BATCH_SIZES = (1, 3, 32, 65)
-ROWS = sum(BATCH_SIZES)
+ROWS = 101
+CHUNK = 256  # rows that Keras computes at once
+SEED = 0x0123456789ABCDEF  # both of its words matter
+TEMPERATURE = 0.8
+
+#: An opened model, in Keras or a file: endpoint and inputs for any number of rows, to outputs.
+Run = Callable[[str, dict[str, np.ndarray]], dict[str, np.ndarray]]
+
+
+def run_keras(model: Any) -> Run:
+    """The model's endpoints as Keras computes them, in float32 whatever the model's policy."""
+    functions = {endpoint.name: endpoint.function for endpoint in endpoints_of(model)}
+
+    def call(name: str, inputs: dict[str, np.ndarray]) -> dict[str, Any]:
+        with float32_compute(model):
+            return functions[name](model, **{key: tf.constant(value) for key, value in inputs.items()})
+
+    return in_pieces(call)
+
+
+def in_pieces(call: Callable[[str, dict[str, np.ndarray]], dict[str, Any]], first: int = CHUNK) -> Run:
+    """`call` for any number of rows: the first `first` of them, then as many as `CHUNK` at once."""
+    kinds = {endpoint.name: endpoint.inputs for endpoint in endpoints.ENDPOINTS}
+
+    def run(name: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        batched = {key for key, kind in kinds[name].items() if kind in BATCHED}
+        rows = len(inputs[next(iter(batched))])
+        starts = [0, *range(first, rows, CHUNK)]
+        pieces = [
+            call(name, {key: value[start:end] if key in batched else value for key, value in inputs.items()})
+            for start, end in itertools.pairwise([*starts, rows])
+        ]
+        return {key: np.concatenate([np.asarray(piece[key]) for piece in pieces]) for key in pieces[0]}
+
+    return run
 
 
 class Reference:
@@ -18,13 +54,16 @@ class Reference:
 
     Args:
         model: a built `kvae.VAE` or `kvae.Autoencoder`.
-        images: real images `(N, H, W, C)` in [0, 1], best those that the model hasn't seen; 101 are taken,
+        images: real images `(N, H, W, C)` in [0, 1], best those that the model hasn't seen; `rows` are taken,
             evenly spaced. None makes noise of random brightness and contrast.
         seed: of the latents, and of the noise.
+        rows: of the inputs.
+        temperature: of `generate`.
 
     Attributes:
-        inputs: by endpoint and input, `(101, …)` each.
-        outputs: by endpoint and output, `(101, …)` each.
+        endpoints: those that the model has.
+        inputs: by endpoint and input, `(rows, …)` for those with a batch.
+        outputs: by endpoint and output, `(rows, …)` each.
         parameters: number of weights in the encoder and the decoder.
 
     Raises:
@@ -32,54 +71,64 @@ class Reference:
         ExportError: if Keras itself gives NaN or infinite values.
     """
 
-    def __init__(self, model: Any, images: Any = None, seed: int = 0):
+    def __init__(
+        self, model: Any, images: Any = None, seed: int = 0, rows: int = ROWS, temperature: float = TEMPERATURE
+    ):
         self.image_source = "noise of random brightness and contrast" if images is None else "given"
         self.latent_source = "prior" if hasattr(model, "prior") else "codes of the images"
         self.parameters = sum(part.count_params() for part in (model.encoder, model.decoder))
-        pixels = _noise(model.image_shape, seed) if images is None else _check(images, model.image_shape)
-        data = {IMAGE: pixels}
-        with float32_compute(model):
-            if hasattr(model, "prior"):
-                data[LATENT] = np.asarray(model.prior.sample(ROWS, seed), "float32")
-            else:
-                data[LATENT] = np.asarray(model.encoder(pixels, training=False), "float32")
-            self.inputs: dict[str, dict[str, np.ndarray]] = {}
-            self.outputs: dict[str, dict[str, np.ndarray]] = {}
-            for endpoint in ENDPOINTS:
-                inputs = {name: data[kind] for name, kind in endpoint.inputs.items()}
-                outputs = {k: np.asarray(v) for k, v in endpoint.function(model, **inputs).items()}
-                for name, value in outputs.items():
-                    if not np.isfinite(value).all():
-                        raise ExportError(
-                            f"Expected finite numbers from the model. Received: NaN or infinity in '{name}' "
-                            f"of '{endpoint.name}', in Keras already; load an earlier checkpoint"
-                        )
-                self.inputs[endpoint.name], self.outputs[endpoint.name] = inputs, outputs
+        self.endpoints = endpoints_of(model)
+        if images is None:
+            pixels = _noise(model.image_shape, seed, rows)
+        else:
+            images = check_images(images, model.image_shape)
+            pixels = images[np.linspace(0, len(images) - 1, rows).round().astype(int)]
+        run = run_keras(model)
+        if hasattr(model, "prior"):
+            latents = np.asarray(model.prior.sample(rows, seed), "float32")
+        else:
+            latents = run("encode", {"image": pixels})["mean"]
+        data = {
+            endpoints.IMAGE: pixels,
+            endpoints.LATENT: latents,
+            endpoints.POSITION: np.linspace(0, 1, rows, dtype="float32"),
+            endpoints.SEED: seed_words(SEED),
+            endpoints.INDEX: np.arange(rows, dtype="int32") * 7919,
+            endpoints.TEMPERATURE: np.array([temperature], "float32"),
+        }
+        ends = {"start": latents[:1], "end": latents[1:2]}
+        self.inputs: dict[str, dict[str, np.ndarray]] = {}
+        self.outputs: dict[str, dict[str, np.ndarray]] = {}
+        for endpoint in self.endpoints:
+            inputs = {name: ends[name] if name in ends else data[kind] for name, kind in endpoint.inputs.items()}
+            outputs = run(endpoint.name, inputs)
+            for name, value in outputs.items():
+                if not np.isfinite(value).all():
+                    raise ExportError(
+                        f"Expected finite numbers from the model. Received: NaN or infinity in '{name}' "
+                        f"of '{endpoint.name}', in Keras already; load an earlier checkpoint"
+                    )
+            self.inputs[endpoint.name], self.outputs[endpoint.name] = inputs, outputs
 
-    def batches(self, endpoint: str) -> list[dict[str, np.ndarray]]:
-        """The endpoint's inputs, cut into batches of `BATCH_SIZES`."""
-        edges = np.cumsum((0, *BATCH_SIZES))
-        rows = [slice(first, last) for first, last in itertools.pairwise(edges)]
-        return [{name: value[chunk] for name, value in self.inputs[endpoint].items()} for chunk in rows]
 
-
-def _noise(shape: tuple[int, int, int], seed: int) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    low, high = np.sort(rng.random((2, ROWS, 1, 1, 1)), axis=0)
-    return (low + (high - low) * rng.random((ROWS, *shape))).astype("float32")
-
-
-def _check(images: Any, shape: tuple[int, int, int]) -> np.ndarray:
+def check_images(images: Any, shape: tuple[int, int, int]) -> np.ndarray:
+    """`images` as float32; ValueError if they have another shape, or values outside [0, 1]."""
     images = np.asarray(images)
     if images.shape[1:] != tuple(shape) or len(images) == 0:
         raise ValueError(
             f"Argument `images` must be images of shape (batch, {', '.join(map(str, shape))}), at least one. "
             f"Received: shape {images.shape}"
         )
-    picked = images[np.linspace(0, len(images) - 1, ROWS).round().astype(int)].astype("float32")
-    if not ((picked >= 0) & (picked <= 1)).all():
+    images = images.astype("float32")
+    if not ((images >= 0) & (images <= 1)).all():
         raise ValueError(
             "Argument `images` must have values in [0, 1] and no NaN: scale them, for example x / 255. "
-            f"Received: values from {picked.min():.3g} to {picked.max():.3g}"
+            f"Received: values from {images.min():.3g} to {images.max():.3g}"
         )
-    return picked
+    return images
+
+
+def _noise(shape: tuple[int, int, int], seed: int, rows: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    low, high = np.sort(rng.random((2, rows, 1, 1, 1)), axis=0)
+    return (low + (high - low) * rng.random((rows, *shape))).astype("float32")

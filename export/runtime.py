@@ -2,13 +2,18 @@
 
     from kvae.export.runtime import load
     model = load("vae_int8.tflite", num_threads=1)
-    images = model.sample(16, seed=7)                   # (16, H, W, C)
-    mean = model.encode(images.clip(0, 1))["mean"]      # (16, D)
+    images = model.generate(16, seed=7)                  # (16, H, W, C), those of vae.sample(16, seed=7)
+    mean = model.encode(images)["mean"]                  # (16, D)
+    nats = model.score(images)["negative_elbo"]          # (16,); model.percentile(nats) says how unusual
 
-On the command line: `python -m kvae.export.runtime vae_int8.tflite --sample 16 --seed 7 --out grid.png`
+On the command line: `python -m kvae.export.runtime vae_int8.tflite --generate 16 --seed 7 --out grid.png`
 """
 
+import hashlib
+import json
+import math
 import os
+import secrets
 import threading
 from pathlib import Path
 from typing import Any
@@ -20,147 +25,322 @@ try:
 except ImportError as error:
     raise ImportError("kvae.export.runtime needs LiteRT: pip install ai-edge-litert") from error
 
-from kvae.export import metadata
-
-# Larger batches are run in pieces of this size, so that memory stays bounded; results don't depend on it.
-BATCH = 64
-_NEEDED = {"decode", "encode", "reconstruct"}
+REPORT = "report.json"
+DYNAMIC_BATCH = 64  # with a signature for any batch size, rows are run in pieces of this size
+MAX_BYTES = 2**31  # of one answer; more is better drawn in parts
 
 
 class Model:
     """An opened file; make one with `load`. Several threads may share it; they wait for each other.
 
-    Arguments are checked before they reach the interpreter, which would accept some nonsense in silence: each
-    method raises a ValueError that says what was expected. An array may have any dtype of real numbers.
+    A file has signatures for fixed batch sizes: any number of rows is cut into the largest that fit, and what is
+    left over is padded. Arguments are checked before they reach the interpreter, which would accept some nonsense
+    in silence (an int8 file draws a plausible image from NaN): each method raises a ValueError that says what was
+    expected. An array may have any dtype of real numbers.
 
     Attributes:
-        signatures: for each signature its inputs and outputs, with their shapes (None is any batch size).
-        facts: what the file says about its model: kind, likelihood, posterior, prior, ….
+        info: what the file says about its model: kind, likelihood, posterior, prior, signatures, ….
         image_shape: `(H, W, C)`.
         latent_dim: D.
+        batch_sizes: of the signatures, largest first.
     """
 
-    def __init__(self, path: str | os.PathLike[str], num_threads: int = 1):
+    def __init__(self, path: str | os.PathLike[str], num_threads: int = 1, sha256: str | None = None):
         self.path = Path(path)
         self._lock = threading.Lock()
-        # The interpreter must outlive its runners.
-        self._interpreter = _open(self.path, num_threads)
+        data = _read(self.path, sha256)
+        # The interpreter must outlive its runners, and the data the interpreter.
+        self._data = data
+        self._interpreter = _open(self.path, data, num_threads)
         names = self._interpreter.get_signature_list()
-        if not set(names) >= _NEEDED:
-            raise ValueError(
-                f"Expected a file made by kvae.export, with signatures {sorted(_NEEDED)}. Received: "
-                f"'{self.path}' with {sorted(names) or 'none'}"
-            )
-        self._runners = {name: self._interpreter.get_signature_runner(name) for name in names}
-        self.signatures = {
-            name: {
-                "inputs": _shapes(runner.get_input_details()),
-                "outputs": _shapes(runner.get_output_details()),
-            }
-            for name, runner in self._runners.items()
-        }
-        self.facts = metadata.read(self.path.read_bytes())
-        self.image_shape = tuple(self.signatures["encode"]["inputs"]["image"][1:])
-        self.latent_dim = int(self.signatures["decode"]["inputs"]["z"][1] or 0)
+        self.info = self._read_info(names)
+        self.image_shape = tuple(self.info["image_shape"])
+        self.latent_dim = int(self.info["latent_dim"])
+        self.batch_sizes = tuple(sorted(self.info["batch_sizes"], reverse=True))
+        self._runners: dict[str, Any] = {}
 
     def decode(self, z: Any) -> np.ndarray:
         """Mean images of latents, `(B, D)` to `(B, H, W, C)`."""
-        return self.run("decode", z=_check("z", z, self.signatures["decode"]["inputs"]["z"]))["image"]
+        return self._answer("decode", z=_check("z", z, (None, self.latent_dim)))["image"]
 
     def encode(self, image: Any) -> dict[str, np.ndarray]:
         """`mean` and `variance` of q(z|x), `(B, D)` each, for images `(B, H, W, C)` in [0, 1].
 
         For the file of an autoencoder `mean` is the code, and there is no `variance`.
         """
-        return self.run("encode", image=self._check_image(image, "encode"))
+        return self._answer("encode", image=self._check_image(image))
 
     def reconstruct(self, image: Any) -> np.ndarray:
         """Images in [0, 1] encoded and decoded again without noise, `(B, H, W, C)`."""
-        return self.run("reconstruct", image=self._check_image(image, "reconstruct"))["reconstruction"]
+        return self._answer("reconstruct", image=self._check_image(image))["reconstruction"]
 
-    def sample(self, n: int, seed: int | None = None) -> np.ndarray:
-        """Decode `n` latents from N(0, I), `(n, H, W, C)`; the same seed gives the same images.
+    def generate(self, n: int = 1, seed: int | None = None, start: int = 0, temperature: float = 1.0) -> np.ndarray:
+        """Images from the prior, number `start` to `start + n` of a seed: `(n, H, W, C)`.
 
-        The latents are NumPy's; `VAE.sample` has another generator, and draws other images.
+        Image i depends on the seed and i alone. Its latents are those of `VAE.sample` bit for bit, on every
+        platform; as 8-bit images, float32 files are within one level of Keras. `run("generate", …)` has the
+        latents, too.
+
+        Args:
+            n: how many.
+            seed: up to 64 bits; None draws new images each time.
+            start: number of the first one.
+            temperature: scale of the prior's noise, >= 0; below 1 images are more typical and less diverse.
 
         Raises:
-            ValueError: if n < 1, or if the model's prior isn't N(0, I): draw z yourself and call `decode`.
+            ValueError: for arguments outside these ranges, or if the model has no prior.
         """
-        prior = self.facts.get("prior")
-        if prior != "StandardNormal":
+        if "generate" not in self.info["signatures"]:
             raise ValueError(
-                "Expected a model with the prior N(0, I) to sample from: draw z yourself and call decode(z). "
-                f"Received: '{self.path}', prior {prior or 'none'}"
+                "Expected a variational autoencoder to generate from: an autoencoder has no prior; decode points "
+                f"near the codes of real images instead. Received: '{self.path}', {self.info['kind']}"
             )
-        if n < 1:
-            raise ValueError(f"Argument `n` must be >= 1. Received: n={n}")
-        z = np.random.default_rng(seed).standard_normal((n, self.latent_dim), dtype=np.float32)
-        return self.decode(z)
+        most = MAX_BYTES // (4 * math.prod(self.image_shape))
+        if not 1 <= n <= most:
+            raise ValueError(
+                f"Argument `n` must be 1 to {most} (2 GiB at once): draw more in parts, with `start`. Received: n={n}"
+            )
+        if not 0 <= start <= 2**31 - n:
+            raise ValueError(f"Argument `start` must be 0 to 2^31 − n. Received: start={start}, n={n}")
+        if not 0 <= temperature < math.inf:
+            raise ValueError(f"Argument `temperature` must be finite and >= 0. Received: temperature={temperature}")
+        return self._answer(
+            "generate",
+            seed=seed_words(secrets.randbits(63) if seed is None else seed),
+            index=np.arange(start, start + n, dtype=np.int32),
+            temperature=np.array([temperature], np.float32),
+        )["image"]
 
-    def run(self, signature: str, **inputs: np.ndarray) -> dict[str, np.ndarray]:
-        """Run a signature on arrays of the right shape and dtype, unchecked; a dict of its outputs."""
-        if signature not in self._runners:
-            raise ValueError(f"Expected one of {sorted(self._runners)}. Received: signature '{signature}'")
-        runner, rows = self._runners[signature], max(len(value) for value in inputs.values())
+    def interpolate(self, start: Any, end: Any, steps: int = 8) -> np.ndarray:
+        """Images on the straight line between two latents `(D,)`, both ends included: `(steps, H, W, C)`."""
+        if steps < 2:
+            raise ValueError(f"Argument `steps` must be >= 2. Received: steps={steps}")
+        ends = {
+            name: _check(name, np.asarray(z)[None], (1, self.latent_dim))
+            for name, z in (("start", start), ("end", end))
+        }
+        return self._answer("interpolate", **ends, position=np.linspace(0, 1, steps, dtype=np.float32))["image"]
+
+    def score(self, image: Any, seed: int = 0, num_samples: int = 1) -> dict[str, np.ndarray]:
+        """How unusual images are: `negative_elbo` = `distortion` + `rate`, nats, `(B,)` each.
+
+        An unbiased estimate of the −ELBO with `num_samples` posterior samples. The same image always gets the
+        same score: the noise depends on the seed and the number of the sample.
+
+        Raises:
+            ValueError: for other images than `(B, H, W, C)` in [0, 1], or if the model has no prior.
+        """
+        if "score" not in self.info["signatures"]:
+            raise ValueError(
+                f"Expected a variational autoencoder: only one has a likelihood of images to score them by. "
+                f"Received: '{self.path}', {self.info['kind']}"
+            )
+        if num_samples < 1:
+            raise ValueError(f"Argument `num_samples` must be >= 1. Received: num_samples={num_samples}")
+        image, words = self._check_image(image), seed_words(seed)
+        samples = [
+            self._answer("score", image=image, seed=words, index=np.full(len(image), k, np.int32))
+            for k in range(num_samples)
+        ]
+        return {name: np.mean([sample[name] for sample in samples], axis=0) for name in samples[0]}
+
+    def percentile(self, negative_elbo: Any) -> np.ndarray:
+        """Which share of ordinary images scores lower, 0 to 100: 99 and more is unusual.
+
+        It is read off the quantiles that the file holds, which were taken on validation images at the export.
+
+        Raises:
+            ValueError: if the file has none.
+        """
+        if not self.info.get("score"):
+            raise ValueError(
+                f"Expected a file with score quantiles: export with validation images. Received: '{self.path}' without"
+            )
+        probability, value = np.array(self.info["score"]["quantiles"]).T
+        return 100 * np.interp(np.asarray(negative_elbo), value, probability, left=0.0, right=1.0)
+
+    def self_test(self, golden: str | os.PathLike[str] | None = None) -> dict[str, float]:
+        """Replay the golden pairs of the file, as a device would: the largest difference by signature.
+
+        Args:
+            golden: path; left out, the `.golden.json` beside the file.
+
+        Raises:
+            ValueError: if an output is further off than its tolerance, or there is no such file.
+        """
+        path = Path(golden) if golden is not None else self.path.with_suffix(".golden.json")
+        try:
+            signatures = json.loads(path.read_text(encoding="utf-8"))["signatures"].items()
+            calls = [(name, *(_arrays(call[side]) for side in ("inputs", "outputs"))) for name, call in signatures]
+            tolerances = {name: {k: v["tolerance"] for k, v in call["outputs"].items()} for name, call in signatures}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"Expected the golden pairs that kvae.export wrote. Received: '{path}' ({error})"
+            ) from error
+        worst = {}
+        for name, inputs, outputs in calls:
+            with self._lock:
+                got = self._call(name, inputs)
+            errors = {key: float(np.max(np.abs(got[key] - right))) for key, right in outputs.items()}
+            for key, off in errors.items():
+                if not off <= tolerances[name][key]:
+                    raise ValueError(
+                        f"Expected '{key}' of '{name}' within {tolerances[name][key]:.3g} of the golden pair. "
+                        f"Received: off by {off:.3g}; this runtime computes something else"
+                    )
+            worst[name] = max(errors.values())
+        return worst
+
+    def run(self, endpoint: str, batch: int | None = None, **inputs: Any) -> dict[str, np.ndarray]:
+        """Run an endpoint on arrays of the right shape and dtype, unchecked; a dict of its outputs.
+
+        Args:
+            endpoint: name without a batch size, one of `info["signatures"]`.
+            batch: run the signature of this size, padded as needed; None chooses.
+            inputs: by name; those that `info` gives a batch "B" for have the same number of rows, any.
+        """
+        signature = self.info["signatures"].get(endpoint)
+        if signature is None:
+            raise ValueError(
+                f"Expected one of {sorted(self.info['signatures'])}. Received: signature '{endpoint}' "
+                f"(they have no batch size in their name here)"
+            )
+        if set(inputs) != set(signature["inputs"]):
+            raise ValueError(f"'{endpoint}' takes {sorted(signature['inputs'])}. Received: {sorted(inputs)}")
+        if batch is not None and batch not in self.batch_sizes:
+            raise ValueError(f"Argument `batch` must be one of {self.batch_sizes}. Received: batch={batch}")
+        batched = {name for name, spec in signature["inputs"].items() if spec["shape"][0] == "B"}
+        rows = len(inputs[next(iter(batched))])
+        pieces, first = [], 0
         with self._lock:
-            pieces = [
-                runner(**{name: value[first : first + BATCH] for name, value in inputs.items()})
-                for first in range(0, rows, BATCH)
-            ]
+            while first < rows:
+                name, size = self._choose(endpoint, rows - first, batch)
+                count = min(size, rows - first)
+                piece = {key: inputs[key][first : first + count] if key in batched else inputs[key] for key in inputs}
+                if count < size:  # the last row again and again
+                    padding = np.minimum(np.arange(size), count - 1)
+                    piece = {key: value[padding] if key in batched else value for key, value in piece.items()}
+                pieces.append({key: value[:count] for key, value in self._call(name, piece).items()})
+                first += count
         return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
 
-    def _check_image(self, image: Any, signature: str) -> np.ndarray:
-        image = _check("image", image, self.signatures[signature]["inputs"]["image"])
-        low, high = image.min(), image.max()
-        if low < 0 or high > 1:
+    def _answer(self, endpoint: str, **inputs: Any) -> dict[str, np.ndarray]:
+        outputs = self.run(endpoint, **inputs)
+        if not all(np.isfinite(value).all() for value in outputs.values()):
             raise ValueError(
-                "Argument `image` must have values in [0, 1]: scale them, for example image / 255. Received: "
-                f"values from {low:.4g} to {high:.4g}"
+                f"Expected inputs that '{endpoint}' can compute with. Received: numbers so large that it overflows"
+            )
+        return outputs
+
+    def _choose(self, endpoint: str, rows: int, batch: int | None) -> tuple[str, int]:
+        """Signature and size of the next piece: the largest that fits, or the smallest."""
+        if batch is None and self.info["dynamic_batch"]:
+            return endpoint, min(rows, DYNAMIC_BATCH)
+        size = batch or next((size for size in self.batch_sizes if size <= rows), self.batch_sizes[-1])
+        return f"{endpoint}_{size}", size
+
+    def _call(self, name: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        try:
+            if name not in self._runners:
+                self._runners[name] = self._interpreter.get_signature_runner(name)
+            return self._runners[name](**inputs)
+        except (RuntimeError, ValueError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"LiteRT can't run '{name}' of '{self.path}': the file is damaged, or an array has another shape or "
+                f"dtype than `info` says. LiteRT says: {_first_line(error)}"
+            ) from error
+
+    def _read_info(self, names: dict[str, Any]) -> dict[str, Any]:
+        try:
+            info = json.loads(self._interpreter.get_signature_runner("info")()["json"].tobytes())
+            sizes = [*info["batch_sizes"], *([""] if info["dynamic_batch"] else [])]
+            wanted = {f"{name}_{size}".rstrip("_") for name in info["signatures"] for size in sizes}
+            if info["format"] != "kvae" or info["format_version"] != 1 or not wanted <= set(names) or not wanted:
+                raise ValueError(f"format {info['format']} {info['format_version']}")
+            return info
+        except (ValueError, KeyError, TypeError, RuntimeError) as error:
+            raise ValueError(
+                "Expected a file made by kvae.export, with the signature 'info' in format 1. Received: "
+                f"'{self.path}' with signatures {sorted(names) or 'none'}"
+            ) from error
+
+    def _check_image(self, image: Any) -> np.ndarray:
+        image = _check("image", image, (None, *self.image_shape))
+        low, high = self.info["value_range"]
+        if image.min() < low or image.max() > high:
+            raise ValueError(
+                f"Argument `image` must have values in [{low:g}, {high:g}]: scale them, for example image / 255. "
+                f"Received: values from {image.min():.4g} to {image.max():.4g}"
             )
         return image
 
 
-def load(path: str | os.PathLike[str], num_threads: int = 1) -> Model:
+def load(path: str | os.PathLike[str], num_threads: int = 1, sha256: str | None = None) -> Model:
     """Open a file that `kvae.export` made.
 
     Args:
         path: of the `.tflite` file.
         num_threads: for the kernels, >= 1.
+        sha256: what the file must have; left out, the report.json beside it is asked, if there is one.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is empty, cut off, no LiteRT file, or not one of kvae's.
+        ValueError: if it is empty, cut off, no LiteRT file, not one of kvae's, or has another checksum.
     """
-    return Model(path, num_threads)
+    return Model(path, num_threads, sha256)
 
 
-def _open(path: Path, num_threads: int) -> Any:
-    if num_threads < 1:
-        raise ValueError(f"Argument `num_threads` must be >= 1. Received: num_threads={num_threads}")
+def seed_words(seed: int) -> np.ndarray:
+    """The two int32 words of an integer seed, high and low, `(2,)`; ValueError if it doesn't fit into 64 bits."""
+    if not -(2**63) <= int(seed) < 2**64:
+        raise ValueError(f"Argument `seed` must fit into 64 bits. Received: seed={seed}")
+    high, low = divmod(int(seed) % 2**64, 2**32)
+    return np.array([high, low], np.uint32).view(np.int32)
+
+
+def _read(path: Path, sha256: str | None) -> bytes:
     if not path.exists():
         raise FileNotFoundError(f"Expected a .tflite file. Received: '{path}', which doesn't exist")
     if not path.is_file():
         raise ValueError(f"Expected a .tflite file. Received: '{path}', a folder")
-    with path.open("rb") as file:
-        start = file.read(8)
-    if start[4:] != b"TFL3":
-        what = "is empty" if not start else "isn't a LiteRT file"
+    data = path.read_bytes()
+    if data[4:8] != b"TFL3":
+        what = "isn't a LiteRT file" if data else "is empty"
         raise ValueError(f"Expected a .tflite file. Received: '{path}', which {what}")
-    try:
-        return Interpreter(model_path=str(path), num_threads=num_threads)
-    except (RuntimeError, ValueError) as error:
-        reason = str(error).partition("\n")[0]
+    wanted = sha256 or _reported_sha256(path)
+    found = hashlib.sha256(data).hexdigest()
+    if wanted and found != wanted.lower():
         raise ValueError(
-            f"Expected a whole .tflite file of built-in operators. Received: '{path}', which LiteRT "
-            f"can't open (damaged?): {reason}"
-        ) from error
+            f"'{path}' was changed or damaged since it was exported: copy it again. Expected sha256 "
+            f"{wanted[:16]}…. Received: {found[:16]}…"
+        )
+    return data
 
 
-def _shapes(details: dict[str, Any]) -> dict[str, tuple[int | None, ...]]:
-    return {
-        name: tuple(None if size < 0 else int(size) for size in detail["shape_signature"])
-        for name, detail in details.items()
-    }
+def _reported_sha256(path: Path) -> str | None:
+    """What the report beside the file says; None if there is no report of it."""
+    try:
+        artifacts = json.loads((path.parent / REPORT).read_text(encoding="utf-8"))["artifacts"]
+        return next((str(entry["sha256"]) for entry in artifacts if entry["path"] == path.name), None)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _open(path: Path, data: bytes, num_threads: int) -> Any:
+    if num_threads < 1:
+        raise ValueError(f"Argument `num_threads` must be >= 1. Received: num_threads={num_threads}")
+    try:
+        return Interpreter(model_content=data, num_threads=num_threads)
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f"Expected a whole .tflite file. Received: '{path}', damaged: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def _arrays(entries: dict[str, Any]) -> dict[str, np.ndarray]:
+    return {name: np.array(entry["data"], entry["dtype"]).reshape(entry["shape"]) for name, entry in entries.items()}
 
 
 def _check(name: str, value: Any, shape: tuple[int | None, ...]) -> np.ndarray:
@@ -185,6 +365,6 @@ def _check(name: str, value: Any, shape: tuple[int | None, ...]) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    from kvae.export.sampling import main
+    from kvae.export.command import main
 
     raise SystemExit(main())

@@ -1,23 +1,31 @@
-"""A SavedModel with one named signature per endpoint."""
+"""A SavedModel with one named signature per endpoint and batch size."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from kvae.export.console import quiet
-from kvae.export.endpoints import ENDPOINTS, float32_compute
+from kvae.export.endpoints import INFO, endpoints_of, float32_compute
 from kvae.export.errors import ExportError, one_line
 
 
-def write(model: Any, directory: Path) -> None:
-    """Write `model` as a SavedModel to `directory`: the signatures of `ENDPOINTS`, for any batch size.
+def write(model: Any, directory: Path, info: bytes, batch_sizes: Sequence[int | None] = (None,)) -> None:
+    """Write `model` as a SavedModel to `directory`: its endpoints for each batch size (None is any), and `info`.
 
     Raises:
         ExportError: if an endpoint can't become a graph or TensorFlow can't save it.
     """
+    text = tf.constant(np.frombuffer(info, np.uint8))
     with quiet(), float32_compute(model):
-        signatures = {endpoint.name: endpoint.trace(model) for endpoint in ENDPOINTS}
+        signatures = {
+            endpoint.signature(batch): endpoint.trace(model, batch)
+            for endpoint in endpoints_of(model)
+            for batch in batch_sizes
+        }
+        signatures[INFO] = tf.function(lambda: {"json": text}, input_signature=[]).get_concrete_function()
         module = tf.Module()
         # Keras variables are no tf.Variables: untracked, the converter would leave the weights out unasked.
         module.weights = [variable.value for variable in model.variables]

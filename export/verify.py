@@ -1,7 +1,7 @@
 """Opening each exported file as its user will, and comparing every signature with Keras."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from kvae.export import flatbuffer
+from kvae.export import flatbuffer, runtime
 from kvae.export.budgets import Budget, budget
 from kvae.export.console import quiet
-from kvae.export.endpoints import ENDPOINTS, Endpoint
+from kvae.export.endpoints import BATCHED, INFO, Endpoint
 from kvae.export.errors import ExportError, one_line
-from kvae.export.reference import Reference
-
-Run = Callable[[str, dict[str, np.ndarray]], dict[str, Any]]
+from kvae.export.info import spec
+from kvae.export.reference import Reference, Run, in_pieces
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,10 @@ class OutputCheck:
 
 @dataclass(frozen=True)
 class SignatureCheck:
-    """One signature of one file: shapes (None is any batch) and dtypes, and how far it is from Keras."""
+    """One endpoint of one file: shapes ("B" is the batch) and dtypes, and how far it is from Keras.
+
+    Where it has signatures for several batch sizes, errors are those of the worst.
+    """
 
     name: str
     inputs: dict[str, dict[str, Any]]
@@ -66,7 +68,10 @@ class SignatureCheck:
 
 @dataclass(frozen=True)
 class Artifact:
-    """A file, or a SavedModel's folder, that passed; `operators` are LiteRT's, None for a SavedModel."""
+    """A file, or a folder of them, that passed; `operators` are LiteRT's, None for other formats.
+
+    `behaviour` is what it does to test images, and what it costs: see `kvae.export.behaviour`.
+    """
 
     path: str
     format: str
@@ -76,6 +81,7 @@ class Artifact:
     signatures: tuple[SignatureCheck, ...]
     operators: tuple[str, ...] | None = None
     builtin_only: bool | None = None
+    behaviour: dict[str, Any] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -87,18 +93,19 @@ class Artifact:
             "signatures": {signature.name: signature.as_dict() for signature in self.signatures},
             "operators": None if self.operators is None else list(self.operators),
             "builtin_only": self.builtin_only,
+            "behaviour": self.behaviour,
         }
 
 
-def verify_litert(path: Path, precision: str, reference: Reference) -> Artifact:
-    """Open a `.tflite` file with ai-edge-litert, run every signature and compare.
+def verify_litert(
+    path: Path, precision: str, reference: Reference, batch_sizes: Sequence[int | None] = (1, 16)
+) -> Artifact:
+    """Open a `.tflite` file as its user will, without TensorFlow's help, run every signature and compare.
 
     Raises:
         ExportError: if it needs operators that aren't built in, has no weights, can't be run, has other
             signatures than expected, or is further from Keras than `kvae.export.budgets` allows.
     """
-    from ai_edge_litert.interpreter import Interpreter
-
     path = Path(path)
     contents = flatbuffer.read(path)
     if contents.not_builtin:
@@ -112,13 +119,17 @@ def verify_litert(path: Path, precision: str, reference: Reference) -> Artifact:
             f"Expected the {reference.parameters} weights of the model in '{path.name}'. Received: "
             f"{contents.constant_bytes} bytes of constants; the converter didn't see the model's variables"
         )
+    _check_signatures(path.name, contents.signatures, reference, batch_sizes)
     with quiet():
         try:
-            interpreter = Interpreter(model_path=str(path))
-            runners = {name: interpreter.get_signature_runner(name) for name in interpreter.get_signature_list()}
-        except (RuntimeError, ValueError) as error:
+            model = runtime.load(path)
+        except ValueError as error:
             raise ExportError(f"LiteRT can't open '{path.name}': {one_line(error)}") from error
-        signatures = compare(path.name, lambda name, x: runners[name](**x), set(runners), precision, reference)
+
+        def run_in(size: int | None) -> Run:
+            return lambda name, inputs: model.run(name, batch=size, **inputs)
+
+        signatures = compare(path.name, [run_in(size) for size in batch_sizes], precision, reference)
     return Artifact(
         path=path.name,
         format="litert",
@@ -139,22 +150,35 @@ def verify_saved_model(path: Path, reference: Reference) -> Artifact:
     """
     path = Path(path)
     with quiet():
-        try:
-            loaded = tf.saved_model.load(str(path)).signatures
-        except (OSError, ValueError) as error:
-            raise ExportError(f"TensorFlow can't load '{path.name}': {one_line(error)}") from error
+        run, names = open_saved_model(path)
+        _check_signatures(path.name, names, reference, (None,))
+        signatures = compare(path.name, [run], "float32", reference)
+    return folder_artifact(path, "saved_model", signatures)
 
-        def run(name: str, inputs: dict[str, np.ndarray]) -> dict[str, Any]:
-            return loaded[name](**{k: tf.constant(v) for k, v in inputs.items()})
 
-        signatures = compare(path.name, run, set(loaded), "float32", reference)
+def open_saved_model(path: Path) -> tuple[Run, list[str]]:
+    """A function that runs an endpoint, and the names of the signatures."""
+    try:
+        loaded = tf.saved_model.load(str(path))
+    except (OSError, ValueError) as error:
+        raise ExportError(f"TensorFlow can't load '{path.name}': {one_line(error)}") from error
+
+    def call(name: str, inputs: dict[str, np.ndarray]) -> dict[str, Any]:
+        # (It keeps `loaded`, without which the variables are gone.)
+        return loaded.signatures[name](**{key: tf.constant(value) for key, value in inputs.items()})
+
+    return in_pieces(call, first=1), list(loaded.signatures)
+
+
+def folder_artifact(path: Path, format: str, signatures: tuple[SignatureCheck, ...]) -> Artifact:
+    """A folder of float32 files; its checksum is over all names and contents."""
     files = sorted(file for file in path.rglob("*") if file.is_file())
     digest = hashlib.sha256()
     for file in files:
         digest.update(file.relative_to(path).as_posix().encode() + b"\0" + file.read_bytes())
     return Artifact(
         path=path.name,
-        format="saved_model",
+        format=format,
         precision="float32",
         bytes=sum(file.stat().st_size for file in files),
         sha256=digest.hexdigest(),
@@ -162,18 +186,23 @@ def verify_saved_model(path: Path, reference: Reference) -> Artifact:
     )
 
 
-def compare(file: str, run: Run, found: set[str], precision: str, reference: Reference) -> tuple[SignatureCheck, ...]:
-    """Run every endpoint on the reference's batches; ExportError at the first that is over its budget."""
-    expected = {endpoint.name for endpoint in ENDPOINTS}
-    if found != expected:
+def _check_signatures(file: str, found: Iterable[str], reference: Reference, batch_sizes: Sequence[int | None]) -> None:
+    expected = {endpoint.signature(size) for endpoint in reference.endpoints for size in batch_sizes} | {INFO}
+    if set(found) != expected:
         raise ExportError(f"Expected signatures {sorted(expected)} in '{file}'. Received: {sorted(found)}")
-    return tuple(_compare_one(file, run, endpoint, precision, reference) for endpoint in ENDPOINTS)
 
 
-def _compare_one(file: str, run: Run, endpoint: Endpoint, precision: str, reference: Reference) -> SignatureCheck:
-    where = f"'{endpoint.name}' of '{file}'"
+def compare(file: str, runs: Sequence[Run], precision: str, reference: Reference) -> tuple[SignatureCheck, ...]:
+    """Run every endpoint in every way on the reference's inputs; ExportError at the first that is over its budget."""
+    return tuple(_compare_one(file, runs, endpoint, precision, reference) for endpoint in reference.endpoints)
+
+
+def _compare_one(
+    file: str, runs: Sequence[Run], endpoint: Endpoint, precision: str, reference: Reference
+) -> SignatureCheck:
+    where, inputs = f"'{endpoint.name}' of '{file}'", reference.inputs[endpoint.name]
     try:
-        results = [run(endpoint.name, batch) for batch in reference.batches(endpoint.name)]
+        results = [run(endpoint.name, inputs) for run in runs]
     except Exception as error:
         raise ExportError(f"{where} can't run on all batch sizes: {one_line(error)}") from error
     expected = reference.outputs[endpoint.name]
@@ -181,25 +210,28 @@ def _compare_one(file: str, run: Run, endpoint: Endpoint, precision: str, refere
         raise ExportError(f"Expected outputs {sorted(expected)} of {where}. Received: {sorted(results[0])}")
     checks = {}
     for name, right in expected.items():
-        got = np.concatenate([np.asarray(result[name]) for result in results])
-        if got.shape != right.shape:
-            raise ExportError(f"Expected {right.shape} for '{name}' from {where}. Received: shape {got.shape}")
-        error_ = np.abs(got.astype("float64") - right)
+        if any(result[name].shape != right.shape for result in results):
+            raise ExportError(
+                f"Expected {right.shape} for '{name}' from {where}. Received: shape {results[0][name].shape}"
+            )
+        errors = [np.abs(result[name].astype("float64") - right) for result in results]
         allowed = budget(precision, endpoint.outputs[name], name, expected)
-        check = checks[name] = OutputCheck(float(error_.max()), float(error_.mean()), allowed)
+        check = checks[name] = OutputCheck(
+            # The maximum of numpy's arrays, not of Python's: NaN must not get lost.
+            float(np.max([error.max() for error in errors])),
+            float(np.max([error.mean() for error in errors])),
+            allowed,
+        )
         if not check.passed:
             raise ExportError(
                 f"Expected '{name}' from {where} within {allowed.max:.2g} (mean {allowed.mean:.2g}) of "
                 f"Keras. Received: off by {check.max_abs_error:.2g} (mean {check.mean_abs_error:.2g})"
                 + ("; export precisions=('float32',) instead" if precision != "float32" else "")
             )
+    fixed = {name for name, kind in endpoint.inputs.items() if kind not in BATCHED}
     return SignatureCheck(
         name=endpoint.name,
-        inputs={k: _spec(v) for k, v in reference.inputs[endpoint.name].items()},
-        outputs={k: _spec(np.asarray(v)) for k, v in results[0].items()},
+        inputs={name: spec(value, name in fixed) for name, value in inputs.items()},
+        outputs={name: spec(value, False) for name, value in results[0].items()},
         checks=checks,
     )
-
-
-def _spec(value: np.ndarray) -> dict[str, Any]:
-    return {"shape": [None, *value.shape[1:]], "dtype": value.dtype.name}

@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "likelihoods": {"distributions"},
     "plotting": {"models", "evaluation", "features", "files"},
     "report": {"models", "evaluation", "features", "plotting", "files"},
-    "export": {"models", "distributions", "priors", "networks", "files"},
+    "export": {"models", "distributions", "priors", "networks", "evaluation", "files"},
 }
 USES_TENSORFLOW = {"models", "data", "evaluation", "export", "cli"}
 

@@ -30,7 +30,7 @@ def demo(
     model = train_run(settings, run, num_samples=64)
     plotting.save(plotting.samples(model, n=100, seed=7), out / "samples.png")
     say("\nExporting, and running the files against Keras …\n")
-    show_export(export_run(model, settings.load(), files, ["float32", "int8"]), files)
+    show_export(export_run(model, settings.load(), files), files)
     say(f"""
 The report:   {run / "report.html"}
 New digits:   {out / "samples.png"}

@@ -1,24 +1,29 @@
 """`kvae export`."""
 
 from enum import StrEnum
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kvae.cli.console import say, table
+from kvae.cli.console import CommandError, say, table
 from kvae.cli.run import DataDirOption, RunArgument, open_run
 
 if TYPE_CHECKING:
     from kvae.data import Data
     from kvae.models import VAE
 
-VERIFIED = 256  # real images that every file is run on
+TESTED = 1000  # test images that every file is run on
+VALIDATED = 2000  # validation images for calibration and for the statistics in the file
 
 
 class Precision(StrEnum):
     float32 = "float32"
+    float16 = "float16"
     int8 = "int8"
+    full_int8 = "full_int8"
+    auto = "auto"
 
 
 def export(
@@ -26,38 +31,114 @@ def export(
     run: RunArgument,
     out: Annotated[Path, typer.Option(help="Folder to write.", show_default=False)],
     precision: Annotated[
-        list[Precision] | None, typer.Option(help="May be given twice; both, if left out.", show_default=False)
+        list[Precision] | None,
+        typer.Option(
+            help="May be given several times (default: float32 and int8); auto: the smallest within --budget-nats.",
+            show_default=False,
+        ),
+    ] = None,
+    budget_nats: Annotated[float, typer.Option(help="For auto: how much test ELBO may be lost.")] = 0.5,
+    batch_size: Annotated[
+        list[int] | None,
+        typer.Option(
+            help="Of the signatures; may be given several times (default: 1 and 16).", min=1, show_default=False
+        ),
+    ] = None,
+    any_batch: Annotated[
+        bool,
+        typer.Option("--any-batch", help="Signatures for any batch size, too: for Python; browsers can't use them."),
+    ] = False,
+    onnx: Annotated[bool, typer.Option("--onnx", help="ONNX files, too (needs the extra `onnx`).")] = False,
+    web: Annotated[
+        Path | None,
+        typer.Option(help="Folder to write a page to that runs the smallest file in a browser.", show_default=False),
+    ] = None,
+    web_runtime: Annotated[
+        Path | None,
+        typer.Option(help="Folder with LiteRT.js for --web, where there is no npm.", show_default=False),
+    ] = None,
+    license: Annotated[
+        Path | None, typer.Option(help="Text file with a licence, to put into the files.", show_default=False)
     ] = None,
     data_dir: DataDirOption = None,
 ) -> None:
     """Export a run as SavedModel and LiteRT files, each verified against Keras on real images.
 
-    Example: kvae export runs/mnist --out phone
+    Example: kvae export runs/mnist --out phone --precision auto --web page
     """
-    precisions = [choice.value for choice in precision or Precision]
+    choices = [choice.value for choice in precision or ()]
+    if "auto" in choices and len(choices) > 1:
+        raise CommandError(f"Expected --precision auto alone. Received: {', '.join(choices)}")
+    license_text = license.read_text(encoding="utf-8") if license else None
     opened = open_run(run, context.obj)
-    show_export(export_run(opened.model, opened.data(data_dir=data_dir), out, precisions), out)
+    from tqdm import tqdm
+
+    with tqdm(total=0, bar_format="{desc}", leave=False, disable=None) as line:
+        report = export_run(
+            opened.model,
+            opened.data(data_dir=data_dir),
+            out,
+            precisions="auto" if choices == ["auto"] else choices or DEFAULT,
+            budget_nats=budget_nats,
+            batch_sizes=[*(batch_size or (1, 16)), *([None] if any_batch else [])],
+            with_onnx=onnx,
+            license=license_text,
+            on_step=line.set_description_str,
+        )
+        if web is not None:
+            from kvae.export.web import write
+
+            line.set_description_str("writing the page")
+            smallest = min(
+                (entry for entry in report["artifacts"] if entry["format"] == "litert"), key=itemgetter("bytes")
+            )
+            write(out / smallest["path"], web, runtime=web_runtime, title=opened.config["source"])
+    show_export(report, out)
+    if web is not None:
+        say(f"In a browser: python -m http.server -d {web}")
 
 
-def export_run(model: "VAE", data: "Data", out: Path, precisions: list[str]) -> dict[str, Any]:
+DEFAULT = ("float32", "int8")
+
+
+def export_run(model: "VAE", data: "Data", out: Path, **settings: Any) -> dict[str, Any]:
+    """Export with what the run's data set has: test images and labels, validation images, its name."""
     from kvae.export import export as write
 
-    images, _ = data.arrays("test", limit=VERIFIED)
-    return write(model, out, images=images, precisions=tuple(precisions))
+    images, labels = data.arrays("test", limit=TESTED)
+    validation = data.arrays("validation", limit=VALIDATED)[0] if data.num_validation else None
+    name = Path(data.name).name  # of a folder: where it lies is nobody's business
+    return write(model, out, images=images, labels=labels, validation=validation, data=name, **settings)
 
 
 def show_export(report: dict[str, Any], out: Path) -> None:
     rows = []
     for artifact in report["artifacts"]:
-        for name, check in artifact["signatures"].items():
-            rows.append(
-                [
-                    artifact["path"],
-                    artifact["bytes"],
-                    name,
-                    f"{check['max_abs_error']:.1e}",
-                    f"{check['mean_abs_error']:.1e}",
-                ]
-            )
-    table(["file", "bytes", "signature", "max |error|", "mean |error|"], rows)
-    say(f"Verified against Keras. Wrote {out}/report.json")
+        does = artifact["behaviour"] or {}
+        decode = does.get("latency_us", {}).get(f"decode_{min(report['model']['batch_sizes'])}", {}).get("1")
+        images = [
+            check["max_abs_error"]
+            for signature in artifact["signatures"].values()
+            for name, check in signature["outputs"].items()
+            if name in ("image", "reconstruction")
+        ]
+        rows.append(
+            [
+                artifact["path"],
+                artifact["bytes"],
+                f"{max(images):.1e}",
+                _number(does.get("elbo"), 2),
+                _number(does.get("nats_lost"), 3),
+                _number(does.get("psnr"), 1),
+                _number(does.get("probe_accuracy"), 3),
+                _number(decode, 0),
+            ]
+        )
+    table(["file", "bytes", "max |error|", "ELBO", "nats lost", "PSNR dB", "probe", "decode µs"], rows)
+    for warning in report["warnings"]:
+        say(f"warning: {warning}")
+    say(f"Verified against Keras. Wrote {out}/export.html, {out}/report.json")
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"

@@ -4,18 +4,25 @@ from kvae.distributions.base import Distribution
 from kvae.distributions.bernoulli import Bernoulli
 from kvae.distributions.diagonal_normal import DiagonalNormal
 from kvae.distributions.kl import closed_form_kl, register_kl
-from kvae.distributions.noise import Noise, Seed, standard_normal, uniform
+from kvae.distributions.noise import IndexedNoise, Noise, Seed, standard_normal, uniform
 from kvae.distributions.normal import Normal
+from kvae.distributions.quantile import normal_from_words, uniform_from_words
+from kvae.distributions.threefry import random_words, seed_words
 
 __all__ = [
     "Bernoulli",
     "DiagonalNormal",
     "Distribution",
+    "IndexedNoise",
     "Noise",
     "Normal",
     "Seed",
     "closed_form_kl",
+    "normal_from_words",
+    "random_words",
     "register_kl",
+    "seed_words",
     "standard_normal",
     "uniform",
+    "uniform_from_words",
 ]

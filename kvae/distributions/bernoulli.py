@@ -27,9 +27,11 @@ class Bernoulli(Distribution):
         return event_shape[-1]
 
     def log_prob(self, params: Any, value: Any) -> Any:
+        # x log σ(l) + (1 − x) log(1 − σ(l)) = x·l − log(1 + eˡ), with the last term as max(l, 0) + log(1 + e^−|l|):
+        # finite for every l, also in LiteRT, and with the right gradient at 0.
         logits = ops.cast(params, "float32")
-        value = ops.broadcast_to(ops.cast(value, "float32"), ops.shape(logits))
-        return -self.sum_event(ops.binary_crossentropy(value, logits, from_logits=True))
+        softplus = ops.maximum(logits, 0.0) + ops.log1p(ops.exp(-ops.maximum(logits, -logits)))
+        return self.sum_event(ops.cast(value, "float32") * logits - softplus)
 
     def sample(self, params: Any, n: int, seed: Seed) -> Any:
         probability = self.mean(params)

@@ -1,10 +1,14 @@
 """Random numbers that are a function of (seed, step)."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import keras
 from keras import ops
+
+from kvae.distributions.quantile import normal_from_words, uniform_from_words
+from kvae.distributions.threefry import random_words
 
 Seed: TypeAlias = int | keras.random.SeedGenerator
 
@@ -44,7 +48,15 @@ class Noise(keras.random.SeedGenerator):
         word = (self.seed + 0x9E3779B1 * self.draws) % 0x7FFFFFFF
         return ops.stack([ops.cast(word, "int32"), ops.cast(self.step, "int32")])
 
-    def draw(self, sampler: Callable[..., Any], shape: Sequence[Any]) -> Any:
+    def normal(self, shape: Sequence[Any]) -> Any:
+        """float32 numbers from N(0, 1) of shape `(n, batch, …)`."""
+        return self._draw(keras.random.normal, shape)
+
+    def uniform(self, shape: Sequence[Any]) -> Any:
+        """float32 numbers from U(0, 1) of shape `(n, batch, …)`."""
+        return self._draw(keras.random.uniform, shape)
+
+    def _draw(self, sampler: Callable[..., Any], shape: Sequence[Any]) -> Any:
         index, count = self.shard
         if count == 1:
             return sampler(shape, dtype="float32", seed=self)
@@ -53,17 +65,47 @@ class Noise(keras.random.SeedGenerator):
         return ops.take(whole, index * batch + ops.arange(batch), axis=1)
 
 
-def _draw(sampler: Callable[..., Any], shape: Sequence[Any], seed: Seed) -> Any:
-    if isinstance(seed, Noise):
-        return seed.draw(sampler, shape)
-    return sampler(shape, dtype="float32", seed=seed)
+class IndexedNoise(Noise):
+    """Noise of which row i depends on the seed and `index[i]` alone, bit for bit the same on every platform.
+
+    It is what exported files draw from (`kvae.distributions.threefry`), and so what they are compared with.
+
+    Args:
+        seed: int32 `(2,)`; of an integer: `kvae.distributions.seed_words`.
+        index: int32 `(B,)`, one for each row of the batch.
+
+    Example:
+
+        >>> import numpy as np
+        >>> from kvae.distributions import seed_words, standard_normal
+        >>> noise = standard_normal((1, 3, 2), IndexedNoise(seed_words(7), np.array([0, 1, 1], "int32")))
+        >>> bool(ops.all(noise[:, 1] == noise[:, 2])), bool(ops.any(noise[:, 0] == noise[:, 1]))
+        (True, False)
+    """
+
+    def __init__(self, seed: Any, index: Any):
+        super().__init__(0)
+        self.seed = seed
+        self.index = ops.convert_to_tensor(index, "int32")
+
+    def normal(self, shape: Sequence[Any]) -> Any:
+        return self._transformed(normal_from_words, shape)
+
+    def uniform(self, shape: Sequence[Any]) -> Any:
+        return self._transformed(uniform_from_words, shape)
+
+    def _transformed(self, transform: Callable[..., Any], shape: Sequence[Any]) -> Any:
+        n, _, *event = shape
+        self.draws += 1  # stream 0 is the prior's
+        words = random_words(self.seed, self.index, n * math.prod(event), stream=self.draws)
+        return ops.swapaxes(ops.reshape(transform(words), (-1, n, *event)), 0, 1)
 
 
 def standard_normal(shape: Sequence[Any], seed: Seed) -> Any:
     """float32 numbers from N(0, 1) of shape `(n, batch, …)`; `seed` is an int, a `SeedGenerator` or `Noise`."""
-    return _draw(keras.random.normal, shape, seed)
+    return seed.normal(shape) if isinstance(seed, Noise) else keras.random.normal(shape, dtype="float32", seed=seed)
 
 
 def uniform(shape: Sequence[Any], seed: Seed) -> Any:
     """float32 numbers from U[0, 1) of shape `(n, batch, …)`; `seed` is an int, a `SeedGenerator` or `Noise`."""
-    return _draw(keras.random.uniform, shape, seed)
+    return seed.uniform(shape) if isinstance(seed, Noise) else keras.random.uniform(shape, dtype="float32", seed=seed)

@@ -129,21 +129,26 @@ class VAE(LatentModel):
         q = self.encoder(self.check_images(x))
         return Posterior(self.posterior.mean(q), self.posterior.variance(q))
 
-    def sample(self, n: int, seed: int | None = None) -> Any:
+    def sample(self, n: int, seed: int | None = None, temperature: float = 1.0) -> Any:
         """Generate images with the decoder alone: the mean of x for `n` latents from the prior.
+
+        Image i depends on the seed and i alone, and is that of `generate` in an exported file.
 
         Args:
             n: how many.
             seed: the same seed gives the same images; None draws new ones each time.
+            temperature: scale of the prior's noise, >= 0; below 1 images are more typical and less diverse.
 
         Returns:
             `(n, H, W, C)`; in [0, 1] for a Bernoulli likelihood, about that for a normal one.
 
         Raises:
-            ValueError: if n < 1.
+            ValueError: if n < 1 or temperature < 0.
         """
         if n < 1:
             raise ValueError(f"Argument `n` must be >= 1. Received: n={n}")
-        z = self.prior.sample(n, secrets.randbelow(2**31) if seed is None else seed)
+        if not temperature >= 0:
+            raise ValueError(f"Argument `temperature` must be >= 0. Received: temperature={temperature}")
+        z = self.prior.sample(n, secrets.randbelow(2**63) if seed is None else seed, temperature)
         batches = [self.decode(z[i : i + DECODE_BATCH]) for i in range(0, n, DECODE_BATCH)]
         return ops.concatenate(batches, axis=0)

@@ -7,6 +7,7 @@ import keras
 from keras import layers, ops
 
 ACTIVATION = "relu"
+MIN_SIDE = 4  # a grid that small is not halved again: it would lose where things are
 
 
 def _check_sizes(name: str, sizes: tuple[int, ...]) -> tuple[int, ...]:
@@ -31,11 +32,11 @@ class _Chain(layers.Layer):
         super().__init__(**kwargs)
         self.activation = keras.activations.serialize(keras.activations.get(activation))
 
-    def make_layers(self) -> list[layers.Layer]:
+    def make_layers(self, input_shape: tuple[int | None, ...]) -> list[layers.Layer]:
         raise NotImplementedError(f"{type(self).__name__} must define `make_layers`.")
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
-        self.chain = self.make_layers()
+        self.chain = self.make_layers(input_shape)
         build_chain(self.chain, input_shape)
         self.built = True
 
@@ -69,7 +70,7 @@ class MLP(_Chain):
         super().__init__(activation, **kwargs)
         self.units = _check_sizes("units", units)
 
-    def make_layers(self) -> list[layers.Layer]:
+    def make_layers(self, input_shape: tuple[int | None, ...]) -> list[layers.Layer]:
         policy = self.dtype_policy
         dense = [layers.Dense(units, activation=self.activation, dtype=policy) for units in self.units]
         return [layers.Flatten(dtype=policy), *dense]
@@ -80,10 +81,10 @@ class MLP(_Chain):
 
 @keras.saving.register_keras_serializable("kvae")
 class ConvDown(_Chain):
-    """Stride-2 convolutions from an image to a vector: the default body of encoders.
+    """Convolutions from an image to a vector, halving it on the way: the default body of encoders.
 
     Args:
-        filters: of the 3×3 convolutions, each of which halves the image.
+        filters: of the 3×3 convolutions, each of which halves the image, down to a side of 4.
         units: width of the dense layer behind them, the encoder's last hidden layer.
         activation: of every layer.
 
@@ -98,7 +99,7 @@ class ConvDown(_Chain):
 
     def __init__(
         self,
-        filters: tuple[int, ...] = (32, 64),
+        filters: tuple[int, ...] = (32, 64, 64),
         units: int = 256,
         activation: str = ACTIVATION,
         **kwargs: Any,
@@ -106,9 +107,13 @@ class ConvDown(_Chain):
         super().__init__(activation, **kwargs)
         self.filters, (self.units,) = _check_sizes("filters", filters), _check_sizes("units", (units,))
 
-    def make_layers(self) -> list[layers.Layer]:
+    def make_layers(self, input_shape: tuple[int | None, ...]) -> list[layers.Layer]:
         shared: dict[str, Any] = {"activation": self.activation, "dtype": self.dtype_policy}
-        convs = [layers.Conv2D(f, 3, strides=2, padding="same", **shared) for f in self.filters]
+        convs, side = [], min(size for size in input_shape[1:-1] if size is not None)
+        for filters in self.filters:
+            strides = 2 if side > MIN_SIDE else 1
+            convs.append(layers.Conv2D(filters, 3, strides=strides, padding="same", **shared))
+            side = -(-side // strides)
         return [*convs, layers.Flatten(dtype=self.dtype_policy), layers.Dense(self.units, **shared)]
 
     def get_config(self) -> dict[str, Any]:
@@ -156,7 +161,7 @@ class ConvUp(_Chain):
         """How many times larger the output is than the input, along each side."""
         return 2 ** (len(self.filters) - 1)
 
-    def make_layers(self) -> list[layers.Layer]:
+    def make_layers(self, input_shape: tuple[int | None, ...]) -> list[layers.Layer]:
         shared: dict[str, Any] = {
             "padding": "same",
             "activation": self.activation,

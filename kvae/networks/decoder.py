@@ -71,7 +71,7 @@ class Decoder(keras.Model):
         for layer in (*self.stem, self.body, *self.head):
             z = layer(z)
         height, width, _ = self.image_shape
-        return z[:, :height, :width, :]
+        return z if z.shape[1:3] == (height, width) else z[:, :height, :width, :]
 
     def get_config(self) -> dict[str, Any]:
         return {

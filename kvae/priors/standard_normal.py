@@ -5,7 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from kvae.distributions import DiagonalNormal, Seed, register_kl, standard_normal
+from kvae.distributions import DiagonalNormal, normal_from_words, register_kl
 from kvae.distributions.diagonal_normal import normal_log_density
 from kvae.priors.base import Prior
 
@@ -25,8 +25,8 @@ class StandardNormal(Prior):
     def log_prob(self, z: Any) -> Any:
         return ops.sum(normal_log_density(ops.cast(z, "float32"), 0.0, 0.0), axis=-1)
 
-    def sample(self, n: int, seed: Seed) -> Any:
-        return standard_normal((n, self.latent_dim), seed)
+    def from_words(self, words: Any, temperature: Any = 1.0) -> Any:
+        return temperature * normal_from_words(words)
 
 
 @register_kl(DiagonalNormal, StandardNormal)

@@ -84,7 +84,7 @@ def images():
 def exported(vae, images, tmp_path_factory):
     """Folder of an export of `vae`; look, don't touch."""
     out = tmp_path_factory.mktemp("export") / "vae"
-    kvae.export.export(vae, out, images=images)
+    kvae.export.export(vae, out, images=images, labels=np.arange(len(images)) % 2)
     return out
 
 
@@ -102,3 +102,14 @@ def mixed_vae():
 @pytest.fixture(scope="session")
 def make_decoder():
     return user_decoder
+
+
+@pytest.fixture(scope="session")
+def digits_vae():
+    """A VAE trained on digits for a few seconds, and its data."""
+    keras.utils.set_random_seed(0)
+    data = kvae.data.load("digits", batch_size=64)
+    vae = kvae.VAE(latent_dim=8, image_shape=data.image_shape)
+    vae.compile(optimizer=keras.optimizers.Adam(3e-3), steps_per_execution=20)
+    vae.fit(data.train, epochs=15, verbose=0)
+    return vae, data

@@ -8,26 +8,32 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import kvae.export
-from kvae.export import flatbuffer, litert
+from kvae.distributions import IndexedNoise
+from kvae.export import flatbuffer, litert, runtime
 from kvae.export.console import quiet
 
 ROOT = Path(kvae.export.__file__).parent.parent
-FILES = ["report.json", "saved_model", "vae_float32.tflite", "vae_int8.tflite"]
+NAMES = {"decode", "encode", "reconstruct", "generate", "interpolate", "score"}
+ARTIFACTS = ["saved_model", "vae_float32.tflite", "vae_int8.tflite"]
+FILES = sorted([*ARTIFACTS, "export.html", "report.json", "vae_float32.golden.json", "vae_int8.golden.json"])
+PRECISIONS = ("float32", "int8")
+SEED_7 = {"seed": runtime.seed_words(7), "index": np.arange(4, dtype="int32"), "temperature": np.ones(1, "float32")}
 
 
 def test_the_folder_has_what_the_report_lists(exported):
     report = json.loads((exported / "report.json").read_text())
     assert sorted(path.name for path in exported.iterdir()) == FILES
-    assert [artifact["path"] for artifact in report["artifacts"]] == FILES[1:]
+    assert [artifact["path"] for artifact in report["artifacts"]] == ARTIFACTS
     for artifact in report["artifacts"][1:]:
         data = (exported / artifact["path"]).read_bytes()
         assert artifact["bytes"] == len(data)
         assert artifact["sha256"] == hashlib.sha256(data).hexdigest()
         assert artifact["builtin_only"] is True
-        assert set(artifact["signatures"]) == {"decode", "encode", "reconstruct"}
+        assert set(artifact["signatures"]) == NAMES
     assert report["model"]["image_shape"] == [8, 8, 1]
     assert report["model"]["prior"] == "StandardNormal"
     assert report["verification"]["images"] == "given"
@@ -37,39 +43,38 @@ def test_the_folder_has_what_the_report_lists(exported):
 def test_errors_in_the_report_are_within_the_stated_budgets(exported):
     for artifact in json.loads((exported / "report.json").read_text())["artifacts"]:
         for signature in artifact["signatures"].values():
-            assert signature["inputs"].keys() <= {"z", "image"}
             for output in signature["outputs"].values():
-                assert output["shape"][0] is None
+                assert output["shape"][0] == "B"
                 assert output["dtype"] == "float32"
                 assert 0 <= output["mean_abs_error"] <= output["max_abs_error"] <= output["budget"]["max"]
                 assert output["max_abs_error"] <= signature["max_abs_error"]
             if artifact["precision"] == "float32":
-                assert signature["max_abs_error"] < 1e-5
+                assert signature["max_abs_error"] < 1e-4
 
 
 def test_int8_is_a_quarter_of_float32(exported):
-    float32, int8 = ((exported / f"vae_{p}.tflite").stat().st_size for p in litert.PRECISIONS)
-    assert int8 < 0.3 * float32
+    float32, int8 = ((exported / f"vae_{p}.tflite").stat().st_size for p in PRECISIONS)
+    assert int8 < 0.5 * float32  # the weights are a quarter; the graphs are what they are
 
 
 def test_the_default_decoder_upsamples_with_operators_that_are_fast_at_any_batch_size(exported):
-    for precision in litert.PRECISIONS:
+    for precision in PRECISIONS:
         contents = flatbuffer.read(exported / f"vae_{precision}.tflite")
         assert "DEPTH_TO_SPACE" in contents.operators
         assert "TRANSPOSE_CONV" not in contents.operators
     assert json.loads((exported / "report.json").read_text())["warnings"] == []
 
 
-def test_the_same_model_gives_the_same_bytes(vae, exported, tmp_path):
-    kvae.export.export(vae, tmp_path / "again")
-    for precision in litert.PRECISIONS:
+def test_the_same_model_gives_the_same_bytes(vae, exported, images, tmp_path):
+    kvae.export.export(vae, tmp_path / "again", images=images, labels=np.arange(len(images)) % 2)
+    for precision in PRECISIONS:
         name = f"vae_{precision}.tflite"
         assert (tmp_path / "again" / name).read_bytes() == (exported / name).read_bytes()
 
 
 def test_steps_are_told_and_nothing_is_printed(vae, tmp_path, capfd):
     steps = []
-    report = kvae.export.export(vae, tmp_path, precisions=("float32",), on_step=steps.append)
+    report = kvae.export.export(vae, tmp_path, precisions=("float32",), batch_sizes=(1,), on_step=steps.append)
     printed = capfd.readouterr()
     assert printed.out + printed.err == ""
     assert len(steps) == 4
@@ -105,3 +110,63 @@ def test_every_public_name_is_there(name):
 def test_docstring_examples(path):
     module = importlib.import_module("kvae.export" if path.stem == "__init__" else f"kvae.export.{path.stem}")
     assert doctest.testmod(module).failed == 0
+
+
+@pytest.fixture(scope="module")
+def every_precision(digits_vae, tmp_path_factory):
+    """Folder and report of a trained model's export with its data."""
+    vae, data = digits_vae
+    (images, labels), (validation, _) = data.arrays("test"), data.arrays("validation")
+    out = tmp_path_factory.mktemp("precisions")
+    settings = {"precisions": litert.PRECISIONS, "batch_sizes": (1,), "data": "digits", "license": "CC0"}
+    return out, kvae.export.export(vae, out, images, labels, validation, **settings)
+
+
+def test_every_precision_and_what_it_costs(digits_vae, every_precision):
+    """Sizes, the price in nats, what is measured."""
+    (vae, data), (out, report) = digits_vae, every_precision
+    images, _ = data.arrays("test")
+    saved_model, *files = report["artifacts"]
+    assert [file["precision"] for file in files] == list(litert.PRECISIONS)
+    size = {file["precision"]: file["bytes"] for file in files}
+    assert size["float32"] > size["float16"] > size["int8"]
+    does = {file["precision"]: file["behaviour"] for file in files}
+    terms = vae.terms(images, IndexedNoise(runtime.seed_words(0), np.arange(len(images))))
+    elbo = -float(np.mean(terms.distortion[0] + terms.rate))
+    for name, limit in {"float32": 1e-3, "float16": 0.05, "int8": 1.0, "full_int8": 3.0}.items():
+        assert abs(does[name]["elbo"] - elbo) < limit
+        assert does[name]["nats_lost"] == pytest.approx(elbo - does[name]["elbo"], abs=1e-4)
+        assert does[name]["score_rank_correlation"] > (0.9999 if "float" in name else 0.98)
+        assert does[name]["probe_accuracy"] > 0.4
+        assert does[name]["latency_us"]["decode_1"]["1"] > 0
+        assert 0 < does[name]["cold_start_ms"] < 10_000
+        assert 10 < does[name]["peak_memory_mb"] < 500
+    assert does["float32"]["psnr"] > does["float16"]["psnr"] > does["int8"]["psnr"] > 25
+    assert saved_model["behaviour"]["nats_lost"] == pytest.approx(0, abs=1e-3)
+    model = runtime.load(out / "vae_full_int8.tflite")
+    assert (model.info["data"], model.info["license"]) == ("digits", "CC0")
+    drawn = model.run("generate", **SEED_7)["z"]
+    np.testing.assert_array_equal(drawn, vae.prior.sample(4, seed=7))  # random numbers are never quantised
+
+
+def test_auto_keeps_the_smallest_file_within_the_budget(digits_vae, every_precision, tmp_path):
+    (vae, data), (_, report) = digits_vae, every_precision
+    (images, _), (validation, _) = data.arrays("test"), data.arrays("validation")
+    files = {file["precision"]: file for file in report["artifacts"][1:]}
+    lost = {precision: file["behaviour"]["nats_lost"] for precision, file in files.items()}
+    budget = sorted(lost.values())[1] + 1e-6  # within it: two of the four
+    right = min((name for name in files if lost[name] <= budget), key=lambda name: files[name]["bytes"])
+    settings = {"validation": validation, "precisions": "auto", "batch_sizes": (1,)}
+    report = kvae.export.export(vae, tmp_path, images, budget_nats=budget, **settings)
+    (kept,) = report["artifacts"][1:]
+    assert kept["precision"] == right
+    assert kept["behaviour"]["nats_lost"] <= budget
+    left = sorted(path.name for path in tmp_path.glob("vae_*"))
+    assert left == [f"vae_{right}.golden.json", f"vae_{right}.tflite"]
+
+
+def test_nothing_within_the_budget(vae, images, tmp_path, monkeypatch):
+    monkeypatch.setattr(litert, "PRECISIONS", ("float32",))
+    with pytest.raises(kvae.export.ExportError, match="at most -100"):
+        kvae.export.export(vae, tmp_path / "out", images, precisions="auto", budget_nats=-100.0, batch_sizes=(1,))
+    assert not (tmp_path / "out").exists()

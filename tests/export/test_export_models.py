@@ -1,19 +1,20 @@
 """Every kind of model exports, and its files say what Keras says, compared without `kvae.export.verify`."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 
 import kvae.export
-
-BATCHES = (1, 3, 32)
+from kvae.distributions import IndexedNoise
+from kvae.export.runtime import seed_words
 
 
 @pytest.fixture(scope="module")
 def out(any_model, tmp_path_factory):
     out = tmp_path_factory.mktemp("models") / "out"
-    kvae.export.export(any_model, out)
+    kvae.export.export(any_model, out, batch_sizes=(5, None))
     return out
 
 
@@ -24,11 +25,28 @@ def answers(model, size):
     x = rng.random((size, *model.image_shape), dtype=np.float32)
     code = model.encode(x)
     posterior = {"mean": code} if hasattr(code, "shape") else code._asdict()
-    return {
+    t = np.linspace(0, 1, size, dtype="float32")
+    path = (1 - t[:, None]) * z[:1] + t[:, None] * z[-1:]
+    calls = {
         "decode": ({"z": z}, {"image": model.decode(z)}),
         "encode": ({"image": x}, posterior),
         "reconstruct": ({"image": x}, {"reconstruction": model.reconstruct(x)}),
+        "interpolate": ({"start": z[:1], "end": z[-1:], "position": t}, {"image": model.decode(path)}),
     }
+    if hasattr(model, "prior"):
+        seed, index = seed_words(7), np.arange(size, dtype="int32")
+        calls["generate"] = (
+            {"seed": seed, "index": index, "temperature": np.ones(1, "float32")},
+            {"image": model.sample(size, seed=7), "z": model.prior.sample(size, seed=7)},
+        )
+        terms = model.terms(x, IndexedNoise(seed, index))
+        score = {"distortion": terms.distortion[0], "rate": terms.rate, "negative_elbo": -elbo(terms)}
+        calls["score"] = ({"image": x, "seed": seed, "index": index}, score)
+    return calls
+
+
+def elbo(terms):
+    return -(terms.distortion[0] + terms.rate)
 
 
 def limit(model, precision):
@@ -44,25 +62,37 @@ def limit(model, precision):
 def test_litert_says_what_keras_says_at_any_batch_size(any_model, out, precision):
     (path,) = out.glob(f"*_{precision}.tflite")
     interpreter = Interpreter(model_path=str(path))
-    for size in BATCHES:
+    for size, suffix in ((5, "_5"), (1, ""), (3, ""), (32, "")):
         for name, (inputs, expected) in answers(any_model, size).items():
-            got = interpreter.get_signature_runner(name)(**inputs)
+            got = interpreter.get_signature_runner(name + suffix)(**inputs)
             assert set(got) == set(expected)
             for output, right in expected.items():
                 assert got[output].shape == right.shape
-                assert np.abs(got[output] - right).max() < limit(any_model, precision)
+                if output == "z":
+                    np.testing.assert_array_equal(got[output], right)
+                else:
+                    scale = max(1.0, np.abs(right).max())
+                    assert np.abs(got[output] - right).max() < scale * limit(any_model, precision)
 
 
 def test_saved_model_says_what_keras_says(any_model, out):
     loaded = tf.saved_model.load(str(out / "saved_model")).signatures
-    assert set(loaded) == {"decode", "encode", "reconstruct"}
-    for name, (inputs, expected) in answers(any_model, 3).items():
+    calls = answers(any_model, 3)
+    assert set(loaded) == {*calls, "info"}
+    for name, (inputs, expected) in calls.items():
         got = loaded[name](**{k: tf.constant(v) for k, v in inputs.items()})
         for output, right in expected.items():
-            assert np.abs(got[output] - right).max() < limit(any_model, "float32")
+            scale = max(1.0, np.abs(right).max())
+            assert np.abs(got[output] - right).max() < scale * limit(any_model, "float32")
+
+
+def test_saved_model_as_a_keras_layer(any_model, out):
+    layer = keras.layers.TFSMLayer(str(out / "saved_model"), call_endpoint="decode")
+    z = np.ones((2, any_model.latent_dim), "float32")
+    assert np.abs(layer(z)["image"] - any_model.decode(z)).max() < limit(any_model, "float32")
 
 
 def test_a_mixed_precision_model_keeps_its_policy(tmp_path, mixed_vae):
     assert mixed_vae.encoder.body.compute_dtype == "float16"
-    kvae.export.export(mixed_vae, tmp_path, precisions=("float32",))
+    kvae.export.export(mixed_vae, tmp_path, precisions=("float32",), batch_sizes=(1,))
     assert mixed_vae.encoder.body.compute_dtype == "float16"

@@ -1,5 +1,6 @@
 """What must not be shipped is refused with its reason, and leaves what was there before."""
 
+import functools
 import shutil
 
 import keras
@@ -13,6 +14,9 @@ import kvae.export
 from kvae.export import ExportError, budgets, flatbuffer, litert, pipeline
 from kvae.export.reference import Reference
 from kvae.export.verify import OutputCheck
+
+#: one batch size: half the work
+export = functools.partial(kvae.export.export, batch_sizes=(1,))
 
 
 class Apply(layers.Layer):
@@ -51,7 +55,7 @@ def test_unexportable_layers_are_named_and_nothing_is_written(plant, make_decode
     decoder = make_decoder(Apply(function), layers.UpSampling2D(2))
     model = kvae.VAE(decoder=decoder, latent_dim=3, image_shape=(8, 8, 1))
     with pytest.raises(ExportError) as caught:
-        kvae.export.export(model, tmp_path / "out")
+        export(model, tmp_path / "out")
     message = str(caught.value)
     assert reason in message
     assert "\n" not in message
@@ -102,18 +106,18 @@ def earlier(exported, tmp_path):
 def test_over_budget_is_refused_and_the_earlier_export_stays(vae, earlier, monkeypatch):
     out, before = earlier
     tight = {unit: budgets.Budget(max=1e-9, mean=1e-9) for unit in budgets._INT8}
-    monkeypatch.setattr(budgets, "_INT8", tight)
+    monkeypatch.setitem(budgets._BY_PRECISION, "int8", tight)
     with pytest.raises(ExportError, match=r"Received: off by .*; export precisions=\('float32',\)"):
-        kvae.export.export(vae, out)
+        export(vae, out)
     assert snapshot(out) == before
 
 
 def test_wrong_weights_are_refused(vae, earlier, monkeypatch):
     out, before = earlier
-    right = litert.convert(out / "saved_model")
+    right = (out / "vae_float32.tflite").read_bytes()
     other = keras.models.clone_model(vae)
     other.set_weights([weight + 0.01 for weight in vae.get_weights()])
-    monkeypatch.setattr(litert, "convert", lambda saved_model: right)
+    monkeypatch.setattr(litert, "convert", lambda *_: right)
     with pytest.raises(ExportError, match=r"'image' from 'decode' of 'vae_float32.tflite' within 1e-05"):
         kvae.export.export(other, out)
     assert snapshot(out) == before
@@ -133,7 +137,7 @@ def test_an_interrupted_export_leaves_the_earlier_one(vae, earlier, monkeypatch,
 
     monkeypatch.setattr(module, name, interrupted)
     with pytest.raises(KeyboardInterrupt):
-        kvae.export.export(vae, out)
+        export(vae, out)
     assert snapshot(out) == before
 
 
@@ -148,16 +152,18 @@ def test_nan_weights_are_refused(tmp_path):
     model = kvae.VAE(latent_dim=2, image_shape=(8, 8, 1))
     model.decoder.head[0].bias.assign(np.full(4, np.nan))
     with pytest.raises(ExportError, match="NaN or infinity in 'image' of 'decode'"):
-        kvae.export.export(model, tmp_path / "out")
+        export(model, tmp_path / "out")
 
 
 def test_files_that_are_not_made_again_are_removed_and_others_are_not(vae, earlier):
     out, _ = earlier
-    kvae.export.export(vae, out, precisions=("float32",))
+    export(vae, out, precisions=("float32",))
     assert sorted(path.name for path in out.iterdir()) == [
+        "export.html",
         "notes.txt",
         "report.json",
         "saved_model",
+        "vae_float32.golden.json",
         "vae_float32.tflite",
     ]
 
@@ -165,14 +171,21 @@ def test_files_that_are_not_made_again_are_removed_and_others_are_not(vae, earli
 def test_a_slow_operator_is_a_warning(make_decoder, tmp_path):
     decoder = make_decoder(layers.Conv2DTranspose(4, 3, strides=2, padding="same"))
     model = kvae.VAE(decoder=decoder, latent_dim=3, image_shape=(8, 8, 1))
-    report = kvae.export.export(model, tmp_path, precisions=("float32",))
+    report = export(model, tmp_path, precisions=("float32",), batch_sizes=(1, None))
     assert len(report["warnings"]) == 1
     assert "transposed convolutions" in report["warnings"][0]
+    assert not export(model, tmp_path, precisions=("float32",))["warnings"]  # fixed sizes are fast
 
 
 WRONG_ARGUMENTS = {
-    "unknown precision": ({"precisions": ("float16",)}, r"precisions.*float32.*Received: \('float16',\)"),
+    "unknown precision": ({"precisions": ("int4",)}, r"precisions.*float32.*Received: \('int4',\)"),
     "no precision": ({"precisions": ()}, r"precisions.*Received: \(\)"),
+    "full_int8 without images": ({"precisions": "full_int8"}, "needs images"),
+    "auto without images": ({"precisions": "auto"}, "it needs a `kvae.VAE`"),
+    "no batch size": ({"batch_sizes": ()}, r"batch_sizes.*Received: \(\)"),
+    "only any batch size": ({"batch_sizes": (None,)}, "at least one"),
+    "batch 0": ({"batch_sizes": (1, 0)}, r"Received: \(1, 0\)"),
+    "labels alone": ({"labels": [1, 2]}, "2 labels, 0 images"),
     "shape": ({"images": np.zeros((4, 9, 9, 1))}, r"\(batch, 8, 8, 1\).*Received: shape \(4, 9, 9, 1\)"),
     "no images": ({"images": np.zeros((0, 8, 8, 1))}, "at least one"),
     "range": ({"images": np.full((4, 8, 8, 1), 255.0)}, r"\[0, 1\].*from 255 to 255"),

@@ -1,5 +1,8 @@
 """The runtime: what Keras says, clear errors, and no TensorFlow."""
 
+import hashlib
+import json
+import shutil
 import subprocess
 import sys
 import venv
@@ -10,7 +13,7 @@ import numpy as np
 import pytest
 
 import kvae.export
-from kvae.export import runtime, sampling
+from kvae.export import command, runtime
 
 ROOT = Path(kvae.export.__file__).parent.parent
 NO_TENSORFLOW = "import sys; assert not {'tensorflow', 'keras', 'jax', 'torch'} & set(sys.modules), sys.modules"
@@ -30,31 +33,110 @@ def test_it_says_what_keras_says(model, vae, images):
     np.testing.assert_allclose(model.reconstruct(images), vae.reconstruct(images), atol=1e-5)
 
 
-def test_facts(model):
+def test_info(model, images):
+    info = model.info
     assert model.image_shape == (8, 8, 1)
     assert model.latent_dim == 2
-    assert model.facts["prior"] == "StandardNormal"
-    assert model.facts["kind"] == "vae"
-    assert model.signatures["decode"] == {"inputs": {"z": (None, 2)}, "outputs": {"image": (None, 8, 8, 1)}}
+    assert (info["format"], info["format_version"], info["kind"]) == ("kvae", 1, "vae")
+    assert (info["prior"], info["posterior"], info["likelihood"]) == ("StandardNormal", "DiagonalNormal", "Bernoulli")
+    assert info["value_range"] == [0, 1]
+    assert info["batch_sizes"] == [1, 16]
+    assert set(info["signatures"]) == {"decode", "encode", "reconstruct", "generate", "interpolate", "score"}
+    assert info["signatures"]["decode"]["outputs"] == {"image": {"shape": ["B", 8, 8, 1], "dtype": "float32"}}
+    assert info["signatures"]["generate"]["inputs"]["seed"] == {"shape": [2], "dtype": "int32"}
+    assert info["score"]["images"] == len(images)
+    assert len(info["latents"]["mean"]) == 2
 
 
-def test_samples_depend_on_the_seed_alone(model, exported):
-    first = model.sample(70, seed=7)
-    assert first.shape == (70, 8, 8, 1)
-    np.testing.assert_array_equal(first, model.sample(70, seed=7))
-    np.testing.assert_array_equal(
-        first, runtime.load(exported / "vae_float32.tflite", num_threads=2).sample(70, seed=7)
-    )
-    assert not np.array_equal(first, model.sample(70, seed=8))
-    assert not np.array_equal(model.sample(3), model.sample(3))
+def test_generate_is_sample(model, vae, exported):
+    """The latents bit for bit, the 8-bit image to within a level, whatever the batch."""
+    images = model.generate(37, seed=7)
+    levels = np.abs(np.round(255 * images) - np.round(255 * np.asarray(vae.sample(37, seed=7))))
+    assert levels.max() <= 1
+    np.testing.assert_allclose(images[5:9], model.generate(4, seed=7, start=5), atol=1e-6)
+    cool = model.generate(3, seed=-1, temperature=0.5)
+    np.testing.assert_allclose(cool, vae.sample(3, seed=-1, temperature=0.5), atol=1e-5)
+    two_threads = runtime.load(exported / "vae_float32.tflite", num_threads=2)
+    np.testing.assert_allclose(images, two_threads.generate(37, seed=7), atol=1e-6)
+    assert not np.array_equal(images, model.generate(37, seed=8))
+    assert not np.array_equal(model.generate(3), model.generate(3))
+
+
+def test_interpolate(model, vae):
+    a, b = np.array([-1.0, 2.0], "float32"), np.array([1.5, 0.0], "float32")
+    t = np.linspace(0, 1, 5, dtype="float32")[:, None]
+    np.testing.assert_allclose(model.interpolate(a, b, steps=5), vae.decode((1 - t) * a + t * b), atol=1e-5)
+
+
+def test_score_is_an_unbiased_estimate_of_the_negative_elbo(model, vae, images):
+    one = model.score(images)
+    np.testing.assert_allclose(one["negative_elbo"], one["distortion"] + one["rate"], rtol=1e-6)
+    for i in (0, 7):  # of each image alone, in any company
+        np.testing.assert_allclose(
+            model.score(images[i : i + 1])["negative_elbo"][0], one["negative_elbo"][i], rtol=1e-5
+        )
+    many = model.score(images, num_samples=400)
+    elbo = vae.terms(images, kvae.distributions.Noise(3), 4000)
+    distortion = np.asarray(elbo.distortion)
+    error = distortion.std(axis=0) * np.sqrt(1 / 400 + 1 / 4000)
+    assert (np.abs(many["distortion"] - distortion.mean(axis=0)) < 5 * error).all()
+    np.testing.assert_allclose(many["rate"], elbo.rate, rtol=1e-4, atol=1e-6)
+
+
+def test_percentile(model, images):
+    scores = model.score(images)["negative_elbo"]
+    percentile = model.percentile(scores)
+    assert percentile.min() < 0.1
+    assert percentile.max() > 99.9
+    assert abs(np.median(percentile) - 50) < 3
+    assert model.percentile(1e9) == 100
+
+
+def test_self_test(exported, tmp_path):
+    for precision in ("float32", "int8"):
+        model = runtime.load(exported / f"vae_{precision}.tflite")
+        assert set(model.self_test()) == {f"{name}_1" for name in model.info["signatures"]}
+        assert max(model.self_test().values()) == 0
+    golden = json.loads((exported / "vae_int8.golden.json").read_text())
+    golden["signatures"]["generate_1"]["outputs"]["z"]["data"][0] += 1e-6  # bit for bit, or not at all
+    (tmp_path / "golden.json").write_text(json.dumps(golden))
+    with pytest.raises(ValueError, match="'z' of 'generate_1' within 0 of the golden"):
+        model.self_test(tmp_path / "golden.json")
+    with pytest.raises(ValueError, match="golden pairs"):
+        model.self_test(tmp_path / "nothing.json")
 
 
 @pytest.mark.parametrize("precision", ["float32", "int8"])
 def test_a_row_does_not_depend_on_its_batch(exported, precision):
     model = runtime.load(exported / f"vae_{precision}.tflite")
-    z = np.random.default_rng(3).standard_normal((2 * runtime.BATCH + 5, 2), dtype=np.float32)
+    z = np.random.default_rng(3).standard_normal((37, 2), dtype=np.float32)  # 2 · 16 + 5 · 1
     one_by_one = np.concatenate([model.decode(row[None]) for row in z])
     np.testing.assert_allclose(model.decode(z), one_by_one, atol=1e-6)
+    np.testing.assert_allclose(model.run("decode", batch=16, z=z)["image"], one_by_one, atol=1e-6)  # padded
+
+
+def test_a_changed_file_is_found_by_its_checksum(exported, tmp_path):
+    shutil.copytree(exported, tmp_path / "copy")
+    path = tmp_path / "copy" / "vae_int8.tflite"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match="changed or damaged"):
+        runtime.load(path)
+    (tmp_path / "copy" / "report.json").unlink()
+    with pytest.raises(ValueError, match="changed or damaged"):
+        runtime.load(path, sha256=hashlib.sha256(b"").hexdigest())
+    assert runtime.load(path, sha256=hashlib.sha256(data).hexdigest()).latent_dim == 2
+
+
+def test_a_signature_for_any_batch_size(vae, tmp_path):
+    kvae.export.export(vae, tmp_path, precisions=("float32",), batch_sizes=(4, None))
+    model = runtime.load(tmp_path / "vae_float32.tflite")
+    assert model.info["dynamic_batch"]
+    assert model.batch_sizes == (4,)
+    np.testing.assert_allclose(model.generate(70, seed=1), vae.sample(70, seed=1), atol=1e-5)
+    np.testing.assert_allclose(model.run("decode", batch=4, z=np.ones((6, 2), "float32"))["image"][5:],
+                               vae.decode(np.ones((1, 2), "float32")), atol=1e-5)  # fmt: skip
 
 
 NAN = np.full((1, 2), np.nan)
@@ -73,8 +155,19 @@ WRONG_INPUTS = {
     "beyond float32": (lambda m: m.decode(np.full((1, 2), 1e300)), "finite numbers"),
     "pixels up to 255": (lambda m: m.encode(np.full((1, 8, 8, 1), 255, "uint8")), r"\[0, 1\].*to 255"),
     "pixels below 0": (lambda m: m.reconstruct(np.full((1, 8, 8, 1), -1.0)), r"\[0, 1\].*from -1"),
-    "no samples": (lambda m: m.sample(0), "n=0"),
-    "unknown signature": (lambda m: m.run("score", z=NAN), "Received: signature 'score'"),
+    "no images": (lambda m: m.generate(0), "n=0"),
+    "more than memory": (lambda m: m.generate(10**9), r"2 GiB.*n=1000000000"),
+    "an index beyond int32": (lambda m: m.generate(2, start=2**31 - 1), "start=2147483647"),
+    "a seed beyond 64 bits": (lambda m: m.generate(1, seed=2**64), "64 bits"),
+    "a negative temperature": (lambda m: m.generate(1, temperature=-1), "temperature=-1"),
+    "temperature NaN": (lambda m: m.generate(1, temperature=float("nan")), "temperature=nan"),
+    "one step": (lambda m: m.interpolate(np.zeros(2), np.ones(2), steps=1), "steps=1"),
+    "a short end": (lambda m: m.interpolate(np.zeros(2), np.ones(1)), "`end`.*2"),
+    "no posterior sample": (lambda m: m.score(np.zeros((1, 8, 8, 1)), num_samples=0), "num_samples=0"),
+    "NaN to score": (lambda m: m.score(np.full((1, 8, 8, 1), np.nan)), "finite numbers"),
+    "unknown signature": (lambda m: m.run("encodes", z=NAN), "Received: signature 'encodes'"),
+    "missing input": (lambda m: m.run("decode", x=NAN), r"takes \['z'\]"),
+    "unknown batch": (lambda m: m.run("decode", batch=3, z=NAN), "batch=3"),
 }  # fmt: skip
 
 
@@ -106,8 +199,8 @@ BROKEN_FILES = {
     "empty": (lambda good: b"", "is empty"),
     "short": (lambda good: good[:6], "isn't a LiteRT file"),
     "text": (lambda good: b"<html>404 Not Found</html>", "isn't a LiteRT file"),
-    "cut in half": (lambda good: good[: len(good) // 2], "can't open"),
-    "last byte cut": (lambda good: good[:-1], "can't open"),
+    "cut in half": (lambda good: good[: len(good) // 2], "damaged"),
+    "the end cut": (lambda good: good[:-100], "damaged"),
     "foreign": (foreign, "made by kvae.export"),
 }
 
@@ -132,55 +225,69 @@ def test_no_file(tmp_path, exported):
         runtime.load(exported / "vae_int8.tflite", num_threads=0)
 
 
-def test_an_autoencoder_has_no_samples(tmp_path):
+def test_an_autoencoder_has_no_prior(tmp_path):
     autoencoder = kvae.Autoencoder(latent_dim=2, image_shape=(8, 8, 1))
-    kvae.export.export(autoencoder, tmp_path, precisions=("float32",))
+    kvae.export.export(autoencoder, tmp_path, precisions=("float32",), batch_sizes=(1,))
     model = runtime.load(tmp_path / "autoencoder_float32.tflite")
     assert set(model.encode(np.zeros((1, 8, 8, 1)))) == {"mean"}
-    with pytest.raises(ValueError, match="prior none"):
-        model.sample(1)
+    assert model.interpolate(np.zeros(2), np.ones(2)).shape == (8, 8, 8, 1)
+    with pytest.raises(ValueError, match="an autoencoder has no prior"):
+        model.generate(1)
+    with pytest.raises(ValueError, match="only one has a likelihood"):
+        model.score(np.zeros((1, 8, 8, 1)))
+    with pytest.raises(ValueError, match="validation images"):
+        model.percentile(1.0)
 
 
 class Shifted(kvae.priors.StandardNormal):
     """N(3, I)."""
 
-    def sample(self, n, seed):
-        return 3 + super().sample(n, seed)
+    def from_words(self, words, temperature=1.0):
+        return 3 + super().from_words(words, temperature)
 
 
 @pytest.mark.parametrize("precision", ["float32", "int8"])
-def test_another_prior_is_not_sampled_as_if_it_were_standard(precision, tmp_path):
+def test_another_prior_is_sampled_inside_the_file(precision, tmp_path):
     vae = kvae.VAE(prior=Shifted(), latent_dim=2, image_shape=(8, 8, 1))
-    kvae.export.export(vae, tmp_path, precisions=(precision,))
+    kvae.export.export(vae, tmp_path, precisions=(precision,), batch_sizes=(1,))
     model = runtime.load(tmp_path / f"vae_{precision}.tflite")
-    with pytest.raises(ValueError, match="prior Shifted"):
-        model.sample(1)
-    assert model.decode(np.full((1, 2), 3.0)).shape == (1, 8, 8, 1)
+    assert model.info["prior"] == "Shifted"
+    inputs = {
+        "seed": runtime.seed_words(7),
+        "index": np.arange(20, dtype="int32"),
+        "temperature": np.ones(1, "float32"),
+    }
+    z = model.run("generate", **inputs)["z"]
+    np.testing.assert_array_equal(z, vae.prior.sample(20, seed=7))
+    assert abs(z.mean() - 3) < 0.5
 
 
 def test_the_command(exported, tmp_path, capsys):
     from PIL import Image
 
     path = str(exported / "vae_int8.tflite")
-    assert sampling.main([path]) == 0
-    assert "decode: z (B, 2) -> image (B, 8, 8, 1)" in capsys.readouterr().out
-    assert sampling.main([path, "--sample", "5", "--seed", "7", "--out", str(tmp_path / "grid.png")]) == 0
+    assert command.main([path]) == 0
+    assert "decode: z float32 (B, 2) -> image float32 (B, 8, 8, 1)" in capsys.readouterr().out
+    assert command.main([path, "--generate", "5", "--seed", "7", "--out", str(tmp_path / "grid.png")]) == 0
     assert Image.open(tmp_path / "grid.png").size == (24, 16)
-    assert sampling.main([path, "--sample", "5", "--seed", "7", "--out", str(tmp_path / "x.npy")]) == 0
-    np.testing.assert_array_equal(np.load(tmp_path / "x.npy"), runtime.load(path).sample(5, seed=7))
+    assert command.main([path, "--generate", "5", "--seed", "7", "--out", str(tmp_path / "x.npy")]) == 0
+    np.testing.assert_array_equal(np.load(tmp_path / "x.npy"), runtime.load(path).generate(5, seed=7))
 
 
 def test_the_command_reports_an_error_in_one_line(exported, tmp_path, capsys):
-    assert sampling.main([str(tmp_path / "nothing.tflite")]) == 1
+    path = str(exported / "vae_int8.tflite")
+    assert command.main([str(tmp_path / "nothing.tflite")]) == 1
     assert capsys.readouterr().err.count("\n") == 1
-    assert sampling.main([str(exported / "vae_int8.tflite"), "--sample", "0"]) == 1
+    assert command.main([str(exported / "vae_int8.tflite"), "--generate", "0"]) == 1
     assert "n=0" in capsys.readouterr().err
+    assert command.main([path, "--self-test"]) == 0
+    assert "generate_1: as it should be" in capsys.readouterr().out
     with pytest.raises(SystemExit):
-        sampling.main([str(exported / "vae_int8.tflite"), "--out", "grid.png"])
+        command.main([str(exported / "vae_int8.tflite"), "--out", "grid.png"])
 
 
 def test_importing_it_imports_neither_tensorflow_nor_keras(exported):
-    code = f"from kvae.export.runtime import load; import sys;load(sys.argv[1]).sample(2, seed=1); {NO_TENSORFLOW}"
+    code = f"from kvae.export.runtime import load; import sys;load(sys.argv[1]).generate(2, seed=1); {NO_TENSORFLOW}"
     path = str(exported / "vae_int8.tflite")
     subprocess.run([sys.executable, "-c", code, path], check=True, cwd=ROOT)
 
@@ -205,13 +312,12 @@ def bare_python(tmp_path_factory):
 
 def test_it_runs_where_there_is_no_tensorflow(bare_python, exported, tmp_path, vae):
     path, out = str(exported / "vae_float32.tflite"), tmp_path / "x.npy"
-    command = [bare_python, "-m", "kvae.export.runtime", path, "--sample", "4", "--seed", "7"]
+    line = [bare_python, "-m", "kvae.export.runtime", path, "--generate", "4", "--seed", "7"]
     environment = {"PYTHONPATH": str(ROOT)}
-    subprocess.run([*command, "--out", str(out)], check=True, env=environment)
-    z = np.random.default_rng(7).standard_normal((4, 2), dtype=np.float32)
-    np.testing.assert_allclose(np.load(out), vae.decode(z), atol=1e-5)
+    subprocess.run([*line, "--out", str(out)], check=True, env=environment)
+    np.testing.assert_allclose(np.load(out), vae.sample(4, seed=7), atol=1e-5)
     picture = subprocess.run(
-        [*command, "--out", str(tmp_path / "x.png")],
+        [*line, "--out", str(tmp_path / "x.png")],
         env=environment,
         capture_output=True,
         text=True,

@@ -1,4 +1,4 @@
-"""The command behind `python -m kvae.export.runtime`: sample from a file, without TensorFlow."""
+"""The command behind `python -m kvae.export.runtime`: generate from a file, or test it, without TensorFlow."""
 
 import argparse
 import math
@@ -7,30 +7,36 @@ from pathlib import Path
 
 import numpy as np
 
-from kvae.export.runtime import load
+from kvae.export.runtime import Model, load
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; its exit status. Errors are one line on stderr."""
     parser = argparse.ArgumentParser(
         prog="python -m kvae.export.runtime",
-        description="Sample images from an exported VAE with NumPy and ai-edge-litert alone.",
-        epilog="example: python -m kvae.export.runtime vae_int8.tflite --sample 16 --seed 7 --out grid.png",
+        description="Generate images from an exported VAE with NumPy and ai-edge-litert alone.",
+        epilog="example: python -m kvae.export.runtime vae_int8.tflite --generate 16 --seed 7 --out grid.png",
     )
     parser.add_argument("file", help="a .tflite file that kvae.export made")
-    parser.add_argument("--sample", type=int, metavar="N", help="draw N images; without it, describe the file")
-    parser.add_argument("--seed", type=int, help="the same seed gives the same images")
+    parser.add_argument("--generate", type=int, metavar="N", help="draw N images; without it, describe the file")
+    parser.add_argument("--seed", type=int, help="the same seed gives the same images, as in Keras")
+    parser.add_argument("--temperature", type=float, default=1.0, help="scale of the prior's noise (default: 1)")
     parser.add_argument("--out", type=Path, help="a .png grid, or a .npy array (N, H, W, C)")
     parser.add_argument("--threads", type=int, default=1, help="for the kernels (default: 1)")
+    parser.add_argument("--self-test", action="store_true", help="replay the golden pairs that lie beside the file")
     options = parser.parse_args(arguments)
-    if options.out is not None and options.sample is None:
-        parser.error("--out needs --sample N: how many images to draw")
+    if options.out is not None and options.generate is None:
+        parser.error("--out needs --generate N: how many images to draw")
     try:
         model = load(options.file, num_threads=options.threads)
-        if options.sample is None:
-            _describe(model.signatures)
+        if options.self_test:
+            for name, error in model.self_test().items():
+                print(f"{name}: as it should be (within {error:.2g})")
+        if options.generate is None:
+            if not options.self_test:
+                _describe(model)
             return 0
-        images = model.sample(options.sample, seed=options.seed)
+        images = model.generate(options.generate, seed=options.seed, temperature=options.temperature)
         if options.out is None:
             values = f"values from {images.min():.4f} to {images.max():.4f}"
             print(f"{images.shape} images, {values}; --out keeps them")
@@ -75,11 +81,14 @@ def grid(images: np.ndarray) -> np.ndarray:
     return tiles.reshape(rows * height, columns * width, channels)
 
 
-def _describe(signatures: dict[str, dict[str, dict[str, tuple[int | None, ...]]]]) -> None:
-    for name, signature in signatures.items():
+def _describe(model: Model) -> None:
+    info = model.info
+    parts = ", ".join(f"{part} {info[part]}" for part in ("prior", "posterior", "likelihood") if info[part])
+    print(f"{info['kind']} of {'×'.join(map(str, model.image_shape))} images, {model.latent_dim} latents; {parts}")
+    print(f"trained on {info['data'] or 'unknown data'}; batch sizes {model.batch_sizes}")
+    for name, signature in info["signatures"].items():
         sides = [
-            ", ".join(f"{key} ({', '.join('B' if size is None else str(size) for size in shape)})"
-                      for key, shape in signature[side].items())
-            for side in ("inputs", "outputs")
-        ]  # fmt: skip
+            ", ".join(f"{key} {spec['dtype']} ({', '.join(map(str, spec['shape']))})" for key, spec in side.items())
+            for side in (signature["inputs"], signature["outputs"])
+        ]
         print(f"{name}: {sides[0]} -> {sides[1]}")

@@ -1,0 +1,143 @@
+"""What an exported file does, and what it costs: the price of a precision in nats, and in microseconds."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kvae.evaluation import linear_probe
+from kvae.export import runtime
+from kvae.export.console import quiet
+from kvae.export.reference import Run
+
+THREADS = (1, 2)
+SECONDS = 0.05  # of measuring, per signature and number of threads
+PROBED = 20  # labelled images that a probe needs at least
+INFINITE_PSNR = 200.0  # in place of infinity, which JSON doesn't have
+
+
+class Behaviour:
+    """What a model does to test images, to hold files against.
+
+    Args:
+        run: the model in Keras.
+        images: test images `(N, H, W, C)`.
+        labels: `(N,)` or None.
+        generative: whether the model has scores.
+    """
+
+    def __init__(self, run: Run, images: np.ndarray, labels: np.ndarray | None, generative: bool):
+        self.images, self.labels, self.generative = images, labels, generative
+        self.keras = self._outputs(run)
+
+    def of(self, run: Run) -> dict[str, float | None]:
+        """What a file does to the images.
+
+        * `distortion`, `rate`, `elbo`: means in nats, through the file's `score` with one posterior sample for each
+          image, the same in every file;
+        * `nats_lost`: how far the ELBO is below that of Keras;
+        * `score_rank_correlation`: Spearman's, of −ELBO with that of Keras: whether anomalies stay anomalies;
+        * `psnr`: of its reconstructions, dB, against those of Keras; `psnr_data`: against the images;
+        * `probe_accuracy`: of logistic regression on the means that `encode` gives, trained on the first half of
+          the images and tested on the second.
+        """
+        got = self._outputs(run)
+        result: dict[str, float | None] = {
+            "psnr": _psnr(got["reconstruction"], self.keras["reconstruction"]),
+            "psnr_data": _psnr(got["reconstruction"], self.images),
+        }
+        if self.generative:
+            result |= {name: float(np.mean(got[name], dtype="float64")) for name in ("distortion", "rate")}
+            ours, keras = (np.mean(scores["negative_elbo"], dtype="float64") for scores in (got, self.keras))
+            result["elbo"], result["nats_lost"] = -float(ours), float(ours - keras)
+            result["score_rank_correlation"] = _spearman(got["negative_elbo"], self.keras["negative_elbo"])
+        if self.labels is not None and len(self.labels) >= PROBED:
+            half = len(self.labels) // 2
+            features, y = got["mean"], self.labels
+            (row,) = linear_probe({"mean": features[:half]}, y[:half], {"mean": features[half:]}, y[half:])
+            result["probe_accuracy"] = row.accuracy
+        return result
+
+    def _outputs(self, run: Run) -> dict[str, np.ndarray]:
+        result = {**run("encode", {"image": self.images}), **run("reconstruct", {"image": self.images})}
+        if self.generative:
+            index = np.arange(len(self.images), dtype="int32")
+            result |= run("score", {"image": self.images, "seed": runtime.seed_words(0), "index": index})
+        return result
+
+
+def cost(path: Path) -> dict[str, Any]:
+    """What a LiteRT file costs on this machine: latency of each signature, cold start, peak memory.
+
+    `latency_us`: median of one call, by signature and number of threads. `cold_start_ms` and `peak_memory_mb`:
+    of a new process that imports `kvae.export.runtime`, loads the file and makes its first image.
+    """
+    with quiet():
+        latency: dict[str, dict[str, float]] = {}
+        for threads in THREADS:
+            model = runtime.load(path, num_threads=threads)
+            for endpoint in model.info["signatures"]:
+                for size in model.batch_sizes:
+                    by_threads = latency.setdefault(f"{endpoint}_{size}", {})
+                    by_threads[str(threads)] = _latency(model, endpoint, size)
+    return {"latency_us": latency, **_cold_start(path)}
+
+
+def _latency(model: runtime.Model, endpoint: str, size: int) -> float:
+    inputs = {
+        name: np.zeros([size if length == "B" else length for length in spec["shape"]], spec["dtype"])
+        for name, spec in model.info["signatures"][endpoint]["inputs"].items()
+    }
+    model.run(endpoint, batch=size, **inputs)  # the first call allocates
+    times: list[float] = []
+    while sum(times) < SECONDS or len(times) < 5:
+        start = time.perf_counter()
+        model.run(endpoint, batch=size, **inputs)
+        times.append(time.perf_counter() - start)
+    return round(float(np.median(times)) * 1e6, 1)
+
+
+_COLD_START = """
+import json, sys, time
+start = time.perf_counter()
+import numpy as np
+from kvae.export.runtime import load
+model = load(sys.argv[1])
+model.decode(np.zeros((1, model.latent_dim), np.float32))
+seconds = time.perf_counter() - start
+try:  # of this process alone: what resource.getrusage says includes its parent
+    kilobytes = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
+except OSError:
+    import resource
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (1024 if sys.platform == "darwin" else 1)
+print(json.dumps({"cold_start_ms": round(1000 * seconds, 1), "peak_memory_mb": round(kilobytes / 1024, 1)}))
+"""
+
+
+def _cold_start(path: Path) -> dict[str, Any]:
+    import kvae
+
+    root = str(Path(kvae.__file__).parent.parent)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
+    done = subprocess.run(
+        [sys.executable, "-c", _COLD_START, str(path)], capture_output=True, text=True, check=True, env=environment
+    )
+    return json.loads(done.stdout)
+
+
+def _psnr(a: np.ndarray, b: np.ndarray) -> float:
+    error = float(np.mean(np.square(a.astype("float64") - b)))
+    return INFINITE_PSNR if error == 0 else min(INFINITE_PSNR, -10 * float(np.log10(error)))
+
+
+def _spearman(a: np.ndarray, b: np.ndarray) -> float | None:
+    """Rank correlation; None where there is nothing to rank."""
+    if len(a) < 2:
+        return None
+    first, second = (np.argsort(np.argsort(values, kind="stable"), kind="stable") for values in (a, b))
+    return float(np.corrcoef(first, second).item(1))

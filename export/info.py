@@ -1,0 +1,109 @@
+"""What a file says about its model: the JSON that the signature `info` returns."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from kvae.export.endpoints import BATCHED, Endpoint
+from kvae.export.reference import Reference, run_keras
+from kvae.export.runtime import seed_words
+from kvae.models import Autoencoder
+from kvae.models.metrics import ACTIVE_VARIANCE
+
+FORMAT, FORMAT_VERSION = "kvae", 1
+PROBABILITIES = (0.0, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
+
+
+def kind(model: Any) -> str:
+    """What the files are named for: "vae" or "autoencoder"."""
+    return "autoencoder" if isinstance(model, Autoencoder) else "vae"
+
+
+def describe(
+    model: Any,
+    reference: Reference,
+    batch_sizes: Sequence[int | None] = (None,),
+    images: np.ndarray | None = None,
+    data: str | None = None,
+    license: str | None = None,
+) -> dict[str, Any]:
+    """What an exported file says about itself.
+
+    Args:
+        model: a built `kvae.VAE` or `kvae.Autoencoder`.
+        reference: of the model, for the shapes that come out.
+        batch_sizes: of the file's signatures; None is any.
+        images: `(N, H, W, C)`, best validation images, for the model's own statistics.
+        data: name of the training data.
+        license: text.
+
+    Example:
+
+        >>> import kvae
+        >>> vae = kvae.VAE(latent_dim=2, image_shape=(8, 8, 1))
+        >>> info = describe(vae, Reference(vae), batch_sizes=(1, 16))
+        >>> info["prior"], info["signatures"]["decode"]["inputs"]
+        ('StandardNormal', {'z': {'shape': ['B', 2], 'dtype': 'float32'}})
+    """
+    parts = ("likelihood", "posterior", "prior")
+    return {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "kind": kind(model),
+        "image_shape": list(model.image_shape),
+        "latent_dim": model.latent_dim,
+        "parameters": reference.parameters,
+        "value_range": [0.0, 1.0],
+        **{part: type(getattr(model, part)).__name__ if hasattr(model, part) else None for part in parts},
+        "batch_sizes": [size for size in batch_sizes if size is not None],
+        "dynamic_batch": None in batch_sizes,
+        "signatures": {endpoint.name: _signature(endpoint, reference) for endpoint in reference.endpoints},
+        "data": data,
+        "latents": None if images is None else _latents(model, images),
+        "score": None if images is None or not hasattr(model, "prior") else _score(model, images),
+        "license": license,
+    }
+
+
+def to_bytes(info: dict[str, Any]) -> bytes:
+    """UTF-8 JSON; the same facts give the same bytes."""
+    return json.dumps(info, ensure_ascii=False, allow_nan=False).encode()
+
+
+def _signature(endpoint: Endpoint, reference: Reference) -> dict[str, Any]:
+    fixed = {name for name, kind in endpoint.inputs.items() if kind not in BATCHED}
+    return {
+        "inputs": {name: spec(value, name in fixed) for name, value in reference.inputs[endpoint.name].items()},
+        "outputs": {name: spec(value, False) for name, value in reference.outputs[endpoint.name].items()},
+    }
+
+
+def spec(value: np.ndarray, fixed: bool) -> dict[str, Any]:
+    """Shape and dtype as in `info`; "B" stands for the batch unless the first axis is `fixed`."""
+    return {"shape": [value.shape[0] if fixed else "B", *value.shape[1:]], "dtype": value.dtype.name}
+
+
+def _latents(model: Any, images: np.ndarray) -> dict[str, Any]:
+    """Where images lie, and which latents vary with the image (Burda et al. 2016, §5.2), the most active first."""
+    means = run_keras(model)("encode", {"image": images})["mean"]
+    variance = means.var(axis=0)
+    order = np.argsort(-variance, kind="stable")
+    return {
+        "active": [int(d) for d in order if variance[d] > ACTIVE_VARIANCE],
+        "mean": _rounded(means.mean(axis=0)),
+        "std": _rounded(means.std(axis=0)),
+    }
+
+
+def _score(model: Any, images: np.ndarray) -> dict[str, Any]:
+    """How the scores of ordinary images are distributed: `[probability, −ELBO]` pairs, rising."""
+    inputs = {"image": images, "seed": seed_words(0), "index": np.zeros(len(images), "int32")}
+    scores = run_keras(model)("score", inputs)["negative_elbo"]
+    quantiles = _rounded(np.quantile(scores.astype("float64"), PROBABILITIES))
+    return {"images": len(images), "quantiles": [list(pair) for pair in zip(PROBABILITIES, quantiles, strict=True)]}
+
+
+def _rounded(values: np.ndarray) -> list[float]:
+    return [float(f"{value:.6g}") for value in values]

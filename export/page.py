@@ -1,0 +1,399 @@
+"""The report as a page, `export.html`: which file to take, what it lost on the way, what it costs, how to run it."""
+
+import base64
+import importlib.resources
+import io
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any
+
+import numpy as np
+
+TEMPLATE = "export.html.jinja"
+ENOUGH_NATS = 0.5  # a file that loses less is good enough, as it is for `--precision auto`
+ENOUGH_DB = 10.0  # the same without nats: its squared error is a tenth of what the model itself loses
+AMPLIFIED = 10  # differences between pictures
+STRIP_VALUES = 96 * 1024  # pixels times channels of a row of pictures, so that the page stays small
+STRIP_WIDTH = 930  # CSS pixels
+SHARES = (0.05, 0.5, 0.9, 0.95, 0.99)  # of images, in the table of scores
+CURVE = (440, 170)  # width and height of the curve of scores
+NONE = "–"
+WEIGHTS = {
+    "float32": "32-bit floats",
+    "float16": "weights in 16 bits, computed in 32",
+    "int8": "weights in 8 bits, activations quantised on the fly",
+    "full_int8": "weights and activations in 8 bits, with calibrated ranges",
+}
+
+Cell = Callable[[dict[str, Any]], Any]
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What Keras or a file draws: `(N, H, W, C)` each, None where there is nothing to draw."""
+
+    title: str
+    images: np.ndarray | None
+    reconstructions: np.ndarray | None
+    samples: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class _Column:
+    """Of a table with one row for each file: heading, what it means, the value of a file, the value as text."""
+
+    heading: str
+    meaning: str
+    value: Cell
+    text: Callable[[Any], str]
+
+
+def render(report: dict[str, Any], pictures: list[Pictures]) -> str:
+    """`export.html`: one page that needs no network; pictures are part of it.
+
+    Args:
+        report: what is in `report.json`; whatever is None or missing in it is left out of the page.
+        pictures: of Keras first, then of each file, of the same images and the same latents.
+    """
+    import jinja2
+
+    model, files = report["model"], [_file(artifact) for artifact in report["artifacts"]]
+    litert = [file for file in files if file["format"] == "litert"]
+    pick = _pick(litert)
+    source = importlib.resources.files("kvae.export").joinpath(TEMPLATE).read_text(encoding="utf-8")
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {
+        "size": _size, "error": _error, "time": _time, "nats": _nats, "number": _number, "percent": _percent,
+        "sides": _sides, "loss": _loss,
+    }  # fmt: skip
+    return environment.from_string(source).render(
+        report=report,
+        model=model,
+        kind={"vae": "VAE"}.get(model["kind"], model["kind"]),
+        shape="×".join(map(str, model["image_shape"])),
+        verification=report.get("verification") or {},
+        warnings=report.get("warnings") or [],
+        packages=report.get("packages") or {},
+        files=files,
+        litert=litert,
+        pick=pick,
+        golden=PurePath(pick["path"]).with_suffix(".golden.json") if pick else None,
+        image_time=_image_time(pick) if pick else None,
+        advice=[(file, _advice(file, pick, litert)) for file in _first(files, pick)] if pick else [],
+        weights=WEIGHTS,
+        quality=_table(_quality(report), files),
+        cost=_table(_cost(report), [file for file in files if "cold_start_ms" in file["does"]]),
+        largest=max((file["bytes"] for file in files), default=1),
+        endpoints=list(dict.fromkeys(name for file in files for name in file["signatures"])),
+        psnr_data=next((f["does"]["psnr_data"] for f in files if f["does"].get("psnr_data") is not None), None),
+        pictures=_pictures(pictures),
+        scores=_scores(model.get("score")),
+        dash=NONE,
+    )
+
+
+def _file(artifact: dict[str, Any]) -> dict[str, Any]:
+    """An artifact with the share of its budget that the worst output of each signature uses, and its worst errors."""
+    used = {
+        name: max((_used(output) for output in signature["outputs"].values()), default=0.0)
+        for name, signature in artifact["signatures"].items()
+    }
+    return {**artifact, "does": artifact.get("behaviour") or {}, "used": used}
+
+
+def _used(output: dict[str, Any]) -> float:
+    """Error as a share of what is allowed; nothing is allowed where bits must be equal, and then nothing is used."""
+    errors = ((output[f"{which}_abs_error"], output["budget"][which]) for which in ("max", "mean"))
+    return max(error / allowed if allowed else 0.0 for error, allowed in errors)
+
+
+def _pick(litert: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The smallest file that is good enough; the best one if none is; the smallest one if nobody knows."""
+    if not litert:
+        return None
+    excess = {file["path"]: _excess(file) for file in litert}
+    good = [file for file in litert if (excess[file["path"]] or 0) <= 0]
+    return min(good, key=lambda file: file["bytes"]) if good else min(litert, key=lambda f: excess[f["path"]] or 0)
+
+
+def _excess(file: dict[str, Any]) -> float | None:
+    """By how much a file loses more than is good enough, in nats or in dB."""
+    does = file["does"]
+    if does.get("nats_lost") is not None:
+        return does["nats_lost"] - ENOUGH_NATS
+    if does.get("psnr") is not None and does.get("psnr_data") is not None:
+        return does["psnr_data"] + ENOUGH_DB - does["psnr"]
+    return None
+
+
+def _first(files: list[dict[str, Any]], pick: dict[str, Any]) -> list[dict[str, Any]]:
+    """Files with the suggested one first, and folders last."""
+    return sorted(files, key=lambda file: (file is not pick, file["format"] != "litert"))
+
+
+def _advice(file: dict[str, Any], pick: dict[str, Any], litert: list[dict[str, Any]]) -> str:
+    """When to take a file, in a sentence."""
+    if file["format"] == "saved_model":
+        return "For a server with TensorFlow; the baseline of this page, equal to Keras but for rounding."
+    if file["format"] != "litert":
+        return "For onnxruntime; one file for each signature, any batch size."
+    lost, excess = file["does"].get("nats_lost"), _excess(file)
+    if file is pick:
+        if len(litert) == 1:
+            return "The LiteRT file of this export."
+        if excess is None:
+            return "The smallest. What it loses isn't known: the export had no images to measure it on."
+        if excess > 0:
+            return "Loses least of all, but more than one would like: look at the pictures before you take it."
+        rule = (
+            f"that loses less than {ENOUGH_NATS} nats"
+            if lost is not None
+            else "whose error is small beside the model’s own"
+        )
+        return f"Take this one: the smallest file {rule}."
+    better = next((other for other in litert if other is not file and _dominates(other, file)), None)
+    if better:
+        return f"Larger than {better['path']}, and further from Keras."
+    ratio = file["bytes"] / pick["bytes"]
+    if ratio < 1:
+        return f"Smaller still, but loses {_loss(lost)}." if lost is not None else "Smaller still, but less exact."
+    more = f"{_digits(ratio, 2)}× the size"
+    if lost is not None:
+        return f"{more}; loses {_loss(lost)} instead of {_loss(pick['does']['nats_lost'])}."
+    return f"{more}{', and closer to Keras' if excess is not None else ''}."
+
+
+def _dominates(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    """Whether a is smaller than b and closer to Keras, too."""
+    of_a, of_b = _excess(a), _excess(b)
+    return of_a is not None and of_b is not None and of_a < of_b and a["bytes"] <= b["bytes"]
+
+
+def _image_time(file: dict[str, Any]) -> tuple[str, str] | None:
+    """Time of one new image (of one decoded, where nothing can be generated) on one thread, and what that is."""
+    latency = file["does"].get("latency_us") or {}
+    for endpoint, what in (("generate", "draws a new image"), ("decode", "decodes an image")):
+        if latency.get(f"{endpoint}_1", {}).get("1") is not None:
+            return _time(latency[f"{endpoint}_1"]["1"]), what
+    return None
+
+
+def _does(name: str) -> Cell:
+    return lambda file: file["does"].get(name)
+
+
+def _quality(report: dict[str, Any]) -> list[_Column]:
+    count = (report.get("verification") or {}).get("tested_on") or 0
+    images = f"{count:,} test images" if count else "the test images"
+    return [
+        _Column(
+            "ELBO",
+            f"Mean over {images} through the file, nats, higher is better. One posterior sample for each image, with "
+            "the same noise in every file.",
+            _does("elbo"),
+            lambda x: _number(x, 2),
+        ),
+        _Column("nats lost", "How far that is below the ELBO of Keras.", _does("nats_lost"), _nats),
+        _Column(
+            "rank corr.",
+            "Spearman’s, of the scores of these images with their scores in Keras. 1: every image keeps its place, "
+            "and unusual images stay unusual.",
+            _does("score_rank_correlation"),
+            _correlation,
+        ),
+        _Column(
+            "PSNR, dB",
+            "Of reconstructions against those of Keras: at 40 dB they differ by 1 % of the range (root mean square), "
+            "at 60 dB by 0.1 %.",
+            _does("psnr"),
+            lambda x: "equal" if x >= 200 else _number(x, 1),
+        ),
+        _Column(
+            "probe",
+            "Accuracy of a linear classifier on the latents that the file gives: trained on one half of the labelled "
+            "test images, tested on the other.",
+            _does("probe_accuracy"),
+            lambda x: f"{_number(100 * x, 1)} %",
+        ),
+    ]
+
+
+def _cost(report: dict[str, Any]) -> list[_Column]:
+    sizes = report["model"].get("batch_sizes") or []
+
+    def latency(size: int, threads: str) -> Cell:
+        return lambda file: (file["does"].get("latency_us") or {}).get(f"decode_{size}", {}).get(threads)
+
+    columns = []
+    for size in sorted({min(sizes), max(sizes)}) if sizes else []:
+        several = f"{size} latents at once" if size > 1 else "one latent"
+        columns += [
+            _Column(f"decode {size}", f"From {several} to images, on one thread.", latency(size, "1"), _time),
+            _Column("2 threads", "", latency(size, "2"), _time),
+        ]
+    return [
+        *columns,
+        _Column(
+            "cold start",
+            "A new Python process imports the runtime, loads the file and makes its first image.",
+            _does("cold_start_ms"),
+            lambda x: _time(1000 * x),
+        ),
+        _Column(
+            "memory",
+            "Peak resident memory of that process, Python and NumPy included.",
+            _does("peak_memory_mb"),
+            lambda x: f"{_number(x, 0)} MB",
+        ),
+    ]
+
+
+def _table(columns: Iterable[_Column], files: list[dict[str, Any]]) -> dict[str, Any]:
+    """Without the columns that no file has a value for."""
+    columns = [column for column in columns if any(column.value(file) is not None for file in files)]
+    rows = [
+        (file, [NONE if (x := column.value(file)) is None else column.text(x) for column in columns]) for file in files
+    ]
+    return {"columns": columns, "rows": rows}
+
+
+def _pictures(pictures: list[Pictures]) -> list[dict[str, Any]]:
+    """Groups of rows: reconstructions below the images they are of, and samples; differences apart."""
+    groups: list[dict[str, Any]] = []
+    for name in ("reconstructions", "samples"):
+        drawn = [(shown.title, getattr(shown, name)) for shown in pictures if getattr(shown, name) is not None]
+        if not drawn:
+            continue
+        count = _how_many(drawn[0][1])
+        keras = _pixels(drawn[0][1])
+        rows, differences = [], []
+        if name == "reconstructions" and pictures[0].images is not None:
+            rows.append({"title": "Test images", "text": "", **_strip(_pixels(pictures[0].images)[:count])})
+        for title, images in drawn:
+            off = np.abs(_pixels(images).astype(int) - keras)
+            text = "" if title == drawn[0][0] else _levels(off)
+            rows.append({"title": title, "text": text, **_strip(_pixels(images)[:count])})
+            if off.max() > 1:
+                change = _channels(np.nan_to_num(images[:count])) - _channels(np.nan_to_num(drawn[0][1][:count]))
+                differences.append({"title": title, "text": "", **_strip(_pixels(0.5 + AMPLIFIED * change))})
+        groups.append({"name": name, "count": count, "rows": rows, "differences": differences})
+    return groups
+
+
+def _levels(off: np.ndarray) -> str:
+    if off.max() == 0:
+        return "every pixel the same as in Keras, in 8 bits"
+    levels = "1 level" if off.max() == 1 else f"{off.max()} levels"
+    mean = "less than 0.01" if off.mean() < 0.01 else _digits(float(off.mean()), 2)
+    return f"off by at most {levels} of 255, {mean} on average"
+
+
+def _how_many(images: np.ndarray) -> int:
+    return min(len(images), max(4, STRIP_VALUES // _channels(images)[0].size))
+
+
+def _channels(images: np.ndarray) -> np.ndarray:
+    """Grey or RGB; of another number of channels, the first one."""
+    return images if images.shape[-1] in (1, 3) else images[..., :1]
+
+
+def _pixels(images: np.ndarray) -> np.ndarray:
+    return (255 * np.clip(np.nan_to_num(_channels(images)), 0, 1)).round().astype(np.uint8)
+
+
+def _strip(pixels: np.ndarray) -> dict[str, Any]:
+    """A PNG of images `(N, H, W, 1 or 3)` side by side, a transparent pixel apart, and its size on the page."""
+    from PIL import Image
+
+    count, height, width, channels = pixels.shape
+    canvas = np.zeros((height, count * (width + 1) - 1, channels + 1), np.uint8)
+    for i, image in enumerate(pixels):
+        left = i * (width + 1)
+        canvas[:, left : left + width, :-1], canvas[:, left : left + width, -1] = image, 255
+    file = io.BytesIO()
+    Image.fromarray(canvas).save(file, "PNG", optimize=True)
+    scale = max(1, STRIP_WIDTH // canvas.shape[1])
+    return {
+        "data": base64.b64encode(file.getvalue()).decode(),
+        "width": scale * canvas.shape[1],
+        "height": scale * height,
+    }
+
+
+def _scores(score: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The quantiles of scores as points of a curve, and those worth reading as a table."""
+    if not score or len(score.get("quantiles") or []) < 2:
+        return None
+    share, nats = np.array(score["quantiles"], dtype=float).T
+    width, height = CURVE
+    x = width * (nats - nats[0]) / max(nats[-1] - nats[0], 1e-12)
+    rows = [(p, float(np.interp(p, share, nats)), float(np.interp(p, share, x))) for p in SHARES]
+    return {
+        "images": score.get("images"),
+        "rows": [(_percent(p), _number(value, 1)) for p, value, _ in rows],
+        "dots": [(round(left, 1), round(height * (1 - p), 1)) for p, _, left in rows],
+        "points": " ".join(f"{a:.1f},{height * (1 - p):.1f}" for a, p in zip(x, share)),
+        "ends": (_number(float(nats[0]), 0), _number(float(nats[-1]), 0)),
+        "width": width,
+        "height": height,
+    }
+
+
+def _sides(tensors: dict[str, dict[str, Any]]) -> list[str]:
+    """Tensors of a signature, one line each: `z float32 [B, 16]`."""
+    return [f"{name} {spec['dtype']} [{', '.join(map(str, spec['shape']))}]" for name, spec in tensors.items()]
+
+
+def _number(value: float | None, digits: int = 0) -> str:
+    return NONE if value is None else f"{value:,.{digits}f}".replace("-", "−")
+
+
+def _digits(value: float, count: int) -> str:
+    """With so many significant digits: 0.045, 1,300, 6.0e-07."""
+    if value == 0:
+        return "0"
+    mantissa, exponent = f"{value:.{count - 1}e}".split("e")
+    if not -4 <= int(exponent) < 6:
+        return f"{mantissa}e{exponent}"
+    return _number(float(f"{mantissa}e{exponent}"), max(0, count - 1 - int(exponent)))
+
+
+def _error(value: float | None) -> str:
+    return NONE if value is None else _digits(value, 2)
+
+
+def _size(count: int) -> str:
+    for unit, name in ((1e6, "MB"), (1e3, "kB")):
+        if count >= unit:
+            return f"{_digits(count / unit, 3)} {name}"
+    return f"{count} bytes"
+
+
+def _time(microseconds: float | None) -> str:
+    if microseconds is None:
+        return NONE
+    for unit, name in ((1e6, "s"), (1e3, "ms")):
+        if microseconds >= unit:
+            return f"{_digits(microseconds / unit, 2 if microseconds < 10 * unit else 3)} {name}"
+    return f"{microseconds:.0f} µs"
+
+
+def _nats(value: float) -> str:
+    if abs(value) < 0.001:
+        return "<0.001"
+    return _digits(value, 2)
+
+
+def _loss(value: float) -> str:
+    if value <= -0.001:
+        return "nothing"
+    return "less than 0.001 nats" if value < 0.001 else f"{_nats(value)} nats"
+
+
+def _correlation(value: float) -> str:
+    return "1" if value > 1 - 1e-12 else ">0.9999" if value > 0.99995 else _number(value, 4)
+
+
+def _percent(share: float) -> str:
+    return "<1 %" if share < 0.01 else f"{100 * share:.0f} %"

@@ -1,0 +1,80 @@
+"""Random words that are the same everywhere: a function of a seed and a counter, in int32 arithmetic alone."""
+
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+_ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
+_PARITY, _TOP = 0x1BD11BDA, 0x80000000
+
+
+def threefry(key: tuple[Any, Any], counter: tuple[Any, Any]) -> tuple[Any, Any]:
+    """Threefry-2x32 with 20 rounds (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3").
+
+    Words of 32 bits are int32 tensors: additions and multiplications wrap. Only operators are used that every
+    backend computes exactly and that LiteRT has built in: add, multiply, exclusive or, arithmetic shift.
+
+    Args:
+        key, counter: two int32 words each, of shapes that broadcast.
+
+    Returns:
+        Two words for each counter.
+
+    Example:
+
+        >>> zero = ops.zeros((), "int32")
+        >>> [hex(int(word) % 2**32) for word in threefry((zero, zero), (zero, zero))]
+        ['0x6b200159', '0x99ba4efe']
+    """
+    keys = (*key, ops.bitwise_xor(ops.bitwise_xor(key[0], key[1]), _int32(_PARITY)))
+    # y is kept with its top bit flipped; adding it to x flips that of x, and the next time flips it back.
+    x, y, x_flipped = counter[0] + keys[0], counter[1] + (keys[1] + _int32(_TOP)), False
+    for group in range(5):
+        for bits in _ROTATIONS[group % 2]:
+            x, x_flipped = x + y, not x_flipped
+            # The bits of y rotated to the left are y·2ᵇ + (y >>> 32 − b). With the top bit flipped, the arithmetic
+            # shift that there is gives 2ᵇ⁻¹ less than the logical one.
+            rotated = y * _int32(2**bits) + ops.bitwise_right_shift(y, _int32(32 - bits))
+            y = ops.bitwise_xor(rotated + _int32(2 ** (bits - 1) + (0 if x_flipped else _TOP)), x)
+        x = x + keys[(group + 1) % 3]
+        y = y + (keys[(group + 2) % 3] + _int32(group + 1 + (_TOP if group == 4 else 0)))
+    return x, y
+
+
+def seed_words(seed: int) -> np.ndarray:
+    """The two int32 words of an integer seed, high and low, `(2,)`, as `jax.random.key` has them.
+
+    Raises:
+        ValueError: if seed doesn't fit into 64 bits.
+
+    Example:
+
+        >>> seed_words(7), seed_words(-1)
+        (array([0, 7], dtype=int32), array([-1, -1], dtype=int32))
+    """
+    if not -(2**63) <= int(seed) < 2**64:
+        raise ValueError(f"Argument `seed` must fit into 64 bits. Received: seed={seed}")
+    return np.array([int(seed) % 2**64], np.uint64).view(np.uint32)[::-1].astype(np.uint32).view(np.int32)
+
+
+def random_words(seed: Any, index: Any, count: int, stream: int = 0) -> Any:
+    """`count` independent random words for each index: row i depends on `seed` and `index[i]` alone.
+
+    Args:
+        seed: int32 `(2,)`; of an integer: `seed_words`.
+        index: int32 `(B,)`.
+        count: of words per index.
+        stream: words of different streams are independent.
+
+    Returns:
+        int32 `(B, count)`, uniform over all 2³² words.
+    """
+    blocks = (count + 1) // 2
+    block = _int32(np.arange(blocks) + stream * 2**24)
+    first, second = threefry((seed[0:1], seed[1:2]), (index[:, None], block[None]))  # (B, blocks)
+    return ops.concatenate([first, second], axis=1)[:, :count]
+
+
+def _int32(value: Any) -> Any:
+    return ops.convert_to_tensor(np.asarray(value, np.int64).astype(np.int32))
