@@ -71,7 +71,7 @@ def litert(network: keras.Model, folder: Path):
     from kvae.export.runtime import load
 
     vae = kvae.VAE(decoder=network, latent_dim=LATENTS, image_shape=(28, 28, 1))
-    kvae.export.export(vae, folder)
+    kvae.export.export(vae, folder, batch_sizes=(1, None))
     runs = {}
     for precision in ("float32", "int8"):
         model = load(folder / f"vae_{precision}.tflite")

@@ -16,6 +16,7 @@ if __name__ == "export":
 _NAMES = {
     "Artifact": "kvae.export.verify",
     "ExportError": "kvae.export.errors",
+    "PRECISIONS": "kvae.export.litert",
     "Reference": "kvae.export.reference",
     "SignatureCheck": "kvae.export.verify",
     "export": "kvae.export.pipeline",
@@ -23,6 +24,7 @@ _NAMES = {
     "verify_saved_model": "kvae.export.verify",
 }
 __all__ = [
+    "PRECISIONS",
     "Artifact",
     "ExportError",
     "Reference",
@@ -35,6 +37,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from kvae.export.errors import ExportError
+    from kvae.export.litert import PRECISIONS
     from kvae.export.pipeline import export
     from kvae.export.reference import Reference
     from kvae.export.verify import Artifact, SignatureCheck, verify_litert, verify_saved_model

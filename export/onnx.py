@@ -1,4 +1,4 @@
-"""ONNX files, one per endpoint: the model in onnxruntime, in a browser, or wherever else ONNX is read."""
+"""ONNX files, one per endpoint: the model in onnxruntime, or wherever else ONNX is read."""
 
 import importlib
 import itertools

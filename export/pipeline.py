@@ -15,7 +15,7 @@ import numpy as np
 from kvae.export import behaviour, endpoints, golden, info, litert, onnx, page, runtime, saved_model
 from kvae.export.console import quiet
 from kvae.export.errors import ExportError
-from kvae.export.reference import Reference, check_images, run_keras
+from kvae.export.reference import Reference, Run, check_images, run_keras
 from kvae.export.verify import Artifact, open_saved_model, verify_litert, verify_saved_model
 
 SAVED_MODEL, ONNX, REPORT, PAGE = "saved_model", "onnx", runtime.REPORT, "export.html"
@@ -165,14 +165,11 @@ class _Work:
         any_batch = info.to_bytes({**self.info, "batch_sizes": [], "dynamic_batch": True})
         saved_model.write(self.model, new / SAVED_MODEL, any_batch)
         artifact = verify_saved_model(new / SAVED_MODEL, self.reference)
-        if self.behaviour:
-            artifact = dataclasses.replace(
-                artifact, behaviour=self.behaviour.of(open_saved_model(new / SAVED_MODEL)[0])
-            )
-        artifacts = [artifact]
+        artifacts = [self._with_behaviour(artifact, open_saved_model(new / SAVED_MODEL)[0])]
         if with_onnx:
             step("writing and verifying ONNX files")
-            artifacts.append(onnx.export(self.model, new / ONNX, self.reference))
+            artifact = onnx.export(self.model, new / ONNX, self.reference, any_batch)
+            artifacts.append(self._with_behaviour(artifact, onnx.open_onnx(new / ONNX)))
         step("converting to LiteRT")
         with tempfile.TemporaryDirectory() as temporary:
             saved_model.write(self.model, Path(temporary), text, self.batch_sizes)
@@ -203,9 +200,13 @@ class _Work:
             return model.run(name, **inputs)
 
         self.pictures.append(self._pictures(path.name, run))
-        if not self.behaviour:
+        return self._with_behaviour(artifact, run, path)
+
+    def _with_behaviour(self, artifact: Artifact, run: Run, path: Path | None = None) -> Artifact:
+        """What the file does to the test images, if there are any, and what a LiteRT file at `path` costs."""
+        if self.behaviour is None:
             return artifact
-        return dataclasses.replace(artifact, behaviour=self.behaviour.of(run) | behaviour.cost(path))
+        return dataclasses.replace(artifact, behaviour=self.behaviour.of(run) | (behaviour.cost(path) if path else {}))
 
     def _smallest(self, new: Path, files: list[Artifact], budget_nats: float) -> list[Artifact]:
         """The smallest file that loses no more than the budget; the others are removed."""

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from kvae.cli.main import main
+from kvae.export.runtime import load
 
 
 @pytest.fixture
@@ -110,13 +111,33 @@ def test_export_verifies(kvae_command, run_folder, tmp_path):
     assert done.status == 0, done.err
     report = json.loads((out / "report.json").read_text())
     files = {artifact["path"]: artifact for artifact in report["artifacts"]}
-    assert {"vae_float32.tflite", "vae_int8.tflite"} <= set(files)
+    assert set(files) == {"saved_model", "vae_float32.tflite", "vae_int8.tflite"}
     for artifact in files.values():
         assert (out / artifact["path"]).exists()
-        assert {"decode", "encode", "reconstruct"} <= set(artifact["signatures"])
-    float32 = files["vae_float32.tflite"]
-    assert float32["builtin_only"] is True
-    assert all(check["max_abs_error"] < 1e-5 for check in float32["signatures"].values())
+        assert artifact["behaviour"]["probe_accuracy"] >= 0.1
+        assert artifact["path"] in done.out
+    assert files["vae_float32.tflite"]["builtin_only"] is True
+    assert abs(files["vae_float32.tflite"]["behaviour"]["nats_lost"]) < 1e-3
+    assert report["model"]["data"] == "digits"
+    assert report["model"]["score"]["images"] == 180
+    assert (out / "export.html").stat().st_size > 10_000
+
+
+def test_export_with_every_option(kvae_command, run_folder, tmp_path):
+    out, web = tmp_path / "phone", tmp_path / "page"
+    licence = tmp_path / "LICENCE.txt"
+    licence.write_text("Do as you like.")
+    options = ["--precision", "auto", "--budget-nats", "100", "--batch-size", "3", "--any-batch", "--license", licence]
+    done = kvae_command("export", run_folder, "--out", out, *options, "--onnx", "--web", web)
+    if done.status and "LiteRT.js" in done.err:
+        pytest.skip(f"no LiteRT.js here: {done.err}")
+    assert done.status == 0, done.err
+    (path,) = out.glob("*.tflite")
+    model = load(path)
+    assert (model.batch_sizes, model.info["dynamic_batch"], model.info["license"]) == ((3,), True, "Do as you like.")
+    assert (out / "onnx" / "generate.onnx").exists()
+    assert (web / "model.tflite").read_bytes() == path.read_bytes()
+    assert f"http.server -d {web}" in done.out
 
 
 def test_train_refuses_to_replace_unless_told(kvae_command, run_folder, tmp_path):
@@ -175,6 +196,13 @@ MISTAKES = {
     "bad option": (["train", "digits", "--epochs", "0"], 2, "--epochs"),
     "unknown choice": (["train", "digits", "--likelihood", "gauss"], 2, "normal-learned"),
     "unknown precision": (["export", "run", "--out", "x", "--precision", "int3"], 2, "int8"),
+    "auto and another": (
+        ["export", "run", "--out", "x", "--precision", "auto", "--precision", "int8"],
+        1,
+        "auto alone",
+    ),
+    "batch 0": (["export", "run", "--out", "x", "--batch-size", "0"], 2, "greater than or equal to 1"),
+    "no licence": (["export", "run", "--out", "x", "--license", "nowhere"], 1, "nowhere"),
     "no command": (["trian"], 2, "trian"),
 }
 

@@ -1,0 +1,157 @@
+"""The decoder of the default 28×28 VAE, as Keras, TensorFlow, ONNX Runtime and LiteRT run it, at batch 1 and 32."""
+
+import argparse
+import contextlib
+import io
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import keras
+import numpy as np
+import tensorflow as tf
+from ai_edge_litert.interpreter import Interpreter
+from common import spread, store
+
+import kvae
+from kvae.export.litert import PRECISIONS
+from kvae.export.runtime import seed_words
+
+LATENTS, SIZES = 16, (1, 32)
+OURS, KERAS, ONNX = "kvae, float32", "Keras's export(format='litert')", "onnxruntime"
+
+
+class Decoder(keras.Model):
+    """z to the mean of x, what every contestant computes."""
+
+    def __init__(self, vae: kvae.VAE):
+        super().__init__()
+        self.decoder, self.likelihood = vae.decoder, vae.likelihood
+
+    def call(self, z: Any) -> Any:
+        return self.likelihood.mean(self.decoder(z))
+
+
+def contestants(vae: kvae.VAE, folder: Path, size: int, threads: int) -> dict[str, Callable[[], Any]]:
+    z = np.random.default_rng(0).normal(size=(size, LATENTS)).astype("float32")
+    tensor, model = tf.constant(z), Decoder(vae)
+    model.build((size, LATENTS))
+    graph = tf.function(model, input_signature=[tf.TensorSpec((None, LATENTS), tf.float32)])
+    loaded = tf.saved_model.load(str(folder / "saved_model"))
+    with contextlib.redirect_stdout(io.StringIO()):
+        model.export(
+            folder / f"keras_{size}.tflite", format="litert", verbose=False,
+            input_signature=[keras.InputSpec(shape=(size, LATENTS), dtype="float32")],
+        )  # fmt: skip
+    runs: dict[str, Callable[[], Any]] = {
+        "model.predict": lambda: model.predict(z, verbose=0),
+        "tf.function": lambda: graph(tensor).numpy(),
+        "SavedModel": lambda: loaded.signatures["decode"](z=tensor)["image"].numpy(),
+        KERAS: litert(folder / f"keras_{size}.tflite", None, threads, z),
+    }
+    with contextlib.suppress(ImportError):
+        runs[ONNX] = onnx(folder / "onnx" / "decode.onnx", threads, z)
+    for precision in PRECISIONS:
+        file = folder / f"vae_{precision}.tflite"
+        runs[f"kvae, {precision}"] = litert(file, f"decode_{size}", threads, z)
+        runs[f"kvae, {precision}, generate"] = generate(file, size, threads)
+    return runs
+
+
+def onnx(path: Path, threads: int, z: np.ndarray) -> Callable[[], Any]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return lambda: session.run(None, {"z": z})
+
+
+def litert(path: Path, signature: str | None, threads: int, z: np.ndarray) -> Callable[[], Any]:
+    interpreter = Interpreter(str(path), num_threads=threads)
+    signature = signature or next(iter(interpreter.get_signature_list()))
+    runner = interpreter.get_signature_runner(signature)
+    (name,) = runner.get_input_details()
+    return lambda: (interpreter, runner(**{name: z}))
+
+
+def generate(path: Path, size: int, threads: int) -> Callable[[], Any]:
+    interpreter = Interpreter(str(path), num_threads=threads)
+    runner = interpreter.get_signature_runner(f"generate_{size}")
+    inputs = {"seed": seed_words(7), "index": np.arange(size, dtype="int32"), "temperature": np.ones(1, "float32")}
+    return lambda: (interpreter, runner(**inputs))
+
+
+def microseconds(runs: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
+    """Taking turns: the median of 10 calls (3, of the slow) for each contestant and round."""
+    result: dict[str, list[float]] = {name: [] for name in runs}
+    for run in runs.values():
+        for _ in range(3):
+            run()
+    for _ in range(rounds):
+        for name, run in runs.items():
+            times = []
+            for _ in range(3 if name == "model.predict" else 10):
+                start = time.perf_counter()
+                run()
+                times.append(1e6 * (time.perf_counter() - start))
+            result[name].append(statistics.median(times))
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--threads", type=int, default=1, help="of LiteRT and onnxruntime")
+    options = parser.parse_args()
+    keras.utils.set_random_seed(0)
+    vae = kvae.VAE(latent_dim=LATENTS, image_shape=(28, 28, 1))
+    images = np.random.default_rng(0).random((128, 28, 28, 1), dtype="float32")  # full_int8 wants to see some
+    results: dict[str, Any] = {"threads": options.threads}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        settings = {"precisions": PRECISIONS, "batch_sizes": SIZES}
+        try:
+            kvae.export.export(vae, folder, validation=images, with_onnx=True, **settings)
+        except kvae.export.ExportError as error:
+            print(f"without ONNX: {error}")
+            kvae.export.export(vae, folder, validation=images, **settings)
+        results["bytes"] = {file.name: file.stat().st_size for file in sorted(folder.glob("vae_*.tflite"))}
+        for size in SIZES:
+            times = microseconds(contestants(vae, folder, size, options.threads), options.rounds)
+            float32 = statistics.median(times[OURS])
+            print(f"\nbatch {size}\n{'µs':>10}  {'of kvae float32':>15}  {'rounds from – to':<22}")
+            for contestant, values in times.items():
+                median = statistics.median(values)
+                print(f"{median:>10,.0f}  {median / float32:>14.2f}×  {spread(values):<22} {contestant}")
+            medians = {contestant: round(statistics.median(values), 1) for contestant, values in times.items()}
+            results[f"batch {size}, µs"] = medians
+            results[f"batch {size}, ratios"] = ratios(medians)
+            print(*(f"\n{value:>8.2f}  {what}" for what, value in ratios(medians).items()))
+    store("export_decoder", results)
+
+
+def ratios(medians: dict[str, float]) -> dict[str, float]:
+    """What we aim at, each as a number."""
+    result = {
+        "Keras's LiteRT / kvae float32 (at least 1)": medians[KERAS] / medians[OURS],
+        "float32 / int8 (at least 3.5 at batch 1)": medians[OURS] / medians["kvae, int8"],
+        "float32 / full_int8": medians[OURS] / medians["kvae, full_int8"],
+        "generate / decode, float32 (at most 1.15)": medians[f"{OURS}, generate"] / medians[OURS],
+        "generate / decode, int8": medians["kvae, int8, generate"] / medians["kvae, int8"],
+    }
+    if ONNX in medians:
+        result["onnxruntime / kvae float32 (at least 1)"] = medians[ONNX] / medians[OURS]
+    return {what: round(value, 2) for what, value in result.items()}
+
+
+if __name__ == "__main__":
+    main()

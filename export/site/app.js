@@ -1,0 +1,100 @@
+// Starts the page: loads the model, shows the parts that it has, and keeps everything for offline use.
+//
+// window.kvae is the page's own way to the model, for the console and for tests:
+//     await kvae.ready                                     the Model of kvae.js, with its info
+//     await kvae.generate(seed, n, temperature, start)     {image, z}
+//     await kvae.score(image)                              {negative_elbo, distortion, rate}
+//     also decode(z), encode(image), reconstruct(image), interpolate(start, end, position), percentile(nats)
+
+import { makeGallery } from "./gallery.js";
+import { $, element, report } from "./images.js";
+import { load } from "./kvae.js";
+import { makeOwn } from "./own.js";
+import { makeSliders } from "./sliders.js";
+
+const METHODS = ["decode", "encode", "reconstruct", "generate", "interpolate", "score", "percentile"];
+
+window.kvae = { ready: start() };
+for (const name of METHODS) window.kvae[name] = async (...inputs) => (await window.kvae.ready)[name](...inputs);
+window.kvae.ready.catch(report).finally(() => ($("status").hidden = true));
+window.addEventListener("unhandledrejection", (event) => report(event.reason));
+
+async function start() {
+  $("status").classList.add("busy");
+  const model = await load("model.tflite", (text) => ($("status-text").textContent = text));
+  const [height, width] = model.info.image_shape;
+  document.documentElement.style.setProperty("--ratio", `${width} / ${height}`);
+  $("smooth").addEventListener("change", smooth);
+  smooth();
+  $("sliders").hidden = $("own").hidden = $("about").hidden = false;
+  $("gallery").hidden = !model.has("generate");
+  $("score").hidden = !model.has("score");
+  if (!model.has("score")) $("result-empty").textContent = "What the model sees and what it makes of it will be here.";
+  const sliders = makeSliders(model);
+  makeOwn(model, sliders);
+  if (model.has("generate")) await makeGallery(model, sliders);
+  await showFacts(model);
+  keep();
+  return model;
+}
+
+function smooth() {
+  document.body.classList.toggle("smooth", $("smooth").checked);
+}
+
+async function showFacts(model) {
+  const { info, loaded, batchSizes } = model;
+  const words = (name) => name.replace(/([a-z])([A-Z])/g, (_, a, b) => `${a} ${b.toLowerCase()}`);
+  const [height, width, channels] = info.image_shape;
+  const size = loaded.bytes < 1e5 ? `${(loaded.bytes / 1e3).toFixed(1)} kB` : `${(loaded.bytes / 1e6).toFixed(2)} MB`;
+  const smallest = batchSizes.at(-1);
+  const time = element("dd", { id: "decode-time" }, "–");
+  const facts = [
+    ["Model", info.kind === "autoencoder" ? "Autoencoder" : "Variational autoencoder"],
+    ...(info.likelihood ? [["Likelihood", words(info.likelihood)]] : []),
+    ["Parameters", info.parameters.toLocaleString("en")],
+    ["Images", `${height} × ${width}${channels > 1 ? ` × ${channels}` : ""}`],
+    ["Latents", info.latents ? `${info.latents.active.length} of ${info.latent_dim} active` : info.latent_dim],
+    ...(info.data ? [["Trained on", info.data]] : []),
+    ["File", document.querySelector("[download]").download],
+    ["Size", size],
+    ["Loaded in", `${loaded.seconds.toFixed(2)} s`],
+  ].map(([name, value]) => element("div", {}, element("dt", {}, name), element("dd", {}, String(value))));
+  const timed = smallest === 1 ? "One image takes" : `${smallest} images take`;
+  facts.push(element("div", {}, element("dt", {}, timed), time));
+  facts.push(element("div", {}, element("dt", {}, "Offline"), element("dd", { id: "offline" }, "not kept")));
+  $("facts").replaceChildren(...facts);
+  if (info.license) $("model-license").textContent = `The model: ${info.license}`;
+  // A few times at the start, so that the first number means something; later those of the sliders count.
+  const until = performance.now() + 50;
+  for (let i = 0; i < 20 && performance.now() < until; i++) await model.decode(new Float32Array(info.latent_dim));
+  const median = () => {
+    const sorted = [...model.decodeTimes].sort((a, b) => a - b);
+    if (sorted.length) time.textContent = `${sorted[sorted.length >> 1].toFixed(1)} ms`;
+  };
+  median();
+  setInterval(median, 1000);
+}
+
+/** The service worker keeps the page; it works on https and localhost only. */
+async function keep() {
+  if (!("serviceWorker" in navigator)) {
+    $("offline").textContent = "needs https";
+    return;
+  }
+  // The first one takes over a page that has none; a later one brings a new version.
+  let before = navigator.serviceWorker.controller;
+  navigator.serviceWorker.addEventListener("controllerchange", () => {
+    $("update").hidden = !before;
+    before = navigator.serviceWorker.controller;
+  });
+  $("reload").addEventListener("click", () => location.reload());
+  try {
+    await navigator.serviceWorker.register("sw.js");
+    await navigator.serviceWorker.ready;
+    $("offline").textContent = "ready";
+  } catch (error) {
+    console.warn(error);
+    $("offline").textContent = "this browser refuses";
+  }
+}

@@ -1,0 +1,187 @@
+// The client of a kvae .tflite file in the browser: what kvae.export.runtime is in Python.
+//
+//     import { load } from "./kvae.js";
+//     const model = await load("model.tflite");
+//     const { image, z } = await model.generate(7, 16);   // Float32Arrays, (16, H, W, C) and (16, D)
+//
+// Arrays are flat Float32Arrays, row after row.
+
+import { Tensor, loadAndCompile, loadLiteRt } from "./litert/index.js";
+
+// (module (func (result v128) i32.const 0 i8x16.splat i8x16.popcnt)): the least that LiteRT.js needs.
+const SIMD = [0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 10, 1, 8, 0, 65, 0, 253, 15, 253, 98, 11];
+
+/** Loads the runtime and the model; `onStep` is told in words what comes next. */
+export async function load(url, onStep = () => {}) {
+  if (typeof WebAssembly === "undefined" || !WebAssembly.validate(new Uint8Array(SIMD))) {
+    throw new Error(
+      "This browser can't run the model: it has no WebAssembly with SIMD. " +
+        "Chrome and Edge from 91, Firefox from 89 and Safari from 16.4 on have it.",
+    );
+  }
+  const started = performance.now();
+  onStep("Loading the runtime, once 9 MB…");
+  // LiteRT.js would open a GPU device, for an accelerator that is not used here.
+  const none = { requestAdapter: async () => null };
+  Object.defineProperty(navigator, "gpu", { value: none, configurable: true });
+  const runtime = loadLiteRt(new URL("./litert", import.meta.url).href);
+  const [bytes] = await Promise.all([
+    download(url).catch((error) => fail("The model could not be loaded", error)),
+    runtime.catch((error) => fail("The runtime could not be loaded", error)),
+  ]);
+  onStep("Preparing the model…");
+  const compiled = await loadAndCompile(bytes, { accelerator: "wasm" }).catch((error) =>
+    fail("The model file is damaged", error),
+  );
+  const info = JSON.parse(new TextDecoder().decode((await runOnce(compiled, "info", {})).json));
+  return new Model(compiled, info, { bytes: bytes.length, seconds: (performance.now() - started) / 1000 });
+}
+
+async function download(url) {
+  const response = await fetch(url);
+  if (!response.ok) throw new Error(`${url} answers ${response.status}`);
+  return new Uint8Array(await response.arrayBuffer());
+}
+
+function fail(what, error) {
+  throw new Error(`${what}: reload the page when you are online. (${error?.message ?? "no answer"})`);
+}
+
+export class Model {
+  /** `info` is what the file says about itself; `loaded` has its size in bytes and how long loading took. */
+  constructor(compiled, info, loaded) {
+    this.info = info;
+    this.loaded = loaded;
+    this.decodeTimes = []; // of the last decodings of one batch, ms
+    this.batchSizes = [...info.batch_sizes].sort((a, b) => b - a);
+    this.compiled = compiled;
+    this.last = Promise.resolve();
+  }
+
+  has(endpoint) {
+    return endpoint in this.info.signatures;
+  }
+
+  decode(z) {
+    return this.run("decode", { z }).then((outputs) => outputs.image);
+  }
+
+  /** `{mean, variance}` of q(z|x); an autoencoder has no variance. */
+  encode(image) {
+    return this.run("encode", { image });
+  }
+
+  reconstruct(image) {
+    return this.run("reconstruct", { image }).then((outputs) => outputs.reconstruction);
+  }
+
+  /** `{image, z}` of samples `start` to `start + n` of a seed: a BigInt, an integer, or its digits. */
+  generate(seed, n = 1, temperature = 1, start = 0) {
+    const index = Int32Array.from({ length: n }, (_, i) => start + i);
+    return this.run("generate", { seed: seedWords(seed), index, temperature: Float32Array.of(temperature) });
+  }
+
+  /** Images on the line from `start` to `end`, `(D,)` each, at positions in [0, 1]. */
+  interpolate(start, end, position) {
+    return this.run("interpolate", { start, end, position }).then((outputs) => outputs.image);
+  }
+
+  /** `{negative_elbo, distortion, rate}` in nats; the noise is always the same, and so is the score of an image. */
+  score(image) {
+    const rows = image.length / product(this.info.image_shape);
+    return this.run("score", { image, seed: new Int32Array(2), index: new Int32Array(rows) });
+  }
+
+  /** Which share of ordinary images scores lower, 0 to 100; null if the file doesn't know. */
+  percentile(negativeElbo) {
+    const quantiles = this.info.score?.quantiles;
+    if (!quantiles) return null;
+    if (negativeElbo < quantiles[0][1]) return 0;
+    for (let i = 1; i < quantiles.length; i++) {
+      const [[p0, v0], [p1, v1]] = [quantiles[i - 1], quantiles[i]];
+      if (negativeElbo < v1) return 100 * (p0 + ((p1 - p0) * (negativeElbo - v0)) / (v1 - v0));
+    }
+    return 100;
+  }
+
+  /** Runs an endpoint on any number of rows: cut into the largest batches that fit, what is left over is padded. */
+  async run(endpoint, inputs) {
+    const spec = this.info.signatures[endpoint];
+    if (!spec) throw new Error(`This model has no '${endpoint}'.`);
+    const width = (tensor) => product(tensor.shape.slice(1));
+    const batched = Object.keys(inputs).filter((name) => spec.inputs[name].shape[0] === "B");
+    const rows = inputs[batched[0]].length / width(spec.inputs[batched[0]]);
+    if (!Number.isInteger(rows) || rows < 1) throw new Error(`'${endpoint}' got ${rows} rows.`);
+    const outputs = {};
+    for (const [name, tensor] of Object.entries(spec.outputs)) outputs[name] = new Float32Array(rows * width(tensor));
+    for (let first = 0; first < rows; ) {
+      const size = this.batchSizes.find((batch) => batch <= rows - first) ?? this.batchSizes.at(-1);
+      const count = Math.min(size, rows - first);
+      const feed = {};
+      for (const [name, tensor] of Object.entries(spec.inputs)) {
+        const fixed = tensor.shape[0] !== "B";
+        const data = fixed ? inputs[name] : piece(inputs[name], first, count, size, width(tensor));
+        feed[name] = [data, [fixed ? tensor.shape[0] : size, ...tensor.shape.slice(1)]];
+      }
+      const results = await this.#inTurn(`${endpoint}_${size}`, feed);
+      for (const [name, tensor] of Object.entries(spec.outputs)) {
+        outputs[name].set(results[name].subarray(0, count * width(tensor)), first * width(tensor));
+      }
+      first += count;
+    }
+    return outputs;
+  }
+
+  /** One run after the other: the runtime is no place for two at a time. */
+  #inTurn(signature, feed) {
+    const timed = async () => {
+      const started = performance.now();
+      const results = await runOnce(this.compiled, signature, feed);
+      if (signature === `decode_${this.batchSizes.at(-1)}`) {
+        this.decodeTimes = [...this.decodeTimes.slice(-100), performance.now() - started];
+      }
+      return results;
+    };
+    const turn = this.last.then(timed);
+    this.last = turn.catch(() => {});
+    return turn;
+  }
+}
+
+/** The high and the low word of a 64-bit seed. */
+export function seedWords(seed) {
+  const value = BigInt(seed);
+  if (value < -(2n ** 63n) || value >= 2n ** 64n) throw new RangeError("A seed has at most 64 bits.");
+  return Int32Array.of(Number(BigInt.asIntN(32, value >> 32n)), Number(BigInt.asIntN(32, value)));
+}
+
+export function product(numbers) {
+  return numbers.reduce((a, b) => a * b, 1);
+}
+
+/** Rows `first` to `first + count`, the last one repeated up to `size` rows. */
+function piece(data, first, count, size, width) {
+  const part = data.subarray(first * width, (first + count) * width);
+  if (count === size) return part;
+  const padded = new data.constructor(size * width);
+  for (let row = 0; row < size; row++) {
+    const from = Math.min(row, count - 1) * width;
+    padded.set(part.subarray(from, from + width), row * width);
+  }
+  return padded;
+}
+
+/** Inputs are `{name: [array, shape]}`. Tensors live in the runtime's memory: each one has to be deleted. */
+async function runOnce(compiled, signature, feed) {
+  const tensors = {};
+  let results = {};
+  try {
+    for (const [name, [data, shape]] of Object.entries(feed)) tensors[name] = new Tensor(data, shape);
+    results = await compiled.run(signature, tensors);
+    const arrays = {};
+    for (const [name, tensor] of Object.entries(results)) arrays[name] = await tensor.data();
+    return arrays;
+  } finally {
+    for (const tensor of [...Object.values(tensors), ...Object.values(results)]) tensor.delete();
+  }
+}

@@ -1,0 +1,266 @@
+"""A web page around a `.tflite` file: static files, no server code, nothing leaves the visitor's device.
+
+    from kvae.export import web
+    web.write("phone/vae_int8.tflite", "site")
+
+Look at it with `python -m http.server -d site` at http://localhost:8000, or put the folder on any static host. It
+works offline from the second visit on if it comes from https or localhost: browsers have no service workers for
+other addresses, so a phone needs https for that.
+"""
+
+import base64
+import hashlib
+import html
+import json
+import os
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+from kvae.export.errors import ExportError
+from kvae.export.runtime import Model, load
+from kvae.files import atomic_directory
+
+VERSION = "2.5.3"
+SITE = Path(__file__).parent / "site"
+MODEL, RUNTIME = "model.tflite", "litert"
+NPM_SECONDS = 600
+#: npm's integrity of each package's tarball
+PACKAGES = {
+    "@litertjs/core": "sha512-PlGmbMOq9WitX7FO0jhbdJw9GthatsyuCQXjTt/wJZo0FLaw48q4tz8IwqgqCIkviYGr9OFDL1kCnN4nzWoyJQ==",
+    "@litertjs/wasm-utils": (
+        "sha512-4fJiw6tBQnIs+0jH/OQ16nYOiSl8/+zZnn5h2ul8aTKHi05sVqZW580Tmk78pC2kT39A9OYBVdFawteZ/sI1kQ=="
+    ),
+}
+
+
+class _File(NamedTuple):
+    """A file of the runtime: its name on the page and in the cache, and where it is in which package."""
+
+    name: str
+    package: str
+    path: str
+    sha256: str
+
+
+FILES = (
+    _File(
+        "index.js",
+        "@litertjs/core",
+        "dist/index.js",
+        "e7daccc3a31eef890848a737ccb863ded5f046a6b40c3fdc0556495adeb5d9b3",
+    ),
+    _File(
+        "wasm-utils.js",
+        "@litertjs/wasm-utils",
+        "dist/index.js",
+        "e0e20bc28ab001ac732cf40d15b6eebd24fb0deaeb95eeba5100f51eebf015f2",
+    ),
+    # With relaxed SIMD, and for browsers without it: LiteRT.js itself chooses.
+    _File(
+        "litert_wasm_internal.js",
+        "@litertjs/core",
+        "wasm/litert_wasm_internal.js",
+        "68efb69f770e3f76aff36a377de629ca496c131b86ac0f0f4b592a1543a898eb",
+    ),
+    _File(
+        "litert_wasm_internal.wasm",
+        "@litertjs/core",
+        "wasm/litert_wasm_internal.wasm",
+        "7280cf4471774867e385e6c3cd53e2b45e2975b80fea338fff4ef359b0865614",
+    ),
+    _File(
+        "litert_wasm_compat_internal.js",
+        "@litertjs/core",
+        "wasm/litert_wasm_compat_internal.js",
+        "4d8f894b7883654fd6e8439730aa41e79ceaab7d19184fc4f1f0b0f1a2a2c8a5",
+    ),
+    _File(
+        "litert_wasm_compat_internal.wasm",
+        "@litertjs/core",
+        "wasm/litert_wasm_compat_internal.wasm",
+        "5255c8ad06eabdbd2522cdebf6b22fc10faf74625c23a49b9e072570cd1fa41c",
+    ),
+)
+
+
+def write(
+    model_path: str | os.PathLike[str],
+    directory: str | os.PathLike[str],
+    runtime: str | os.PathLike[str] | None = None,
+    title: str | None = None,
+) -> Path:
+    """Write the page for an exported `.tflite` file; the path of its `index.html`.
+
+    It comes with the model and with LiteRT.js (19 MB, of which a browser loads half), which npm fetches once into
+    `cache()`. It is all or nothing: if anything fails, `directory` is left as it was.
+
+    Args:
+        model_path: a file that `kvae.export` made, with signatures for fixed batch sizes.
+        directory: where to; made, or replaced if it holds an earlier page and nothing else.
+        runtime: a folder with LiteRT.js for machines without npm: a copy of the cache, or a `node_modules`.
+        title: of the page; None makes one from the name of the training data.
+
+    Raises:
+        ExportError: for another file than one of kvae's, a `directory` with other files in it, or if LiteRT.js
+            can't be had.
+    """
+    directory, model_path = Path(directory), Path(model_path)
+    _check_target(directory)
+    try:
+        model = load(model_path)
+    except (OSError, ValueError) as error:
+        raise ExportError(str(error)) from error
+    if not model.batch_sizes:
+        raise ExportError(
+            f"Expected signatures for fixed batch sizes: browsers can't run others; export with batch_sizes=(1, 16). "
+            f"Received: '{model_path}' with any batch size"
+        )
+    files = _cached() if runtime is None else _read(Path(runtime))
+    with atomic_directory(directory) as new:
+        shutil.copytree(SITE, new, dirs_exist_ok=True)
+        (new / MODEL).write_bytes(model_path.read_bytes())
+        for name, data in files.items():
+            (new / RUNTIME / name).write_bytes(_adapted(name, data))
+        _fill_in(new, model, title)
+    return directory / "index.html"
+
+
+def cache() -> Path:
+    """Where the files of LiteRT.js are kept: `$XDG_CACHE_HOME/kvae/litertjs-…`, by default below `~/.cache`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kvae" / f"litertjs-{VERSION}"
+
+
+def _check_target(directory: Path) -> None:
+    if directory.exists() and not directory.is_dir():
+        raise ExportError(f"Expected a folder for the page. Received: the file '{directory}'")
+    own = {*(path.name for path in SITE.iterdir()), MODEL}
+    others = sorted(path.name for path in directory.iterdir() if path.name not in own) if directory.exists() else []
+    if others:
+        raise ExportError(
+            f"Expected a new or empty folder for the page, or an earlier page, which is replaced. Received: "
+            f"'{directory}', which holds '{others[0]}'"
+        )
+
+
+def _cached() -> dict[str, bytes]:
+    """The runtime's files from the cache; npm fetches what isn't there or is damaged."""
+    try:
+        return _read(cache())
+    except ExportError:
+        files = _fetch()
+    try:
+        with atomic_directory(cache()) as new:
+            for name, data in files.items():
+                (new / name).write_bytes(data)
+    except OSError:
+        pass  # a read-only home: the page can be written all the same
+    return files
+
+
+def _read(folder: Path) -> dict[str, bytes]:
+    """The runtime's files by name, from a folder like the cache or like `node_modules`."""
+    files = {}
+    for file in FILES:
+        places = (folder / file.name, folder / file.package / file.path)
+        place = next((place for place in places if place.is_file()), None)
+        if place is None:
+            raise ExportError(
+                f"Expected a folder with LiteRT.js: a node_modules with @litertjs/core {VERSION}, or a copy of "
+                f"'{cache()}' from another machine. Received: '{folder}' without {file.package}/{file.path}"
+            )
+        files[file.name] = place.read_bytes()
+        if hashlib.sha256(files[file.name]).hexdigest() != file.sha256:
+            raise ExportError(
+                f"Expected LiteRT.js {VERSION}, the version that the page was tested with: npm install "
+                f"@litertjs/core@{VERSION}. Received: '{place}', which differs from it"
+            )
+    return files
+
+
+def _fetch() -> dict[str, bytes]:
+    """The runtime's files from npm, whose packages are checked before anything in them is read."""
+    npm = shutil.which("npm")
+    if npm is None:
+        raise ExportError(
+            f"Expected npm, to fetch LiteRT.js {VERSION} for the page: install Node.js, or name a folder that has it, "
+            f"such as a copy of '{cache()}' from another machine (--web-runtime DIR). Received: no npm on this machine"
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        packages = [f"{name}@{VERSION}" for name in PACKAGES]
+        retries = ["--fetch-retries=2", "--fetch-retry-mintimeout=1000", "--fetch-retry-maxtimeout=4000"]
+        command = [npm, "pack", "--ignore-scripts", "--loglevel=error", *retries, *packages]
+        try:
+            done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=NPM_SECONDS)
+        except subprocess.TimeoutExpired as error:
+            raise ExportError(f"npm didn't fetch LiteRT.js {VERSION} within {NPM_SECONDS} s: try again") from error
+        if done.returncode:
+            raise ExportError(
+                f"npm couldn't fetch LiteRT.js {VERSION}: try again when it is online, or name a folder that has it "
+                f"(--web-runtime DIR). Received: {_npm_reason(done.stderr)}"
+            )
+        return {
+            name: data
+            for package, integrity in PACKAGES.items()
+            for name, data in _unpack(Path(folder), package, integrity).items()
+        }
+
+
+def _unpack(folder: Path, package: str, integrity: str) -> dict[str, bytes]:
+    path = folder / f"{package.lstrip('@').replace('/', '-')}-{VERSION}.tgz"
+    digest = hashlib.sha512(path.read_bytes()).digest()
+    found = "sha512-" + base64.b64encode(digest).decode()
+    if found != integrity:
+        raise ExportError(
+            f"npm brought another {package} {VERSION} than the one that kvae was tested with; it is not used. "
+            f"Expected {integrity[:20]}…. Received: {found[:20]}…"
+        )
+    files = {}
+    with tarfile.open(path) as tar:
+        for file in FILES:
+            if file.package == package:
+                member = tar.extractfile(f"package/{file.path}")
+                assert member is not None, file.path  # the checksum says that it is there
+                files[file.name] = member.read()
+    return files
+
+
+def _npm_reason(stderr: str) -> str:
+    """The first two lines of what npm says, as one: a code and a sentence."""
+    lines = [line.removeprefix("npm").lstrip() for line in stderr.splitlines()]
+    lines = [line.removeprefix(prefix) for line in lines for prefix in ("error ", "ERR! ") if line.startswith(prefix)]
+    return "; ".join(lines[:2])[:300] or "no reason given"
+
+
+def _adapted(name: str, data: bytes) -> bytes:
+    """The file as the page serves it: without a bundler, a bare import finds nothing, and there are no source maps."""
+    if name not in ("index.js", "wasm-utils.js"):
+        return data
+    text = data.decode().replace('"@litertjs/wasm-utils"', '"./wasm-utils.js"').partition("//# sourceMappingURL")[0]
+    note = f"// LiteRT.js {VERSION}, Apache License 2.0 (LICENSE.txt); kvae changed the import and the source map.\n"
+    return (note + text).encode()
+
+
+def _fill_in(page: Path, model: Model, title: str | None) -> None:
+    """Put the model's name into the page, and the list of files with a version into its service worker."""
+    data = model.info.get("data")
+    kind = "An autoencoder" if model.info["kind"] == "autoencoder" else "A VAE"
+    title = title or (f"{kind} of {data}" if data else kind)
+    _replace(page / "index.html", {"@TITLE@": html.escape(title), "@FILE@": html.escape(model.path.name)})
+    _replace(page / "manifest.webmanifest", {'"@TITLE@"': json.dumps(title)})
+    names = sorted(path.relative_to(page).as_posix() for path in page.rglob("*") if path.is_file())
+    version = hashlib.sha256()
+    for name in names:
+        version.update(name.encode() + hashlib.sha256((page / name).read_bytes()).digest())
+    kept = [name for name in names if name != "sw.js"]
+    _replace(page / "sw.js", {"@VERSION@": version.hexdigest()[:16], '["@FILES@"]': json.dumps(kept)})
+
+
+def _replace(path: Path, values: dict[str, str]) -> None:
+    text = path.read_text(encoding="utf-8")
+    for placeholder, value in values.items():
+        text = text.replace(placeholder, value)
+    path.write_text(text, encoding="utf-8")

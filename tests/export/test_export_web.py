@@ -1,0 +1,534 @@
+"""The page: its files, and in a real browser that it computes what Python computes and does what it shows."""
+
+import functools
+import http.server
+import io
+import json
+import os
+import re
+import shutil
+import threading
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+import kvae
+import kvae.export
+from kvae.export import ExportError, web
+from kvae.export.runtime import load
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+PHONE = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True, "device_scale_factor": 2}
+LITERT_SAYS = re.compile(r"(INFO|WARNING): ")  # LiteRT logs everything to console.error
+LATENTS, SHAPE = 2, (8, 8, 1)
+
+
+class Server:
+    """A folder on http://localhost, for as long as it is wanted."""
+
+    def __init__(self, folder: Path):
+        class Handler(http.server.SimpleHTTPRequestHandler):
+            def parse_request(handler):
+                return not self.down and super().parse_request()  # down: hang up without an answer
+
+            def log_message(handler, *args):
+                pass
+
+        self.down = False
+        handler = functools.partial(Handler, directory=str(folder))
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self.url = f"http://localhost:{self._server.server_port}/"
+        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+
+    def stop(self):
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@pytest.fixture(scope="module")
+def files(exported, images, tmp_path_factory):
+    """`float32` and `int8` of a VAE, and an `autoencoder`: exported files."""
+    keras.utils.set_random_seed(0)
+    folder = tmp_path_factory.mktemp("autoencoder")
+    autoencoder = kvae.Autoencoder(latent_dim=10, image_shape=SHAPE)
+    kvae.export.export(autoencoder, folder, images=images, precisions=("float32",))
+    return {
+        "float32": exported / "vae_float32.tflite",
+        "int8": exported / "vae_int8.tflite",
+        "autoencoder": folder / "autoencoder_float32.tflite",
+    }
+
+
+@pytest.fixture(scope="module")
+def litert(tmp_path_factory):
+    """A folder with LiteRT.js, laid out like the cache."""
+    try:
+        files = web._cached()
+    except ExportError as error:
+        pytest.skip(f"no LiteRT.js: {error}")
+    folder = tmp_path_factory.mktemp("litert")
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sites(files, litert, tmp_path_factory):
+    """Addresses of pages, by the name of the file."""
+    folder = tmp_path_factory.mktemp("sites")
+    servers = {}
+    for name, path in files.items():
+        web.write(path, folder / name, runtime=litert)
+        servers[name] = Server(folder / name)
+    yield {name: server.url for name, server in servers.items()}
+    for server in servers.values():
+        server.stop()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install playwright")
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on this machine")
+    with playwright.sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def pages(browser, sites):
+    """A function that opens a page, and the list of what pages did wrong: errors, and requests elsewhere."""
+    wrong = []
+
+    @functools.cache
+    def opened(name="float32", url=None, before="", phone=False, service_workers="block"):
+        options = PHONE if phone else {}
+        context = browser.new_context(reduced_motion="reduce", service_workers=service_workers, **options)
+        url = url or sites[name]
+        page = context.new_page()
+        page.set_default_timeout(10_000)
+        page.add_init_script(before)
+        own = (url, f"blob:{url}")
+        page.on("request", lambda request: request.url.startswith(own) or wrong.append(request.url))
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on(
+            "console",
+            lambda said: said.type == "error" and not LITERT_SAYS.match(said.text) and wrong.append(said.text),
+        )
+        page.goto(url)
+        page.evaluate("async () => { await kvae.ready }")
+        return page
+
+    return opened, wrong
+
+
+@pytest.fixture
+def visit(pages):
+    """Open a page, or come back to it as it was left; fails the test at its end if the page did anything wrong."""
+    opened, wrong = pages
+    wrong.clear()
+    yield opened
+    assert wrong == []
+
+
+def generate(page, *arguments):
+    """`{image, z}` of the page as arrays; JavaScript's numbers hold any float32 exactly."""
+    code = "async (a) => { const o = await kvae.generate(...a); return [Array.from(o.image), Array.from(o.z)] }"
+    image, z = (np.array(values, np.float32) for values in page.evaluate(code, list(arguments)))
+    return {"image": image.reshape(-1, *SHAPE), "z": z.reshape(-1, LATENTS)}
+
+
+def settle(page):
+    """Wait until the page has computed and drawn what was asked of it: a frame may bring the next run of the model."""
+    page.evaluate("""async () => {
+        const model = await kvae.ready;
+        for (let i = 0; i < 6; i++) {
+          await new Promise(requestAnimationFrame);
+          await model.last;
+        }
+    }""")
+
+
+def picture(page, name):
+    """The grey levels on a canvas, `(H, W)`."""
+    code = "(e) => [e.width, Array.from(e.getContext('2d').getImageData(0, 0, e.width, e.height).data)]"
+    width, data = page.locator(name).first.evaluate(code)
+    return np.array(data, np.uint8).reshape(-1, width, 4)[..., 0]
+
+
+def as_bytes(image):
+    return np.rint(255 * np.clip(image, 0, 1)).astype(int)
+
+
+def draw(page, *points):
+    """A line on the drawing pad; coordinates are 0 to 1."""
+    page.locator("#pad").scroll_into_view_if_needed()
+    box = page.locator("#pad").bounding_box()
+    for i, (x, y) in enumerate(points):
+        page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"])
+        if i == 0:
+            page.mouse.down()
+    page.mouse.up()
+    page.wait_for_selector("#result-content:not([hidden])")
+
+
+# The same numbers
+
+
+@pytest.mark.parametrize(("name", "tolerance"), [("float32", 1e-5), ("int8", 0.1)])
+def test_a_seed_draws_what_it_draws_in_python(visit, files, name, tolerance):
+    page, model = visit(name), load(files[name])
+    for seed, n, temperature in (7, 17, 1.0), (-1, 2, 1.0), (2**64 - 2, 1, 0.7), (3 - 2**63, 1, 1.5):
+        wanted = model.run(
+            "generate",
+            seed=kvae.export.runtime.seed_words(seed),
+            index=np.arange(n, dtype=np.int32),
+            temperature=np.array([temperature], np.float32),
+        )
+        found = generate(page, str(seed), n, temperature)
+        np.testing.assert_array_equal(found["z"].view(np.int32), wanted["z"].view(np.int32))
+        np.testing.assert_allclose(found["image"], wanted["image"], rtol=0, atol=tolerance)
+        if name == "float32":
+            assert np.abs(as_bytes(found["image"]) - as_bytes(wanted["image"])).max() <= 1
+    page.fill("#seed", "7")
+    settle(page)
+    gallery = as_bytes(model.generate(16, seed=7)[0, ..., 0])
+    assert np.abs(picture(page, ".tile canvas") - gallery).max() <= 1 + 255 * (tolerance if name == "int8" else 0)
+
+
+def test_the_other_endpoints_are_those_of_python(visit, files):
+    page, model = visit(), load(files["float32"])
+    images = np.random.default_rng(3).random((3, *SHAPE), dtype=np.float32)
+    code = """async (values) => {
+        const image = Float32Array.from(values), { mean, variance } = await kvae.encode(image);
+        const score = await kvae.score(image), D = mean.length / 3;
+        const found = { mean, variance, reconstruction: await kvae.reconstruct(image), decoded: await kvae.decode(mean),
+          path: await kvae.interpolate(mean.slice(0, D), mean.slice(D, 2 * D), Float32Array.of(0, 0.25, 0.5, 0.75, 1)),
+          negative_elbo: score.negative_elbo, distortion: score.distortion, rate: score.rate };
+        for (const name in found) found[name] = Array.from(found[name]);
+        const nats = [...found.negative_elbo, -1e9, 1e9];
+        return { ...found, percent: await Promise.all(nats.map((value) => kvae.percentile(value))) };
+    }"""
+    found = page.evaluate(code, images.ravel().tolist())
+    latents, score = model.encode(images), model.score(images)
+    wanted = {
+        **latents,
+        **score,
+        "reconstruction": model.reconstruct(images),
+        "decoded": model.decode(latents["mean"]),
+        "path": model.interpolate(*latents["mean"][:2], steps=5),
+        "percent": [*model.percentile(score["negative_elbo"]), 0, 100],
+    }
+    for name, values in wanted.items():
+        # The browser adds in another order; nats are sums over the pixels.
+        np.testing.assert_allclose(found[name], np.ravel(values), rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def test_browsers_without_relaxed_simd_get_the_other_build(visit, files):
+    code = """const instantiate = WebAssembly.instantiate;
+        WebAssembly.instantiate = async (wasm, ...more) => {
+          if (wasm.byteLength === 36) throw new WebAssembly.CompileError("no relaxed SIMD");  // LiteRT's question
+          return instantiate.call(WebAssembly, wasm, ...more);
+        };"""
+    page = visit(before=code)
+    loaded = page.evaluate("performance.getEntriesByType('resource').map((entry) => entry.name)")
+    assert any(name.endswith("litert_wasm_compat_internal.wasm") for name in loaded)
+    wanted = load(files["float32"]).generate(1, seed=7)
+    np.testing.assert_allclose(generate(page, 7, 1)["image"], wanted, rtol=0, atol=1e-5)
+
+
+# Offline
+
+
+def test_it_works_offline_after_the_first_visit_until_there_is_a_new_version(visit, files, litert, tmp_path):
+    site = tmp_path / "site"
+    web.write(files["float32"], site, runtime=litert, title="The first")
+    server = Server(site)
+    page = visit(url=server.url, service_workers="allow")
+    page.wait_for_selector("#offline:text-is('ready')")
+    before = generate(page, 7, 2)
+    server.down = True
+    page.reload()
+    assert page.title() == "The first"
+    np.testing.assert_array_equal(generate(page, 7, 2)["image"], before["image"])
+    web.write(files["int8"], site, runtime=litert, title="The second")
+    server.down = False
+    page.reload()
+    with page.expect_navigation():
+        page.click("#reload")
+    assert page.title() == "The second"
+    page.evaluate("async () => { await kvae.ready }")
+    assert page.evaluate("async () => (await caches.keys()).length") == 1
+    server.stop()
+
+
+# What one does there
+
+
+def test_sliders(visit, files):
+    page, model = visit(), load(files["float32"])
+    active = model.info["latents"]["active"] or range(LATENTS)
+    first = page.locator(".latent input").first
+    assert first.get_attribute("id") == f"z{active[0]}"
+    page.click("#reset")
+    settle(page)
+    start, mean = picture(page, "#picture"), model.info["latents"]["mean"]
+    assert np.abs(start - as_bytes(model.decode([mean])[0, ..., 0])).max() <= 1
+    first.focus()
+    for _ in range(5):
+        page.keyboard.press("ArrowRight")
+    settle(page)
+    z = [page.locator(f"#z{d}").evaluate("(e) => e.valueAsNumber") for d in range(LATENTS)]
+    assert z[active[0]] > mean[active[0]]
+    assert np.abs(picture(page, "#picture") - as_bytes(model.decode([z])[0, ..., 0])).max() <= 1
+    page.click("#random")
+    settle(page)
+    assert (picture(page, "#picture") != start).any()
+    page.click("#reset")
+    settle(page)
+    np.testing.assert_array_equal(picture(page, "#picture"), start)
+
+
+def test_gallery_and_path_by_pointer(visit, files):
+    page, model = visit(), load(files["float32"])
+    page.fill("#seed", "-12345678901234567")
+    page.click("#more-images")
+    page.locator(".tile").nth(31).wait_for()
+    images = as_bytes(model.generate(32, seed=-12345678901234567)[..., 0])
+    settle(page)
+    tiles = page.locator(".tile")
+    tiles.nth(20).click()
+    settle(page)
+    assert np.abs(picture(page, "#picture") - images[20]).max() <= 1
+    assert "Image 21" in page.inner_text("#chosen")
+    assert page.locator("#path").is_hidden()
+    tiles.nth(3).click()
+    page.wait_for_selector("#path:not([hidden])")
+    settle(page)
+    assert [tile.get_attribute("data-mark") for tile in (tiles.nth(20), tiles.nth(3))] == ["1", "2"]
+    assert np.abs(picture(page, "#strip canvas:first-child") - images[20]).max() <= 1
+    assert np.abs(picture(page, "#strip canvas:last-child") - images[3]).max() <= 1
+    page.locator("#position").fill("1")
+    settle(page)
+    assert np.abs(picture(page, "#morph") - images[3]).max() <= 1
+    page.click("#play")
+    page.wait_for_timeout(300)
+    assert page.locator("#position").evaluate("(e) => e.valueAsNumber") < 1
+    page.click("#play")
+    assert page.inner_text("#play") == "Play"
+    tiles.nth(3).click()
+    assert page.locator("#path").is_hidden()
+
+
+def test_gallery_by_keyboard(visit, files):
+    page, model = visit(), load(files["float32"])
+    page.focus("#seed")
+    page.keyboard.press("Control+A")
+    page.keyboard.type("nonsense")
+    assert page.get_attribute("#seed", "aria-invalid") == "true"
+    assert "whole number" in page.inner_text("#seed-problem")
+    page.keyboard.press("Control+A")
+    page.keyboard.type("18446744073709551615")
+    assert page.inner_text("#seed-problem") == ""
+    settle(page)
+    for _ in range(3):  # the button for a new seed, the temperature, the first image
+        page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Space")
+    page.wait_for_selector("#path:not([hidden])")
+    settle(page)
+    wanted = as_bytes(model.generate(2, seed=2**64 - 1)[..., 0])
+    assert np.abs(picture(page, "#strip canvas:first-child") - wanted[0]).max() <= 1
+    assert np.abs(picture(page, "#strip canvas:last-child") - wanted[1]).max() <= 1
+
+
+def test_drawing_and_score(visit, files):
+    page, model = visit(), load(files["float32"])
+    page.click("#clear")
+    draw(page, (0.1, 0.5), (0.9, 0.5))
+    settle(page)
+    seen = picture(page, "#seen")
+    assert seen[3:5].mean() > 30 > seen[0].max()
+    score = model.score(seen[None, ..., None] / np.float32(255))
+    for name in ("negative_elbo", "distortion", "rate"):
+        shown = float(page.inner_text(f"#{name.replace('_', '-')}").replace("−", "-").replace(",", ""))
+        assert shown == pytest.approx(score[name][0], abs=1)  # the page scored the image before it was rounded
+    assert page.inner_text("#verdict-word") in ("Ordinary", "Unusual", "Very unusual", "Plainer than ordinary")
+    page.click("#to-sliders")
+    settle(page)
+    assert np.abs(picture(page, "#picture") - picture(page, "#reconstruction").astype(int)).max() <= 1
+    page.click("#clear")
+    assert page.locator("#result-content").is_hidden()
+    page.click("#from-sliders")
+    page.wait_for_selector("#result-content:not([hidden])")
+    np.testing.assert_array_equal(picture(page, "#seen"), picture(page, "#picture"))
+
+
+def test_image_files(visit):
+    page = visit()
+    page.click("#clear")
+    pixels = np.zeros((60, 90, 3), np.uint8)
+    pixels[:, 45:] = 255
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    page.set_input_files("#file", {"name": "a.png", "mimeType": "image/png", "buffer": file.getvalue()})
+    page.wait_for_selector("#result-content:not([hidden])")
+    settle(page)
+    halves = np.where(np.arange(8) < 4, 0, 255)  # of the middle 60 of 90 columns; a little blurred in between
+    assert np.abs(picture(page, "#seen") - halves).max() < 32
+    page.click("#invert")
+    settle(page)
+    assert np.abs(picture(page, "#seen") - (255 - halves)).max() < 32
+    page.set_input_files("#file", {"name": "b.png", "mimeType": "image/png", "buffer": b"nonsense"})
+    page.wait_for_selector("#file-problem:not(:empty)")
+    assert "“b.png” isn't an image" in page.inner_text("#file-problem")
+
+
+def test_narrow_touch_screen(visit):
+    page = visit("int8", phone=True)
+    page.locator(".tile").nth(0).tap()
+    page.locator(".tile").nth(5).tap()
+    draw(page, (0.3, 0.3), (0.7, 0.7))
+    settle(page)
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+    outside = """() => [...document.querySelectorAll("main *")].filter((e) => e.getClientRects().length
+        && (e.getBoundingClientRect().right > 360.5 || e.getBoundingClientRect().left < -0.5)).map((e) => e.id)"""
+    assert page.evaluate(outside) == []
+    small = """() => [...document.querySelectorAll("button:not([hidden])")].filter((e) => e.getClientRects().length
+        && Math.min(e.offsetWidth, e.offsetHeight) < 40).map((e) => e.id)"""
+    assert page.evaluate(small) == []
+
+
+def test_everything_has_a_name(visit):
+    """What a screen reader says of each control."""
+    page = visit()
+    code = """() => [...document.querySelectorAll("input:not([hidden]), button, canvas[role]")].filter((e) =>
+        !(e.labels?.length || e.getAttribute("aria-label") || e.textContent.trim())).map((e) => e.outerHTML)"""
+    assert page.evaluate(code) == []
+
+
+def test_an_autoencoder_has_no_gallery_and_no_score(visit):
+    page = visit("autoencoder")
+    assert page.title() == "An autoencoder"
+    assert page.locator("#gallery").is_hidden()
+    page.click("#random")
+    assert 0 < page.locator(".latent:visible").count() <= 8
+    page.click("#more-sliders")
+    assert page.locator(".latent:visible").count() == 10
+    draw(page, (0.2, 0.2), (0.8, 0.8))
+    assert page.locator("#reconstruction").is_visible()
+    assert page.locator("#score").is_hidden()
+    page.click("#to-sliders")
+
+
+def test_problems_are_told(browser, sites):
+    context = browser.new_context(service_workers="block")
+    page = context.new_page()
+    page.route("**/model.tflite", lambda route: route.fulfill(status=404))
+    page.goto(sites["float32"])
+    page.wait_for_selector("#problem:not([hidden])")
+    assert "answers 404" in page.inner_text("#problem")
+    page.add_init_script("WebAssembly.validate = () => false")
+    page.reload()
+    page.wait_for_selector("#problem:not([hidden])")
+    assert "no WebAssembly with SIMD" in page.inner_text("#problem")
+    context.close()
+
+
+# The files
+
+
+def test_the_page_is_whole(files, litert, tmp_path):
+    index = web.write(files["int8"], tmp_path / "site", runtime=litert, title='Digits & "more"')
+    assert index == tmp_path / "site" / "index.html"
+    assert "<title>Digits &amp; &quot;more&quot;</title>" in index.read_text()
+    assert json.loads((tmp_path / "site/manifest.webmanifest").read_text())["name"] == 'Digits & "more"'
+    assert (tmp_path / "site/model.tflite").read_bytes() == files["int8"].read_bytes()
+    assert "Apache License" in (tmp_path / "site/litert/LICENSE.txt").read_text()
+    worker = (tmp_path / "site/sw.js").read_text()
+    kept = json.loads(re.search(r"FILES = (\[.*\]);", worker)[1])
+    found = {path.relative_to(tmp_path / "site").as_posix() for path in (tmp_path / "site").rglob("*.*")}
+    assert {*kept, "sw.js"} == found
+    assert "@" not in worker.replace("@litertjs", "")
+    for path in web.SITE.glob("*.*"):
+        assert re.findall(r"https?://(?!www\.w3\.org/2000/svg)\S*", path.read_text()) == [], path
+    first = worker
+    web.write(files["int8"], tmp_path / "site", runtime=litert, title='Digits & "more"')
+    assert (tmp_path / "site/sw.js").read_text() == first
+    web.write(files["float32"], tmp_path / "site", runtime=litert, title='Digits & "more"')
+    assert (tmp_path / "site/sw.js").read_text() != first
+
+
+def test_runtime_from_the_cache_or_from_node_modules(files, litert, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))  # no npm
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    web.cache().parent.mkdir(parents=True)
+    web.cache().symlink_to(litert)
+    web.write(files["int8"], tmp_path / "a")
+    for file in web.FILES:
+        target = tmp_path / "node_modules" / file.package / file.path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.symlink_to(litert / file.name)
+    web.write(files["int8"], tmp_path / "b", runtime=tmp_path / "node_modules")
+    assert (tmp_path / "a/sw.js").read_text() == (tmp_path / "b/sw.js").read_text()
+
+
+@pytest.fixture
+def npm(tmp_path, monkeypatch):
+    """Put a shell script in npm's place, with an empty cache; None: there is no npm."""
+
+    def npm(script):
+        folder = tmp_path / "bin"
+        folder.mkdir()
+        if script is not None:
+            (folder / "npm").write_text(f"#!/bin/sh\n{script}\n")
+            (folder / "npm").chmod(0o755)
+        monkeypatch.setenv("PATH", f"{folder}{os.pathsep}/bin" if script else str(folder))
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    return npm
+
+
+OFFLINE = "echo 'npm error code ENOTFOUND' >&2; echo 'npm error network request failed' >&2; exit 1"
+OTHER = "echo x > litertjs-core-2.5.3.tgz; echo x > litertjs-wasm-utils-2.5.3.tgz"
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        (None, r"Expected npm.*install Node\.js, or name a folder.*--web-runtime DIR.*no npm on this machine"),
+        (OFFLINE, r"npm couldn't fetch LiteRT\.js 2\.5\.3.*--web-runtime DIR.*ENOTFOUND; network request failed"),
+        (OTHER, r"npm brought another @litertjs/core 2\.5\.3.*not used"),
+    ],
+    ids=["no npm", "offline", "another package"],
+)
+def test_without_the_runtime(files, tmp_path, npm, script, message):
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "index.html").write_text("an earlier page")
+    npm(script)
+    with pytest.raises(ExportError, match=message) as error:
+        web.write(files["int8"], tmp_path / "site")
+    assert "\n" not in str(error.value)
+    assert [path.name for path in (tmp_path / "site").iterdir()] == ["index.html"]
+    assert not web.cache().exists()
+
+
+def test_what_cannot_be_written(files, tmp_path):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "index.js").write_text("another version")
+    with pytest.raises(ExportError, match=r"node_modules with @litertjs/core 2\.5\.3"):
+        web.write(files["int8"], tmp_path / "site", runtime=tmp_path / "nowhere")
+    with pytest.raises(ExportError, match=r"npm install @litertjs/core@2\.5\.3.*index\.js', which differs"):
+        web.write(files["int8"], tmp_path / "site", runtime=tmp_path / "other")
+    with pytest.raises(ExportError, match=r"new or empty folder.*holds 'index\.js'"):
+        web.write(files["int8"], tmp_path / "other")
+    with pytest.raises(ExportError, match="Received: the file"):
+        web.write(files["int8"], tmp_path / "other" / "index.js")
+    with pytest.raises(ExportError, match=r"Expected a \.tflite file"):
+        web.write(tmp_path / "other" / "index.js", tmp_path / "site")
+    assert {path.name for path in tmp_path.iterdir()} == {"other"}
