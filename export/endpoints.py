@@ -18,7 +18,7 @@ INTEGERS = (SEED, INDEX)
 BATCHED = (IMAGE, LATENT, POSITION, INDEX)
 
 # In which unit an error of what comes out is measured (`kvae.export.budgets`).
-PIXELS, SPREAD, SIZE, EXACT = "pixels", "spread", "size", "exact"
+PIXELS, SPREAD, SIZE, NATS, EXACT = "pixels", "spread", "size", "nats", "exact"
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ ENDPOINTS = (
         "score",
         score,
         {"image": IMAGE, "seed": SEED, "index": INDEX},
-        {"distortion": SIZE, "rate": SIZE, "negative_elbo": SIZE},
+        {"distortion": NATS, "rate": NATS, "negative_elbo": NATS},
         generative=True,
     ),
 )

@@ -142,15 +142,18 @@ def _with_named_outputs(data: Any) -> bytes:
 
 
 def _reason(message: str) -> str:
-    """One line out of the converter's several hundred."""
-    found = {
-        match[1]: ", ".join(dict.fromkeys(name.strip() for name in match[2].split(",")))
-        for match in re.finditer(r"^\s*(TF Select ops|Custom ops): *(\S.*)$", message, re.MULTILINE)
-    }
-    if found:
-        operators = "; ".join(f"{kind}: {names}" for kind, names in found.items())
-        return (
-            "Expected a model of built-in LiteRT operators only. Received operators without a built-in "
-            f"counterpart ({operators}): replace the layer they come from"
-        )
-    return f"TensorFlow's LiteRT converter failed. It says: {one_line(message)}"
+    """One line out of the converter's several hundred: which operator of which layer, and what to do."""
+    kinds = dict(re.findall(r"^\s*(TF Select ops|Custom ops): *(\S.*)$", message, re.MULTILINE))
+    if not kinds:
+        return f"TensorFlow's LiteRT converter failed. It says: {one_line(message)}"
+    received = []
+    for kind, names in kinds.items():
+        for name in dict.fromkeys(name.strip() for name in names.split(",")):
+            # The place where it was made, such as decoder_1/my_layer_1/MatrixInverse@function.
+            place = re.search(rf'"{name}:", "([^"@]+)/[^"/@]+[@"]', message)
+            received.append(f"{kind}: {name}" + (f" in layer '{place[1]}'" if place else ""))
+    return (
+        "Expected a model of built-in LiteRT operators only. Received operators without a built-in counterpart "
+        f"({'; '.join(received)}): replace that layer by one that does with arithmetic, convolutions and the usual "
+        "activations of keras.ops"
+    )

@@ -1,6 +1,8 @@
 """What must not be shipped is refused with its reason, and leaves what was there before."""
 
+import errno
 import functools
+import pathlib
 import shutil
 
 import keras
@@ -38,8 +40,8 @@ def inverse(x):
 
 
 PLANTED = {
-    "no kernel in LiteRT": (lambda x: x + tf.math.bessel_i0(x), "Custom ops: BesselI0"),
-    "only in TensorFlow's Select ops": (inverse, "TF Select ops: MatrixInverse"),
+    "no kernel in LiteRT": (lambda x: x + tf.math.bessel_i0(x), "Custom ops: BesselI0 in layer 'sequential"),
+    "only in TensorFlow's Select ops": (inverse, "TF Select ops: MatrixInverse in layer 'sequential"),
     "a Python function": (
         lambda x: tf.ensure_shape(tf.numpy_function(np.abs, [x], tf.float32), x.shape),
         "PyFunc",
@@ -123,21 +125,26 @@ def test_wrong_weights_are_refused(vae, earlier, monkeypatch):
     assert snapshot(out) == before
 
 
-@pytest.mark.parametrize("stage", [(litert, "convert"), (litert, "quantize"), (pipeline.os, "rename")])
-def test_an_interrupted_export_leaves_the_earlier_one(vae, earlier, monkeypatch, stage):
+STAGES = [(litert, "convert"), (litert, "quantize"), (pathlib.Path, "write_text"), (pipeline.os, "rename")]
+FAILURES = [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device")]
+
+
+@pytest.mark.parametrize("failure", FAILURES, ids=["interrupted", "disk full"])
+@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage[1])
+def test_an_export_that_stops_half_way_leaves_the_earlier_one(vae, earlier, monkeypatch, stage, failure):
     out, before = earlier
     module, name = stage
     original, calls = getattr(module, name), []
 
-    def interrupted(*args):
+    def stops(*args, **kwargs):
         calls.append(args)
         if len(calls) == (4 if name == "rename" else 1):
-            raise KeyboardInterrupt
-        return original(*args)
+            raise failure
+        return original(*args, **kwargs)
 
-    monkeypatch.setattr(module, name, interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        export(vae, out)
+    monkeypatch.setattr(module, name, stops)
+    with pytest.raises(type(failure)):
+        export(vae, out, precisions=("float32",) if name != "quantize" else ("int8",))
     assert snapshot(out) == before
 
 
