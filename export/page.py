@@ -1,8 +1,6 @@
 """The report as a page, `export.html`: which file to take, what it lost on the way, what it costs, how to run it."""
 
-import base64
 import importlib.resources
-import io
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -10,12 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from kvae.export.pictures import Pictures, groups
+
 TEMPLATE = "export.html.jinja"
 ENOUGH_NATS = 0.5  # a file that loses less is good enough, as it is for `--precision auto`
 ENOUGH_DB = 10.0  # the same without nats: its squared error is a tenth of what the model itself loses
-AMPLIFIED = 10  # differences between pictures
-STRIP_VALUES = 96 * 1024  # pixels times channels of a row of pictures, so that the page stays small
-STRIP_WIDTH = 930  # CSS pixels
 SHARES = (0.05, 0.5, 0.9, 0.95, 0.99)  # of images, in the table of scores
 CURVE = (440, 170)  # width and height of the curve of scores
 NONE = "–"
@@ -27,16 +24,6 @@ WEIGHTS = {
 }
 
 Cell = Callable[[dict[str, Any]], Any]
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """What Keras or a file draws: `(N, H, W, C)` each, None where there is nothing to draw."""
-
-    title: str
-    images: np.ndarray | None
-    reconstructions: np.ndarray | None
-    samples: np.ndarray | None
 
 
 @dataclass(frozen=True)
@@ -87,7 +74,7 @@ def render(report: dict[str, Any], pictures: list[Pictures]) -> str:
         largest=max((file["bytes"] for file in files), default=1),
         endpoints=list(dict.fromkeys(name for file in files for name in file["signatures"])),
         psnr_data=next((f["does"]["psnr_data"] for f in files if f["does"].get("psnr_data") is not None), None),
-        pictures=_pictures(pictures),
+        pictures=groups(pictures),
         scores=_scores(model.get("score")),
         dash=NONE,
     )
@@ -256,69 +243,6 @@ def _table(columns: Iterable[_Column], files: list[dict[str, Any]]) -> dict[str,
         (file, [NONE if (x := column.value(file)) is None else column.text(x) for column in columns]) for file in files
     ]
     return {"columns": columns, "rows": rows}
-
-
-def _pictures(pictures: list[Pictures]) -> list[dict[str, Any]]:
-    """Groups of rows: reconstructions below the images they are of, and samples; differences apart."""
-    groups: list[dict[str, Any]] = []
-    for name in ("reconstructions", "samples"):
-        drawn = [(shown.title, getattr(shown, name)) for shown in pictures if getattr(shown, name) is not None]
-        if not drawn:
-            continue
-        count = _how_many(drawn[0][1])
-        keras = _pixels(drawn[0][1])
-        rows, differences = [], []
-        if name == "reconstructions" and pictures[0].images is not None:
-            rows.append({"title": "Test images", "text": "", **_strip(_pixels(pictures[0].images)[:count])})
-        for title, images in drawn:
-            off = np.abs(_pixels(images).astype(int) - keras)
-            text = "" if title == drawn[0][0] else _levels(off)
-            rows.append({"title": title, "text": text, **_strip(_pixels(images)[:count])})
-            if off.max() > 1:
-                change = _channels(np.nan_to_num(images[:count])) - _channels(np.nan_to_num(drawn[0][1][:count]))
-                differences.append({"title": title, "text": "", **_strip(_pixels(0.5 + AMPLIFIED * change))})
-        groups.append({"name": name, "count": count, "rows": rows, "differences": differences})
-    return groups
-
-
-def _levels(off: np.ndarray) -> str:
-    if off.max() == 0:
-        return "every pixel the same as in Keras, in 8 bits"
-    levels = "1 level" if off.max() == 1 else f"{off.max()} levels"
-    mean = "less than 0.01" if off.mean() < 0.01 else _digits(float(off.mean()), 2)
-    return f"off by at most {levels} of 255, {mean} on average"
-
-
-def _how_many(images: np.ndarray) -> int:
-    return min(len(images), max(4, STRIP_VALUES // _channels(images)[0].size))
-
-
-def _channels(images: np.ndarray) -> np.ndarray:
-    """Grey or RGB; of another number of channels, the first one."""
-    return images if images.shape[-1] in (1, 3) else images[..., :1]
-
-
-def _pixels(images: np.ndarray) -> np.ndarray:
-    return (255 * np.clip(np.nan_to_num(_channels(images)), 0, 1)).round().astype(np.uint8)
-
-
-def _strip(pixels: np.ndarray) -> dict[str, Any]:
-    """A PNG of images `(N, H, W, 1 or 3)` side by side, a transparent pixel apart, and its size on the page."""
-    from PIL import Image
-
-    count, height, width, channels = pixels.shape
-    canvas = np.zeros((height, count * (width + 1) - 1, channels + 1), np.uint8)
-    for i, image in enumerate(pixels):
-        left = i * (width + 1)
-        canvas[:, left : left + width, :-1], canvas[:, left : left + width, -1] = image, 255
-    file = io.BytesIO()
-    Image.fromarray(canvas).save(file, "PNG", optimize=True)
-    scale = max(1, STRIP_WIDTH // canvas.shape[1])
-    return {
-        "data": base64.b64encode(file.getvalue()).decode(),
-        "width": scale * canvas.shape[1],
-        "height": scale * height,
-    }
 
 
 def _scores(score: dict[str, Any] | None) -> dict[str, Any] | None:

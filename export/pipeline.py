@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from kvae.export import behaviour, endpoints, golden, info, litert, onnx, page, runtime, saved_model
+from kvae.export import behaviour, endpoints, golden, info, litert, onnx, page, pictures, runtime, saved_model
 from kvae.export.console import quiet
 from kvae.export.errors import ExportError
 from kvae.export.reference import Reference, Run, check_images, run_keras
@@ -155,7 +155,7 @@ class _Work:
             self.behaviour = behaviour.Behaviour(
                 self.keras, self.images, None if labels is None else np.asarray(labels), hasattr(model, "prior")
             )
-        self.pictures: list[page.Pictures] = [self._pictures("Keras", self.keras)]
+        self.pictures: list[pictures.Pictures] = [self._pictures("Keras", self.keras)]
 
     def write(
         self, new: Path, precisions: tuple[str, ...], budget_nats: float | None, with_onnx: bool
@@ -245,10 +245,10 @@ class _Work:
                 ]
         return calls
 
-    def _pictures(self, title: str, run: Any) -> page.Pictures:
+    def _pictures(self, title: str, run: Any) -> pictures.Pictures:
         generative = hasattr(self.model, "prior")
         images = None if self.images is None else self.images[:SHOWN]
-        return page.Pictures(
+        return pictures.Pictures(
             title=title,
             images=images,
             reconstructions=None if images is None else run("reconstruct", {"image": images})["reconstruction"],

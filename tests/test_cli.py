@@ -82,6 +82,9 @@ def test_sample_is_a_function_of_the_seed(kvae_command, run_folder, tmp_path):
     assert a.shape == (9, 8, 8, 1)
     np.testing.assert_array_equal(a, b)
     assert np.any(a != c)
+    cold = tmp_path / "cold.npy"
+    assert kvae_command("sample", run_folder, "-n", 2, "--temperature", 0, "--out", cold).status == 0
+    np.testing.assert_array_equal(*np.load(cold))
     assert kvae_command("sample", run_folder, "-n", 9, "--out", tmp_path / "grid.png").status == 0
     from PIL import Image
 

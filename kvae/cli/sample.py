@@ -14,7 +14,8 @@ def sample(
     context: typer.Context,
     run: RunArgument,
     n: Annotated[int, typer.Option("-n", min=1, help="How many images.")] = 64,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same images.")] = 0,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same images, as in an exported file.")] = 0,
+    temperature: Annotated[float, typer.Option(help="Scale of the prior's noise.", min=0.0)] = 1.0,
     out: Annotated[Path, typer.Option(help="A .png grid, or .npy for the array.")] = Path("samples.png"),
 ) -> None:
     """Generate images with the decoder alone, from latents drawn from the prior.
@@ -28,7 +29,7 @@ def sample(
 
     from kvae import plotting
 
-    images = np.asarray(opened.model.sample(n, seed=seed))
+    images = np.asarray(opened.model.sample(n, seed=seed, temperature=temperature))
     if out.suffix.lower() == ".npy":
         with atomic_file(out) as temporary:
             np.save(temporary, images)

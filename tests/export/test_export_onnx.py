@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers
+from user_layers import Apply
 
 import kvae
 from kvae.distributions import seed_words
@@ -33,20 +34,6 @@ MODELS = {
         likelihood=kvae.likelihoods.DiagonalNormal(), latent_dim=5, image_shape=(8, 8, 1)
     ),
 }
-
-
-class Apply(layers.Layer):
-    """A user's layer around any function."""
-
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def call(self, x):
-        return self.function(x)
-
-    def compute_output_shape(self, input_shape):
-        return input_shape
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers
+from user_layers import Apply
 
 import kvae
 import kvae.export
@@ -19,20 +20,6 @@ from kvae.export.verify import OutputCheck
 
 #: one batch size: half the work
 export = functools.partial(kvae.export.export, batch_sizes=(1,))
-
-
-class Apply(layers.Layer):
-    """A user's layer around any function."""
-
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def call(self, x):
-        return self.function(x)
-
-    def compute_output_shape(self, input_shape):
-        return input_shape
 
 
 def inverse(x):

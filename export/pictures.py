@@ -1,0 +1,85 @@
+"""Pictures of the report's page: what Keras and each file draw, side by side."""
+
+import base64
+import io
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+AMPLIFIED = 10  # differences between pictures
+STRIP_VALUES = 96 * 1024  # pixels times channels of a row of pictures, so that the page stays small
+STRIP_WIDTH = 930  # CSS pixels
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What Keras or a file draws: `(N, H, W, C)` each, None where there is nothing to draw."""
+
+    title: str
+    images: np.ndarray | None
+    reconstructions: np.ndarray | None
+    samples: np.ndarray | None
+
+
+def groups(pictures: list[Pictures]) -> list[dict[str, Any]]:
+    """Groups of rows: reconstructions below the images they are of, and samples; differences apart."""
+    found: list[dict[str, Any]] = []
+    for name in ("reconstructions", "samples"):
+        drawn = [(shown.title, getattr(shown, name)) for shown in pictures if getattr(shown, name) is not None]
+        if not drawn:
+            continue
+        count = _how_many(drawn[0][1])
+        keras = _pixels(drawn[0][1])
+        rows, differences = [], []
+        if name == "reconstructions" and pictures[0].images is not None:
+            rows.append({"title": "Test images", "text": "", **_strip(_pixels(pictures[0].images)[:count])})
+        for title, images in drawn:
+            off = np.abs(_pixels(images).astype(int) - keras)
+            text = "" if title == drawn[0][0] else _levels(off)
+            rows.append({"title": title, "text": text, **_strip(_pixels(images)[:count])})
+            if off.max() > 1:
+                change = _channels(np.nan_to_num(images[:count])) - _channels(np.nan_to_num(drawn[0][1][:count]))
+                differences.append({"title": title, "text": "", **_strip(_pixels(0.5 + AMPLIFIED * change))})
+        found.append({"name": name, "count": count, "rows": rows, "differences": differences})
+    return found
+
+
+def _levels(off: np.ndarray) -> str:
+    if off.max() == 0:
+        return "every pixel the same as in Keras, in 8 bits"
+    levels = "1 level" if off.max() == 1 else f"{off.max()} levels"
+    mean = "less than 0.01" if off.mean() < 0.01 else f"{off.mean():.2f}"
+    return f"off by at most {levels} of 255, {mean} on average"
+
+
+def _how_many(images: np.ndarray) -> int:
+    return min(len(images), max(4, STRIP_VALUES // _channels(images)[0].size))
+
+
+def _channels(images: np.ndarray) -> np.ndarray:
+    """Grey or RGB; of another number of channels, the first one."""
+    return images if images.shape[-1] in (1, 3) else images[..., :1]
+
+
+def _pixels(images: np.ndarray) -> np.ndarray:
+    return (255 * np.clip(np.nan_to_num(_channels(images)), 0, 1)).round().astype(np.uint8)
+
+
+def _strip(pixels: np.ndarray) -> dict[str, Any]:
+    """A PNG of images `(N, H, W, 1 or 3)` side by side, a transparent pixel apart, and its size on the page."""
+    from PIL import Image
+
+    count, height, width, channels = pixels.shape
+    canvas = np.zeros((height, count * (width + 1) - 1, channels + 1), np.uint8)
+    for i, image in enumerate(pixels):
+        left = i * (width + 1)
+        canvas[:, left : left + width, :-1], canvas[:, left : left + width, -1] = image, 255
+    file = io.BytesIO()
+    Image.fromarray(canvas).save(file, "PNG", optimize=True)
+    scale = max(1, STRIP_WIDTH // canvas.shape[1])
+    return {
+        "data": base64.b64encode(file.getvalue()).decode(),
+        "width": scale * canvas.shape[1],
+        "height": scale * height,
+    }
