@@ -88,7 +88,13 @@ def exported(vae, images, tmp_path_factory):
     return out
 
 
-@pytest.fixture(params=MODELS, scope="session")
+# The others, of the same parts in other orders, take a quarter of a minute each: `make test-all`.
+SLOW = {"Normal with a learned scale, MLP", "Sequential encoder and decoder", "mixed_float16"}
+
+
+@pytest.fixture(
+    params=[pytest.param(name, marks=pytest.mark.slow if name in SLOW else []) for name in MODELS], scope="session"
+)
 def any_model(request):
     keras.utils.set_random_seed(1)
     return MODELS[request.param]()

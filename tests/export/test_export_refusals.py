@@ -113,7 +113,8 @@ def test_wrong_weights_are_refused(vae, earlier, monkeypatch):
 
 
 STAGES = [(litert, "convert"), (litert, "quantize"), (pathlib.Path, "write_text"), (pipeline.os, "rename")]
-FAILURES = [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device")]
+FULL = OSError(errno.ENOSPC, "No space left on device")
+FAILURES = [KeyboardInterrupt(), pytest.param(FULL, marks=pytest.mark.slow)]
 
 
 @pytest.mark.parametrize("failure", FAILURES, ids=["interrupted", "disk full"])
