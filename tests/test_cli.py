@@ -126,6 +126,7 @@ def test_export_verifies(kvae_command, run_folder, tmp_path):
     assert (out / "export.html").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_export_with_every_option(kvae_command, run_folder, tmp_path):
     out, web = tmp_path / "phone", tmp_path / "page"
     licence = tmp_path / "LICENCE.txt"

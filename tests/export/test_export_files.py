@@ -1,8 +1,6 @@
 """What an export leaves behind: files, their contents, the report; and what it doesn't print."""
 
-import doctest
 import hashlib
-import importlib
 import json
 import subprocess
 import sys
@@ -106,12 +104,6 @@ def test_every_public_name_is_there(name):
     assert name in dir(kvae.export)
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "export").glob("*.py")), ids=lambda path: path.stem)
-def test_docstring_examples(path):
-    module = importlib.import_module("kvae.export" if path.stem == "__init__" else f"kvae.export.{path.stem}")
-    assert doctest.testmod(module).failed == 0
-
-
 @pytest.fixture(scope="module")
 def every_precision(digits_vae, tmp_path_factory):
     """Folder and report of a trained model's export with its data."""
@@ -149,6 +141,7 @@ def test_every_precision_and_what_it_costs(digits_vae, every_precision):
     np.testing.assert_array_equal(drawn, vae.prior.sample(4, seed=7))  # random numbers are never quantised
 
 
+@pytest.mark.slow
 def test_auto_keeps_the_smallest_file_within_the_budget(digits_vae, every_precision, tmp_path):
     (vae, data), (_, report) = digits_vae, every_precision
     (images, _), (validation, _) = data.arrays("test"), data.arrays("validation")

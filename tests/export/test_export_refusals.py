@@ -163,6 +163,7 @@ def test_files_that_are_not_made_again_are_removed_and_others_are_not(vae, earli
     ]
 
 
+@pytest.mark.slow
 def test_a_slow_operator_is_a_warning(make_decoder, tmp_path):
     decoder = make_decoder(layers.Conv2DTranspose(4, 3, strides=2, padding="same"))
     model = kvae.VAE(decoder=decoder, latent_dim=3, image_shape=(8, 8, 1))
