@@ -55,6 +55,11 @@ class Endpoint:
         dtype = {kind: tf.int32 if kind in INTEGERS else tf.float32 for kind in shapes}
         return {name: tf.TensorSpec(shapes[kind], dtype[kind], name=name) for name, kind in self.inputs.items()}
 
+    @property
+    def batched(self) -> set[str]:
+        """Names of the inputs with one row for each example."""
+        return {name for name, kind in self.inputs.items() if kind in BATCHED}
+
     def signature(self, batch: int | None) -> str:
         """Its name for a batch of this size."""
         return self.name if batch is None else f"{self.name}_{batch}"

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from kvae.export.endpoints import EXACT
 from kvae.export.reference import Reference
 from kvae.export.runtime import Model
 
@@ -37,7 +38,7 @@ def golden(model: Model, precision: str, reference: Reference) -> dict[str, Any]
 
 
 def _tolerance(precision: str, unit: str, value: np.ndarray) -> float:
-    return 0.0 if unit == "exact" else float(f"{_TOLERANCE[precision] * max(1.0, np.max(np.abs(value))):.3g}")
+    return 0.0 if unit == EXACT else float(f"{_TOLERANCE[precision] * max(1.0, np.max(np.abs(value))):.3g}")
 
 
 def _array(value: np.ndarray) -> dict[str, Any]:

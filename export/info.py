@@ -6,13 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from kvae.export.endpoints import BATCHED, Endpoint
+from kvae.export.endpoints import Endpoint
 from kvae.export.reference import Reference, run_keras
-from kvae.export.runtime import seed_words
+from kvae.export.runtime import FORMAT, FORMAT_VERSION, seed_words
 from kvae.models import Autoencoder
 from kvae.models.metrics import ACTIVE_VARIANCE
 
-FORMAT, FORMAT_VERSION = "kvae", 1
 PROBABILITIES = (0.0, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 
 
@@ -73,16 +72,16 @@ def to_bytes(info: dict[str, Any]) -> bytes:
 
 
 def _signature(endpoint: Endpoint, reference: Reference) -> dict[str, Any]:
-    fixed = {name for name, kind in endpoint.inputs.items() if kind not in BATCHED}
+    inputs, outputs = reference.inputs[endpoint.name], reference.outputs[endpoint.name]
     return {
-        "inputs": {name: spec(value, name in fixed) for name, value in reference.inputs[endpoint.name].items()},
-        "outputs": {name: spec(value, False) for name, value in reference.outputs[endpoint.name].items()},
+        "inputs": {name: spec(value, name in endpoint.batched) for name, value in inputs.items()},
+        "outputs": {name: spec(value) for name, value in outputs.items()},
     }
 
 
-def spec(value: np.ndarray, fixed: bool) -> dict[str, Any]:
-    """Shape and dtype as in `info`; "B" stands for the batch unless the first axis is `fixed`."""
-    return {"shape": [value.shape[0] if fixed else "B", *value.shape[1:]], "dtype": value.dtype.name}
+def spec(value: np.ndarray, batched: bool = True) -> dict[str, Any]:
+    """Shape and dtype as in `info`; "B" stands for a first axis that is the batch."""
+    return {"shape": ["B" if batched else value.shape[0], *value.shape[1:]], "dtype": value.dtype.name}
 
 
 def _latents(model: Any, images: np.ndarray) -> dict[str, Any]:

@@ -165,11 +165,11 @@ class _Work:
         any_batch = info.to_bytes({**self.info, "batch_sizes": [], "dynamic_batch": True})
         saved_model.write(self.model, new / SAVED_MODEL, any_batch)
         artifact = verify_saved_model(new / SAVED_MODEL, self.reference)
-        artifacts = [self._with_behaviour(artifact, open_saved_model(new / SAVED_MODEL)[0])]
+        artifacts = [self._with_behaviour(artifact, lambda: open_saved_model(new / SAVED_MODEL)[0])]
         if with_onnx:
             step("writing and verifying ONNX files")
             artifact = onnx.export(self.model, new / ONNX, self.reference, any_batch)
-            artifacts.append(self._with_behaviour(artifact, onnx.open_onnx(new / ONNX)))
+            artifacts.append(self._with_behaviour(artifact, lambda: onnx.open_onnx(new / ONNX)))
         step("converting to LiteRT")
         with tempfile.TemporaryDirectory() as temporary:
             saved_model.write(self.model, Path(temporary), text, self.batch_sizes)
@@ -200,13 +200,14 @@ class _Work:
             return model.run(name, **inputs)
 
         self.pictures.append(self._pictures(path.name, run))
-        return self._with_behaviour(artifact, run, path)
+        return self._with_behaviour(artifact, lambda: run, path)
 
-    def _with_behaviour(self, artifact: Artifact, run: Run, path: Path | None = None) -> Artifact:
-        """What the file does to the test images, if there are any, and what a LiteRT file at `path` costs."""
+    def _with_behaviour(self, artifact: Artifact, opened: Callable[[], Run], path: Path | None = None) -> Artifact:
+        """What the opened file does to the test images, if there are any, and what a LiteRT file at `path` costs."""
         if self.behaviour is None:
             return artifact
-        return dataclasses.replace(artifact, behaviour=self.behaviour.of(run) | (behaviour.cost(path) if path else {}))
+        does = self.behaviour.of(opened())
+        return dataclasses.replace(artifact, behaviour=does | (behaviour.cost(path) if path else {}))
 
     def _smallest(self, new: Path, files: list[Artifact], budget_nats: float) -> list[Artifact]:
         """The smallest file that loses no more than the budget; the others are removed."""
@@ -233,12 +234,11 @@ class _Work:
         calls: litert.Calibration = {}
         for endpoint in reference.endpoints:
             inputs = reference.inputs[endpoint.name]
-            batched = [name for name, kind in endpoint.inputs.items() if kind in endpoints.BATCHED]
             for size in self.batch_sizes:
                 rows = size or 1
                 calls[endpoint.signature(size)] = [
                     {
-                        k: np.resize(v[i : i + rows], (rows, *v.shape[1:])) if k in batched else v
+                        k: np.resize(v[i : i + rows], (rows, *v.shape[1:])) if k in endpoint.batched else v
                         for k, v in inputs.items()
                     }
                     for i in range(0, CALIBRATED, rows)

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from kvae.export import endpoints
-from kvae.export.endpoints import BATCHED, endpoints_of, float32_compute
+from kvae.export.endpoints import endpoints_of, float32_compute
 from kvae.export.errors import ExportError
 from kvae.export.runtime import seed_words
 
@@ -34,10 +34,10 @@ def run_keras(model: Any) -> Run:
 
 def in_pieces(call: Callable[[str, dict[str, np.ndarray]], dict[str, Any]], first: int = CHUNK) -> Run:
     """`call` for any number of rows: the first `first` of them, then as many as `CHUNK` at once."""
-    kinds = {endpoint.name: endpoint.inputs for endpoint in endpoints.ENDPOINTS}
+    batched_inputs = {endpoint.name: endpoint.batched for endpoint in endpoints.ENDPOINTS}
 
     def run(name: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        batched = {key for key, kind in kinds[name].items() if kind in BATCHED}
+        batched = batched_inputs[name]
         rows = len(inputs[next(iter(batched))])
         starts = [0, *range(first, rows, CHUNK)]
         pieces = [

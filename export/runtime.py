@@ -26,6 +26,7 @@ except ImportError as error:
     raise ImportError("kvae.export.runtime needs LiteRT: pip install ai-edge-litert") from error
 
 REPORT = "report.json"
+FORMAT, FORMAT_VERSION = "kvae", 1  # of the JSON that `info` gives
 DYNAMIC_BATCH = 64  # with a signature for any batch size, rows are run in pieces of this size
 MAX_BYTES = 2**31  # of one answer; more is better drawn in parts
 
@@ -255,7 +256,11 @@ class Model:
             info = json.loads(self._interpreter.get_signature_runner("info")()["json"].tobytes())
             sizes = [*info["batch_sizes"], *([""] if info["dynamic_batch"] else [])]
             wanted = {f"{name}_{size}".rstrip("_") for name in info["signatures"] for size in sizes}
-            if info["format"] != "kvae" or info["format_version"] != 1 or not wanted <= set(names) or not wanted:
+            if (
+                (info["format"], info["format_version"]) != (FORMAT, FORMAT_VERSION)
+                or not wanted <= set(names)
+                or not wanted
+            ):
                 raise ValueError(f"format {info['format']} {info['format_version']}")
             return info
         except (ValueError, KeyError, TypeError, RuntimeError) as error:

@@ -12,7 +12,7 @@ import tensorflow as tf
 from kvae.export import flatbuffer, runtime
 from kvae.export.budgets import Budget, budget
 from kvae.export.console import quiet
-from kvae.export.endpoints import BATCHED, INFO, Endpoint
+from kvae.export.endpoints import INFO, Endpoint
 from kvae.export.errors import ExportError, one_line
 from kvae.export.info import spec
 from kvae.export.reference import Reference, Run, in_pieces
@@ -228,10 +228,9 @@ def _compare_one(
                 f"Keras. Received: off by {check.max_abs_error:.2g} (mean {check.mean_abs_error:.2g})"
                 + ("; export precisions=('float32',) instead" if precision != "float32" else "")
             )
-    fixed = {name for name, kind in endpoint.inputs.items() if kind not in BATCHED}
     return SignatureCheck(
         name=endpoint.name,
-        inputs={name: spec(value, name in fixed) for name, value in inputs.items()},
-        outputs={name: spec(value, False) for name, value in results[0].items()},
+        inputs={name: spec(value, name in endpoint.batched) for name, value in inputs.items()},
+        outputs={name: spec(value) for name, value in results[0].items()},
         checks=checks,
     )
