@@ -109,7 +109,7 @@ def write(
             can't be had.
     """
     directory, model_path = Path(directory), Path(model_path)
-    _check_target(directory)
+    check_target(directory)
     try:
         model = load(model_path)
     except (OSError, ValueError) as error:
@@ -134,7 +134,8 @@ def cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kvae" / f"litertjs-{VERSION}"
 
 
-def _check_target(directory: Path) -> None:
+def check_target(directory: Path) -> None:
+    """ExportError if `directory` holds anything but an earlier page."""
     if directory.exists() and not directory.is_dir():
         raise ExportError(f"Expected a folder for the page. Received: the file '{directory}'")
     own = {*(path.name for path in SITE.iterdir()), MODEL}

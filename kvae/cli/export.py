@@ -71,23 +71,27 @@ def export(
         raise CommandError(f"Expected --precision auto alone. Received: {', '.join(choices)}")
     license_text = license.read_text(encoding="utf-8") if license else None
     opened = open_run(run, context.obj)
+    if web is not None:
+        from kvae.export.web import check_target, write
+
+        check_target(web)  # before the work, not after it
     from tqdm import tqdm
+
+    from kvae.export.pipeline import BATCH_SIZES, DEFAULT_PRECISIONS
 
     with tqdm(total=0, bar_format="{desc}", leave=False, disable=None) as line:
         report = export_run(
             opened.model,
             opened.data(data_dir=data_dir),
             out,
-            precisions="auto" if choices == ["auto"] else choices or DEFAULT,
+            precisions="auto" if choices == ["auto"] else choices or DEFAULT_PRECISIONS,
             budget_nats=budget_nats,
-            batch_sizes=[*(batch_size or (1, 16)), *([None] if any_batch else [])],
+            batch_sizes=[*(batch_size or BATCH_SIZES), *([None] if any_batch else [])],
             with_onnx=onnx,
             license=license_text,
             on_step=line.set_description_str,
         )
         if web is not None:
-            from kvae.export.web import write
-
             line.set_description_str("writing the page")
             smallest = min(
                 (entry for entry in report["artifacts"] if entry["format"] == "litert"), key=itemgetter("bytes")
@@ -96,9 +100,6 @@ def export(
     show_export(report, out)
     if web is not None:
         say(f"In a browser: python -m http.server -d {web}")
-
-
-DEFAULT = ("float32", "int8")
 
 
 def export_run(model: "VAE", data: "Data", out: Path, **settings: Any) -> dict[str, Any]:
