@@ -1,5 +1,5 @@
 """Families for q(z|x): what the encoder's output means."""
 
-from kvae.distributions import DiagonalNormal, Distribution
+from kvae.distributions import DiagonalNormal, Distribution, FullCovarianceNormal, InverseAutoregressive
 
-__all__ = ["DiagonalNormal", "Distribution"]
+__all__ = ["DiagonalNormal", "Distribution", "FullCovarianceNormal", "InverseAutoregressive"]

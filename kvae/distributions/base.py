@@ -18,7 +18,13 @@ class Distribution(keras.layers.Layer):
 
     A subclass writes `param_size`, `log_prob`, `sample`, `mean` and `variance`, its settings in `get_config`,
     and `add_weight`s in `build`, if it has any. Called as a layer, a family gives its mean.
+
+    Attributes:
+        support: values that it is a distribution of: "real" numbers, the "unit" interval [0, 1], "binary" 0 and 1,
+            or "levels" k / (levels − 1).
     """
+
+    support = "real"
 
     def __init__(self, **kwargs: Any):
         kwargs.setdefault("dtype", "float32")
@@ -37,6 +43,10 @@ class Distribution(keras.layers.Layer):
     def log_prob(self, params: Any, value: Any) -> Any:
         """Log-density of `value` `(…, B, *event)` in nats, summed over the event: `(…, B)`."""
         raise NotImplementedError(f"{type(self).__name__} must define `log_prob`.")
+
+    def training_log_prob(self, params: Any, value: Any) -> Any:
+        """`log_prob` in a training step: a family that learns other than by gradients does it here."""
+        return self.log_prob(params, value)
 
     def sample(self, params: Any, n: int, seed: Seed) -> Any:
         """`n` samples for each row of `params` `(B, …)`: `(n, B, *event)`, reparametrised where the family can."""
@@ -62,6 +72,11 @@ class Distribution(keras.layers.Layer):
         for axis in variance.shape[1:]:
             size *= axis
         return ops.reshape(variance, (-1, 1, size)) * ops.eye(size)
+
+    @property
+    def is_discrete(self) -> bool:
+        """Whether `log_prob` is that of a probability, which is at most 0, and not of a density."""
+        return self.support in ("binary", "levels")
 
     def call(self, params: Any) -> Any:
         return self.mean(params)

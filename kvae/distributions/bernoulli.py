@@ -14,7 +14,8 @@ class Bernoulli(Distribution):
     """Bernoulli likelihood: the decoder gives the logit of each pixel (Kingma & Welling 2014, appendix C.1).
 
     For x in {0, 1} this is log p(x|z). For grey values in between it is the usual cross-entropy: finite and
-    widely used, but not a normalised density of x; binarise the data if the number is to be quoted.
+    widely used, but not a normalised density of x; binarise the data if the number is to be quoted, or take
+    `ContinuousBernoulli`.
 
     Example:
 
@@ -22,6 +23,8 @@ class Bernoulli(Distribution):
         >>> float(p.log_prob(ops.zeros((1, 3)), ops.ones((1, 3)))[0])  # 3 log ½
         -2.079441547393799
     """
+
+    support = "binary"
 
     def param_size(self, event_shape: tuple[int, ...]) -> int:
         return event_shape[-1]

@@ -6,8 +6,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from kvae.distributions.base import Distribution
-from kvae.distributions.noise import Seed, standard_normal
+from kvae.distributions.location_scale import NetworkScale
+from kvae.distributions.noise import standard_normal
 
 LOG_2PI = math.log(2 * math.pi)
 
@@ -17,13 +17,8 @@ def normal_log_density(value: Any, mean: Any, log_scale: Any) -> Any:
     return -0.5 * (LOG_2PI + ops.square((value - mean) * ops.exp(-log_scale))) - log_scale
 
 
-def soft_clip(x: Any, low: float, high: float) -> Any:
-    """Smoothly bounded to (low, high), low < 0 < high; the identity near 0."""
-    return ops.where(x > 0, high * ops.tanh(x / high), low * ops.tanh(x / low))
-
-
 @keras.saving.register_keras_serializable("kvae")
-class DiagonalNormal(Distribution):
+class DiagonalNormal(NetworkScale):
     """Normal distribution with a diagonal covariance; the network gives `[mean, raw log-scale]`.
 
     As a posterior it is eq. 10 of Kingma & Welling 2014 (https://arxiv.org/abs/1312.6114); as a likelihood, a
@@ -47,36 +42,5 @@ class DiagonalNormal(Distribution):
         -1.8378770351409912
     """
 
-    def __init__(self, min_scale: float = 1e-3, max_scale: float = 1e3, **kwargs: Any):
-        super().__init__(**kwargs)
-        if not 0 < min_scale < 1 < max_scale:
-            raise ValueError(
-                "Arguments `min_scale` and `max_scale` must satisfy 0 < min_scale < 1 < max_scale. "
-                f"Received: min_scale={min_scale}, max_scale={max_scale}"
-            )
-        self.min_scale, self.max_scale = min_scale, max_scale
-
-    def param_size(self, event_shape: tuple[int, ...]) -> int:
-        return 2 * event_shape[-1]
-
-    def split(self, params: Any) -> tuple[Any, Any]:
-        """Mean and log-scale, each of the shape of the event."""
-        mean, raw = ops.split(ops.cast(params, "float32"), 2, axis=-1)
-        return mean, soft_clip(raw, math.log(self.min_scale), math.log(self.max_scale))
-
-    def log_prob(self, params: Any, value: Any) -> Any:
-        return self.sum_event(normal_log_density(ops.cast(value, "float32"), *self.split(params)))
-
-    def sample(self, params: Any, n: int, seed: Seed) -> Any:
-        mean, log_scale = self.split(params)
-        epsilon = standard_normal((n, *ops.shape(mean)), seed)  # (n, B, …)
-        return mean + ops.exp(log_scale) * epsilon  # the reparametrised sample
-
-    def mean(self, params: Any) -> Any:
-        return self.split(params)[0]
-
-    def variance(self, params: Any) -> Any:
-        return ops.exp(2 * self.split(params)[1])
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "min_scale": self.min_scale, "max_scale": self.max_scale}
+    log_density = staticmethod(normal_log_density)
+    noise = staticmethod(standard_normal)

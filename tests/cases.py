@@ -1,0 +1,60 @@
+"""The parts that a VAE can be made of, one row for each form: the contract tests walk these tables."""
+
+from kvae import likelihoods, objectives, posteriors, priors, schedules
+
+#: q(z|x), by name
+POSTERIORS = {
+    "DiagonalNormal": lambda: posteriors.DiagonalNormal(),
+    "FullCovarianceNormal": lambda: posteriors.FullCovarianceNormal(),
+    "InverseAutoregressive": lambda: posteriors.InverseAutoregressive(num_steps=2, units=16),
+}
+
+#: p(x|z), by name
+LIKELIHOODS = {
+    "Bernoulli": lambda: likelihoods.Bernoulli(),
+    "ContinuousBernoulli": lambda: likelihoods.ContinuousBernoulli(),
+    "Normal": lambda: likelihoods.Normal(scale=0.3),
+    "Normal learned": lambda: likelihoods.Normal(scale=0.3, learned=True),
+    "Normal learned per pixel": lambda: likelihoods.Normal(scale=0.3, learned=True, per_pixel=True),
+    "OptimalNormal": lambda: likelihoods.OptimalNormal(scale=0.3),
+    "DiagonalNormal": lambda: likelihoods.DiagonalNormal(),
+    "LowRankNormal": lambda: likelihoods.LowRankNormal(rank=3),
+    "Laplace": lambda: likelihoods.Laplace(scale=0.3),
+    "Laplace learned": lambda: likelihoods.Laplace(scale=0.3, learned=True),
+    "DiagonalLaplace": lambda: likelihoods.DiagonalLaplace(),
+    "DiscretizedLogistic": lambda: likelihoods.DiscretizedLogistic(levels=32),
+    "DiscretizedLogisticMixture": lambda: likelihoods.DiscretizedLogisticMixture(components=3, levels=4),
+}
+
+#: p(z), by name
+PRIORS = {
+    "StandardNormal": lambda: priors.StandardNormal(),
+    "ConditionalNormal": lambda: priors.ConditionalNormal(),  # of conditional models only
+    "Mixture": lambda: priors.Mixture(components=3),
+    "VampPrior": lambda: priors.VampPrior(pseudo_inputs=4),
+    "RealNVP": lambda: priors.RealNVP(num_layers=4, units=(16,)),
+    "FixedMixture": lambda: priors.FixedMixture(components=3),
+    "FixedMixture full": lambda: priors.FixedMixture(components=3, full=True),
+}
+
+#: what is minimised, by name
+OBJECTIVES = {
+    "ELBO": lambda: objectives.ELBO(),
+    "ELBO with warm-up": lambda: objectives.ELBO(schedules.LinearWarmup(steps=10), num_samples=2),
+    "FreeBits": lambda: objectives.FreeBits(0.1),
+    "Capacity": lambda: objectives.Capacity(schedules.LinearWarmup(steps=10, end=5.0), gamma=10.0),
+    "TargetRate": lambda: objectives.TargetRate(rate=5.0),
+    "IWAE": lambda: objectives.IWAE(num_samples=4),
+    "DReG": lambda: objectives.DReG(num_samples=4),
+    "MIWAE": lambda: objectives.MIWAE(num_samples=6, num_groups=2),
+    "PIWAE": lambda: objectives.PIWAE(num_samples=6, num_groups=3),
+    "CIWAE": lambda: objectives.CIWAE(num_samples=4, beta=0.5),
+    "TotalCorrelation": lambda: objectives.TotalCorrelation(beta=4.0, dataset_size=256),
+    "TotalCorrelation stratified": lambda: objectives.TotalCorrelation(
+        beta=4.0, dataset_size=256, alpha=0.5, gamma=2.0, stratified=True, num_samples=2
+    ),
+    "MMD WAE": lambda: objectives.MMD(weight=10.0),
+    "MMD InfoVAE": lambda: objectives.MMD(weight=10.0, beta=0.5, kernel=objectives.RBF(2.0), num_samples=2),
+    "DIP-I": lambda: objectives.DIP(5.0, 50.0, means_only=True),
+    "DIP-II": lambda: objectives.DIP(),
+}

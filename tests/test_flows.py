@@ -1,0 +1,134 @@
+"""Flows: invertible, with the Jacobian that they claim, and densities that integrate to one."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from kvae import posteriors, priors
+from kvae.distributions import Noise, standard_normal
+from kvae.distributions.autoregressive import MaskedNetwork
+from kvae.distributions.coupling import AffineCoupling, log_rational_scale, rational_scale
+
+RNG = np.random.default_rng(0)
+
+
+def shaken(layer, scale=0.2):
+    """The layer with weights that are not those of the identity."""
+    for weight in layer.weights:
+        weight.assign(scale * RNG.normal(size=weight.shape))
+    return layer
+
+
+def log_det_jacobian(f, z):
+    z = tf.constant(z, tf.float32)
+    with tf.GradientTape() as tape:
+        tape.watch(z)
+        u = f(z)
+    return np.linalg.slogdet(np.asarray(tape.batch_jacobian(u, z), "float64"))[1]
+
+
+def flow_posterior(size, num_steps=3, units=16):
+    q = posteriors.InverseAutoregressive(num_steps, units)
+    q.build((None, q.param_size((size,))))
+    return shaken(q), RNG.normal(size=(3, q.param_size((size,)))).astype("float32")
+
+
+def test_rational_scale_is_the_exponential_of_its_logarithm():
+    raw = np.concatenate([np.linspace(-5, 5, 101), [-1e3, 1e3]]).astype("float32")
+    np.testing.assert_allclose(np.exp(np.asarray(log_rational_scale(raw), "float64")), rational_scale(raw), rtol=1e-5)
+
+
+@pytest.mark.parametrize("size", [2, 3, 6])
+@pytest.mark.parametrize("swap", [False, True])
+def test_coupling_has_the_jacobian_that_it_claims(size, swap):
+    coupling = AffineCoupling((8,), swap)
+    coupling.build((None, size))
+    shaken(coupling, 0.5)
+    z = RNG.normal(size=(5, size)).astype("float32")
+    u, log_det = coupling(z)
+    np.testing.assert_allclose(log_det, log_det_jacobian(lambda z: coupling(z)[0], z), atol=1e-5)
+    a, b = coupling.split(u)
+    raw, shift = coupling.scale_and_shift(a)
+    np.testing.assert_allclose(coupling.join(a, b * rational_scale(raw) + shift), z, atol=1e-5)  # inverted
+
+
+def test_coupling_refuses_a_single_number():
+    with pytest.raises(ValueError, match=r"at least 2 numbers. Received: 1"):
+        AffineCoupling().build((None, 1))
+
+
+def test_real_nvp_starts_as_the_standard_normal_and_integrates_to_one():
+    prior, normal = priors.RealNVP(4, (16,)), priors.StandardNormal()
+    prior.build((None, 2)), normal.build((None, 2))
+    z = RNG.normal(size=(9, 2)).astype("float32")
+    np.testing.assert_allclose(prior.log_prob(z), normal.log_prob(z), rtol=1e-5)
+    grid = np.linspace(-15, 15, 600)
+    points = np.stack(np.meshgrid(grid, grid), -1).reshape(-1, 2).astype("float32")
+    density = np.exp(np.asarray(shaken(prior).log_prob(points), "float64"))
+    assert density.sum() * (grid[1] - grid[0]) ** 2 == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_masked_network_looks_at_earlier_entries_alone(reverse):
+    network = MaskedNetwork(16, reverse)
+    network.build((None, 5))
+    shaken(network, 1.0)
+    z = tf.constant(RNG.normal(size=(1, 5)), tf.float32)
+    with tf.GradientTape() as tape:
+        tape.watch(z)
+        shift = network(z, tf.ones((1, 16)))[0]
+    jacobian = np.asarray(tape.batch_jacobian(shift, z))[0]
+    allowed = np.triu(np.ones((5, 5)), 1) if reverse else np.tril(np.ones((5, 5)), -1)
+    assert np.all(jacobian[allowed == 0] == 0)
+    assert np.all(jacobian[allowed == 1] != 0)
+
+
+def test_density_of_own_samples_equals_density_of_any_value():
+    q, params = flow_posterior(4)
+    z, log_q = q.sample_and_log_prob(params, 5, seed=0)
+    np.testing.assert_allclose(q.log_prob(params, z), log_q, atol=1e-4)  # four inversions in float32
+
+
+def test_flow_posterior_integrates_to_one():
+    q, params = flow_posterior(2, num_steps=2)
+    grid = np.linspace(-8, 8, 300)
+    points = np.stack(np.meshgrid(grid, grid), -1).reshape(-1, 1, 2).astype("float32")
+    density = np.exp(np.asarray(q.log_prob(params[:1], points), "float64"))
+    assert density.sum() * (grid[1] - grid[0]) ** 2 == pytest.approx(1, abs=1e-3)
+
+
+def test_flow_posterior_has_the_jacobian_that_it_claims():
+    q, params = flow_posterior(3)
+    epsilon = RNG.normal(size=(3, 3)).astype("float32")
+    _, log_q = q.transform(params, epsilon)
+    log_normal = -0.5 * np.sum(np.square(epsilon) + np.log(2 * np.pi), axis=-1)
+    log_det = log_det_jacobian(lambda e: q.transform(params, e)[0], epsilon)
+    np.testing.assert_allclose(log_q, log_normal - log_det, atol=1e-5)
+
+
+def test_flow_moments_are_near_those_of_samples():
+    q, params = flow_posterior(3)
+    samples = np.asarray(q.sample(params, 20_000, seed=1), "float64")
+    # The mean of 8 antithetic pairs: what they leave of a spread is its odd part, at most a third of it here.
+    assert np.all(np.abs(q.mean(params) - samples.mean(0)) < samples.std(0) / 3)
+    assert np.all(np.abs(np.log(q.variance(params) / samples.var(0))) < 1.5)
+
+
+def test_flow_samples_follow_their_noise():
+    q, params = flow_posterior(3)
+    z, _ = q.sample_and_log_prob(params, 2, Noise(0, 7))
+    epsilon = standard_normal((2, 3, 3), Noise(0, 7))
+    np.testing.assert_array_equal(z, q.transform(params, epsilon)[0])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: posteriors.InverseAutoregressive(num_steps=0), "num_steps=0"),
+        (lambda: posteriors.InverseAutoregressive(units=0), "units=0"),
+        (lambda: priors.RealNVP(num_layers=0), "num_layers=0"),
+    ],
+)
+def test_bad_settings_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
