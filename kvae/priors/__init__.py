@@ -1,6 +1,20 @@
 """Priors p(z)."""
 
 from kvae.priors.base import Prior
+from kvae.priors.conditional_normal import ConditionalNormal
+from kvae.priors.fixed_mixture import FixedMixture, fit_mixture
+from kvae.priors.mixture import Mixture
+from kvae.priors.real_nvp import RealNVP
 from kvae.priors.standard_normal import StandardNormal
+from kvae.priors.vamp import VampPrior
 
-__all__ = ["Prior", "StandardNormal"]
+__all__ = [
+    "ConditionalNormal",
+    "FixedMixture",
+    "Mixture",
+    "Prior",
+    "RealNVP",
+    "StandardNormal",
+    "VampPrior",
+    "fit_mixture",
+]

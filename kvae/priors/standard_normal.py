@@ -5,7 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from kvae.distributions import DiagonalNormal, normal_from_words, register_kl
+from kvae.distributions import DiagonalNormal, FullCovarianceNormal, normal_from_words, register_kl
 from kvae.distributions.diagonal_normal import normal_log_density
 from kvae.priors.base import Prior
 
@@ -22,10 +22,10 @@ class StandardNormal(Prior):
         (TensorShape([3, 2]), TensorShape([3]))
     """
 
-    def log_prob(self, z: Any) -> Any:
+    def log_prob(self, z: Any, condition: Any = None) -> Any:
         return ops.sum(normal_log_density(ops.cast(z, "float32"), 0.0, 0.0), axis=-1)
 
-    def from_words(self, words: Any, temperature: Any = 1.0) -> Any:
+    def from_words(self, words: Any, temperature: Any = 1.0, condition: Any = None) -> Any:
         return temperature * normal_from_words(words)
 
 
@@ -34,3 +34,10 @@ def kl_diagonal_standard(posterior: DiagonalNormal, params: Any, prior: Standard
     """KL(N(μ, σ²) ‖ N(0, I)) = ½ Σ (μ² + σ² − 1 − log σ²), Kingma & Welling 2014, appendix B."""
     mean, log_scale = posterior.split(params)
     return 0.5 * ops.sum(ops.square(mean) + ops.exp(2 * log_scale) - 1 - 2 * log_scale, axis=-1)
+
+
+@register_kl(FullCovarianceNormal, StandardNormal)
+def kl_full_standard(posterior: FullCovarianceNormal, params: Any, prior: StandardNormal) -> Any:
+    """KL(N(μ, L Lᵀ) ‖ N(0, I)) = ½ Σ (μ² + (L Lᵀ)ᵢᵢ − 1 − log Lᵢᵢ²)."""
+    mean, log_scale, _ = posterior.split(params)
+    return 0.5 * ops.sum(ops.square(mean) + posterior.variance(params) - 1 - 2 * log_scale, axis=-1)

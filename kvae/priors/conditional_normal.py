@@ -1,0 +1,74 @@
+"""A normal prior that depends on the condition."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from kvae.distributions import normal_from_words
+from kvae.distributions.diagonal_normal import normal_log_density
+from kvae.distributions.exact import exact_dense, exact_stretch, log_rational_scale, on_grid
+from kvae.priors.base import Prior
+
+
+@keras.saving.register_keras_serializable("kvae")
+class ConditionalNormal(Prior):
+    """p(z|c) = N(m(c), diag(s(c)²)), a normal prior of a conditional model.
+
+    The prior of Sohn et al. 2015 ("Learning structured output representation using deep conditional generative models",
+    eq. 4) with the simplest network: [m, raw] = c · kernel + bias, and s = `rational_scale(raw)`. It starts as N(0, I)
+    for every condition.
+
+    Args:
+        condition_dim: C; that of the model where None.
+
+    Raises:
+        ValueError: for a model without conditions, or with others.
+
+    Example:
+
+        >>> p = ConditionalNormal(condition_dim=10)
+        >>> p.build((None, 2))
+        >>> p.sample(3, seed=0, condition=ops.eye(10)[:3]).shape
+        TensorShape([3, 2])
+    """
+
+    def __init__(self, condition_dim: int | None = None, **kwargs: Any):
+        super().__init__(**kwargs)
+        if condition_dim is not None and condition_dim < 1:
+            raise ValueError(f"Argument `condition_dim` must be >= 1. Received: condition_dim={condition_dim}")
+        self.condition_dim = condition_dim
+
+    def connect(self, model: Any) -> None:
+        if model.condition_dim is None or self.condition_dim not in (None, model.condition_dim):
+            raise ValueError(
+                "ConditionalNormal needs a conditional model with as many numbers in its condition, "
+                f"`VAE(..., condition_dim={self.condition_dim or '...'})`. "
+                f"Received: condition_dim={model.condition_dim}"
+            )
+        self.condition_dim = model.condition_dim
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        if self.condition_dim is None:
+            raise ValueError("ConditionalNormal must know its `condition_dim`. Received: condition_dim=None")
+        super().build(input_shape)
+        shape = (self.condition_dim, 2 * self.latent_dim)
+        self.kernel = self.add_weight(name="kernel", shape=shape, initializer="zeros")
+        self.bias = self.add_weight(name="bias", shape=shape[1:], initializer="zeros")
+
+    def log_prob(self, z: Any, condition: Any = None) -> Any:
+        mean, raw = ops.split(ops.matmul(self._given(condition), self.kernel) + self.bias, 2, axis=-1)  # (B, D)
+        return ops.sum(normal_log_density(ops.cast(z, "float32"), mean, log_rational_scale(raw)), axis=-1)
+
+    def from_words(self, words: Any, temperature: Any = 1.0, condition: Any = None) -> Any:
+        kernel = ops.reshape(self.kernel, (1, -1))
+        mean, raw = ops.split(exact_dense(self._given(condition), kernel, self.bias), 2, axis=-1)
+        return mean + exact_stretch(on_grid(temperature * normal_from_words(words)), raw)
+
+    def _given(self, condition: Any) -> Any:
+        if condition is None:
+            raise ValueError(f"Expected a condition, (B, {self.condition_dim}). Received: condition=None")
+        return ops.cast(condition, "float32")
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "condition_dim": self.condition_dim}

@@ -1,0 +1,73 @@
+"""An invertible flow as the prior."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from kvae.distributions import normal_from_words
+from kvae.distributions.coupling import AffineCoupling
+from kvae.distributions.diagonal_normal import normal_log_density
+from kvae.distributions.exact import exact_dense, exact_stretch, on_grid
+from kvae.priors.base import Prior
+
+
+@keras.saving.register_keras_serializable("kvae")
+class RealNVP(Prior):
+    """Real-valued non-volume-preserving flow (Dinh et al. 2017, https://arxiv.org/abs/1605.08803) as a learned prior.
+
+    log p(z) = log N(f(z); 0, I) + log |det ∂f/∂z|, where f is a chain of affine couplings that change one half of
+    the latents and then the other. It starts as N(0, I). Latents are drawn by the inverse of f in arithmetic that is
+    exact (`kvae.distributions.exact`), within 10⁻² of a standard deviation of the float32 inverse.
+
+    Args:
+        num_layers: couplings.
+        units: widths of the hidden layers in each.
+
+    Raises:
+        ValueError: if num_layers < 1, or for fewer than two latents.
+
+    Example:
+
+        >>> p = RealNVP(num_layers=4, units=(16,))
+        >>> p.build((None, 3))
+        >>> p.log_prob(ops.zeros((2, 3))).shape
+        TensorShape([2])
+    """
+
+    def __init__(self, num_layers: int = 8, units: tuple[int, ...] = (128,), **kwargs: Any):
+        super().__init__(**kwargs)
+        if num_layers < 1:
+            raise ValueError(f"Argument `num_layers` must be >= 1. Received: num_layers={num_layers}")
+        self.num_layers, self.units = num_layers, tuple(units)
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        self.couplings = [AffineCoupling(self.units, swap=bool(i % 2)) for i in range(self.num_layers)]
+        for coupling in self.couplings:
+            coupling.build(input_shape)
+        super().build(input_shape)
+
+    def log_prob(self, z: Any, condition: Any = None) -> Any:
+        u, log_det = ops.cast(z, "float32"), 0.0
+        for coupling in self.couplings:
+            u, step = coupling(u)
+            log_det = log_det + step
+        return ops.sum(normal_log_density(u, 0.0, 0.0), axis=-1) + log_det
+
+    def from_words(self, words: Any, temperature: Any = 1.0, condition: Any = None) -> Any:
+        z = on_grid(temperature * normal_from_words(words))
+        for coupling in reversed(self.couplings):
+            a, b = coupling.split(z)
+            raw, shift = ops.split(_exact(coupling.network, a), 2, axis=-1)
+            z = coupling.join(a, exact_stretch(b, raw) + shift)
+        return z
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "num_layers": self.num_layers, "units": self.units}
+
+
+def _exact(network: list[keras.layers.Dense], x: Any) -> Any:
+    """What a coupling's network gives, the same to the last bit on every platform."""
+    for i, layer in enumerate(network):
+        x = exact_dense(ops.relu(x) if i else x, ops.reshape(layer.kernel, (1, -1)), layer.bias)
+    return x
