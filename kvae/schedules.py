@@ -20,6 +20,24 @@ def schedule_value(value: Scheduled, step: Any) -> Any:
     return value(math.inf if step is None else ops.cast(step, "float32"))
 
 
+def check_weight(name: str, value: Any) -> Scheduled:
+    """A weight that a constructor got: a number >= 0, a schedule, or one from a config.
+
+    Raises:
+        ValueError: for a negative number.
+    """
+    if isinstance(value, dict):
+        value = keras.saving.deserialize_keras_object(value)
+    if not callable(value) and not value >= 0:
+        raise ValueError(f"Argument `{name}` must be >= 0. Received: {name}={value}")
+    return value
+
+
+def weight_config(value: Scheduled) -> Any:
+    """The entry of such a weight in a config."""
+    return keras.saving.serialize_keras_object(value) if callable(value) else value
+
+
 class _Schedule:
     """Base: settings are attributes, named as the constructor's arguments, and make the config."""
 

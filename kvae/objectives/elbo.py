@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from kvae.objectives.base import Objective, Terms
-from kvae.schedules import Scheduled, schedule_value
+from kvae.schedules import Scheduled, check_weight, schedule_value, weight_config
 
 
 @keras.saving.register_keras_serializable("kvae")
@@ -32,17 +32,12 @@ class ELBO(Objective):
         >>> objective = ELBO(beta=kvae.schedules.LinearWarmup(steps=1000))
     """
 
-    def __init__(self, beta: Scheduled = 1.0, num_samples: int = 1):
-        super().__init__(num_samples)
-        if isinstance(beta, dict):
-            beta = keras.saving.deserialize_keras_object(beta)
-        if not callable(beta) and not beta >= 0:
-            raise ValueError(f"Argument `beta` must be >= 0. Received: beta={beta}")
-        self.beta = beta
+    def __init__(self, beta: Scheduled = 1.0, num_samples: int = 1, **kwargs: Any):
+        super().__init__(num_samples, **kwargs)
+        self.beta = check_weight("beta", beta)
 
     def call(self, terms: Terms, step: Any = None) -> Any:
         return ops.mean(terms.distortion, axis=0) + schedule_value(self.beta, step) * terms.rate
 
     def get_config(self) -> dict[str, Any]:
-        beta = keras.saving.serialize_keras_object(self.beta) if callable(self.beta) else self.beta
-        return {**super().get_config(), "beta": beta}
+        return {**super().get_config(), "beta": weight_config(self.beta)}

@@ -1,0 +1,48 @@
+"""A rate that is asked for."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from kvae.objectives.base import Objective, Terms
+from kvae.schedules import Scheduled, check_weight, schedule_value, weight_config
+
+
+@keras.saving.register_keras_serializable("kvae")
+class Capacity(Objective):
+    """distortion + γ · |rate − C|: every example is to take C nats, more and more as training goes on.
+
+    Burgess et al. 2018 (https://arxiv.org/abs/1804.03599), eq. 8. With C = 0 it is `ELBO(beta=γ)`.
+
+    Args:
+        capacity: C in nats, a number >= 0 or a schedule, such as `LinearWarmup(steps=100_000, end=25.0)`.
+        gamma: γ, a number >= 0 or a schedule.
+        num_samples: posterior samples per example.
+
+    Raises:
+        ValueError: for negative numbers.
+
+    Example:
+
+        >>> import kvae
+        >>> terms = kvae.objectives.Terms(ops.ones((1, 2)), ops.convert_to_tensor([3.0, 6.0]), None, None, None)
+        >>> Capacity(capacity=5.0, gamma=10.0)(terms).numpy()
+        array([21., 11.], dtype=float32)
+    """
+
+    def __init__(self, capacity: Scheduled, gamma: Scheduled = 1000.0, num_samples: int = 1, **kwargs: Any):
+        super().__init__(num_samples, **kwargs)
+        self.capacity = check_weight("capacity", capacity)
+        self.gamma = check_weight("gamma", gamma)
+
+    def call(self, terms: Terms, step: Any = None) -> Any:
+        excess = terms.rate - schedule_value(self.capacity, step)
+        return ops.mean(terms.distortion, axis=0) + schedule_value(self.gamma, step) * ops.abs(excess)
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "capacity": weight_config(self.capacity),
+            "gamma": weight_config(self.gamma),
+        }

@@ -1,0 +1,54 @@
+"""Some nats for every latent."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from kvae.distributions import closed_form_kl
+from kvae.objectives.base import Objective, Terms
+from kvae.objectives.marginals import FACTORIZED, one_by_one
+from kvae.priors import StandardNormal
+from kvae.schedules import Scheduled, check_weight, schedule_value, weight_config
+
+
+@keras.saving.register_keras_serializable("kvae")
+class FreeBits(Objective):
+    """distortion + Σ_d max(λ, KL_d), where KL_d is the mean over the batch of KL(q(z_d|x) ‖ p(z_d)).
+
+    No latent gains from taking less than λ nats, which keeps the posterior from collapsing early in training
+    (Kingma et al. 2016, https://arxiv.org/abs/1606.04934, appendix C.8). A rate that doesn't fall into latents,
+    because the posterior or the prior doesn't, is one group: max(D · λ, mean rate).
+
+    Args:
+        free_bits: λ in nats (in spite of the name) per latent, a number >= 0 or a schedule.
+        num_samples: posterior samples per example.
+
+    Raises:
+        ValueError: if λ is a negative number.
+
+    Example:
+
+        >>> import kvae
+        >>> vae = kvae.VAE(latent_dim=2, image_shape=(8, 8, 1), objective=FreeBits(0.1))
+    """
+
+    def __init__(self, free_bits: Scheduled = 0.1, num_samples: int = 1, **kwargs: Any):
+        super().__init__(num_samples, **kwargs)
+        self.free_bits = check_weight("free_bits", free_bits)
+
+    def call(self, terms: Terms, step: Any = None) -> Any:
+        rate, size = ops.mean(_rates(terms), axis=0), terms.z.shape[-1]  # (D,), or (1,)
+        free = schedule_value(self.free_bits, step) * size / rate.shape[0]
+        return ops.mean(terms.distortion, axis=0) + ops.sum(ops.maximum(free, rate))
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "free_bits": weight_config(self.free_bits)}
+
+
+def _rates(terms: Terms) -> Any:
+    """The rate of every latent, `(B, D)`, if they are independent; the whole, `(B, 1)`, otherwise."""
+    kl = closed_form_kl(terms.posterior, terms.prior)
+    if kl and isinstance(terms.posterior, FACTORIZED) and isinstance(terms.prior, StandardNormal):
+        return kl(terms.posterior, one_by_one(terms.q, terms.z.shape[-1]), terms.prior)
+    return terms.rate[:, None]

@@ -1,0 +1,42 @@
+"""Gradients that are not those of the loss: some estimators are written for them, and the loss follows."""
+
+from typing import Any
+
+from keras import ops
+
+
+class GradientScale:
+    """The identity, with a gradient that is multiplied by a factor.
+
+    z goes through it on its way to the decoder and the prior. What comes back towards the encoder can so have other
+    weights than what the decoder gets, weights that are known when the decoder has run: the objective sets `factor`
+    then, and the gradient is taken after that.
+
+    Example:
+
+        >>> import tensorflow as tf
+        >>> z, path = tf.constant(3.0), GradientScale()
+        >>> with tf.GradientTape() as tape:
+        ...     tape.watch(z)
+        ...     loss = path(z) ** 2
+        >>> path.factor = 10.0
+        >>> float(loss), float(tape.gradient(loss, z))
+        (9.0, 60.0)
+    """
+
+    factor: Any = 1.0
+
+    def __call__(self, z: Any) -> Any:
+        @ops.custom_gradient
+        def identity(z: Any) -> Any:
+            def grad(*args: Any, upstream: Any = None) -> Any:
+                return (args[0] if upstream is None else upstream) * self.factor
+
+            return z, grad
+
+        return identity(z)
+
+
+def with_gradient_of(surrogate: Any, value: Any) -> Any:
+    """`value`, with the gradient of `surrogate`."""
+    return ops.stop_gradient(value) + (surrogate - ops.stop_gradient(surrogate))

@@ -1,0 +1,69 @@
+"""Kernels of vectors, for the maximum mean discrepancy."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+
+class Kernel:
+    """k(x, y), a function of the squared distance, with a width of `scale` · 2D, the mean of |x − y|² under N(0, I).
+
+    A subclass writes `of`.
+
+    Args:
+        scale: > 0.
+
+    Raises:
+        ValueError: for another scale.
+    """
+
+    def __init__(self, scale: float = 1.0):
+        if not scale > 0:
+            raise ValueError(f"Argument `scale` must be > 0. Received: scale={scale}")
+        self.scale = scale
+
+    def of(self, distance: Any) -> Any:
+        """The kernel, of |x − y|² / width."""
+        raise NotImplementedError(f"{type(self).__name__} must define `of`.")
+
+    def __call__(self, x: Any, y: Any) -> Any:
+        """Every row of `x` `(…, B, D)` with every row of `y` `(…, C, D)`: `(…, B, C)`."""
+        product = ops.matmul(x, ops.swapaxes(y, -1, -2))
+        squares = ops.sum(ops.square(x), axis=-1)[..., :, None] + ops.sum(ops.square(y), axis=-1)[..., None, :]
+        return self.of(ops.maximum(squares - 2 * product, 0.0) / (self.scale * 2 * x.shape[-1]))
+
+    def get_config(self) -> dict[str, Any]:
+        return {"scale": self.scale}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "Kernel":
+        return cls(**config)
+
+
+@keras.saving.register_keras_serializable("kvae")
+class RBF(Kernel):
+    """exp(−|x − y|² / width): blind to what is far away.
+
+    Example:
+
+        >>> RBF()(ops.zeros((1, 2)), ops.convert_to_tensor([[0.0, 0.0], [2.0, 0.0]])).numpy().round(3)
+        array([[1.   , 0.368]], dtype=float32)
+    """
+
+    def of(self, distance: Any) -> Any:
+        return ops.exp(-distance)
+
+
+@keras.saving.register_keras_serializable("kvae")
+class IMQ(Kernel):
+    """width / (width + |x − y|²), the inverse multiquadric: it has heavy tails, so that outliers are drawn in.
+
+    Example:
+
+        >>> IMQ()(ops.zeros((1, 2)), ops.convert_to_tensor([[0.0, 0.0], [2.0, 0.0]])).numpy()
+        array([[1. , 0.5]], dtype=float32)
+    """
+
+    def of(self, distance: Any) -> Any:
+        return 1 / (1 + distance)

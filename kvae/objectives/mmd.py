@@ -1,0 +1,93 @@
+"""An aggregate posterior that is the prior, by samples."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from kvae.objectives.base import Objective, Terms
+from kvae.objectives.kernels import IMQ, Kernel
+from kvae.priors import Prior
+from kvae.schedules import Scheduled, check_weight, schedule_value, weight_config
+
+
+@keras.saving.register_keras_serializable("kvae")
+class MMD(Objective):
+    """distortion + β · rate + λ · MMD²(q(z), p(z)), with the maximum mean discrepancy of samples of a batch.
+
+    The latents of all data together are to look like the prior's, while those of one x needn't (nats, but for MMD²,
+    which is between 0 and 2).
+
+    * β = 0 is the Wasserstein autoencoder WAE-MMD (Tolstikhin et al. 2018, https://arxiv.org/abs/1711.01558,
+      algorithm 2); the distortion of a `Normal` likelihood is its squared error.
+    * InfoVAE (Zhao et al. 2017, https://arxiv.org/abs/1706.02262) with its α and λ has β = 1 − α and
+      λ + α − 1 for the weight here.
+
+    MMD² = E k(z, z′) + E k(y, y′) − 2 E k(z, y) for z ~ q, y ~ p. The estimator is the unbiased one, which leaves out
+    k(z, z) and so may fall below 0. Its gradient goes to z alone, not to a learned prior.
+
+    Args:
+        weight: λ, a number >= 0 or a schedule.
+        beta: likewise.
+        kernel: `IMQ` or `RBF` of `kvae.objectives`.
+        num_samples: posterior samples per example.
+
+    Raises:
+        ValueError: for negative weights; in a VAE whose prior has to be computed anew before samples can be drawn.
+
+    Example:
+
+        >>> import kvae
+        >>> wae = kvae.VAE(latent_dim=2, image_shape=(8, 8, 1), objective=MMD(weight=100.0))
+    """
+
+    def __init__(
+        self,
+        weight: Scheduled,
+        beta: Scheduled = 0.0,
+        kernel: Kernel | None = None,
+        num_samples: int = 1,
+        **kwargs: Any,
+    ):
+        super().__init__(num_samples, **kwargs)
+        self.weight, self.beta = check_weight("weight", weight), check_weight("beta", beta)
+        self.kernel = keras.saving.deserialize_keras_object(kernel) if isinstance(kernel, dict) else kernel or IMQ()
+
+    def connect(self, model: Any) -> None:
+        if type(model.prior).from_words is Prior.from_words:  # it draws by way of `fixed()`, outside of training
+            raise ValueError(
+                "MMD draws from the prior in every training step, and so needs one such as `StandardNormal`, "
+                f"`FixedMixture` or `RealNVP`. Received: prior={type(model.prior).__name__}"
+            )
+
+    def call(self, terms: Terms, step: Any = None) -> Any:
+        discrepancy = ops.mean(mmd2(self.kernel, terms.z, prior_samples(terms)))  # over K
+        loss = ops.mean(terms.distortion, axis=0) + schedule_value(self.beta, step) * terms.rate
+        return loss + schedule_value(self.weight, step) * discrepancy
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "weight": weight_config(self.weight),
+            "beta": weight_config(self.beta),
+            "kernel": keras.saving.serialize_keras_object(self.kernel),
+        }
+
+
+def prior_samples(terms: Terms) -> Any:
+    """As many latents from p(z) as the batch has examples, `(B, D)`; constants."""
+    batch, (shard, _) = ops.shape(terms.q)[0], terms.noise.shard
+    index = ops.cast(shard * batch + ops.arange(batch), "int32")
+    return ops.stop_gradient(terms.prior.draw(terms.noise.next(), index, condition=terms.c))
+
+
+def mmd2(kernel: Kernel, z: Any, y: Any) -> Any:
+    """Unbiased estimate of MMD² from samples `(…, B, D)` of two distributions: `(…)`."""
+    return mean_of_pairs(kernel(z, z)) + mean_of_pairs(kernel(y, y)) - 2 * ops.mean(kernel(z, y), axis=(-1, -2))
+
+
+def mean_of_pairs(k: Any) -> Any:
+    """Mean of `(…, B, B)` off the diagonal; 0 for one sample, which has no pairs."""
+    batch = ops.shape(k)[-1]
+    size = ops.cast(batch, "float32")
+    return ops.sum(k * (1 - ops.eye(batch)), axis=(-1, -2)) / ops.maximum(size * (size - 1), 1.0)

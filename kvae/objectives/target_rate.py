@@ -1,0 +1,81 @@
+"""β that a controller sets, so that the rate comes to where it is wanted."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from kvae.objectives.base import Objective, Terms
+from kvae.schedules import Scheduled, check_weight, schedule_value, weight_config
+
+
+@keras.saving.register_keras_serializable("kvae")
+class TargetRate(Objective):
+    """distortion + β · rate, with β set by a PI controller that holds the rate at a target: ControlVAE.
+
+    After every training step, with e = target − rate, the batch's mean rate in nats,
+
+        I ← I − k_i e,    β = k_p / (1 + exp(e)) + I + β_min,    within [β_min, β_max]
+
+    (Shao et al. 2020, https://arxiv.org/abs/2004.05988, algorithm 1). I stays within [0, β_max − β_min], so
+    that it doesn't wind up while β is at a bound. I and β are weights: a resumed training goes on with them.
+
+    Args:
+        rate: the target in nats, a number >= 0 or a schedule.
+        k_p, k_i: gains of the two terms, >= 0.
+        min_beta, max_beta: bounds of β, 0 <= min_beta < max_beta. It starts at min_beta.
+        num_samples: posterior samples per example.
+
+    Raises:
+        ValueError: for negative numbers, or bounds in the wrong order.
+
+    Example:
+
+        >>> objective = TargetRate(rate=10.0, k_i=0.001)
+        >>> objective.build()
+        >>> objective.update({"rate": 30.0}, step=0)  # 20 nats too much
+        >>> round(float(objective.beta), 6)
+        0.03
+    """
+
+    def __init__(
+        self,
+        rate: Scheduled,
+        k_p: float = 0.01,
+        k_i: float = 0.0001,
+        min_beta: float = 0.0,
+        max_beta: float = 1.0,
+        num_samples: int = 1,
+        **kwargs: Any,
+    ):
+        super().__init__(num_samples, **kwargs)
+        for name, gain in (("k_p", k_p), ("k_i", k_i)):
+            if not gain >= 0:
+                raise ValueError(f"Argument `{name}` must be >= 0. Received: {name}={gain}")
+        if not 0 <= min_beta < max_beta:
+            raise ValueError(
+                "Arguments `min_beta` and `max_beta` must satisfy 0 <= min_beta < max_beta. "
+                f"Received: min_beta={min_beta}, max_beta={max_beta}"
+            )
+        self.rate = check_weight("rate", rate)
+        self.k_p, self.k_i, self.min_beta, self.max_beta = k_p, k_i, min_beta, max_beta
+
+    def build(self, input_shape: Any = None) -> None:
+        settings: dict[str, Any] = {"shape": (), "trainable": False, "aggregation": "only_first_replica"}
+        self.integral = self.add_weight(name="integral", initializer="zeros", **settings)
+        self.beta = self.add_weight(name="beta", initializer=keras.initializers.Constant(self.min_beta), **settings)
+        super().build(input_shape)
+
+    def call(self, terms: Terms, step: Any = None) -> Any:
+        return ops.mean(terms.distortion, axis=0) + self.beta * terms.rate
+
+    def update(self, values: dict[str, Any], step: Any) -> None:
+        error = schedule_value(self.rate, step) - values["rate"]
+        integral = ops.clip(self.integral - self.k_i * error, 0.0, self.max_beta - self.min_beta)
+        beta = self.k_p * ops.sigmoid(-error) + integral + self.min_beta
+        self.integral.assign(integral)
+        self.beta.assign(ops.clip(beta, self.min_beta, self.max_beta))
+
+    def get_config(self) -> dict[str, Any]:
+        settings = {"k_p": self.k_p, "k_i": self.k_i, "min_beta": self.min_beta, "max_beta": self.max_beta}
+        return {**super().get_config(), "rate": weight_config(self.rate), **settings}
