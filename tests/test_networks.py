@@ -11,10 +11,14 @@ SHAPES = [(8, 8, 1), (28, 28, 1), (29, 31, 3), (13, 64, 1), (17, 11, 3), (64, 64
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("body", ["conv", "mlp"])
+@pytest.mark.parametrize("body", ["conv", "mlp", "residual"])
 def test_any_image_size(shape, body):
-    encoder = networks.Encoder(5, networks.MLP((32,)) if body == "mlp" else None)
-    decoder = networks.Decoder(shape, networks.MLP((32,)) if body == "mlp" else None)
+    down, up = {
+        "conv": (None, None),
+        "mlp": (networks.MLP((32,)), networks.MLP((32,))),
+        "residual": (networks.ResidualDown((4, 8), blocks=1, units=8), networks.ResidualUp((8, 4), blocks=1)),
+    }[body]
+    encoder, decoder = networks.Encoder(5, down), networks.Decoder(shape, up)
     params = encoder(np.zeros((2, *shape), "float32"))
     assert params.shape == (2, 10)
     assert decoder(params[:, :5]).shape == (2, *shape)
@@ -32,6 +36,11 @@ class TestWithKerasLayerChecks(TestCase):
         self.check(networks.MLP, {"units": (6, 4)}, (2, 8, 8, 1), (2, 4))
         self.check(networks.ConvDown, {"filters": (4, 6), "units": 5}, (2, 9, 8, 3), (2, 5))
         self.check(networks.ConvUp, {"filters": (4, 6, 8)}, (2, 3, 3, 4), (2, 12, 12, 8))
+        self.check(networks.MLP, {"units": (6, 4), "gated": True}, (2, 8, 8, 1), (2, 4))
+        self.check(networks.GatedDense, {"units": 3}, (2, 4), (2, 3))
+        self.check(networks.ResidualBlock, {"filters": 4}, (2, 5, 5, 4), (2, 5, 5, 4))
+        self.check(networks.ResidualDown, {"filters": (4, 6), "blocks": 1, "units": 5}, (2, 9, 8, 3), (2, 5))
+        self.check(networks.ResidualUp, {"filters": (4, 6), "blocks": 1}, (2, 3, 3, 4), (2, 6, 6, 6))
         self.check(networks.DepthToSpace, {}, (2, 3, 4, 8), (2, 6, 8, 2))
 
     def test_networks(self):
@@ -78,3 +87,23 @@ def test_decoder_under_mixed_precision_gives_float32_logits():
 def test_bad_sizes_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_residual_blocks_start_as_the_identity():
+    x = np.random.default_rng(0).normal(size=(2, 5, 5, 4)).astype("float32")
+    np.testing.assert_array_equal(networks.ResidualBlock(4)(x), x)
+
+
+def test_gated_layer_is_a_product_with_a_sigmoid():
+    layer = networks.GatedDense(3)
+    x = np.random.default_rng(0).normal(size=(2, 5)).astype("float32")
+    y = np.asarray(layer(x))
+    w, b, v, c = (np.asarray(weight) for weight in layer.weights)
+    np.testing.assert_allclose(y, (x @ w + b) / (1 + np.exp(-(x @ v + c))), rtol=1e-5)
+
+
+def test_dense_head_starts_at_the_mean_image():
+    mean = np.random.default_rng(0).random((4, 4, 1))
+    decoder = networks.Decoder((4, 4, 1), networks.MLP((8,)), mean_image=mean)
+    logits = np.asarray(decoder(np.zeros((1, 3), "float32")))[0]  # hidden units are 0 there
+    np.testing.assert_allclose(1 / (1 + np.exp(-logits)), np.clip(mean, 0.001, 0.999), atol=1e-6)

@@ -1,7 +1,20 @@
 """Encoder and decoder, and the bodies that they use."""
 
-from kvae.networks.bodies import MLP, ConvDown, ConvUp, DepthToSpace
+from kvae.networks.bodies import MLP, ConvDown, ConvUp, DepthToSpace, GatedDense
 from kvae.networks.decoder import Decoder, check_image_shape
 from kvae.networks.encoder import Encoder
+from kvae.networks.residual import ResidualBlock, ResidualDown, ResidualUp
 
-__all__ = ["MLP", "ConvDown", "ConvUp", "Decoder", "DepthToSpace", "Encoder", "check_image_shape"]
+__all__ = [
+    "MLP",
+    "ConvDown",
+    "ConvUp",
+    "Decoder",
+    "DepthToSpace",
+    "Encoder",
+    "GatedDense",
+    "ResidualBlock",
+    "ResidualDown",
+    "ResidualUp",
+    "check_image_shape",
+]

@@ -50,12 +50,39 @@ class _Chain(layers.Layer):
 
 
 @keras.saving.register_keras_serializable("kvae")
+class GatedDense(layers.Layer):
+    """(W h + b) ⊙ sigmoid(V h + c): gated linear units (Dauphin et al. 2017, https://arxiv.org/abs/1612.08083, eq. 1).
+
+    Args:
+        units: width.
+    """
+
+    def __init__(self, units: int, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.units = units
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        self.linear = layers.Dense(self.units, dtype=self.dtype_policy)
+        self.gate = layers.Dense(self.units, activation="sigmoid", dtype=self.dtype_policy)
+        self.linear.build(input_shape)
+        self.gate.build(input_shape)
+        self.built = True
+
+    def call(self, h: Any) -> Any:
+        return self.linear(h) * self.gate(h)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "units": self.units}
+
+
+@keras.saving.register_keras_serializable("kvae")
 class MLP(_Chain):
     """Dense layers on the flattened input: a body for encoders and decoders alike.
 
     Args:
         units: widths of the layers, first to last.
         activation: of every layer.
+        gated: whether the layers are `GatedDense`, with no other activation.
 
     Raises:
         ValueError: for widths that are not positive integers.
@@ -66,17 +93,28 @@ class MLP(_Chain):
         TensorShape([2, 32])
     """
 
-    def __init__(self, units: tuple[int, ...] = (512, 256), activation: str = ACTIVATION, **kwargs: Any):
+    def __init__(
+        self,
+        units: tuple[int, ...] = (512, 256),
+        activation: str = ACTIVATION,
+        gated: bool = False,
+        **kwargs: Any,
+    ):
         super().__init__(activation, **kwargs)
-        self.units = _check_sizes("units", units)
+        self.units, self.gated = _check_sizes("units", units), gated
 
     def make_layers(self, input_shape: tuple[int | None, ...]) -> list[layers.Layer]:
         policy = self.dtype_policy
-        dense = [layers.Dense(units, activation=self.activation, dtype=policy) for units in self.units]
+        dense: list[layers.Layer] = [
+            GatedDense(units, dtype=policy)
+            if self.gated
+            else layers.Dense(units, activation=self.activation, dtype=policy)
+            for units in self.units
+        ]
         return [layers.Flatten(dtype=policy), *dense]
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "units": self.units}
+        return {**super().get_config(), "units": self.units, "gated": self.gated}
 
 
 @keras.saving.register_keras_serializable("kvae")
@@ -155,6 +193,11 @@ class ConvUp(_Chain):
     def __init__(self, filters: tuple[int, ...] = (64, 32), activation: str = ACTIVATION, **kwargs: Any):
         super().__init__(activation, **kwargs)
         self.filters = _check_sizes("filters", filters)
+
+    @property
+    def stem_activation(self) -> Any:
+        """Of the dense layer that makes the grid."""
+        return self.activation
 
     @property
     def upsampling(self) -> int:

@@ -4,7 +4,8 @@ import math
 from typing import Any
 
 import keras
-from keras import layers
+import numpy as np
+from keras import layers, ops
 
 from kvae.networks.bodies import ConvUp, DepthToSpace, build_chain
 
@@ -13,14 +14,15 @@ from kvae.networks.bodies import ConvUp, DepthToSpace, build_chain
 class Decoder(keras.Model):
     """Decoder network: latents `(B, D)` to raw likelihood parameters `(B, H, W, param_size)`.
 
-    With a convolutional body (one that has `filters` and `upsampling`) the latents become a small grid, the
-    body makes it grow, and the head doubles it to the image, cropped where the size is odd. Behind any other
-    body a dense layer makes the pixels.
+    With a convolutional body (one that has `filters`, `upsampling` and `stem_activation`) the latents become a small
+    grid, the body makes it grow, and the head doubles it to the image, cropped where the size is odd. Behind any
+    other body a dense layer makes the pixels.
 
     Args:
         image_shape: `(H, W, C)`.
-        body: `kvae.networks.ConvUp` (default), `MLP`, or any layer.
+        body: `kvae.networks.ConvUp` (default), `ResidualUp`, `MLP`, or any layer.
         param_size: numbers per pixel. Left out, `kvae.VAE` asks its likelihood; alone it is C.
+        mean_image: `(H, W, C)`, mean of binary training images: a dense head's bias then starts at its logits.
 
     Raises:
         ValueError: if image_shape is not three positive integers.
@@ -37,20 +39,22 @@ class Decoder(keras.Model):
         image_shape: tuple[int, int, int],
         body: keras.layers.Layer | None = None,
         param_size: int | None = None,
+        mean_image: Any = None,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
+        self.mean_image = mean_image
         self.image_shape, self.param_size = check_image_shape(image_shape), param_size
         self.body = ConvUp(dtype=self.dtype_policy) if body is None else body
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         height, width, channels = self.image_shape
         self.param_size = self.param_size or channels
-        if isinstance(self.body, ConvUp):
+        if hasattr(self.body, "upsampling"):
             factor = 2 * self.body.upsampling
             grid = (math.ceil(height / factor), math.ceil(width / factor), self.body.filters[0])
             self.stem = [
-                layers.Dense(math.prod(grid), activation=self.body.activation, dtype=self.dtype_policy),
+                layers.Dense(math.prod(grid), activation=self.body.stem_activation, dtype=self.dtype_policy),
                 layers.Reshape(grid, dtype=self.dtype_policy),
             ]
             # float32 under every policy: densities are computed from what comes out here.
@@ -61,11 +65,17 @@ class Decoder(keras.Model):
         else:
             self.stem = []
             self.head = [
-                layers.Dense(height * width * self.param_size, dtype="float32"),
+                layers.Dense(height * width * self.param_size, bias_initializer=self._bias(), dtype="float32"),
                 layers.Reshape((height, width, self.param_size), dtype="float32"),
             ]
         build_chain([*self.stem, self.body, *self.head], input_shape)
         self.built = True
+
+    def _bias(self) -> Any:
+        if self.mean_image is None:
+            return "zeros"
+        mean = np.clip(self.mean_image, 0.001, 0.999).ravel()  # as Burda et al. 2016 start
+        return lambda shape, dtype=None: ops.convert_to_tensor(np.log(mean / (1 - mean)), dtype)
 
     def call(self, z: Any) -> Any:
         for layer in (*self.stem, self.body, *self.head):

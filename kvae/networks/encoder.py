@@ -14,7 +14,8 @@ class Encoder(keras.Model):
 
     Args:
         latent_dim: D, number of latents.
-        body: a layer from images to hidden features: `kvae.networks.ConvDown` (default), `MLP`, or any other.
+        body: a layer from images to hidden features: `kvae.networks.ConvDown` (default), `ResidualDown`, `MLP`, or
+            any other.
         param_size: numbers per image. Left out, `kvae.VAE` asks its posterior; alone it is 2·D, a mean and a
             log-scale for each latent.
 

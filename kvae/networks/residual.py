@@ -1,0 +1,137 @@
+"""Residual bodies: deeper networks that go on learning."""
+
+from typing import Any
+
+import keras
+from keras import layers
+
+from kvae.networks.bodies import ACTIVATION, MIN_SIDE, DepthToSpace, _Chain, _check_sizes
+
+
+@keras.saving.register_keras_serializable("kvae")
+class ResidualBlock(layers.Layer):
+    """x + conv(act(conv(act(x)))): two 3×3 convolutions around an identity (He et al. 2016, full pre-activation).
+
+    There is no batch normalisation: the blocks start as the identity, with a second kernel of zeros.
+
+    Args:
+        filters: channels, as many as the input has.
+        activation: before each convolution.
+    """
+
+    def __init__(self, filters: int, activation: str = ACTIVATION, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.filters, self.activation = filters, activation
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        shared: dict[str, Any] = {"padding": "same", "dtype": self.dtype_policy}
+        self.act = layers.Activation(self.activation, dtype=self.dtype_policy)
+        self.first = layers.Conv2D(self.filters, 3, **shared)
+        self.second = layers.Conv2D(self.filters, 3, kernel_initializer="zeros", **shared)
+        self.first.build(input_shape)
+        self.second.build(input_shape)
+        self.built = True
+
+    def call(self, x: Any) -> Any:
+        return x + self.second(self.act(self.first(self.act(x))))
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "filters": self.filters, "activation": self.activation}
+
+
+@keras.saving.register_keras_serializable("kvae")
+class ResidualDown(_Chain):
+    """Residual blocks from an image to a vector: a body for encoders.
+
+    Args:
+        filters: of each level, which begins with a 3×3 convolution that halves the image (down to a side of 4).
+        blocks: residual blocks in each level.
+        units: width of the dense layer behind them, the encoder's last hidden layer.
+        activation: of every layer.
+
+    Raises:
+        ValueError: for sizes that are not positive integers.
+
+    Example:
+
+        >>> ResidualDown(filters=(8, 8), blocks=1, units=32)(keras.ops.zeros((2, 13, 17, 3))).shape
+        TensorShape([2, 32])
+    """
+
+    def __init__(
+        self,
+        filters: tuple[int, ...] = (32, 64),
+        blocks: int = 2,
+        units: int = 256,
+        activation: str = ACTIVATION,
+        **kwargs: Any,
+    ):
+        super().__init__(activation, **kwargs)
+        self.filters = _check_sizes("filters", filters)
+        (self.blocks,), (self.units,) = _check_sizes("blocks", (blocks,)), _check_sizes("units", (units,))
+
+    def make_layers(self, input_shape: tuple[int | None, ...]) -> list[layers.Layer]:
+        policy = self.dtype_policy
+        chain: list[layers.Layer] = []
+        side = min(size for size in input_shape[1:-1] if size is not None)
+        for filters in self.filters:
+            strides = 2 if side > MIN_SIDE else 1
+            chain.append(layers.Conv2D(filters, 3, strides=strides, padding="same", dtype=policy))
+            chain += [ResidualBlock(filters, self.activation, dtype=policy) for _ in range(self.blocks)]
+            side = -(-side // strides)
+        chain += [layers.Activation(self.activation, dtype=policy), layers.Flatten(dtype=policy)]
+        return [*chain, layers.Dense(self.units, activation=self.activation, dtype=policy)]
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "filters": self.filters, "blocks": self.blocks, "units": self.units}
+
+
+@keras.saving.register_keras_serializable("kvae")
+class ResidualUp(_Chain):
+    """Residual blocks at growing resolution: a body for decoders.
+
+    Like `ConvUp` it gets a grid of `filters[0]` channels, each further entry doubles the grid, and the decoder's
+    head doubles it once more.
+
+    Args:
+        filters: channels at each resolution, coarse to fine.
+        blocks: residual blocks at each resolution.
+        activation: of every layer.
+
+    Raises:
+        ValueError: for sizes that are not positive integers.
+
+    Example:
+
+        >>> ResidualUp(filters=(16, 8), blocks=1)(keras.ops.zeros((2, 7, 7, 16))).shape
+        TensorShape([2, 14, 14, 8])
+    """
+
+    stem_activation = None  # the blocks begin with one
+
+    def __init__(
+        self,
+        filters: tuple[int, ...] = (64, 32),
+        blocks: int = 2,
+        activation: str = ACTIVATION,
+        **kwargs: Any,
+    ):
+        super().__init__(activation, **kwargs)
+        self.filters, (self.blocks,) = _check_sizes("filters", filters), _check_sizes("blocks", (blocks,))
+
+    @property
+    def upsampling(self) -> int:
+        """How many times larger the output is than the input, along each side."""
+        return 2 ** (len(self.filters) - 1)
+
+    def make_layers(self, input_shape: tuple[int | None, ...]) -> list[layers.Layer]:
+        policy = self.dtype_policy
+        chain: list[layers.Layer] = []
+        for level, filters in enumerate(self.filters):
+            if level:
+                chain += [layers.Conv2D(4 * filters, 3, padding="same", dtype=policy), DepthToSpace(dtype=policy)]
+            chain += [ResidualBlock(filters, self.activation, dtype=policy) for _ in range(self.blocks)]
+        return [*chain, layers.Activation(self.activation, dtype=policy)]
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "filters": self.filters, "blocks": self.blocks}
