@@ -6,11 +6,13 @@
     TensorShape([None, 8, 8, 1])
 
 `vae.fit(data.train, validation_data=data.validation)` is what they are for; `data.split` gives any split in a
-stable order, with labels if asked, and `data.arrays` gives NumPy arrays.
+stable order, with labels if asked, and `data.arrays` gives NumPy arrays. `kvae.data.shapes` has images whose
+factors are known.
 """
 
 from kvae.data.dataset import Data
 from kvae.data.errors import DataError, DataWarning
 from kvae.data.loading import load
+from kvae.data.shapes import FactorData, shapes
 
-__all__ = ["Data", "DataError", "DataWarning", "load"]
+__all__ = ["Data", "DataError", "DataWarning", "FactorData", "load", "shapes"]

@@ -71,9 +71,26 @@ class Data:
         return self.source.path
 
     @property
+    def binarisation(self) -> str | None:
+        """How the images became binary, as a table beside a likelihood says it; None for images as they are."""
+        if self.name == "binarized_mnist":
+            return "fixed binarisation of Larochelle & Murray"
+        named = {"threshold": "thresholded at 0.5", "stochastic": f"stochastic, seed {self.seed}"}
+        return named.get(self.binarize)
+
+    @property
     def batches_per_epoch(self) -> int:
         """Batches in one pass over `train`; the last one may be smaller."""
         return -(-self.num_train // self.batch_size)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes; where they have no names, the largest label of the training images and one."""
+        if self.label_names or not self.has_labels:
+            return len(self.label_names)
+        labels = self.arrays("train")[1]
+        assert labels is not None
+        return int(labels.max()) + 1
 
     @property
     def counts_are_exact(self) -> bool:

@@ -32,7 +32,7 @@ def load(
     """Images in [0, 1] from a named set, a folder, a file or arrays, split for training and evaluation.
 
     Args:
-        source: "digits" (needs no download); a TensorFlow Datasets name, such as "mnist"; a folder of images,
+        source: "digits" or "shapes" (no download); a TensorFlow Datasets name, such as "mnist"; a folder of images,
             with class subfolders or not, and with train/validation/test folders above them or not; a `.npy`
             or `.npz` file; an array (N, H, W) or (N, H, W, C) with C 1 or 3; or `(images, labels)`. A plain
             name means the named set; write "./name" for a folder that is called the same.

@@ -167,7 +167,7 @@ def is_known_name(name: str, request: Request) -> bool:
 def _known_names(request: Request) -> set[str]:
     import tensorflow_datasets as tfds
 
-    known = {"digits", *tfds.list_builders(with_community_datasets=False)}
+    known = {"digits", "shapes", *tfds.list_builders(with_community_datasets=False)}
     folder = Path(request.data_dir or tfds.core.constants.DATA_DIR).expanduser()
     if folder.is_dir():
         known.update(info.parent.parent.name for info in folder.glob("*/*/dataset_info.json"))
@@ -183,7 +183,7 @@ def _builder(name: str, request: Request) -> Any:
         near = difflib.get_close_matches(name, sorted(_known_names(request)), n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else "see the catalogue of TensorFlow Datasets."
         raise DataError(
-            f"Expected 'digits', a TensorFlow Datasets name, a folder, or a .npy or .npz file; {hint} "
+            f"Expected 'digits', 'shapes', a TensorFlow Datasets name, a folder, or a .npy or .npz file; {hint} "
             f"Received: {name!r}"
         )
     try:

@@ -17,6 +17,7 @@ from kvae.data.files import SUFFIXES
 from kvae.data.folder import folder
 from kvae.data.images import check_images, convert_all, scale_of
 from kvae.data.named import is_known_name, tfds_set
+from kvae.data.shapes import CLASSES, grid, render
 from kvae.data.splits import Memory, MemorySplit, Request, Source, Split, complete
 
 Pair = tuple[Any, Any]  # images and labels; the labels may be None
@@ -45,6 +46,8 @@ def open_source(source: Any, request: Request) -> Source:
         )
     if source == "digits":
         return digits(request)
+    if source == "shapes":
+        return shapes(request)
     is_plain = isinstance(source, str) and _is_plain(source)
     if is_plain and (is_known_name(str(source), request) or not Path(source).exists()):
         return tfds_set(str(source), request)
@@ -75,6 +78,12 @@ def digits(request: Request) -> Source:
     images = (bunch.images / 16.0).astype(np.float32)
     names = tuple(str(name) for name in bunch.target_names)
     return arrays("digits", {"train": (images, bunch.target)}, request, names)
+
+
+def shapes(request: Request) -> Source:
+    """The 36,864 rendered squares, ellipses and hearts of `kvae.data.shapes`, 32x32x1: nothing to download."""
+    factors = grid()
+    return arrays("shapes", {"train": (render(factors), factors[:, 0])}, request, CLASSES)
 
 
 def arrays(name: str, parts: dict[str, Pair], request: Request, label_names: tuple[str, ...] = ()) -> Source:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import kvae
+from kvae.data.pipeline import BINARIZE
 
 from .pictures import numbered, write_images
 
@@ -17,6 +18,11 @@ def collect(dataset):
 def test_threshold():
     x = kvae.data.load(GREY, binarize="threshold").arrays("train", limit=1)[0]
     np.testing.assert_array_equal(x[0, ..., 0], (GREY[0] >= 128).astype(np.float32))  # 127.5 / 255 = 0.5
+
+
+def test_data_say_how_they_became_binary():
+    said = {name: kvae.data.load(GREY, binarize=name, seed=3).binarisation for name in BINARIZE}
+    assert said == {"none": None, "threshold": "thresholded at 0.5", "stochastic": "stochastic, seed 3"}
 
 
 def test_training_draws_are_fresh_and_follow_the_pixel():
@@ -75,6 +81,7 @@ def test_binarized_mnist_is_zero_and_one(tfds_dir):
     data = kvae.data.load("binarized_mnist", data_dir=tfds_dir)
     assert (data.num_train, data.num_validation, data.num_test) == (50_000, 10_000, 10_000)
     assert not data.has_labels
+    assert data.binarisation == "fixed binarisation of Larochelle & Murray"
     x = data.arrays("test")[0]
     assert set(np.unique(x)) == {0.0, 1.0}
     assert abs(x.mean() - 0.1325) < 1e-4  # the mean pixel published with the set

@@ -12,6 +12,7 @@ from .pictures import numbered, write_images
 
 SOURCES = [
     "digits",
+    "shapes",
     "uint8",
     "bool",
     "float",
@@ -31,8 +32,8 @@ def case(request, tmp_path):
     images = numbered(100, channels=3 if name == "rgb" else 1)
     if name == "tfds streamed":
         return "mnist", {**options, "cache_bytes": 0, "data_dir": request.getfixturevalue("tfds_dir")}, 70_000
-    if name == "digits":
-        return name, options, 1797
+    if name in ("digits", "shapes"):
+        return name, options, 1797 if name == "digits" else 36_864
     if name == "npy":
         np.save(tmp_path / "a.npy", images)
         return tmp_path / "a.npy", options, 100
@@ -65,7 +66,7 @@ def test_every_source_keeps_the_contract(case):
         assert data.train.cardinality() == data.batches_per_epoch
 
 
-@pytest.mark.parametrize("case", ["digits", "uint8", "folder streamed", "tfds streamed"], indirect=True)
+@pytest.mark.parametrize("case", ["digits", "shapes", "uint8", "folder streamed", "tfds streamed"], indirect=True)
 def test_every_kind_is_deterministic_and_changes_between_passes(case):
     source, options, _ = case
     one, two, other = (kvae.data.load(source, seed=seed, **options) for seed in (3, 3, 4))

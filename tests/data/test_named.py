@@ -69,7 +69,7 @@ def test_a_set_without_images(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "near"),
-    [("mnits", "mnist"), ("digit", "digits"), ("my_own_st", "my_own_set"), ("cifar1", "cifar10")],
+    [("mnits", "mnist"), ("digit", "digits"), ("shape", "shapes"), ("my_own_st", "my_own_set"), ("cifar1", "cifar10")],
 )
 def test_an_unknown_name_lists_near_ones(tmp_path, name, near):
     write_set(

@@ -1,0 +1,122 @@
+"""What makes samples better: one part of a VAE changed at a time, the same network, data and epochs.
+
+    python benchmarks/quality/remedies.py --data fashion_mnist --epochs 30 --seeds 0 1 2
+
+needs `TFDS_DATA_DIR` with the set; `--data digits --epochs 1 --seeds 0` tries it out. Every model is compared in the
+features of the same classifier. Nats of different likelihoods are not of the same thing: compare `rate` within one.
+"""
+
+import argparse
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import keras
+import numpy as np
+from common import spread, store
+
+import kvae
+from kvae import evaluation, likelihoods, objectives, priors
+
+LATENTS, LEARNING_RATE, CLIP_NORM, COMPONENTS = 16, 1e-3, 200.0, 10
+BASELINE, FITTED = "baseline: Bernoulli, N(0, I), ELBO", "prior: mixture fitted after training"
+COLUMNS = {
+    "frechet_means": "Fréchet, means",
+    "frechet_draws": "Fréchet, draws",
+    "sharpness_samples": "sharp, samples",
+    "sharpness_reconstructions": "sharp, recon.",
+    "rate": "rate, nats",
+    "seconds": "training, s",
+}
+
+#: the parts that are not the default ones
+REMEDIES: dict[str, Callable[[], dict[str, Any]]] = {
+    BASELINE: dict,
+    "likelihood: Normal, scale 0.1": lambda: {"likelihood": likelihoods.Normal(0.1)},
+    "likelihood: Normal, learned variance": lambda: {"likelihood": likelihoods.Normal(0.2, learned=True)},
+    "likelihood: discretised logistic": lambda: {"likelihood": likelihoods.DiscretizedLogistic()},
+    "prior: mixture": lambda: {"prior": priors.Mixture(components=COMPONENTS)},
+    "prior: VampPrior": lambda: {"prior": priors.VampPrior(pseudo_inputs=500)},
+    "prior: RealNVP": lambda: {"prior": priors.RealNVP()},
+    "objective: IWAE, K = 5": lambda: {"objective": objectives.IWAE(num_samples=5)},
+    "discretised logistic and RealNVP": lambda: {
+        "likelihood": likelihoods.DiscretizedLogistic(),
+        "prior": priors.RealNVP(),
+    },
+}
+
+
+def train(name: str, data: kvae.data.Data, epochs: int, seed: int) -> tuple[kvae.VAE, float]:
+    """A trained model, and the seconds that it took."""
+    keras.utils.set_random_seed(seed)
+    vae = kvae.VAE(latent_dim=LATENTS, image_shape=data.image_shape, seed=seed, **REMEDIES[name]())
+    vae.compile(keras.optimizers.Adam(LEARNING_RATE, global_clipnorm=CLIP_NORM))
+    started = time.perf_counter()
+    vae.fit(data.train, epochs=epochs, verbose=0)
+    return vae, time.perf_counter() - started
+
+
+def with_fitted_prior(vae: kvae.VAE, data: kvae.data.Data) -> kvae.VAE:
+    """The same networks, with a mixture fitted to draws from q(z|x) of the training images."""
+    moments = kvae.features.extract(vae, data.split("train"), hidden=False)
+    noise = np.random.default_rng(0).normal(size=moments["mean"].shape)
+    latents = moments["mean"] + np.sqrt(moments["variance"]) * noise
+    return vae.with_prior(priors.fit_mixture(latents.astype("float32"), components=COMPONENTS))
+
+
+def score(vae: kvae.VAE, data: kvae.data.Data, classifier: keras.Model, seed: int) -> dict[str, Any]:
+    quality = evaluation.sample_quality(vae, data, classifier=classifier, seed=seed)
+    rate = evaluation.evaluate(vae, data.arrays("test", limit=quality["n"])[0], num_samples=1)["rate"]
+    return {**quality, "rate": rate}
+
+
+def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Mean over the seeds, and each of them."""
+    return {
+        key: {"mean": statistics.mean(run[key] for run in runs), "runs": [run[key] for run in runs]} for key in COLUMNS
+    }
+
+
+def show(name: str, row: dict[str, Any]) -> None:
+    cells = [f"{row[key]['mean']:>16,.3g}" for key in COLUMNS]
+    print(f"{''.join(cells)}   {name}   (Fréchet of means {spread(row['frechet_means']['runs'])})", flush=True)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="fashion_mnist", help="anything with labels that kvae.data.load knows")
+    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--only", nargs="+", choices=[*REMEDIES, FITTED], default=[*REMEDIES, FITTED], metavar="NAME")
+    options = parser.parse_args()
+
+    data = kvae.data.load(options.data)
+    classifier = evaluation.feature_classifier(data)
+    print("".join(f"{title:>16}" for title in COLUMNS.values()))
+    rows: dict[str, Any] = {}
+    for name in [name for name in REMEDIES if name in options.only]:
+        runs, fitted = [], []
+        for seed in options.seeds:
+            vae, seconds = train(name, data, options.epochs, seed)
+            runs.append({**score(vae, data, classifier, seed), "seconds": seconds})
+            if name == BASELINE and FITTED in options.only:
+                started = time.perf_counter()
+                better = with_fitted_prior(vae, data)
+                seconds += time.perf_counter() - started
+                fitted.append({**score(better, data, classifier, seed), "seconds": seconds})
+        rows[name] = summary(runs)
+        show(name, rows[name])
+        if fitted:
+            rows[FITTED] = summary(fitted)
+            show(FITTED, rows[FITTED])
+    common = {key: runs[0][key] for key in ("measure", "frechet_floor", "classifier_accuracy", "n")}
+    print(f"floor {common['frechet_floor']:.3g}: {common['measure']}")
+    settings = {"data": options.data, "epochs": options.epochs, "seeds": options.seeds, "latents": LATENTS}
+    store("quality_remedies", {**settings, **common, "rows": rows})

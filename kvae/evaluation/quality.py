@@ -1,0 +1,222 @@
+"""How good samples look, in numbers that need no download: a Fréchet distance and sharpness."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers
+
+MEASURE = "Fréchet distance in the features of a classifier trained on the same data; not FID"
+FEATURES = 64
+BATCH = 256
+
+
+def sample_quality(model: Any, data: Any, n: int = 2000, classifier: Any = None, seed: int = 0) -> dict:
+    """Samples of a VAE against test images: how near their distributions are, and how sharp they look.
+
+    Fréchet distances are between the features (`frechet_distance`, `feature_classifier`) of the first n test images
+    and of as many others, 0 being best. They have a bias that falls with n: compare only those of the same n and
+    classifier, and look at the floor, that of training images, which no model is expected to get below.
+
+    Args:
+        model: a `kvae.VAE`; a conditional one gets the labels of the test images.
+        data: what `kvae.data.load` gives, with labels.
+        n: images on either side, at most (there may be fewer to test on).
+        classifier: from `feature_classifier`, so that models are compared by the same features; or any
+            `keras.Sequential` whose last layer gives logits. None trains one.
+        seed: of the samples, and of the classifier.
+
+    Returns:
+        Dict with
+
+        * `frechet_means`, `frechet_draws`: of samples, as the means of x given z, and as draws of x given z; with
+          a simple likelihood the draws have the pixel noise that the means lack;
+        * `frechet_floor`: of training images;
+        * `sharpness_samples`, `sharpness_reconstructions`: of means of x, see `sharpness`;
+        * `classifier_accuracy`: on the test images; features of a poor classifier say little;
+        * `measure`: what the Fréchet distance is; `n`.
+
+    Raises:
+        ValueError: without labels, or for n < 2.
+
+    Example:
+
+        >>> import kvae
+        >>> data = kvae.data.load("digits")
+        >>> vae = kvae.VAE(latent_dim=2, image_shape=data.image_shape)
+        >>> untrained = keras.Sequential([keras.Input(data.image_shape), layers.Flatten(), layers.Dense(10)])
+        >>> quality = sample_quality(vae, data, n=50, classifier=untrained)
+        >>> quality["frechet_floor"] < quality["frechet_means"], quality["n"]
+        (True, 50)
+    """
+    _check_labels(data)
+    if n < 2:
+        raise ValueError(f"Argument `n` must be >= 2. Received: n={n}")
+    test, labels = data.arrays("test", limit=n)
+    train, _ = data.arrays("train", limit=len(test))
+    condition = None if model.condition_dim is None else labels
+    means = np.clip(model.sample(len(test), seed, condition=condition), 0, 1)
+    draws = np.clip(model.sample(len(test), seed, condition=condition, pixel_noise=True), 0, 1)
+    classifier = classifier or feature_classifier(data, seed=seed)
+    real = classifier_features(classifier, test)
+    to_test = {
+        f"frechet_{name}": frechet_distance(classifier_features(classifier, images), real)
+        for name, images in (("means", means), ("draws", draws), ("floor", train))
+    }
+    given = (test,) if condition is None else (test, condition)
+    reconstructions = np.clip(_in_batches(model.reconstruct, *given), 0, 1)
+    return {
+        **to_test,
+        "sharpness_samples": sharpness(means, test),
+        "sharpness_reconstructions": sharpness(reconstructions, test),
+        "classifier_accuracy": float(np.mean(_in_batches(classifier, test).argmax(axis=1) == labels)),
+        "measure": MEASURE,
+        "n": len(test),
+    }
+
+
+def frechet_distance(features_a: Any, features_b: Any) -> float:
+    """Squared Fréchet (2-Wasserstein) distance between normal distributions fitted to two sets of features.
+
+    |μ_a − μ_b|² + tr(Σ_a + Σ_b − 2 (Σ_a Σ_b)^½) (Heusel et al. 2017, https://arxiv.org/abs/1706.08500, eq. 6). With
+    Σ = RᵀR from a QR decomposition, the trace of the root is the sum of the singular values of R_a R_bᵀ: exact for
+    singular covariances also, where a matrix root of the product is not.
+
+    Args:
+        features_a, features_b: `(N, D)` and `(M, D)`, at least two of each.
+
+    Raises:
+        ValueError: for arrays of another shape, or values that are not finite.
+
+    Example:
+
+        >>> x = np.random.default_rng(0).normal(size=(100, 5))
+        >>> round(frechet_distance(x, x + 2), 9), round(frechet_distance(x, x), 9)
+        (20.0, 0.0)
+    """
+    a, b = (np.asarray(x, np.float64) for x in (features_a, features_b))
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2:
+        raise ValueError(
+            f"Expected features (N, D) and (M, D) of at least two images each. Received: {a.shape} and {b.shape}"
+        )
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        raise ValueError("Expected finite features. Received: NaN or infinite ones")
+    root_a, root_b = (np.linalg.qr(x - x.mean(axis=0), mode="r") / np.sqrt(len(x) - 1) for x in (a, b))
+    cross = np.linalg.svd(root_a @ root_b.T, compute_uv=False).sum()
+    squares = np.sum(root_a**2) + np.sum(root_b**2) + np.sum((a.mean(axis=0) - b.mean(axis=0)) ** 2)
+    return float(max(squares - 2 * cross, 0.0))  # equal sets differ by rounding
+
+
+def sharpness(images: Any, reference: Any) -> float:
+    """Mean energy of the Laplacian of images over that of a reference: 1 is as sharp, 0 is flat.
+
+    The Laplacian, the four neighbours less four times the pixel, weighs a spatial frequency ω by about |ω|², its
+    energy by |ω|⁴: edges and texture, which an average over possible images loses, and hardly any of what blur
+    leaves. Pixel noise counts as sharp too, so give it means of x, not draws.
+
+    Args:
+        images, reference: `(N, H, W, C)` and `(M, H, W, C)`, at least 3×3.
+
+    Raises:
+        ValueError: for images of another shape, or a reference that is flat.
+
+    Example:
+
+        >>> x = np.random.default_rng(0).random((10, 8, 8, 1))
+        >>> sharpness(x, x), sharpness(x / 2, x)
+        (1.0, 0.25)
+    """
+    images, reference = np.asarray(images, np.float64), np.asarray(reference, np.float64)
+    shapes = images.shape, reference.shape
+    if (
+        images.ndim != 4
+        or shapes[0][1:] != shapes[1][1:]
+        or 0 in (len(images), len(reference))
+        or min(shapes[0][1:3]) < 3
+    ):
+        raise ValueError(f"Expected images (N, H, W, C) of one size, at least 3×3. Received: shapes {shapes}")
+    energy = _laplacian_energy(reference)
+    if not energy > 0:
+        raise ValueError(f"Expected a reference with edges. Received: energy of the Laplacian {energy}")
+    return _laplacian_energy(images) / energy
+
+
+def feature_classifier(data: Any, epochs: int = 5, seed: int = 0) -> keras.Model:
+    """A small convolutional network that is trained to classify the images of `data`; images to logits.
+
+    Its last hidden layer (64 numbers) is what `sample_quality` compares images by. The features are those that
+    tell these classes apart: it sees what matters for them, and may overlook the rest.
+
+    Args:
+        data: what `kvae.data.load` gives, with labels.
+        epochs: passes over the training images.
+        seed: of the initial weights. The order of the images is the data's own.
+
+    Raises:
+        ValueError: if the data has no labels, or epochs < 1.
+
+    Example:
+
+        >>> import kvae
+        >>> images, labels = np.indices((20, 8, 8))[0][..., np.newaxis] % 2, np.arange(20) % 2
+        >>> classifier = feature_classifier(kvae.data.load((images, labels)), epochs=1)
+        >>> classifier_features(classifier, images).shape
+        (20, 64)
+    """
+    _check_labels(data)
+    if epochs < 1:
+        raise ValueError(f"Argument `epochs` must be >= 1. Received: epochs={epochs}")
+    train = data.split("train", labels=True, shuffle=True)
+    classes = len(data.label_names) or 1 + int(data.arrays("train")[1].max())
+    seeds = iter(range(seed, seed + 5))
+
+    def initial() -> keras.initializers.Initializer:
+        return keras.initializers.GlorotUniform(seed=next(seeds))
+
+    def conv(filters: int) -> layers.Layer:
+        return layers.Conv2D(filters, 3, 2, padding="same", activation="relu", kernel_initializer=initial())
+
+    classifier = keras.Sequential(
+        [
+            keras.Input(data.image_shape),
+            *map(conv, (32, 64, 64)),
+            layers.Flatten(),
+            layers.Dense(FEATURES, activation="relu", kernel_initializer=initial()),
+            layers.Dense(classes, kernel_initializer=initial()),
+        ]
+    )
+    classifier.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    classifier.fit(train, epochs=epochs, shuffle=False, verbose=0)  # the data shuffles itself
+    return classifier
+
+
+def classifier_features(classifier: keras.Model, images: Any) -> np.ndarray:
+    """What the classifier's last hidden layer makes of images, `(N, H, W, C)` to `(N, 64)`.
+
+    Example:
+
+        >>> classifier = keras.Sequential([keras.Input((8, 8, 1)), layers.Flatten(), layers.Dense(10)])
+        >>> classifier_features(classifier, np.zeros((7, 8, 8, 1))).shape
+        (7, 64)
+    """
+    return _in_batches(keras.Model(classifier.inputs[0], classifier.layers[-1].input), np.asarray(images))
+
+
+def _in_batches(function: Callable[..., Any], *arrays: np.ndarray) -> np.ndarray:
+    starts = range(0, len(arrays[0]), BATCH)
+    return np.concatenate([np.asarray(function(*(x[i : i + BATCH] for x in arrays))) for i in starts])
+
+
+def _laplacian_energy(x: np.ndarray) -> float:
+    """Mean square of the discrete Laplacian, without the border."""
+    neighbours = x[:, :-2, 1:-1] + x[:, 2:, 1:-1] + x[:, 1:-1, :-2] + x[:, 1:-1, 2:]
+    return float(np.mean(np.square(neighbours - 4 * x[:, 1:-1, 1:-1])))
+
+
+def _check_labels(data: Any) -> None:
+    if not getattr(data, "has_labels", False):
+        raise ValueError(
+            "Sample quality is measured in the features of a classifier, which needs labels: load data that has them, "
+            f"for example kvae.data.load((images, labels)). Received: {data!r:.200}"
+        )

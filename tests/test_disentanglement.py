@@ -1,0 +1,146 @@
+"""Disentanglement scores of codes whose scores are known."""
+
+import keras
+import numpy as np
+import pytest
+
+import kvae
+from kvae import evaluation
+from kvae.evaluation import dci, factor_vae_score, mig, sap
+
+SIZES = (3, 8, 16)
+GRID = np.indices(SIZES).reshape(len(SIZES), -1).T.repeat(3, axis=0)  # (1152, 3): independent, to the last count
+SQUARE = np.indices((16, 16)).reshape(2, -1).T
+RNG = np.random.default_rng(0)
+TURN = np.array([[1, -1], [1, 1]])  # by 45°, scaled so that whole numbers stay whole
+
+
+def scores(codes, factors, categorical=()):
+    forest = dci(codes, factors)
+    return {
+        "mig": mig(codes, factors),
+        "sap": sap(codes, factors, categorical),
+        "factor_vae": factor_vae_score(codes, factors),
+        **forest,
+    }
+
+
+PERFECT = dict.fromkeys(("mig", "sap", "factor_vae", "disentanglement", "completeness", "informativeness"), 1.0)
+
+#: codes, factors, categorical factors, scores. 1e-6 where nothing is estimated: counts on a grid are exact.
+KNOWN = {
+    "the factors themselves": (GRID, GRID, (), PERFECT),
+    "permuted, scaled, mirrored, shifted": (
+        GRID[:, [2, 0, 1]] * [-3.0, 1e4, 1e-4] + [7.0, -1e3, 0.0], GRID, (), PERFECT,
+    ),
+    "with a constant latent": (np.hstack([GRID, np.ones((1152, 1))]), GRID, (), PERFECT),
+    # A latent that knows nothing still guesses one of three classes right.
+    "a categorical factor": (GRID, GRID, (0,), {**PERFECT, "sap": (1 - 1 / 3 + 1 + 1) / 3}),
+    # Each latent has its copy: no gap, and each factor is in two of six latents.
+    "everything twice": (
+        np.hstack([GRID, GRID]), GRID, (),
+        {**PERFECT, "mig": 0.0, "sap": 0.0, "completeness": 1 - np.log(2) / np.log(6)},
+    ),
+    # A single latent competes with nothing, and knows nothing of two of the three factors.
+    "one factor only": (GRID[:, :1], GRID, (), {"mig": 1 / 3, "sap": 1 / 3}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_codes_with_known_scores(name):
+    codes, factors, categorical, expected = KNOWN[name]
+    got = scores(codes, factors, categorical)
+    # Which of two equal latents a tree takes is a coin flip, 50 trees of some 7 splits for each factor.
+    tolerance = {"completeness": 0.02} if name == "everything twice" else {}
+    for key, value in expected.items():
+        assert got[key] == pytest.approx(value, abs=tolerance.get(key, 1e-6)), key
+
+
+def test_random_codes_are_at_chance():
+    factors = np.stack([RNG.integers(0, size, 3000) for size in SIZES], axis=1)
+    got = scores(RNG.normal(size=(3000, 3)), factors)
+    assert 0 <= got["mig"] < 0.01  # the bias of I, about (20 − 1)(C − 1)/2N ≤ 0.05 nats, is the same for all latents
+    assert 0 <= got["sap"] < 0.005  # squared correlations of order 1/N
+    assert 0 <= got["disentanglement"] < 0.02
+    assert 0 <= got["completeness"] < 0.02
+    # 600 held-out examples for each factor: a standard error below 0.02 each.
+    assert got["informativeness"] == pytest.approx(np.mean([1 / size for size in SIZES]), abs=0.04)
+    # A share of 800 votes: standard error 0.017.
+    assert got["factor_vae"] == pytest.approx(1 / 3, abs=0.07)
+
+
+def test_rotation_mixes_two_factors():
+    """Turned by 45°, both latents know as much of either factor; together they still know all."""
+    got = scores(SQUARE @ TURN, SQUARE)
+    assert got["mig"] == pytest.approx(0, abs=1e-6)  # by the symmetry of the grid
+    assert got["sap"] == pytest.approx(0, abs=1e-6)
+    assert got["disentanglement"] < 0.05
+    assert got["completeness"] < 0.05
+    # Both latents halve their variance with either factor fixed: a coin flip, less what a majority gains by chance.
+    assert got["factor_vae"] == pytest.approx(0.5, abs=0.1)
+
+
+def test_rotation_keeps_the_information():
+    factors = SQUARE[RNG.integers(0, len(SQUARE), 6000)] // 4  # 4 × 4 values
+    codes = (factors + 0.1 * RNG.normal(size=factors.shape)) @ TURN
+    # Trees cut along the axes: a staircase along the diagonal, wrong at its edges only.
+    assert dci(codes, factors)["informativeness"] > 0.95
+    assert dci(codes, factors)["disentanglement"] < 0.05
+
+
+def test_noise_in_a_code_hides_information_but_not_its_structure():
+    factors = np.stack([RNG.integers(0, size, 3000) for size in SIZES], axis=1)
+    codes = factors / factors.std(axis=0) + 0.3 * RNG.normal(size=factors.shape)
+    got = dci(codes, factors)
+    assert got["disentanglement"] > 0.7
+    assert got["completeness"] > 0.7
+    assert got["informativeness"] < 0.7
+
+
+def test_noise_lowers_mig_as_the_information_falls():
+    """One bit through a noisy latent: I = H(½) − H(ε), and the other latent knows nothing."""
+    bit, other = np.indices((2, 5000)).reshape(2, -1)
+    flipped = np.where(other % 10 < 1, 1 - bit, bit)  # ε = 1/10, exactly
+    entropy = -(0.1 * np.log(0.1) + 0.9 * np.log(0.9)) / np.log(2)
+    codes = np.stack([flipped, other], axis=1)
+    assert mig(codes, bit[:, None]) == pytest.approx(1 - entropy, abs=1e-9)
+
+
+def test_a_model_that_copies_its_factors():
+    """Images of four pixels, each a factor; the code is the image, and one more latent that is nearly dead."""
+    factors = np.indices((3, 3, 3, 3)).reshape(4, -1).T.repeat(5, axis=0)
+    images = (factors / 2).astype("float32").reshape(-1, 2, 2, 1)
+    encoder = keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(5)])
+    model = kvae.Autoencoder(encoder, latent_dim=5, image_shape=(2, 2, 1))
+    encoder.layers[-1].set_weights([np.hstack([np.eye(4), 1e-3 * np.ones((4, 1))]), np.zeros(5)])
+    got = evaluation.disentanglement(model, images, factors, categorical=[1])
+    assert (got.pop("examples"), got.pop("active_units")) == (405, 4)
+    assert got.pop("sap") == pytest.approx((3 + 2 / 3) / 4, abs=1e-6)
+    assert got == pytest.approx(dict.fromkeys(got, 1.0), abs=1e-6)
+    assert set(got) == {"mig", "dci_disentanglement", "dci_completeness", "dci_informativeness", "factor_vae"}
+    with pytest.raises(ValueError, match="0 of 5 active"):
+        evaluation.disentanglement(model, images * 0, factors)
+
+
+REFUSED = {
+    "lengths": (GRID[:10], GRID, "same N images"),
+    "one axis": (GRID[:, 0], GRID, "same N images"),
+    "factors that are no integers": (GRID, GRID / 2, "float64"),
+    "a factor that never varies": (GRID, GRID * [1, 1, 0], "two values or more"),
+    "no examples": (GRID[:0], GRID[:0], "0 examples"),
+    "NaN": (GRID * np.nan, GRID, "NaN"),
+    "a dead code": (GRID * 0, GRID, "all constant"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.parametrize("score", [mig, sap, dci, factor_vae_score], ids=lambda score: score.__name__)
+def test_what_is_refused(score, name):
+    codes, factors, message = REFUSED[name]
+    with pytest.raises(ValueError, match=message):
+        score(codes, factors)
+
+
+def test_a_group_of_one_has_no_variance():
+    with pytest.raises(ValueError, match="group=1"):
+        factor_vae_score(GRID, GRID, group=1)
