@@ -10,18 +10,14 @@ from scipy import stats
 
 import kvae
 from kvae import evaluation, features, likelihoods, networks
+from kvae.evaluation import importance
 
+TERMS = ("distortion", "rate", "elbo", "nll")
 KEYS = {
-    "elbo",
-    "rate",
-    "distortion",
-    "bits_per_dim",
-    "active_units",
-    "nll",
-    "num_samples",
-    "split",
-    "examples",
-}
+    *TERMS, *(f"{term}_error" for term in TERMS), "bits_per_dim", "bits_per_dim_nll", "active_units",
+    "kl_per_dimension", "ess_median", "ess_below_2", "num_samples", "seed", "split", "examples", "binarisation",
+    "support", "outside_support", "non_finite",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -46,13 +42,14 @@ def ppca():
     decoder.layers[0].set_weights([w.T, b])
     marginal = stats.multivariate_normal(b, w @ w.T + sigma**2 * np.eye(pixels))
     x = np.clip(marginal.rvs(500, random_state=1), 0, 1).astype("float32")
-    return vae, x.reshape(-1, 3, 4, 1), marginal.logpdf(x).mean()
+    return vae, x.reshape(-1, 3, 4, 1), marginal.logpdf(x)
 
 
 @pytest.mark.parametrize("num_samples", [1, 7, 300])
 def test_evidence_is_exact_where_the_posterior_is(ppca, num_samples):
     """With the exact posterior every importance weight is p(x): no variance, whatever K, and ELBO = log p(x)."""
-    vae, x, log_evidence = ppca
+    vae, x, log_evidences = ppca
+    log_evidence = log_evidences.mean()
     scores = evaluation.evaluate(vae, x, num_samples)
     assert set(scores) == KEYS
     assert scores["nll"] == pytest.approx(-log_evidence, abs=2e-4)  # float32 terms of about 20 nats
@@ -61,6 +58,109 @@ def test_evidence_is_exact_where_the_posterior_is(ppca, num_samples):
     assert scores["active_units"] == 3
     assert scores["examples"] == 500
     assert scores["bits_per_dim"] == pytest.approx(-scores["elbo"] / np.log(2) / 12)
+    assert scores["bits_per_dim_nll"] == pytest.approx(scores["nll"] / np.log(2) / 12)
+    assert scores["nll_error"] == pytest.approx(log_evidences.std(ddof=1) / np.sqrt(500), rel=1e-3)
+    assert scores["ess_median"] == pytest.approx(num_samples, rel=1e-3)  # weights that are all equal
+    assert sum(scores["kl_per_dimension"]) == pytest.approx(scores["rate"], rel=1e-5)
+    assert scores["binarisation"] is None
+
+
+@pytest.fixture(scope="module")
+def loose(ppca):
+    """The same model with a posterior that is off: a mean shifted by ½ of its scale, and scales 1.3 times as wide."""
+    vae = keras.models.clone_model(ppca[0])
+    vae.set_weights(ppca[0].get_weights())
+    head = vae.encoder.layers[-1]
+    kernel, bias = head.get_weights()
+    low = np.log(1e-3)
+    bias[3:] = low * np.arctanh(np.tanh(bias[3:] / low) + np.log(1.3) / low)
+    bias[:3] += 0.5 * np.exp(low * np.tanh(bias[3:] / low))
+    head.set_weights([kernel, bias])
+    return vae
+
+
+def test_estimate_is_the_likelihood_where_the_posterior_is_off(ppca, loose):
+    _, x, log_evidences = ppca
+    exact = -log_evidences[:200]
+    bounds = {k: evaluation.score_images(loose, x[:200], k) for k in (1, 10, 3000)}
+    many = bounds[3000]["nll"] - exact
+    # Var log p̂ ≈ (K / ess − 1) / K for an image; 200 of them, at 5 standard errors.
+    assert abs(many.mean()) < 5 * np.sqrt(np.mean(1 / bounds[3000]["ess"]) / 200)
+    assert np.abs(many).max() < 6 * np.sqrt(1 / bounds[3000]["ess"].min())
+    # From 1 sample to 10 to the end the bound falls; the first is −ELBO in expectation.
+    assert bounds[1]["nll"].mean() > bounds[10]["nll"].mean() + 0.1 > bounds[3000]["nll"].mean() + 0.1
+    one = bounds[1]["nll"] - (bounds[3000]["distortion"] + bounds[3000]["rate"])
+    assert abs(one.mean()) < 5 * one.std() / np.sqrt(200)
+    assert np.all((bounds[3000]["ess"] > 300) & (bounds[3000]["ess"] < 2900))
+
+
+@pytest.mark.parametrize("num_samples", [5, 300])
+def test_scores_do_not_depend_on_how_the_work_is_cut(loose, ppca, num_samples, monkeypatch):
+    x = ppca[1][:50]
+    whole = evaluation.score_images(loose, x, num_samples)
+    monkeypatch.setattr(importance, "MOST_LATENTS", 44)
+    data = tf.data.Dataset.from_tensor_slices((x, np.zeros(50))).batch(17)
+    pieces = evaluation.score_images(loose, data, num_samples)
+    assert set(whole) == set(pieces)
+    for name in whole:
+        # Sums of 12 float32 terms of a density, in another order.
+        np.testing.assert_allclose(whole[name], pieces[name], rtol=1e-4, atol=1e-4)
+    other = evaluation.score_images(loose, x, num_samples, seed=1)
+    assert np.all(other["nll"] != whole["nll"])
+
+
+def test_resumed_evaluation_equals_an_unbroken_one(loose, ppca, monkeypatch):
+    x = ppca[1][:60]
+    monkeypatch.setattr(importance, "MOST_LATENTS", 44)  # 6 images at once, then 1 in 2 chunks
+    monkeypatch.setattr(importance, "SAVE_SECONDS", -1.0)
+    data = tf.data.Dataset.from_tensor_slices(x).batch(25)
+    for num_samples in (7, 50):
+        saved = []
+        whole = evaluation.score_images(loose, data, num_samples, save=saved.append)
+        for done in (saved[0], saved[len(saved) // 2], saved[-1]):
+            resumed = evaluation.score_images(loose, data, num_samples, done=done)
+            for name in whole:
+                np.testing.assert_array_equal(resumed[name], whole[name])
+    with pytest.raises(ValueError, match="Received: others"):
+        evaluation.score_images(loose, x[::-1], 50, done=saved[0])
+
+
+def test_ctrl_c_saves_what_is_done(loose, ppca):
+    def images():
+        yield ppca[1][:20]
+        raise KeyboardInterrupt
+
+    class Interrupted:
+        def __iter__(self):
+            return images()
+
+        def cardinality(self):
+            return 2
+
+    saved = []
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(importance, "as_batches", lambda data: data)
+        evaluation.score_images(loose, Interrupted(), 3, save=saved.append)
+    assert len(saved[0]["nll"]) == 20
+
+
+def test_memory_is_bounded(monkeypatch):
+    """By the largest tensor of the decoder: 16 × 16 × 32 numbers per latent vector here, whatever the batch and K."""
+    decoder = kvae.Decoder((32, 32, 3), networks.ConvUp((64, 64, 32)))
+    vae = kvae.VAE(decoder=decoder, likelihood=likelihoods.Normal(0.5), latent_dim=2, image_shape=(32, 32, 3))
+    assert importance.decoding_floats(vae) == 16 * 16 * 32
+    monkeypatch.setattr(importance, "MEMORY", 40 * 16 * 16 * 32 * 4)
+    decoded = []
+    decoder_params = vae.decoder_params
+    monkeypatch.setattr(vae, "decoder_params", lambda z, c: decoded.append(z.shape) or decoder_params(z, c))
+    encoded = []
+    encoder_params = vae.encoder_params
+    monkeypatch.setattr(vae, "encoder_params", lambda x, c: encoded.append(x.shape) or encoder_params(x, c))
+    for num_samples, shape in ((10, (10, 4, 2)), (100, (34, 1, 2)), (41, (21, 1, 2)), (1, (1, 6, 2))):
+        decoded.clear()
+        evaluation.score_images(vae, np.zeros((6, 32, 32, 3), "float32"), num_samples)
+        assert decoded == [shape]  # one graph: every chunk has this shape
+    assert encoded == [(6, 32, 32, 3)] * 4  # and the encoder sees the whole batch, once
 
 
 def test_bound_rises_with_k(digits):
@@ -75,13 +175,6 @@ def test_bound_rises_with_k(digits):
     assert one["nll"] == pytest.approx(-one["elbo"], abs=1.0)
 
 
-def test_evaluation_does_not_depend_on_the_batch_size_or_labels(ppca):
-    vae, x, _ = ppca
-    labelled = tf.data.Dataset.from_tensor_slices((x, np.zeros(len(x)))).batch(33)
-    whole, batches = (evaluation.evaluate(vae, data, 16)["nll"] for data in (x, labelled))
-    assert whole == pytest.approx(batches, abs=1e-4)
-
-
 def test_evaluation_of_nothing_is_an_error(ppca):
     with pytest.raises(ValueError, match="empty validation split"):
         evaluation.evaluate(ppca[0], np.zeros((0, 3, 4, 1), "float32"), split="validation")
@@ -94,10 +187,156 @@ def test_posterior_collapse_is_named(digits):
     vae.compile("adam")
     vae.fit(digits[0][:512], epochs=8, verbose=0)
     with pytest.warns(evaluation.CollapseWarning, match=r"Posterior collapse: 0 of 8 latents"):
-        assert evaluation.evaluate(vae, digits[0][:256], 4)["active_units"] == 0
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert evaluation.diagnose(8, 8, 20.0) is None
+        scores = evaluation.evaluate(vae, digits[0][:256], 4)
+    assert scores["active_units"] == 0
+    finding, grey = evaluation.diagnose(scores)
+    assert (finding.name, grey.name) == ("posterior collapse", "outside the support")
+    assert "beta" in finding.message
+
+
+PARTS = {"mutual_information": 4.0, "log_n": 6.9}
+#: changes to the scores of a good model: what is found, and a word of the message
+FINDINGS = {
+    "good": ({}, None, ""),
+    "two of many": ({"active_units": 2, "kl_per_dimension": [1.0] * 50}, None, ""),
+    "collapse": ({"active_units": 1}, "posterior collapse", "1 of 8 latents"),
+    "NaN": ({"non_finite": {"nll": 3}}, "not finite", "nll of 3 images of 100"),
+    "grey": ({"outside_support": 100}, "outside the support", "ContinuousBernoulli"),
+    "levels": ({"outside_support": 7, "support": "levels"}, "outside the support", "7 of 100 images"),
+    "weights": ({"ess_below_2": 0.2}, "degenerate weights", "20%"),
+    "few samples": ({"ess_below_2": 0.9, "num_samples": 16}, None, ""),
+    "mismatch": ({**PARTS, "marginal_kl": 12.0}, "prior mismatch", "is 12.0 nats"),
+    "match": ({**PARTS, "marginal_kl": 1.5}, None, ""),
+    "limit of N": ({**PARTS, "mutual_information": 6.8, "marginal_kl": 12.0, "marginal_kl_normal": 1.0}, None, ""),
+    "bound": (
+        {**PARTS, "mutual_information": 6.8, "marginal_kl": 12.0, "marginal_kl_normal": 3.0},
+        "prior mismatch",
+        "at least 3.0 nats",
+    ),
+    "overfitting": ({"train": {"nll": 97.0, "nll_error": 0.3}}, "overfitting", "3.00 ± 0.50 nats"),
+    "a small gap": ({"train": {"nll": 98.5, "nll_error": 0.3}}, None, ""),
+    "no gap": ({"train": {"nll": 99.5, "nll_error": 0.3}}, "underfitting", "larger network"),
+}
+
+
+@pytest.mark.parametrize("case", FINDINGS)
+def test_diagnosis_names_what_is_wrong_and_a_remedy(case):
+    changes, name, word = FINDINGS[case]
+    scores = {
+        "active_units": 8, "kl_per_dimension": [2.0] * 8, "rate": 16.0, "nll": 100.0, "nll_error": 0.4, "split": "test",
+        "num_samples": 5000, "examples": 100, "ess_below_2": 0.05, "ess_median": 60.0, "support": "binary",
+    }  # fmt: skip
+    found = evaluation.diagnose(scores | changes, changes.get("train"))
+    assert [finding.name for finding in found] == ([name] if name else [])
+    assert all(word in finding.message for finding in found)
+
+
+def test_values_that_are_not_finite_are_counted_and_not_left_out(ppca):
+    vae = keras.models.clone_model(ppca[0])
+    vae.set_weights(ppca[0].get_weights())
+    kernel, bias = vae.encoder.layers[-1].get_weights()
+    kernel[0, 0] = 1e38
+    vae.encoder.layers[-1].set_weights([kernel, bias])
+    x = ppca[1][:6].copy()
+    x[:, 0, 0], x[:2, 0, 0] = 0.0, 1.0  # two have a mean of 1e38, whose square is infinite
+    with pytest.warns(evaluation.NonFiniteWarning, match="rate of 2 images, nll of 2 images of 6"):
+        scores = evaluation.evaluate(vae, x, 4)
+    assert not np.isfinite(scores["nll"])
+    assert not np.isfinite(scores["rate"])
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "x", "outside", "binarisation"),
+    [
+        (likelihoods.Bernoulli(), [0.0, 1.0], 0, "binary images as given"),
+        (likelihoods.Bernoulli(), [0.0, 0.5], 5, "grey values: not a likelihood of binary data"),
+        (likelihoods.DiscretizedLogistic(), [3 / 255, 254 / 255], 0, None),
+        (likelihoods.DiscretizedLogistic(), [3 / 255, 0.5], 5, None),
+        (likelihoods.Normal(), [0.1, 0.5], 0, None),
+    ],
+)
+def test_images_outside_the_support_are_counted(likelihood, x, outside, binarisation):
+    vae = kvae.VAE(
+        keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(4)]), kvae.Decoder((2, 2, 1), networks.MLP((4,))),
+        likelihood=likelihood, latent_dim=2, image_shape=(2, 2, 1),
+    )  # fmt: skip
+    images = np.full((5, 2, 2, 1), x[0], "float32")
+    images[:, 1] = x[1]
+    with warnings.catch_warnings(action="ignore"):
+        scores = evaluation.evaluate(vae, images, 2)
+    assert (scores["outside_support"], scores["binarisation"]) == (outside, binarisation)
+
+
+def test_data_says_how_its_images_became_binary(digits):
+    data = kvae.data.load(digits, binarize="threshold")
+    vae = kvae.VAE(latent_dim=2, image_shape=(8, 8, 1))
+    with warnings.catch_warnings(action="ignore"):
+        scores = evaluation.evaluate(vae, data, 2, "validation", limit=9)
+    assert (scores["binarisation"], scores["examples"], scores["split"]) == ("thresholded at 0.5", 9, "validation")
+    with pytest.raises(ValueError, match="limit=3"):
+        evaluation.evaluate(vae, digits[0], 2, limit=3)
+
+
+def test_a_conditional_model_is_scored_with_its_conditions(digits):
+    vae = kvae.VAE(latent_dim=2, image_shape=(8, 8, 1), condition_dim=10)
+    data = kvae.data.load(digits)
+    x, y = data.arrays("test", limit=20)
+    with warnings.catch_warnings(action="ignore"):
+        scores = [evaluation.evaluate(vae, source, 8, limit=limit)["nll"]
+                  for source, limit in ((data, 20), ((x, y), None), ((x, (y + 1) % 10), None))]  # fmt: skip
+    assert scores[0] == pytest.approx(scores[1], abs=1e-4)
+    assert abs(scores[0] - scores[2]) > 1e-3
+
+
+def test_aggregate_posterior_has_the_parts_of_the_rate(ppca):
+    """pPCA has q(z) = p(z): no marginal KL, so that all of the rate is information, ½ Σ log(1 + s²/σ²)."""
+    vae, x, _ = ppca
+    parts = evaluation.aggregate_posterior(vae, x)
+    exact = 0.5 * np.sum(np.log1p(np.array([0.3, 0.2, 0.15]) ** 2 / 0.1**2))  # 2.66 nats of log 500 = 6.2
+    # 500 draws of 3 half χ²: 0.055 nats; the bias of N = 500 is about e^2.66 / 1000 = 0.015, and x is clipped.
+    assert parts["mutual_information"] == pytest.approx(exact, abs=0.25)
+    assert abs(parts["marginal_kl"]) < 0.15
+    shifted = keras.models.clone_model(vae)
+    shifted.set_weights(vae.get_weights())
+    kernel, bias = shifted.encoder.layers[-1].get_weights()
+    shifted.encoder.layers[-1].set_weights([kernel, bias + np.array([2.0, 0, 0, 0, 0, 0])])
+    moved = evaluation.aggregate_posterior(shifted, x)
+    assert moved["marginal_kl"] - parts["marginal_kl"] == pytest.approx(2.0, abs=0.5)  # ½ 2², ± 2 / √500 · 5
+    # Mean and variance of 500 draws: 3 · 2 numbers, each worth ½ / 500 or so; and x is clipped.
+    assert abs(parts["marginal_kl_normal"]) < 0.05
+    assert moved["marginal_kl_normal"] == pytest.approx(2.0, abs=0.5)
+    assert moved["mutual_information"] == pytest.approx(parts["mutual_information"], abs=1e-3)
+
+
+def test_information_is_at_most_log_n():
+    """Every image with a posterior of its own, far from the others'."""
+    encoder = keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(4)])
+    vae = kvae.VAE(encoder, latent_dim=2, image_shape=(4, 4, 1))
+    encoder.layers[-1].set_weights(
+        [np.hstack([1e3 * np.eye(16)[:, :2], np.zeros((16, 2))]), np.array([0, 0, -9, -9.0])]
+    )
+    x = np.random.default_rng(0).random((40, 4, 4, 1)).astype("float32")
+    parts = evaluation.aggregate_posterior(vae, x)
+    assert parts["mutual_information"] == pytest.approx(np.log(40), abs=1e-4)
+    assert parts["log_n"] == pytest.approx(np.log(40))
+
+
+def test_errors_over_runs_and_over_images_are_two_things():
+    runs = [{"nll": nll, "nll_error": 0.3, "elbo": -nll - 2, "split": "test", "examples": 10} for nll in (88, 89, 93.0)]
+    mean = evaluation.over_runs(runs)
+    assert (mean["nll"], mean["elbo"], mean["nll_error"]) == (90.0, -92.0, pytest.approx(0.3))
+    assert mean["nll_error_runs"] == pytest.approx(np.std([88, 89, 93], ddof=1) / np.sqrt(3))
+    with pytest.raises(ValueError, match="same split"):
+        evaluation.over_runs([runs[0], runs[1] | {"examples": 9}])
+    with pytest.raises(ValueError, match="same split"):
+        evaluation.over_runs([])
+
+
+def test_rate_distortion_keeps_beta_and_marks_the_frontier():
+    points = ((4.0, 5.0, 120.0), (1.0, 20.0, 80.0), (2.0, 10.0, 95.0), (9.0, 12.0, 95.0))
+    rows = evaluation.rate_distortion([{"beta": b, "rate": r, "distortion": d} for b, r, d in points])
+    assert [(row["beta"], row["frontier"]) for row in rows] == [(4.0, True), (2.0, True), (9.0, False), (1.0, True)]
+    assert rows[0]["elbo"] == -125.0
 
 
 def test_latent_statistics():

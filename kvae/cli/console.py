@@ -79,7 +79,7 @@ def show_only_our_warnings() -> None:
 def our_warnings() -> None:
     """Once kvae's warning classes can be imported cheaply, let them through."""
     from kvae.data import DataWarning
-    from kvae.evaluation import CollapseWarning
+    from kvae.evaluation import EvaluationWarning
 
-    for category in (DataWarning, CollapseWarning):
+    for category in (DataWarning, EvaluationWarning):
         warnings.simplefilter("always", category)

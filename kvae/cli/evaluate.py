@@ -1,47 +1,178 @@
 """`kvae evaluate`."""
 
+import hashlib
+import json as json_format
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from kvae.cli.console import say, table
-from kvae.cli.run import DataDirOption, RunArgument, open_run, write_json
+from kvae.cli.run import DataDirOption, Run, open_run, write_json
+from kvae.files import atomic_file
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+PAIRED = 1000  # images whose posteriors are compared with each other
+ROWS = {
+    "distortion": "distortion  −E log p(x|z)",
+    "rate": "rate        KL(q ‖ p)",
+    "elbo": "−ELBO",
+    "nll": "NLL, importance-weighted, K={num_samples}",
+}
 
 
 def evaluate(
     context: typer.Context,
-    run: RunArgument,
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Folders made by `kvae train`.", show_default=False)
+    ],
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
-    samples: Annotated[int, typer.Option(min=1, help="Posterior samples K per image, for the nll.")] = 64,
+    samples: Annotated[int, typer.Option(min=1, help="Posterior samples K per image; papers quote 5000.")] = 64,
+    seed: Annotated[int, typer.Option(help="Of the posterior samples.")] = 0,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first images.", show_default=False)] = None,
+    compare_train: Annotated[
+        bool, typer.Option("--compare-train", help="Score as many training images too: over- or underfitting.")
+    ] = False,
     json: Annotated[Path | None, typer.Option(help="Write the numbers to this file.", show_default=False)] = None,
     data_dir: DataDirOption = None,
 ) -> None:
-    """Score a run: ELBO, rate, distortion and an importance-weighted likelihood, in nats per example.
+    """Score runs: ELBO, rate, distortion and an importance-weighted likelihood, in nats per example.
 
-    Example: kvae evaluate runs/mnist --samples 64 --json scores.json
+    Several runs (seeds of one configuration) give their mean, with its standard error over runs. When it is stopped,
+    the same command goes on where it was.
+
+    Example: kvae evaluate runs/mnist --samples 5000 --json scores.json
     """
-    opened = open_run(run, context.obj)
-    from kvae.evaluation import evaluate as score
+    results = {}
+    for run in runs:
+        opened = open_run(run, context.obj)
+        from kvae.evaluation import diagnose
 
-    data = opened.data(data_dir=data_dir)
-    scores = score(opened.model, data.split(split, limit=limit), samples, split, progress=True)
-    show_scores(scores, opened.model.latent_dim)
+        if len(runs) > 1:
+            say(f"{run}")
+        scores = _score(opened, split, samples, seed, limit, data_dir)
+        train = _score(opened, "train", samples, seed, scores["examples"], data_dir) if compare_train else None
+        scores |= _aggregate(opened, split, limit, data_dir)
+        show_scores(scores, opened.model.latent_dim)
+        if train:
+            _show_gap(scores, train)
+        for finding in diagnose(scores, train):
+            say(f"{finding.message}\n")
+        results[str(run)] = scores | ({"train": train} if train else {})
+    content: Any = next(iter(results.values()))
+    if len(runs) > 1:
+        content = {"runs": results, "mean": _mean(list(results.values()))}
     if json is not None:
-        write_json(json, scores)
+        write_json(json, content)
         say(f"Wrote {json}")
 
 
-def show_scores(scores: dict[str, Any], latent_dim: int) -> None:
-    k = scores["num_samples"]
-    table(
-        [f"{scores['split']}, {scores['examples']:,} images", "nats per image"],
-        [
-            ["distortion  −E log p(x|z)", scores["distortion"]],
-            ["rate        KL(q ‖ p)", scores["rate"]],
-            ["−ELBO", -scores["elbo"]],
-            [f"NLL, importance-weighted, K={k}", scores["nll"]],
-        ],
+def _score(run: Run, split: str, samples: int, seed: int, limit: int | None, data_dir: Path | None) -> dict[str, Any]:
+    """The scores of a run; what an interrupted evaluation left in its folder is taken up, and removed at the end."""
+    from kvae.evaluation import EvaluationWarning
+    from kvae.evaluation import evaluate as score
+
+    data = run.data(data_dir=data_dir)
+    unfinished = Unfinished(
+        run.path, [split, samples, seed, limit, *(run.config[key] for key in ("source", "binarize", "size", "seed"))]
     )
-    say(f"{scores['bits_per_dim']:.3f} bits/dim · {scores['active_units']} of {latent_dim} latents active\n")
+    done = unfinished.load()
+    if done is not None:
+        say(f"Going on behind the {len(done['nll']):,} images that are done.")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", EvaluationWarning)  # they are printed as findings
+        scores = score(
+            run.model, data, samples, split, progress=True, seed=seed, limit=limit, done=done, save=unfinished.save
+        )
+    unfinished.path.unlink(missing_ok=True)
+    return scores
+
+
+class Unfinished:
+    """A file in the RUN folder with the rows of an evaluation that has not come to its end.
+
+    Its name is a fingerprint of the model file and of what was asked for, so that no other evaluation takes it up.
+    """
+
+    def __init__(self, run: Path, asked: Sequence[Any]):
+        with open(run / "model.keras", "rb") as file:
+            fingerprint = hashlib.file_digest(file, "sha256")
+        fingerprint.update(json_format.dumps(asked).encode())
+        self.path = run / f".evaluation-{fingerprint.hexdigest()[:16]}.npz"
+
+    def load(self) -> "dict[str, np.ndarray] | None":
+        import numpy as np
+
+        try:
+            with np.load(self.path) as rows:
+                return dict(rows)
+        except FileNotFoundError:
+            return None
+
+    def save(self, rows: "dict[str, np.ndarray]") -> None:
+        import numpy as np
+
+        with atomic_file(self.path) as temporary:
+            np.savez(temporary, **rows)  # type: ignore[arg-type]
+
+
+def _aggregate(run: Run, split: str, limit: int | None, data_dir: Path | None) -> dict[str, float]:
+    """Mutual information and marginal KL, from the first images.
+
+    Nothing for conditional models, and for flows, whose density of another image's sample takes too long.
+    """
+    from kvae.evaluation import aggregate_posterior
+    from kvae.posteriors import InverseAutoregressive
+
+    if run.model.condition_dim is not None or isinstance(run.model.posterior, InverseAutoregressive):
+        return {}
+    images = run.data(data_dir=data_dir).split(split, limit=min(limit or PAIRED, PAIRED))
+    return aggregate_posterior(run.model, images)
+
+
+def show_scores(scores: dict[str, Any], latent_dim: int) -> None:
+    table(
+        [f"{scores['split']}, {scores['examples']:,} images", "nats per image", "± over images"],
+        [[label.format(**scores), *_value(scores, name)] for name, label in ROWS.items()],
+    )
+    say(
+        f"{scores['bits_per_dim']:.3f} bits/dim by the ELBO, {scores['bits_per_dim_nll']:.3f} by the NLL"
+        + ("" if scores["support"] in ("binary", "levels") else ", of a density of x in [0, 1]")
+        + f" · {scores['active_units']} of {latent_dim} latents active"
+    )
+    say(f"effective samples: median {scores['ess_median']:.1f}, below 2 for {scores['ess_below_2']:.1%} of the images")
+    if "marginal_kl" in scores:
+        say(f"mutual information {scores['mutual_information']:.2f}, KL(q(z) ‖ p) {scores['marginal_kl']:.2f} nats")
+    if scores["binarisation"]:
+        say(f"images: {scores['binarisation']}")
+    say()
+
+
+def _value(scores: dict[str, Any], name: str) -> tuple[float, float | str]:
+    """What is shown of a term, the ELBO as a cost, and its error."""
+    error = scores[f"{name}_error"]
+    return -scores[name] if name == "elbo" else scores[name], "" if error is None else error
+
+
+def _show_gap(scores: dict[str, Any], train: dict[str, Any]) -> None:
+    from kvae.evaluation import generalisation_gap
+
+    gap, error = generalisation_gap(scores, train)
+    say(f"train, {train['examples']:,} images: NLL {train['nll']:.3f}, less by {gap:.3f} ± {error:.3f} nats\n")
+
+
+def _mean(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Mean over the runs, shown as a table."""
+    from kvae.evaluation import over_runs
+
+    mean = over_runs(results)
+    table(
+        [f"mean of {mean['runs']} runs", "nats per image", "± over images", "± over runs"],
+        [[label.format(**mean), *_value(mean, name), mean[f"{name}_error_runs"]] for name, label in ROWS.items()],
+    )
+    return mean

@@ -1,16 +1,48 @@
 """Numbers: likelihood bounds in nats, active units, and what a linear probe reads from the features."""
 
-from kvae.evaluation.latents import LatentStatistics, latent_statistics
-from kvae.evaluation.likelihood import CollapseWarning, diagnose, evaluate
+from kvae.evaluation.comparison import over_runs, rate_distortion
+from kvae.evaluation.diagnosis import (
+    CollapseWarning,
+    EvaluationWarning,
+    Finding,
+    NonFiniteWarning,
+    WeightWarning,
+    diagnose,
+    generalisation_gap,
+)
+from kvae.evaluation.disentanglement import dci, disentanglement, factor_vae_score, mig, sap
+from kvae.evaluation.importance import score_images
+from kvae.evaluation.latents import LatentStatistics, aggregate_posterior, latent_statistics
+from kvae.evaluation.likelihood import evaluate
 from kvae.evaluation.probe import ProbeRow, linear_probe, probe_with_controls
+from kvae.evaluation.quality import classifier_features, feature_classifier, frechet_distance, sample_quality, sharpness
 
 __all__ = [
     "CollapseWarning",
+    "EvaluationWarning",
+    "Finding",
     "LatentStatistics",
+    "NonFiniteWarning",
     "ProbeRow",
+    "WeightWarning",
+    "aggregate_posterior",
+    "classifier_features",
+    "dci",
     "diagnose",
+    "disentanglement",
     "evaluate",
+    "factor_vae_score",
+    "feature_classifier",
+    "frechet_distance",
+    "generalisation_gap",
     "latent_statistics",
     "linear_probe",
+    "mig",
+    "over_runs",
     "probe_with_controls",
+    "rate_distortion",
+    "sample_quality",
+    "sap",
+    "score_images",
+    "sharpness",
 ]

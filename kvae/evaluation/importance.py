@@ -1,0 +1,274 @@
+"""Importance sampling of log p(x), image by image: fast, in bounded memory, and the same however it is cut up."""
+
+import math
+import time
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import ops
+
+from kvae.distributions import Noise, closed_form_kl, normal_from_words, seed_words, uniform_from_words
+from kvae.distributions.threefry import threefry
+from kvae.models import VAE
+
+MEMORY = 64 << 20  # bytes of the largest tensor while decoding
+MOST_LATENTS = 8192  # decoded at once: more doesn't make it faster
+XLA_SAMPLES = 256  # from this K on, compiling what surrounds the decoder pays
+SAVE_SECONDS = 20.0
+STREAM = 0x45000000  # random numbers apart from those of samples of the same seed
+
+Rows = dict[str, np.ndarray]
+
+
+def score_images(
+    model: VAE,
+    data: Any,
+    num_samples: int,
+    seed: int = 0,
+    progress: bool = False,
+    done: Mapping[str, np.ndarray] | None = None,
+    save: Callable[[Rows], None] | None = None,
+) -> Rows:
+    """Distortion, rate and importance-weighted likelihood of every image, in nats.
+
+    With z_k ~ q(z|x), k = 1 … K, and weights w_k = p(x, z_k) / q(z_k|x):
+
+    * `distortion` = −1/K Σ log p(x|z_k), `rate` = KL(q ‖ p) in closed form, or 1/K Σ log q(z_k|x) − log p(z_k);
+    * `nll` = −log 1/K Σ w_k (Burda et al. 2016, https://arxiv.org/abs/1509.00519, eq. 8), sums in float64;
+    * `ess` = (Σ w_k)² / Σ w_k², the effective sample size, from 1 to K.
+
+    The encoder sees an image once. Noise is a function of the seed, the number of the image and k alone: batches,
+    and how the K samples are cut into chunks, change results by no more than rounding.
+
+    Memory beside the rows, 2·D + 7 numbers per image, and a batch of images: the largest tensor of a chunk has at
+    most 64 MiB (or is that of a single latent), and a network has a few of them at a time.
+
+    Args:
+        model: a built `kvae.VAE`.
+        data: dataset of batches `x` or `(x, label)`, or an array `(N, H, W, C)`, or a pair of arrays.
+        num_samples: K.
+        seed: of the noise.
+        progress: whether to show a progress bar.
+        done: rows of a call that was interrupted: it goes on behind them and ends with equal results.
+        save: is called with the rows so far from time to time, and on Ctrl-C.
+
+    Returns:
+        Rows, each with an entry per image: those above, `(N,)`; `mean` and `variance` of q(z|x), `(N, D)`;
+        `outside`, whether the image lies outside the likelihood's support; `binary`, whether all of its values are
+        0 or 1; `image`, a checksum.
+
+    Raises:
+        ValueError: for num_samples < 1, or if `done` are rows of other images.
+
+    Example:
+
+        >>> vae = VAE(latent_dim=2, image_shape=(8, 8, 1))
+        >>> rows = score_images(vae, np.zeros((3, 8, 8, 1), "float32"), num_samples=4)
+        >>> rows["nll"].shape, rows["mean"].shape, bool(np.all(rows["ess"] <= 4.001))
+        ((3,), (3, 2), True)
+    """
+    if num_samples < 1:
+        raise ValueError(f"Argument `num_samples` must be >= 1. Received: num_samples={num_samples}")
+    from tqdm import tqdm
+
+    dataset = as_batches(data)
+    parts: list[Mapping[str, np.ndarray]] = [done] if done else []
+    finished = len(done["image"]) if done else 0
+    first, estimate = 0, None  # first: the number of the batch's first image
+    saved = time.monotonic()
+    bar = tqdm(disable=None if progress else True, unit="image", leave=False)
+    try:
+        for batch in dataset:
+            x, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
+            rows = _image_rows(model, x)
+            if estimate is None:
+                estimate = _Estimate(model, num_samples, seed, len(x))
+                bar.total = max(0, int(dataset.cardinality())) * len(x) or None
+            known = max(0, min(finished - first, len(x)))
+            if known and np.any(rows["image"][:known] != done["image"][first : first + known]):  # type: ignore[index]
+                raise ValueError("Expected the images that the unfinished evaluation began with. Received: others")
+            bar.update(known)
+            if known < len(x):
+                for group, scores in estimate.groups(x, model.condition(y, labels=True), first, known):
+                    parts.append({name: row[group] for name, row in rows.items()} | scores)
+                    bar.update(len(scores["nll"]))
+                    if save is not None and time.monotonic() - saved > SAVE_SECONDS:
+                        save(_joined(parts))
+                        saved = time.monotonic()
+            first += len(x)
+    except KeyboardInterrupt:
+        if save is not None and parts:
+            save(_joined(parts))
+        raise
+    finally:
+        bar.close()
+    return _joined(parts) if parts else {}
+
+
+def as_batches(data: Any, batch_size: int = 256) -> tf.data.Dataset:
+    """An array of images or `(images, labels)` as a dataset of batches; a dataset as it is."""
+    return data if isinstance(data, tf.data.Dataset) else tf.data.Dataset.from_tensor_slices(data).batch(batch_size)
+
+
+class SampleNoise(Noise):
+    """Noise of sample k of image i: a function of (seed, i, k) alone.
+
+    Args:
+        seed: int32 `(2,)`, from `kvae.distributions.seed_words`.
+        index: numbers of the images, int32 `(B,)`.
+        start: number of the first sample, a scalar int32.
+
+    Example:
+
+        >>> index = np.arange(3, dtype="int32")
+        >>> whole = SampleNoise(seed_words(7), index, 0).normal((4, 3, 2))
+        >>> part = SampleNoise(seed_words(7), index[1:], 2).normal((2, 2, 2))
+        >>> bool(ops.all(whole[2:, 1:] == part))
+        True
+    """
+
+    def __init__(self, seed: Any, index: Any, start: Any):
+        super().__init__(0)
+        self.seed: Any = seed
+        self.index, self.start = index, start
+
+    def normal(self, shape: Sequence[Any]) -> Any:
+        return normal_from_words(self._words(shape))
+
+    def uniform(self, shape: Sequence[Any]) -> Any:
+        return uniform_from_words(self._words(shape))
+
+    def _words(self, shape: Sequence[Any]) -> Any:
+        n, batch, *event = shape
+        size = math.prod(event)
+        blocks = (size + 1) // 2
+        self.draws += 1
+        key = (self.seed[0] + (STREAM + self.draws), self.seed[1])
+        sample = self.start + ops.arange(n, dtype="int32")[:, None, None]
+        counter = (ops.reshape(self.index, (1, -1, 1)), sample * blocks + ops.arange(blocks, dtype="int32"))
+        words = ops.concatenate(threefry(key, counter), axis=-1)[..., :size]  # (n, B, size)
+        return ops.reshape(words, (n, batch, *event))
+
+
+class _Estimate:
+    """Scores of images, a group at a time, of all groups of the same size: one graph, compiled once."""
+
+    def __init__(self, model: VAE, num_samples: int, seed: int, batch_size: int):
+        latents = max(1, min(MOST_LATENTS, MEMORY // (4 * decoding_floats(model))))
+        chunks = -(-num_samples // latents)
+        self.model, self.num_samples = model, num_samples
+        self.chunk = -(-num_samples // chunks)  # samples at once, of
+        self.group = max(1, min(batch_size, latents // num_samples))  # images at once
+        posterior, likelihood, prior = model.posterior, model.likelihood, model.prior.fixed()
+        self.kl, self.prior = closed_form_kl(posterior, prior), prior
+        compiled = tf.function(jit_compile=num_samples >= XLA_SAMPLES)
+        words = tf.constant(seed_words(seed))
+
+        @compiled
+        def draw(q: Any, c: Any, index: Any, start: Any) -> tuple[Any, Any]:
+            z, log_q = posterior.sample_and_log_prob(q, self.chunk, SampleNoise(words, index, start))
+            return z, prior.log_prob(z, c) - log_q  # (n, B, D), (n, B)
+
+        log_prob = compiled(likelihood.log_prob)
+
+        @tf.function
+        def terms(x: Any, q: Any, c: Any, index: Any, start: Any) -> tuple[Any, Any]:
+            z, log_ratio = draw(q, c, index, start)
+            return log_prob(model.decoder_params(z, c), x), log_ratio  # (n, B) each: log p(x|z), log p(z)/q(z|x)
+
+        self.terms = terms
+        self.graph: Any = None
+
+    def encode(self, x: Any, c: Any) -> tuple[Any, Any, Any, Any]:
+        q = self.model.encoder_params(x, c)
+        rate = self.kl(self.model.posterior, q, self.prior) if self.kl else None
+        return q, self.model.posterior.mean(q), self.model.posterior.variance(q), rate
+
+    def groups(self, x: Any, c: Any, first: int, known: int) -> Iterator[tuple[slice, Rows]]:
+        """Scores of the images of a batch but the first `known`; `first` is the number of its first image."""
+        q, mean, variance, rate = self.encode(self.model.check_images(x), c)
+        for start in range(known, len(x), self.group):
+            group = slice(start, min(start + self.group, len(x)))
+            size = group.stop - group.start
+            row = np.minimum(np.arange(start, start + self.group), len(x) - 1)  # the last image fills up the group
+            x_g, q_g, c_g = (None if tensor is None else tf.gather(tensor, row) for tensor in (x, q, c))
+            scores = {
+                name: values[:size] for name, values in self._scores(x_g, q_g, c_g, tf.constant(first + row)).items()
+            }
+            if rate is not None:
+                scores["rate"] = rate[group].numpy().astype(np.float64)
+            yield group, {**scores, "mean": mean[group].numpy(), "variance": variance[group].numpy()}
+
+    def _scores(self, x: Any, q: Any, c: Any, index: Any) -> Rows:
+        x, index = tf.cast(x, tf.float32), tf.cast(index, tf.int32)
+        self.graph = self.graph or self.terms.get_concrete_function(x, q, c, index, tf.constant(0))
+        log_sums, log_squares, log_p_xs, log_ratios = [], [], [], []
+        for start in range(0, self.num_samples, self.chunk):
+            log_p_x, log_ratio = (
+                term.numpy().astype(np.float64)[: self.num_samples - start]
+                for term in self.graph(x, q, c, index, tf.constant(start))
+            )
+            log_sums.append(log_sum_exp(log_p_x + log_ratio))
+            log_squares.append(log_sum_exp(2 * (log_p_x + log_ratio)))
+            log_p_xs.append(log_p_x.sum(axis=0))
+            log_ratios.append(log_ratio.sum(axis=0))
+        log_sum, log_square = log_sum_exp(np.stack(log_sums)), log_sum_exp(np.stack(log_squares))
+        with np.errstate(invalid="ignore"):
+            ess = np.exp(2 * log_sum - log_square)
+        return {
+            "distortion": -np.sum(log_p_xs, axis=0) / self.num_samples,
+            "rate": -np.sum(log_ratios, axis=0) / self.num_samples,
+            "nll": math.log(self.num_samples) - log_sum,
+            "ess": ess,
+        }
+
+
+def log_sum_exp(values: np.ndarray) -> np.ndarray:
+    """log Σ exp over the first axis, without overflow; NaN and ±∞ come through.
+
+    Example:
+
+        >>> log_sum_exp(np.array([[-1e4, 0.0], [-1e4, -np.inf]])).round(2).tolist()
+        [-9999.31, 0.0]
+    """
+    top = np.max(values, axis=0)
+    shift = np.where(np.isfinite(top), top, 0.0)
+    with np.errstate(divide="ignore"):
+        return np.log(np.sum(np.exp(values - shift), axis=0)) + shift
+
+
+def decoding_floats(model: VAE) -> int:
+    """Numbers in the largest tensor, per latent vector, on the way from latents to log p(x|z)."""
+    x = tf.zeros((1, *model.image_shape))
+
+    @tf.function
+    def decode(latents: Any) -> Any:
+        return model.likelihood.log_prob(model.decoder(latents), x)
+
+    graph = decode.get_concrete_function(tf.TensorSpec((None, *model.decoder_shape))).graph
+    shapes = [output.shape for operation in graph.get_operations() for output in operation.outputs]
+    grow = [shape[1:] for shape in shapes if shape.rank and shape[0] is None and shape[1:].is_fully_defined()]
+    return max(math.prod(shape) for shape in grow)
+
+
+def _image_rows(model: VAE, x: Any) -> Rows:
+    """What there is to know about images before the model sees them."""
+    x = np.asarray(x)
+    flat = x.reshape(len(x), -1).astype(np.float32)
+    binary = np.all((flat == 0) | (flat == 1), axis=1)
+    outside = np.zeros(len(x), bool)
+    if model.likelihood.support == "binary":
+        outside = ~binary
+    elif model.likelihood.support == "levels":
+        levels = flat.astype(np.float64) * (model.likelihood.levels - 1)
+        outside = np.any(np.abs(levels - np.round(levels)) > 1e-3, axis=1)
+    image = np.array([zlib.crc32(pixels.tobytes()) for pixels in flat], np.uint32)
+    return {"image": image, "binary": binary, "outside": outside}
+
+
+def _joined(parts: list[Mapping[str, np.ndarray]]) -> Rows:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
