@@ -26,13 +26,13 @@ class Behaviour:
 
     Args:
         run: the model in Keras.
-        images: test images `(N, H, W, C)`.
+        inputs: test images `(N, H, W, C)` by the name "image", and their conditions, where the model takes them.
         labels: `(N,)` or None.
         generative: whether the model has scores.
     """
 
-    def __init__(self, run: Run, images: np.ndarray, labels: np.ndarray | None, generative: bool):
-        self.images, self.labels, self.generative = images, labels, generative
+    def __init__(self, run: Run, inputs: dict[str, np.ndarray], labels: np.ndarray | None, generative: bool):
+        self.inputs, self.labels, self.generative = inputs, labels, generative
         self.keras = self._outputs(run)
 
     def of(self, run: Run) -> dict[str, float | None]:
@@ -49,7 +49,7 @@ class Behaviour:
         got = self._outputs(run)
         result: dict[str, float | None] = {
             "psnr": _psnr(got["reconstruction"], self.keras["reconstruction"]),
-            "psnr_data": _psnr(got["reconstruction"], self.images),
+            "psnr_data": _psnr(got["reconstruction"], self.inputs["image"]),
         }
         if self.generative:
             result |= {name: float(np.mean(got[name], dtype="float64")) for name in ("distortion", "rate")}
@@ -64,10 +64,10 @@ class Behaviour:
         return result
 
     def _outputs(self, run: Run) -> dict[str, np.ndarray]:
-        result = {**run("encode", {"image": self.images}), **run("reconstruct", {"image": self.images})}
+        result = {**run("encode", self.inputs), **run("reconstruct", self.inputs)}
         if self.generative:
-            index = np.arange(len(self.images), dtype="int32")
-            result |= run("score", {"image": self.images, "seed": runtime.seed_words(0), "index": index})
+            index = np.arange(len(self.inputs["image"]), dtype="int32")
+            result |= run("score", {**self.inputs, "seed": runtime.seed_words(0), "index": index})
         return result
 
 
@@ -108,7 +108,7 @@ start = time.perf_counter()
 import numpy as np
 from kvae.export.runtime import load
 model = load(sys.argv[1])
-model.decode(np.zeros((1, model.latent_dim), np.float32))
+model.decode(np.zeros((1, model.latent_dim), np.float32), None if model.condition_dim is None else 0)
 seconds = time.perf_counter() - start
 try:  # of this process alone: what resource.getrusage says includes its parent
     kilobytes = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))

@@ -21,6 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--generate", type=int, metavar="N", help="draw N images; without it, describe the file")
     parser.add_argument("--seed", type=int, help="the same seed gives the same images, as in Keras")
     parser.add_argument("--temperature", type=float, default=1.0, help="scale of the prior's noise (default: 1)")
+    parser.add_argument("--condition", help="of a conditional model: the number of a class, or its name")
     parser.add_argument("--out", type=Path, help="a .png grid, or a .npy array (N, H, W, C)")
     parser.add_argument("--threads", type=int, default=1, help="for the kernels (default: 1)")
     parser.add_argument("--self-test", action="store_true", help="replay the golden pairs that lie beside the file")
@@ -36,7 +37,9 @@ def main(arguments: list[str] | None = None) -> int:
             if not options.self_test:
                 _describe(model)
             return 0
-        images = model.generate(options.generate, seed=options.seed, temperature=options.temperature)
+        images = model.generate(
+            options.generate, seed=options.seed, temperature=options.temperature, condition=options.condition
+        )
         if options.out is None:
             values = f"values from {images.min():.4f} to {images.max():.4f}"
             print(f"{images.shape} images, {values}; --out keeps them")
@@ -85,6 +88,9 @@ def _describe(model: Model) -> None:
     info = model.info
     parts = ", ".join(f"{part} {info[part]}" for part in ("prior", "posterior", "likelihood") if info[part])
     print(f"{info['kind']} of {'×'.join(map(str, model.image_shape))} images, {model.latent_dim} latents; {parts}")
+    if model.condition_dim is not None:
+        names = info["condition"]["names"]
+        print(f"conditional: {model.condition_dim} conditions" + (f", {', '.join(names)}" if names else ""))
     print(f"trained on {info['data'] or 'unknown data'}; batch sizes {model.batch_sizes}")
     for name, signature in info["signatures"].items():
         sides = [

@@ -1,5 +1,6 @@
 """The endpoints: what an exported model can do, one entry of a table each."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,9 +14,9 @@ from kvae.export.errors import ExportError, one_line
 
 # What goes in: kind of an input, its shape (B: the batch, D: latents) and its dtype.
 IMAGE, LATENT, END, POSITION = "image", "latent", "end", "position"
-SEED, INDEX, TEMPERATURE = "seed", "index", "temperature"
+SEED, INDEX, TEMPERATURE, CONDITION = "seed", "index", "temperature", "condition"
 INTEGERS = (SEED, INDEX)
-BATCHED = (IMAGE, LATENT, POSITION, INDEX)
+BATCHED = (IMAGE, LATENT, POSITION, INDEX, CONDITION)
 
 # In which unit an error of what comes out is measured (`kvae.export.budgets`).
 PIXELS, SPREAD, SIZE, NATS, EXACT = "pixels", "spread", "size", "nats", "exact"
@@ -30,7 +31,7 @@ class Endpoint:
         function: `(model, *inputs)` to a dict of named outputs. Its argument names are those of the inputs.
             It must be a function of its inputs and must not check values: an assertion has no built-in LiteRT
             operator, nor has TensorFlow's random generator.
-        inputs: kind of each input in the order of the arguments.
+        inputs: kind of each input in the order of the arguments; those of a conditional model have `condition` last.
         outputs: unit of each output's error. A model may lack some of them.
         generative: whether it needs a prior.
     """
@@ -51,6 +52,7 @@ class Endpoint:
             SEED: (2,),
             INDEX: (batch,),
             TEMPERATURE: (1,),
+            CONDITION: (batch, model.condition_dim),
         }
         dtype = {kind: tf.int32 if kind in INTEGERS else tf.float32 for kind in shapes}
         return {name: tf.TensorSpec(shapes[kind], dtype[kind], name=name) for name, kind in self.inputs.items()}
@@ -59,6 +61,10 @@ class Endpoint:
     def batched(self) -> set[str]:
         """Names of the inputs with one row for each example."""
         return {name for name, kind in self.inputs.items() if kind in BATCHED}
+
+    def conditional(self) -> "Endpoint":
+        """The same of a conditional model."""
+        return dataclasses.replace(self, inputs={**self.inputs, CONDITION: CONDITION})
 
     def signature(self, batch: int | None) -> str:
         """Its name for a batch of this size."""
@@ -78,35 +84,35 @@ class Endpoint:
             ) from error
 
 
-def decode(model: Any, z: Any) -> dict[str, Any]:
-    return {"image": model.likelihood.mean(model.decoder(z, training=False))}
+def decode(model: Any, z: Any, condition: Any = None) -> dict[str, Any]:
+    return {"image": model.likelihood.mean(model.decoder_params(z, condition))}
 
 
-def encode(model: Any, image: Any) -> dict[str, Any]:
-    params = model.encoder(image, training=False)
+def encode(model: Any, image: Any, condition: Any = None) -> dict[str, Any]:
+    params = model.encoder_params(image, condition)
     if not hasattr(model, "posterior"):  # a plain autoencoder: the code itself
         return {"mean": params}
     return {"mean": model.posterior.mean(params), "variance": model.posterior.variance(params)}
 
 
-def reconstruct(model: Any, image: Any) -> dict[str, Any]:
-    return {"reconstruction": decode(model, encode(model, image)["mean"])["image"]}
+def reconstruct(model: Any, image: Any, condition: Any = None) -> dict[str, Any]:
+    return {"reconstruction": decode(model, encode(model, image, condition)["mean"], condition)["image"]}
 
 
-def generate(model: Any, seed: Any, index: Any, temperature: Any) -> dict[str, Any]:
-    z = model.prior.draw(seed, index, temperature)
-    return {**decode(model, z), "z": z}
+def generate(model: Any, seed: Any, index: Any, temperature: Any, condition: Any = None) -> dict[str, Any]:
+    z = model.prior.draw(seed, index, temperature, condition)
+    return {**decode(model, z, condition), "z": z}
 
 
-def interpolate(model: Any, start: Any, end: Any, position: Any) -> dict[str, Any]:
+def interpolate(model: Any, start: Any, end: Any, position: Any, condition: Any = None) -> dict[str, Any]:
     """Images on the straight line between two latents."""
     t = position[:, None]
-    return decode(model, (1.0 - t) * start + t * end)
+    return decode(model, (1.0 - t) * start + t * end, condition)
 
 
-def score(model: Any, image: Any, seed: Any, index: Any) -> dict[str, Any]:
+def score(model: Any, image: Any, seed: Any, index: Any, condition: Any = None) -> dict[str, Any]:
     """Distortion, rate and −ELBO in nats, with one posterior sample; its noise is chosen by seed and index."""
-    terms = model.terms(image, IndexedNoise(seed, index))
+    terms = model.terms(image, IndexedNoise(seed, index), c=condition)
     distortion = terms.distortion[0]
     return {"distortion": distortion, "rate": terms.rate, "negative_elbo": distortion + terms.rate}
 
@@ -136,7 +142,15 @@ INFO = "info"
 
 def endpoints_of(model: Any) -> tuple[Endpoint, ...]:
     """The endpoints that this model has: an autoencoder, which has no prior, lacks two."""
-    return tuple(endpoint for endpoint in ENDPOINTS if hasattr(model, "prior") or not endpoint.generative)
+    found = tuple(endpoint for endpoint in ENDPOINTS if hasattr(model, "prior") or not endpoint.generative)
+    return found if model.condition_dim is None else tuple(endpoint.conditional() for endpoint in found)
+
+
+def with_fixed_prior(model: Any) -> Any:
+    """The model as files hold it: with a prior that needs nothing of the other networks, and doesn't learn."""
+    prior = getattr(model, "prior", None)
+    fixed = prior and prior.fixed()
+    return model if fixed is prior else model.with_prior(fixed)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """What a file says about its model: the JSON that the signature `info` returns."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,8 @@ def describe(
     images: np.ndarray | None = None,
     data: str | None = None,
     license: str | None = None,
+    condition: Mapping[str, np.ndarray] | None = None,
+    condition_names: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """What an exported file says about itself.
 
@@ -37,6 +39,8 @@ def describe(
         images: `(N, H, W, C)`, best validation images, for the model's own statistics.
         data: name of the training data.
         license: text.
+        condition: of the images, as the input of that name.
+        condition_names: of the classes that a condition may be.
 
     Example:
 
@@ -47,6 +51,8 @@ def describe(
         ('StandardNormal', {'z': {'shape': ['B', 2], 'dtype': 'float32'}})
     """
     parts = ("likelihood", "posterior", "prior")
+    inputs = None if images is None else {"image": images, **(condition or {})}
+    names = None if condition_names is None else [str(name) for name in condition_names]
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -60,9 +66,10 @@ def describe(
         "dynamic_batch": None in batch_sizes,
         "signatures": {endpoint.name: _signature(endpoint, reference) for endpoint in reference.endpoints},
         "data": data,
-        "latents": None if images is None else _latents(model, images),
-        "score": None if images is None or not hasattr(model, "prior") else _score(model, images),
+        "latents": None if inputs is None else _latents(model, inputs),
+        "score": None if inputs is None or not hasattr(model, "prior") else _score(model, inputs),
         "license": license,
+        **({} if model.condition_dim is None else {"condition": {"size": model.condition_dim, "names": names}}),
     }
 
 
@@ -84,9 +91,9 @@ def spec(value: np.ndarray, batched: bool = True) -> dict[str, Any]:
     return {"shape": ["B" if batched else value.shape[0], *value.shape[1:]], "dtype": value.dtype.name}
 
 
-def _latents(model: Any, images: np.ndarray) -> dict[str, Any]:
+def _latents(model: Any, inputs: dict[str, np.ndarray]) -> dict[str, Any]:
     """Where images lie, and which latents vary with the image (Burda et al. 2016, §5.2), the most active first."""
-    means = run_keras(model)("encode", {"image": images})["mean"]
+    means = run_keras(model)("encode", inputs)["mean"]
     variance = means.var(axis=0)
     order = np.argsort(-variance, kind="stable")
     return {
@@ -96,12 +103,13 @@ def _latents(model: Any, images: np.ndarray) -> dict[str, Any]:
     }
 
 
-def _score(model: Any, images: np.ndarray) -> dict[str, Any]:
+def _score(model: Any, inputs: dict[str, np.ndarray]) -> dict[str, Any]:
     """How the scores of ordinary images are distributed: `[probability, −ELBO]` pairs, rising."""
-    inputs = {"image": images, "seed": seed_words(0), "index": np.zeros(len(images), "int32")}
-    scores = run_keras(model)("score", inputs)["negative_elbo"]
+    count = len(inputs["image"])
+    noise = {"seed": seed_words(0), "index": np.zeros(count, "int32")}
+    scores = run_keras(model)("score", {**inputs, **noise})["negative_elbo"]
     quantiles = _rounded(np.quantile(scores.astype("float64"), PROBABILITIES))
-    return {"images": len(images), "quantiles": [list(pair) for pair in zip(PROBABILITIES, quantiles, strict=True)]}
+    return {"images": count, "quantiles": [list(pair) for pair in zip(PROBABILITIES, quantiles, strict=True)]}
 
 
 def _rounded(values: np.ndarray) -> list[float]:

@@ -15,7 +15,7 @@ import numpy as np
 from kvae.export import behaviour, endpoints, golden, info, litert, onnx, page, pictures, runtime, saved_model
 from kvae.export.console import quiet
 from kvae.export.errors import ExportError
-from kvae.export.reference import Reference, Run, check_images, run_keras
+from kvae.export.reference import Reference, Run, check_conditions, check_images, conditions_in_turn, run_keras
 from kvae.export.verify import Artifact, open_saved_model, verify_litert, verify_saved_model
 
 SAVED_MODEL, ONNX, REPORT, PAGE = "saved_model", "onnx", runtime.REPORT, "export.html"
@@ -40,6 +40,8 @@ def export(
     data: str | None = None,
     license: str | None = None,
     on_step: Callable[[str], None] | None = None,
+    conditions: Any = None,
+    condition_names: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Export a model to a SavedModel and LiteRT files, each compared with Keras before it is kept.
 
@@ -56,9 +58,10 @@ def export(
         directory: where to; made if it doesn't exist.
         images: `(N, H, W, C)` in [0, 1], best test images, to compare on and to measure what each file does to
             them and costs; None compares on noise, measures nothing, and the report says so.
-        labels: `(N,)` integers, for the accuracy of a linear probe on the exported encoder.
+        labels: `(N,)` integers, for the accuracy of a linear probe on the exported encoder. (Not that of a
+            conditional model, which is told what the probe would look for.)
         validation: `(N, H, W, C)`, for the ranges of full_int8 and for the statistics in `info`; None takes
-            `images`.
+            `images`. Of a conditional model, the pair of images and conditions.
         precisions: of the LiteRT files, from `kvae.export.litert.PRECISIONS`: "float32", "float16", "int8" (weights
             in 8 bits, activations quantised on the fly), "full_int8" (both, with calibrated ranges); or "auto", the
             smallest that loses less than `budget_nats`.
@@ -69,12 +72,14 @@ def export(
         data: name of the training data, for `info`.
         license: text, for `info`.
         on_step: called with a line of text before each step.
+        conditions: of `images`, for a conditional model: what `fit` takes; None takes `labels`.
+        condition_names: of the classes that a condition may be, for `info`; `condition_dim` of them.
 
     Returns:
         What is in `report.json`: `packages`, `model`, `verification`, `warnings` and `artifacts`.
 
     Raises:
-        ValueError: for unknown precisions, or unusable images or batch sizes.
+        ValueError: for unknown precisions, or unusable images, conditions or batch sizes.
         ExportError: if the model can't be converted, or a file isn't close enough to Keras
             (`kvae.export.budgets`).
 
@@ -100,11 +105,20 @@ def export(
         raise ValueError("precisions='auto' compares ELBOs: it needs a `kvae.VAE`, and `images` to compute them on.")
     if images is None and validation is None and "full_int8" in wanted:
         raise ValueError("full_int8 needs images to see the ranges of activations: give `images` or `validation`.")
+    if condition_names is not None and len(condition_names) != model.condition_dim:
+        raise ValueError(
+            f"Argument `condition_names` must name the {model.condition_dim or 0} conditions of the model. "
+            f"Received: {len(condition_names)} names"
+        )
     directory, step = Path(directory), on_step or (lambda text: None)
     if directory.exists() and not directory.is_dir():
         raise ExportError(f"Expected a folder to export to. Received: the file '{directory}'")
     step("computing what Keras says")
-    work = _Work(model, images, labels, validation, batch_sizes, data, license, step)
+    work = _Work(
+        model, images, labels, validation, batch_sizes, step,
+        labels if conditions is None else conditions,
+        {"data": data, "license": license, "condition_names": condition_names},
+    )  # fmt: skip
     made = not directory.exists()
     directory.mkdir(parents=True, exist_ok=True)
     try:
@@ -135,26 +149,29 @@ class _Work:
         labels: Any,
         validation: Any,
         batch_sizes: tuple[int | None, ...],
-        data: str | None,
-        license: str | None,
         step: Callable[[str], None],
+        conditions: Any,
+        facts: dict[str, Any],
     ):
-        self.model, self.batch_sizes, self.step = model, batch_sizes, step
-        self.reference = Reference(model, images)
-        self.images = None if images is None else check_images(images, model.image_shape)
-        self.validation = self.images if validation is None else check_images(validation, model.image_shape)
+        self.model, self.batch_sizes, self.step = endpoints.with_fixed_prior(model), batch_sizes, step
+        self.reference = Reference(self.model, images, conditions=conditions)
+        self.images = None if images is None else _inputs(model, images, conditions)
+        if isinstance(validation, tuple):
+            self.validation: dict[str, np.ndarray] | None = _inputs(model, *validation)
+        else:
+            self.validation = self.images if validation is None else _inputs(model, validation, None)
         if labels is not None and (images is None or len(labels) != len(images)):
             raise ValueError(
                 f"Argument `labels` must have one entry for each of `images`. Received: {len(labels)} labels, "
                 f"{0 if images is None else len(images)} images"
             )
-        self.info = info.describe(model, self.reference, batch_sizes, self.validation, data, license)
-        self.keras = run_keras(model)
+        images, condition = _split(self.validation)
+        self.info = info.describe(model, self.reference, batch_sizes, images, condition=condition, **facts)
+        self.keras = run_keras(self.model)
         self.behaviour = None
         if self.images is not None:
-            self.behaviour = behaviour.Behaviour(
-                self.keras, self.images, None if labels is None else np.asarray(labels), hasattr(model, "prior")
-            )
+            probed = None if labels is None or model.condition_dim is not None else np.asarray(labels)
+            self.behaviour = behaviour.Behaviour(self.keras, self.images, probed, hasattr(model, "prior"))
         self.pictures: list[pictures.Pictures] = [self._pictures("Keras", self.keras)]
 
     def write(
@@ -229,8 +246,10 @@ class _Work:
     def _calibration(self) -> litert.Calibration:
         """Single calls of every signature on real images, and on latents of the prior."""
         assert self.validation is not None
-        images = self.validation[np.linspace(0, len(self.validation) - 1, CALIBRATED).round().astype(int)]
-        reference = Reference(self.model, images, seed=1, rows=CALIBRATED, temperature=1.0)
+        images, condition = _split(self.validation)
+        reference = Reference(
+            self.model, images, seed=1, rows=CALIBRATED, temperature=1.0, conditions=condition.get("condition")
+        )
         calls: litert.Calibration = {}
         for endpoint in reference.endpoints:
             inputs = reference.inputs[endpoint.name]
@@ -247,12 +266,13 @@ class _Work:
 
     def _pictures(self, title: str, run: Any) -> pictures.Pictures:
         generative = hasattr(self.model, "prior")
-        images = None if self.images is None else self.images[:SHOWN]
+        shown = None if self.images is None else {name: values[:SHOWN] for name, values in self.images.items()}
+        seed_7 = _seed_7() | conditions_in_turn(self.model, SHOWN)
         return pictures.Pictures(
             title=title,
-            images=images,
-            reconstructions=None if images is None else run("reconstruct", {"image": images})["reconstruction"],
-            samples=run("generate", _seed_7())["image"] if generative else None,
+            images=None if shown is None else shown["image"],
+            reconstructions=None if shown is None else run("reconstruct", shown)["reconstruction"],
+            samples=run("generate", seed_7)["image"] if generative else None,
         )
 
     def report(self, artifacts: list[Artifact]) -> dict[str, Any]:
@@ -262,12 +282,24 @@ class _Work:
             "verification": {
                 "images": self.reference.image_source,
                 "latents": self.reference.latent_source,
-                "tested_on": 0 if self.images is None else len(self.images),
+                "tested_on": 0 if self.images is None else len(self.images["image"]),
                 "batch_sizes": list(self.batch_sizes),
             },
             "warnings": _warnings(artifacts, self.batch_sizes),
             "artifacts": [artifact.as_dict() for artifact in artifacts],
         }
+
+
+def _inputs(model: Any, images: Any, conditions: Any) -> dict[str, np.ndarray]:
+    """Checked images by the name "image", and their conditions, where the model takes them."""
+    images = check_images(images, model.image_shape)
+    return {"image": images, **check_conditions(model, conditions, len(images))}
+
+
+def _split(inputs: dict[str, np.ndarray] | None) -> tuple[np.ndarray | None, dict[str, np.ndarray]]:
+    """The images, and the rest."""
+    rest = dict(inputs or {})
+    return rest.pop("image", None), rest
 
 
 def _seed_7() -> dict[str, np.ndarray]:

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from kvae.export import endpoints
-from kvae.export.endpoints import endpoints_of, float32_compute
+from kvae.export.endpoints import endpoints_of, float32_compute, with_fixed_prior
 from kvae.export.errors import ExportError
 from kvae.export.runtime import seed_words
 
@@ -34,10 +34,10 @@ def run_keras(model: Any) -> Run:
 
 def in_pieces(call: Callable[[str, dict[str, np.ndarray]], dict[str, Any]], first: int = CHUNK) -> Run:
     """`call` for any number of rows: the first `first` of them, then as many as `CHUNK` at once."""
-    batched_inputs = {endpoint.name: endpoint.batched for endpoint in endpoints.ENDPOINTS}
+    batched_inputs = {endpoint.name: endpoint.conditional().batched for endpoint in endpoints.ENDPOINTS}
 
     def run(name: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        batched = batched_inputs[name]
+        batched = batched_inputs[name] & set(inputs)
         rows = len(inputs[next(iter(batched))])
         starts = [0, *range(first, rows, CHUNK)]
         pieces = [
@@ -56,6 +56,7 @@ class Reference:
         model: a built `kvae.VAE` or `kvae.Autoencoder`.
         images: real images `(N, H, W, C)` in [0, 1], best those that the model hasn't seen; `rows` are taken,
             evenly spaced. None makes noise of random brightness and contrast.
+        conditions: of the images, if the model is conditional: what `fit` takes. Noise gets each condition in turn.
         seed: of the latents, and of the noise.
         rows: of the inputs.
         temperature: of `generate`.
@@ -72,23 +73,33 @@ class Reference:
     """
 
     def __init__(
-        self, model: Any, images: Any = None, seed: int = 0, rows: int = ROWS, temperature: float = TEMPERATURE
+        self,
+        model: Any,
+        images: Any = None,
+        seed: int = 0,
+        rows: int = ROWS,
+        temperature: float = TEMPERATURE,
+        conditions: Any = None,
     ):
+        model = with_fixed_prior(model)
         self.image_source = "noise of random brightness and contrast" if images is None else "given"
         self.latent_source = "prior" if hasattr(model, "prior") else "codes of the images"
         self.parameters = sum(part.count_params() for part in (model.encoder, model.decoder))
         self.endpoints = endpoints_of(model)
         if images is None:
-            pixels = _noise(model.image_shape, seed, rows)
+            pixels, condition = _noise(model.image_shape, seed, rows), conditions_in_turn(model, rows)
         else:
             images = check_images(images, model.image_shape)
-            pixels = images[np.linspace(0, len(images) - 1, rows).round().astype(int)]
+            chosen = np.linspace(0, len(images) - 1, rows).round().astype(int)
+            pixels = images[chosen]
+            condition = {name: c[chosen] for name, c in check_conditions(model, conditions, len(images)).items()}
         run = run_keras(model)
         if hasattr(model, "prior"):
-            latents = np.asarray(model.prior.sample(rows, seed), "float32")
+            latents = np.asarray(model.prior.sample(rows, seed, condition=condition.get("condition")), "float32")
         else:
-            latents = run("encode", {"image": pixels})["mean"]
+            latents = run("encode", {"image": pixels, **condition})["mean"]
         data = {
+            **condition,
             endpoints.IMAGE: pixels,
             endpoints.LATENT: latents,
             endpoints.POSITION: np.linspace(0, 1, rows, dtype="float32"),
@@ -126,6 +137,18 @@ def check_images(images: Any, shape: tuple[int, int, int]) -> np.ndarray:
             f"Received: values from {images.min():.3g} to {images.max():.3g}"
         )
     return images
+
+
+def check_conditions(model: Any, conditions: Any, count: int) -> dict[str, np.ndarray]:
+    """The input `condition` for so many images, `(count, condition_dim)`; none for a model that takes none."""
+    vectors = model.condition(conditions, count, labels=True)
+    return {} if vectors is None else {endpoints.CONDITION: np.asarray(vectors)}
+
+
+def conditions_in_turn(model: Any, count: int) -> dict[str, np.ndarray]:
+    """The input `condition` where no data says it: one class after the other."""
+    classes = None if model.condition_dim is None else np.arange(count) % model.condition_dim
+    return check_conditions(model, classes, count)
 
 
 def _noise(shape: tuple[int, int, int], seed: int, rows: int) -> np.ndarray:

@@ -44,6 +44,9 @@ class Model:
         image_shape: `(H, W, C)`.
         latent_dim: D.
         batch_sizes: of the signatures, largest first.
+        condition_dim: size of the condition of a conditional model, or None. Its methods need `condition`: an
+            integer, a name from `info["condition"]["names"]` or a vector for all rows, or integers `(B,)` or vectors
+            `(B, condition_dim)`.
     """
 
     def __init__(self, path: str | os.PathLike[str], num_threads: int = 1, sha256: str | None = None):
@@ -58,24 +61,35 @@ class Model:
         self.image_shape = tuple(self.info["image_shape"])
         self.latent_dim = int(self.info["latent_dim"])
         self.batch_sizes = tuple(sorted(self.info["batch_sizes"], reverse=True))
+        self.condition_dim = int(self.info["condition"]["size"]) if "condition" in self.info else None
         self._runners: dict[str, Any] = {}
 
-    def decode(self, z: Any) -> np.ndarray:
+    def decode(self, z: Any, condition: Any = None) -> np.ndarray:
         """Mean images of latents, `(B, D)` to `(B, H, W, C)`."""
-        return self._answer("decode", z=_check("z", z, (None, self.latent_dim)))["image"]
+        z = _check("z", z, (None, self.latent_dim))
+        return self._answer("decode", z=z, **self._condition(condition, len(z)))["image"]
 
-    def encode(self, image: Any) -> dict[str, np.ndarray]:
+    def encode(self, image: Any, condition: Any = None) -> dict[str, np.ndarray]:
         """`mean` and `variance` of q(z|x), `(B, D)` each, for images `(B, H, W, C)` in [0, 1].
 
         For the file of an autoencoder `mean` is the code, and there is no `variance`.
         """
-        return self._answer("encode", image=self._check_image(image))
+        image = self._check_image(image)
+        return self._answer("encode", image=image, **self._condition(condition, len(image)))
 
-    def reconstruct(self, image: Any) -> np.ndarray:
+    def reconstruct(self, image: Any, condition: Any = None) -> np.ndarray:
         """Images in [0, 1] encoded and decoded again without noise, `(B, H, W, C)`."""
-        return self._answer("reconstruct", image=self._check_image(image))["reconstruction"]
+        image = self._check_image(image)
+        return self._answer("reconstruct", image=image, **self._condition(condition, len(image)))["reconstruction"]
 
-    def generate(self, n: int = 1, seed: int | None = None, start: int = 0, temperature: float = 1.0) -> np.ndarray:
+    def generate(
+        self,
+        n: int = 1,
+        seed: int | None = None,
+        start: int = 0,
+        temperature: float = 1.0,
+        condition: Any = None,
+    ) -> np.ndarray:
         """Images from the prior, number `start` to `start + n` of a seed: `(n, H, W, C)`.
 
         Image i depends on the seed and i alone. Its latents are those of `VAE.sample` bit for bit, on every
@@ -87,6 +101,7 @@ class Model:
             seed: up to 64 bits; None draws new images each time.
             start: number of the first one.
             temperature: scale of the prior's noise, >= 0; below 1 images are more typical and less diverse.
+            condition: of a conditional model, one for all or one for each.
 
         Raises:
             ValueError: for arguments outside these ranges, or if the model has no prior.
@@ -110,9 +125,10 @@ class Model:
             seed=seed_words(secrets.randbits(63) if seed is None else seed),
             index=np.arange(start, start + n, dtype=np.int32),
             temperature=np.array([temperature], np.float32),
+            **self._condition(condition, n),
         )["image"]
 
-    def interpolate(self, start: Any, end: Any, steps: int = 8) -> np.ndarray:
+    def interpolate(self, start: Any, end: Any, steps: int = 8, condition: Any = None) -> np.ndarray:
         """Images on the straight line between two latents `(D,)`, both ends included: `(steps, H, W, C)`."""
         if steps < 2:
             raise ValueError(f"Argument `steps` must be >= 2. Received: steps={steps}")
@@ -120,9 +136,10 @@ class Model:
             name: _check(name, np.asarray(z)[None], (1, self.latent_dim))
             for name, z in (("start", start), ("end", end))
         }
-        return self._answer("interpolate", **ends, position=np.linspace(0, 1, steps, dtype=np.float32))["image"]
+        position = np.linspace(0, 1, steps, dtype=np.float32)
+        return self._answer("interpolate", **ends, position=position, **self._condition(condition, steps))["image"]
 
-    def score(self, image: Any, seed: int = 0, num_samples: int = 1) -> dict[str, np.ndarray]:
+    def score(self, image: Any, seed: int = 0, num_samples: int = 1, condition: Any = None) -> dict[str, np.ndarray]:
         """How unusual images are: `negative_elbo` = `distortion` + `rate`, nats, `(B,)` each.
 
         An unbiased estimate of the −ELBO with `num_samples` posterior samples. The same image always gets the
@@ -139,8 +156,9 @@ class Model:
         if num_samples < 1:
             raise ValueError(f"Argument `num_samples` must be >= 1. Received: num_samples={num_samples}")
         image, words = self._check_image(image), seed_words(seed)
+        given = self._condition(condition, len(image))
         samples = [
-            self._answer("score", image=image, seed=words, index=np.full(len(image), k, np.int32))
+            self._answer("score", image=image, seed=words, index=np.full(len(image), k, np.int32), **given)
             for k in range(num_samples)
         ]
         return {name: np.mean([sample[name] for sample in samples], axis=0) for name in samples[0]}
@@ -268,6 +286,35 @@ class Model:
                 "Expected a file made by kvae.export, with the signature 'info' in format 1. Received: "
                 f"'{self.path}' with signatures {sorted(names) or 'none'}"
             ) from error
+
+    def _condition(self, condition: Any, rows: int) -> dict[str, np.ndarray]:
+        """The input `condition`, `(rows, condition_dim)`; nothing for a model that takes none."""
+        size = self.condition_dim
+        if size is None:
+            if condition is not None:
+                raise ValueError(f"'{self.path}' holds a model without conditions. Received: condition={condition!r}")
+            return {}
+        names = self.info["condition"]["names"] or []
+        wanted = (
+            f"Argument `condition` must be integers below {size} or vectors of {size} numbers, one for all or {rows}"
+            + (f", or one of {', '.join(names)}" if names else "")
+        )
+        if isinstance(condition, str):
+            condition = names.index(condition) if condition in names else condition
+            condition = int(condition) if isinstance(condition, str) and condition.isdecimal() else condition
+        try:
+            array = np.asarray(condition)
+        except ValueError as error:
+            raise ValueError(f"{wanted}. Received: rows of different lengths") from error
+        if array.dtype.kind in "iu" and array.ndim < 2:
+            if ((array < 0) | (array >= size)).any():
+                raise ValueError(f"{wanted}. Received: {condition}")
+            array = np.eye(size, dtype=np.float32)[array]
+        if array.dtype.kind not in "biuf":
+            raise ValueError(f"{wanted}. Received: {condition!r}")
+        if array.shape not in ((size,), (rows, size)):
+            raise ValueError(f"{wanted}. Received: shape {np.shape(condition)}")
+        return {"condition": _check("condition", np.broadcast_to(array, (rows, size)), (None, size))}
 
     def _check_image(self, image: Any) -> np.ndarray:
         image = _check("image", image, (None, *self.image_shape))

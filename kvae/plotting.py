@@ -252,10 +252,11 @@ def image_grid(images: Any, columns: int | None = None) -> Figure:
     return _tiled(tiles.reshape(rows, columns, height, width, 3))
 
 
-def reconstructions(model: Any, images: Any, columns: int = 8) -> Figure:
+def reconstructions(model: Any, images: Any, columns: int = 8, condition: Any = None) -> Figure:
     """Images `(N, H, W, C)` above what the model makes of them, in bands of `columns` pairs."""
     images = np.asarray(images)
-    pairs = np.stack([_rgb(images), _rgb(model.reconstruct(images), like=images)])  # (2, N, H, W, 3)
+    rebuilt = model.reconstruct(images, *_given(condition))
+    pairs = np.stack([_rgb(images), _rgb(rebuilt, like=images)])  # (2, N, H, W, 3)
     columns = min(columns, len(images))
     bands = -(-len(images) // columns)
     tiles = np.ones((2, bands * columns, *pairs.shape[2:]))
@@ -264,12 +265,33 @@ def reconstructions(model: Any, images: Any, columns: int = 8) -> Figure:
     return _tiled(tiles.reshape(-1, *tiles.shape[2:]), ["original", "reconstruction"] * bands, band=2)
 
 
-def samples(model: Any, n: int = 64, seed: int = 0) -> Figure:
+def samples(model: Any, n: int = 64, seed: int = 0, condition: Any = None) -> Figure:
     """A grid of `n` images from the prior: the mean of p(x|z) for each z ~ p(z). TypeError for an autoencoder."""
-    return image_grid(model.sample(n, seed=seed))
+    return image_grid(model.sample(n, seed=seed) if condition is None else model.sample(n, seed, condition=condition))
 
 
-def manifold(model: Any, steps: int = 20) -> Figure:
+def class_samples(model: Any, columns: int = 10, seed: int = 0, names: Sequence[str] = ()) -> Figure:
+    """The same latents as every class of a conditional model: a row for each class (the first 20), z by column.
+
+    Args:
+        columns: latents drawn from the prior.
+        names: of the classes.
+
+    Raises:
+        ValueError: if the model takes no condition.
+    """
+    if model.condition_dim is None:
+        raise ValueError(
+            "Samples of each class need a conditional model (`samples` shows others). Received: "
+            f"{type(model).__name__} with condition_dim=None"
+        )
+    classes = range(min(model.condition_dim, MAX_LEGEND))
+    images = np.concatenate([model.sample(columns, seed, condition=c) for c in classes])
+    labels = [str(names[c]) if c < len(names) else str(c) for c in classes]
+    return _tiled(_rgb(images).reshape(len(classes), columns, *images.shape[1:3], 3), labels)
+
+
+def manifold(model: Any, steps: int = 20, condition: Any = None) -> Figure:
     """The images of a two-dimensional latent space (Kingma & Welling 2014, figure 4).
 
     Latents are the quantiles (i + ½) / steps of the standard normal on each axis, so that every tile stands for
@@ -285,7 +307,7 @@ def manifold(model: Any, steps: int = 20) -> Figure:
         )
     quantiles = [NormalDist().inv_cdf((i + 0.5) / steps) for i in range(steps)]
     z = np.array([(x, y) for y in reversed(quantiles) for x in quantiles], "float32")  # top row: largest z₁
-    images = np.asarray(model.decode(z))
+    images = np.asarray(model.decode(z, *_given(condition)))
     tiles = _rgb(images).reshape(steps, steps, *images.shape[1:3], 3)
     shown = {0, steps // 4, steps - 1 - steps // 4, steps - 1}
     ticks = [_number(v) if i in shown else "" for i, v in enumerate(quantiles)]
@@ -301,6 +323,7 @@ def traversals(
     steps: int = 11,
     kl: Any = None,
     latents: Any = None,
+    condition: Any = None,
 ) -> Figure:
     """One latent dimension at a time from −3 to 3 standard deviations: a row each.
 
@@ -311,6 +334,7 @@ def traversals(
         kl: `(D,)` nats, said beside each row.
         latents: `(N, D)` latents of images that tell mean and standard deviation of each dimension (default: 0
             and 1, those of the standard normal prior). An autoencoder needs them.
+        condition: of all images of a conditional model.
 
     Raises:
         ValueError: for a dimension that isn't there, or fewer than 2 steps.
@@ -323,18 +347,18 @@ def traversals(
         raise ValueError(f"Expected dimensions from 0 to {size - 1} and steps >= 2. Received: {dimensions}, {steps}")
     center = np.zeros(size) if latents is None else np.mean(latents, axis=0)
     scale = np.ones(size) if latents is None else np.std(latents, axis=0)
-    base = center if image is None else np.asarray(model.encode_mean(np.asarray(image)[None]))[0]
+    base = center if image is None else np.asarray(model.encode_mean(np.asarray(image)[None], *_given(condition)))[0]
     offsets = np.linspace(-3.0, 3.0, steps)
     z = np.tile(base, (len(dimensions), steps, 1))  # (rows, steps, D)
     for row, d in enumerate(dimensions):
         z[row, :, d] = center[d] + offsets * scale[d]
-    images = np.asarray(model.decode(z.reshape(-1, size).astype("float32")))
+    images = np.asarray(model.decode(z.reshape(-1, size).astype("float32"), *_given(condition)))
     tiles = _rgb(images).reshape(*z.shape[:2], *images.shape[1:3], 3)
     labels = [_z(d) if kl is None else f"{_z(d)} · {kl[d]:.2f} nats" for d in dimensions]
     return _tiled(tiles, labels, [f"{_number(v, 1)}σ" for v in offsets])
 
 
-def interpolations(model: Any, first: Any, second: Any, steps: int = 8) -> Figure:
+def interpolations(model: Any, first: Any, second: Any, steps: int = 8, condition: Any = None) -> Figure:
     """From one image to another on a straight line in latent space: a row for each pair, originals at the ends.
 
     Args:
@@ -342,11 +366,16 @@ def interpolations(model: Any, first: Any, second: Any, steps: int = 8) -> Figur
         steps: images between the originals, reconstructions of both included.
     """
     first, second = (np.asarray(x).reshape(-1, *np.shape(x)[-3:]) for x in (first, second))
-    between = np.asarray(model.interpolate(first, second, steps))  # (B, steps, H, W, C)
+    between = np.asarray(model.interpolate(first, second, steps, *_given(condition)))  # (B, steps, H, W, C)
     tiles = np.concatenate([first[:, None], between, second[:, None]], axis=1)
     shares = [f"{100 * i / (steps - 1):.0f} %" for i in range(steps)]
     rgb = _rgb(tiles.reshape(-1, *tiles.shape[2:])).reshape(*tiles.shape[:-1], 3)
     return _tiled(rgb, (), ["original", *shares, "original"])
+
+
+def _given(condition: Any) -> tuple[Any, ...]:
+    """The last argument of a model's methods, for one that takes it."""
+    return () if condition is None else (condition,)
 
 
 def _rgb(images: Any, like: Any = None) -> np.ndarray:

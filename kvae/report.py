@@ -31,12 +31,16 @@ FIGURES = (
     ("samples", "Samples from the prior", "New images: latents drawn from the prior, decoded. No encoder, no data; "
      "this is what the exported decoder does on a phone. Each is the mean of p(x|z), without the noise of single "
      "pixels, and therefore soft."),
+    ("class_samples", "The same style, every class", "New images of a conditional model: a row for each class, and the "
+     "same latents in every column. What stays along a column is what the latents say beside the class. Each is the "
+     "mean of p(x|z, c), without the noise of single pixels, and therefore soft."),
     ("manifold", "The latent manifold", "The two latents across the page: every tile stands for the same prior "
-     "probability. Neighbours should be alike, without gaps."),
+     "probability. Neighbours should be alike, without gaps. (Of a conditional model, that of its first class.)"),
     ("traversals", "One latent at a time", "Each row moves one latent from −3 to 3 standard deviations, all others at "
-     "their mean; the most informative first. A row that doesn't change is a latent that is not used."),
-    ("latent_map", "Where images lie", "Posterior means of test images. Labels, where there are any, only colour the "
-     "points: training never saw them."),
+     "their mean; the most informative first. A row that doesn't change is a latent that is not used. (Of a "
+     "conditional model, as its first class.)"),
+    ("latent_map", "Where images lie", "Posterior means of test images. Labels, where there are any, colour the "
+     "points; only a conditional model saw them in training, and need not say them with its latents."),
     ("kl_per_dimension", "What each latent carries", "KL of each latent from the prior, mean over test images. Latents "
      "near zero have collapsed: they cost nothing and say nothing."),
 )  # fmt: skip
@@ -59,7 +63,7 @@ def write_figures(
         model: a `kvae.VAE`, or a `kvae.Autoencoder`: then there are no samples, and traversals follow the
             spread of `means`.
         images: test images `(N, H, W, C)`.
-        labels: `(N,)` or None.
+        labels: `(N,)` or None; the conditions of a conditional model.
         history: columns of the training log.
         label_names: names of the classes.
         means: latents of `images`, `(N, D)`; encoded here if left out.
@@ -68,24 +72,32 @@ def write_figures(
     Returns:
         The paths written.
     """
+    conditional = model.condition_dim is not None
+
+    def conditions(start: int, end: int) -> Any:
+        return labels[start:end] if conditional and labels is not None else None
+
     if means is None:
-        batches = range(0, len(images), ENCODE_BATCH)
-        means = np.concatenate([np.asarray(model.encode_mean(images[i : i + ENCODE_BATCH])) for i in batches])
+        batches = [(i, i + ENCODE_BATCH) for i in range(0, len(images), ENCODE_BATCH)]
+        means = np.concatenate([np.asarray(model.encode_mean(images[i:j], conditions(i, j))) for i, j in batches])
+    first = 0 if conditional else None  # class
     spread = means.var(axis=0)
     generates = hasattr(model, "prior")
     figures = {
         "learning_curves": plotting.learning_curves(history),
-        "reconstructions": plotting.reconstructions(model, images[:16]),
+        "reconstructions": plotting.reconstructions(model, images[:16], condition=conditions(0, 16)),
         "latent_map": plotting.latent_map(means, labels, label_names),
     }
-    if generates:
+    if generates and conditional:
+        figures["class_samples"] = plotting.class_samples(model, names=label_names)
+    elif generates:
         figures["samples"] = plotting.samples(model, n=100, seed=0)
     if generates and model.latent_dim == 2:
-        figures["manifold"] = plotting.manifold(model)
+        figures["manifold"] = plotting.manifold(model, condition=first)
     else:
         order = np.argsort(-(spread if kl is None else np.asarray(kl)), kind="stable")
         figures["traversals"] = plotting.traversals(
-            model, dimensions=[int(d) for d in order[:8]], kl=kl, latents=None if generates else means
+            model, dimensions=[int(d) for d in order[:8]], kl=kl, latents=None if generates else means, condition=first
         )
     if kl is not None:
         figures["kl_per_dimension"] = plotting.kl_per_dimension(kl, spread > ACTIVE_VARIANCE)

@@ -31,3 +31,14 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
 
     x, y = load_digits(return_X_y=True)
     return (x.reshape(-1, 8, 8, 1) / 16).astype("float32"), y
+
+
+@pytest.fixture
+def two_replicas() -> tf.distribute.Strategy:
+    """Two replicas on one processor.
+
+    (TensorFlow's own way to add them up aborts when a second model of another size comes by in the same process.)
+    """
+    devices = [device.name for device in tf.config.list_logical_devices("CPU")[:2]]
+    assert len(devices) == 2
+    return tf.distribute.MirroredStrategy(devices, tf.distribute.ReductionToOneDevice())

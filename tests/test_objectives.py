@@ -376,11 +376,10 @@ def test_controller_goes_on_where_it_was_saved(digits, tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
-def test_controller_of_two_replicas_is_that_of_one(digits):
+def test_controller_of_two_replicas_is_that_of_one(digits, two_replicas):
     x = digits[0][:64, :4, :4]
-    strategy = tf.distribute.MirroredStrategy([d.name for d in tf.config.list_logical_devices("CPU")[:2]])
     single = small_vae(objectives.TargetRate(0.1, k_p=0.5, k_i=0.1))
-    with strategy.scope():
+    with two_replicas.scope():
         mirrored = small_vae(objectives.TargetRate(0.1, k_p=0.5, k_i=0.1))
         mirrored.compile(keras.optimizers.SGD(1e-3))
     mirrored.set_weights(single.get_weights())

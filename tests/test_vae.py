@@ -208,13 +208,10 @@ def test_mixed_precision_trains_with_sgd_too(policy, x):
     assert {w.dtype for w in vae.trainable_weights} == {"float32"}
 
 
-def test_two_replicas_take_the_step_of_one(x):
+def test_two_replicas_take_the_step_of_one(x, two_replicas):
     """Same noise, same gradient: the trap is a gradient that is doubled."""
-    devices = tf.config.list_logical_devices("CPU")[:2]  # two, by conftest.py
-    assert len(devices) == 2
-    strategy = tf.distribute.MirroredStrategy([d.name for d in devices])
     single = small_vae()
-    with strategy.scope():
+    with two_replicas.scope():
         mirrored = small_vae()
         mirrored.compile(keras.optimizers.SGD(1e-3))
     mirrored.set_weights(single.get_weights())

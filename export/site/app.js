@@ -4,8 +4,10 @@
 //     await kvae.ready                                     the Model of kvae.js, with its info
 //     await kvae.generate(seed, n, temperature, start)     {image, z}
 //     await kvae.score(image)                              {negative_elbo, distortion, rate}
+//     (await kvae.ready).condition = 7                     of a conditional model, for whatever is called from then on
 //     also decode(z), encode(image), reconstruct(image), interpolate(start, end, position), percentile(nats)
 
+import { makeConditions } from "./conditions.js";
 import { makeGallery } from "./gallery.js";
 import { $, element, report } from "./images.js";
 import { load } from "./kvae.js";
@@ -31,8 +33,10 @@ async function start() {
   $("score").hidden = !model.has("score");
   if (!model.has("score")) $("result-empty").textContent = "What the model sees and what it makes of it will be here.";
   const sliders = makeSliders(model);
-  makeOwn(model, sliders);
-  if (model.has("generate")) await makeGallery(model, sliders);
+  const own = makeOwn(model, sliders);
+  const gallery = model.has("generate") ? makeGallery(model, sliders) : () => {};
+  if (model.info.condition) makeConditions(model, [sliders.draw, gallery, own]);
+  await gallery();
   await showFacts(model);
   keep();
   return model;
@@ -55,6 +59,7 @@ async function showFacts(model) {
     ["Parameters", info.parameters.toLocaleString("en")],
     ["Images", `${height} × ${width}${channels > 1 ? ` × ${channels}` : ""}`],
     ["Latents", info.latents ? `${info.latents.active.length} of ${info.latent_dim} active` : info.latent_dim],
+    ...(info.condition ? [["Conditions", info.condition.size]] : []),
     ...(info.data ? [["Trained on", info.data]] : []),
     ["File", document.querySelector("[download]").download],
     ["Size", size],

@@ -6,6 +6,7 @@ const PAGE = 16;
 const STRIP = 9;
 const PERIOD = 5000; // of the animation there and back, ms
 
+/** Returns a function that draws it all again. */
 export function makeGallery(model, sliders) {
   const { info } = model;
   const D = info.latent_dim;
@@ -93,7 +94,10 @@ export function makeGallery(model, sliders) {
   // A browser that restores the form after a reload doesn't say so.
   $("temperature-value").textContent = $("temperature").valueAsNumber.toFixed(2);
   readSeed();
-  return draw();
+  return async () => {
+    await draw();
+    if (chosen.length === 2) await path.draw(...chosen.map(latents));
+  };
 }
 
 /** The film strip, the scrubber and the animation. */
@@ -145,13 +149,18 @@ function makePath(model, sliders) {
   new IntersectionObserver(([entry]) => (visible = entry.isIntersecting)).observe($("morph"));
   $("strip").replaceChildren(...strip);
 
+  function draw(from, to) {
+    [start, end] = [from, to];
+    return Promise.all([drawStrip(), drawMorph()]);
+  }
+
   return {
+    draw,
     async show(from, to) {
-      [start, end] = [from, to];
       position.value = 0;
       play(false);
       $("path").hidden = false;
-      await Promise.all([drawStrip(), drawMorph()]);
+      await draw(from, to);
       $("path").scrollIntoView({ block: "nearest", behavior: reducedMotion() ? "auto" : "smooth" });
       if (!reducedMotion()) play(true);
     },

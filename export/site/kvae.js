@@ -4,7 +4,8 @@
 //     const model = await load("model.tflite");
 //     const { image, z } = await model.generate(7, 16);   // Float32Arrays, (16, H, W, C) and (16, D)
 //
-// Arrays are flat Float32Arrays, row after row.
+// Arrays are flat Float32Arrays, row after row. A conditional model draws and reads what `model.condition` says: the
+// number of a class, or the numbers of a condition.
 
 import { Tensor, loadAndCompile, loadLiteRt } from "./litert/index.js";
 
@@ -52,6 +53,7 @@ export class Model {
   constructor(compiled, info, loaded) {
     this.info = info;
     this.loaded = loaded;
+    this.condition = 0;
     this.decodeTimes = []; // of the last decodings of one batch, ms
     this.batchSizes = [...info.batch_sizes].sort((a, b) => b - a);
     this.compiled = compiled;
@@ -112,6 +114,9 @@ export class Model {
     const batched = Object.keys(inputs).filter((name) => spec.inputs[name].shape[0] === "B");
     const rows = inputs[batched[0]].length / width(spec.inputs[batched[0]]);
     if (!Number.isInteger(rows) || rows < 1) throw new Error(`'${endpoint}' got ${rows} rows.`);
+    if (spec.inputs.condition) {
+      inputs = { condition: repeated(this.condition, this.info.condition.size, rows), ...inputs };
+    }
     const outputs = {};
     for (const [name, tensor] of Object.entries(spec.outputs)) outputs[name] = new Float32Array(rows * width(tensor));
     for (let first = 0; first < rows; ) {
@@ -157,6 +162,12 @@ export function seedWords(seed) {
 
 export function product(numbers) {
   return numbers.reduce((a, b) => a * b, 1);
+}
+
+/** A condition of `size` numbers for each row; that of a class is 1 in its place and 0 elsewhere. */
+function repeated(condition, size, rows) {
+  const number = typeof condition === "number" ? (i) => Number(i === condition) : (i) => condition[i];
+  return Float32Array.from({ length: rows * size }, (_, i) => number(i % size));
 }
 
 /** Rows `first` to `first + count`, the last one repeated up to `size` rows. */

@@ -5,6 +5,7 @@ import { $, latest, paint, read } from "./images.js";
 const PAD = 280; // pixels along the longer side of the drawing pad, at least
 const BRUSH = 0.09; // of the shorter side
 
+/** Returns a function that looks at the image again, if there is one. */
 export function makeOwn(model, sliders) {
   const { info } = model;
   const [height, width, channels] = info.image_shape;
@@ -140,6 +141,7 @@ export function makeOwn(model, sliders) {
   });
   $("color-field").hidden = channels !== 3;
   clear();
+  return () => image && look();
 }
 
 function showScore(model, score) {

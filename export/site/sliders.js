@@ -4,7 +4,7 @@ import { $, element, latest, paint, reducedMotion } from "./images.js";
 
 const SHOWN = 8;
 
-/** `set(z)` puts latents on the sliders, `z` are those there now. */
+/** `set(z)` puts latents on the sliders, `z` are those there now, `draw()` draws their image again. */
 export function makeSliders(model) {
   const { info } = model;
   const { active, mean, std } = info.latents ?? {};
@@ -77,7 +77,7 @@ export function makeSliders(model) {
     (rows.length === 1 ? "One number describes an image." : `${rows.length} numbers describe an image`) +
     (rows.length === 1 ? "" : active ? ", the most telling first. Move one and watch." : ". Move one and watch.");
   set(start);
-  return { z, set };
+  return { z, set, draw };
 }
 
 /** A standard normal number (Box and Muller). */

@@ -107,7 +107,12 @@ def export_run(model: "VAE", data: "Data", out: Path, **settings: Any) -> dict[s
     from kvae.export import export as write
 
     images, labels = data.arrays("test", limit=TESTED)
-    validation = data.arrays("validation", limit=VALIDATED)[0] if data.num_validation else None
+    conditional = model.condition_dim is not None
+    validation: Any = data.arrays("validation", limit=VALIDATED) if data.num_validation else None
+    if validation is not None and not conditional:
+        validation = validation[0]
+    if conditional and len(data.label_names) == model.condition_dim:
+        settings["condition_names"] = data.label_names
     name = Path(data.name).name  # of a folder: where it lies is nobody's business
     return write(model, out, images=images, labels=labels, validation=validation, data=name, **settings)
 

@@ -44,7 +44,9 @@ def features(
         np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]
     shapes = ", ".join(f"{name} {'×'.join(map(str, array.shape))}" for name, array in arrays.items())
     say(f"Wrote {out}: {shapes}")
-    if probe and data.has_labels:
+    if probe and opened.model.condition_dim is not None:
+        say("No linear probe: the encoder of a conditional run is told the label.")
+    elif probe and data.has_labels:
         show_probe(probe_run(opened.model, data))
 
 

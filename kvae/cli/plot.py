@@ -35,7 +35,7 @@ def draw(run: Path, model: "VAE", data: "Data", history: dict[str, list[float]])
     from kvae.report import write_figures
 
     images, labels = data.arrays("test", limit=PICTURED)
-    features = extract(model, images, hidden=False)
+    features = extract(model, images if labels is None else (images, labels), hidden=False)
     statistics = latent_statistics(features["mean"], features["variance"])
     return write_figures(
         run, model, images, labels, history,

@@ -11,7 +11,8 @@ from kvae.models import Autoencoder, LatentModel
 def feature_model(model: LatentModel, output: str = "mean") -> keras.Model:
     """The encoder as a plain Keras model: images to features, sharing its weights with `model`.
 
-    It can be trained further, put in front of a classifier, saved and loaded like any Keras model.
+    It can be trained further, put in front of a classifier, saved and loaded like any Keras model. That of a
+    conditional model takes images and the condition's vectors.
 
     Args:
         model: a `kvae.VAE` or `kvae.Autoencoder`.
@@ -28,7 +29,7 @@ def feature_model(model: LatentModel, output: str = "mean") -> keras.Model:
         >>> feature_model(vae, "hidden").output_shape
         (None, 256)
     """
-    x = keras.Input(model.image_shape, name="image")
+    inputs, x = _inputs(model)
     if output == "mean":
         params = model.encoder(x)
         features = params if isinstance(model, Autoencoder) else model.posterior(params)
@@ -36,7 +37,15 @@ def feature_model(model: LatentModel, output: str = "mean") -> keras.Model:
         features = _hidden(model.encoder, x)
     else:
         raise ValueError(f"Argument `output` must be 'mean' or 'hidden'. Received: output={output!r}")
-    return keras.Model(x, features, name=f"{output}_features")
+    return keras.Model(inputs, features, name=f"{output}_features")
+
+
+def _inputs(model: LatentModel) -> tuple[list[Any], Any]:
+    """Inputs of a Keras model, and what the encoder gets of them."""
+    inputs = [keras.Input(model.image_shape, name="image")]
+    if model.condition_dim is not None:
+        inputs.append(keras.Input((model.condition_dim,), name="condition"))
+    return inputs, model.encoder_input(*inputs)
 
 
 def _hidden(encoder: keras.Model, x: Any) -> Any:
@@ -60,7 +69,8 @@ def extract(model: LatentModel, data: Any, hidden: bool = True) -> dict[str, np.
 
     Args:
         model: a `kvae.VAE` or `kvae.Autoencoder`.
-        data: a dataset of batches `x` or `(x, label)`, or an array `(N, H, W, C)`.
+        data: a dataset of batches `x` or `(x, label)`, or arrays: images `(N, H, W, C)`, or these and labels. Labels
+            are the conditions of a conditional model.
         hidden: whether to include the last hidden layer.
 
     Returns:
@@ -74,18 +84,19 @@ def extract(model: LatentModel, data: Any, hidden: bool = True) -> dict[str, np.
         >>> {name: array.shape for name, array in extract(vae, np.zeros((5, 8, 8, 1), "float32")).items()}
         {'mean': (5, 2), 'variance': (5, 2), 'hidden': (5, 256)}
     """
-    x = keras.Input(model.image_shape)
+    inputs, x = _inputs(model)
     params = model.encoder(x)
     outputs = {"mean": params}
     if not isinstance(model, Autoencoder):
         outputs = {"mean": model.posterior.mean(params), "variance": model.posterior.variance(params)}
     if hidden:
         outputs["hidden"] = _hidden(model.encoder, x)
-    predict = keras.Model(x, outputs).predict_on_batch
+    predict = keras.Model(inputs, outputs).predict_on_batch
     collected: dict[str, list[np.ndarray]] = {}
     for batch in _batches(data):
         images, label, _ = keras.utils.unpack_x_y_sample_weight(batch)
-        features = predict(images)
+        c = model.condition(label, images.shape[0], labels=True)
+        features = predict([images] if c is None else [images, c])
         if label is not None:
             features["label"] = np.asarray(label)
         for name, array in features.items():
@@ -96,4 +107,6 @@ def extract(model: LatentModel, data: Any, hidden: bool = True) -> dict[str, np.
 
 
 def _batches(data: Any, size: int = 256) -> Any:
+    if isinstance(data, tuple):
+        return zip(*(_batches(array, size) for array in data))
     return data if not hasattr(data, "shape") else (data[i : i + size] for i in range(0, len(data), size))

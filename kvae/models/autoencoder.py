@@ -21,6 +21,7 @@ class Autoencoder(LatentModel):
         likelihood: what the reconstruction is measured by (default `kvae.likelihoods.Bernoulli`).
         latent_dim: D; needed unless the encoder knows it.
         image_shape: `(H, W, C)`; needed unless the decoder knows it.
+        condition_dim: size of the condition that encoder and decoder get beside the image, as in `kvae.VAE`.
 
     Raises:
         ValueError: if parts don't fit together; the message says which shape was expected.
@@ -44,26 +45,31 @@ class Autoencoder(LatentModel):
         *,
         latent_dim: int | None = None,
         image_shape: tuple[int, int, int] | None = None,
+        condition_dim: int | None = None,
         seed: int = 0,
         **kwargs: Any,
     ):
-        super().__init__(encoder, decoder, likelihood or Bernoulli(), latent_dim, image_shape, seed, **kwargs)
+        super().__init__(
+            encoder, decoder, likelihood or Bernoulli(), latent_dim, image_shape, seed, condition_dim, **kwargs
+        )
         self.build()
 
     def posterior_size(self) -> int:
         return self.latent_dim
 
-    def batch_values(self, x: Any, noise: Noise, training: bool) -> dict[str, Any]:
-        params = self.decoder(self.point(x, training), training=training)
-        distortion = -self.likelihood.log_prob(params, x)
+    def batch_values(self, x: Any, noise: Noise, training: bool, y: Any = None) -> dict[str, Any]:
+        c = self.condition(y, x.shape[0], labels=True)
+        params = self.decoder_params(self.point(x, c, training), c, training)
+        log_likelihood = self.likelihood.training_log_prob if training else self.likelihood.log_prob
+        distortion = -log_likelihood(params, x)
         return {"loss": distortion, "distortion": distortion}
 
-    def point(self, x: Any, training: bool = False) -> Any:
-        return self.encoder(x, training=training)
+    def point(self, x: Any, c: Any = None, training: bool = False) -> Any:
+        return self.encoder_params(x, c, training)
 
-    def encode(self, x: Any) -> Any:
+    def encode(self, x: Any, condition: Any = None) -> Any:
         """Latents, `(B, D)`."""
-        return self.encode_mean(x)
+        return self.encode_mean(x, condition)
 
     def sample(self, n: int, seed: int | None = None) -> NoReturn:
         """Always raises: an autoencoder has no prior to sample from."""

@@ -10,6 +10,7 @@ from keras import ops
 from kvae.distributions import Distribution, Noise
 from kvae.networks import Decoder, Encoder, check_image_shape
 
+NO_CONDITION = "Expected conditions that are integers from 0 to condition_dim − 1, or finite vectors. Received: others"
 OUTSIDE = "Expected images with values in [0, 1] and no NaN; scale them, for example x / 255. Received: values outside"
 
 
@@ -28,9 +29,13 @@ class LatentModel(keras.Model):
         latent_dim: int | None,
         image_shape: tuple[int, int, int] | None,
         seed: int,
+        condition_dim: int | None = None,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
+        if condition_dim is not None and condition_dim < 1:
+            raise ValueError(f"Argument `condition_dim` must be >= 1. Received: condition_dim={condition_dim}")
+        self.condition_dim = condition_dim
         self.latent_dim = int(_given("latent_dim", latent_dim, "encoder", encoder))
         self.image_shape = check_image_shape(_given("image_shape", image_shape, "decoder", decoder))
         self.seed = seed
@@ -51,12 +56,15 @@ class LatentModel(keras.Model):
         """Numbers per image that the encoder puts out."""
         raise NotImplementedError(f"{type(self).__name__} must define `posterior_size`.")
 
-    def batch_values(self, x: Any, noise: Noise, training: bool) -> dict[str, Any]:
-        """One value per example, `(B,)`, for each of `value_names`."""
+    def batch_values(self, x: Any, noise: Noise, training: bool, y: Any = None) -> dict[str, Any]:
+        """One value per example, `(B,)`, for each of `value_names`; `y` is what came beside the images."""
         raise NotImplementedError(f"{type(self).__name__} must define `batch_values`.")
 
-    def point(self, x: Any, training: bool = False) -> Any:
-        """The point in latent space that stands for an image, `(B, D)`; `x` is float32 and checked."""
+    def after_step(self, values: dict[str, Any]) -> None:
+        """What else changes with a training step; `values` are the means over its whole batch."""
+
+    def point(self, x: Any, c: Any = None, training: bool = False) -> Any:
+        """The point in latent space that stands for an image, `(B, D)`; `x` is checked, `c` its condition's vectors."""
         raise NotImplementedError(f"{type(self).__name__} must define `point`.")
 
     # Building: the parts are fitted to each other here, so that a compiled model is always a built one.
@@ -66,7 +74,7 @@ class LatentModel(keras.Model):
             return
         wanted = self.posterior_size()
         _fit_param_size(self.encoder, wanted)
-        got = _output_shape(self.encoder, self.image_shape)
+        got = _output_shape(self.encoder, self.encoder_shape)
         if got != (wanted,):
             raise ValueError(
                 f"The encoder must turn images {self.image_shape} into {wanted} numbers each (raw posterior "
@@ -75,7 +83,7 @@ class LatentModel(keras.Model):
         channels = self.likelihood.param_size(self.image_shape)
         params_shape = (*self.image_shape[:-1], channels)
         _fit_param_size(self.decoder, channels)
-        got = _output_shape(self.decoder, (self.latent_dim,))
+        got = _output_shape(self.decoder, self.decoder_shape)
         if got != params_shape:
             raise ValueError(
                 f"The decoder must turn {self.latent_dim} latents into {params_shape} (raw parameters of "
@@ -84,6 +92,17 @@ class LatentModel(keras.Model):
         if not self.likelihood.built:
             self.likelihood.build((None, *params_shape))
         self.built = True
+
+    @property
+    def encoder_shape(self) -> tuple[int, ...]:
+        """Shape of what the encoder gets, without the batch: the image, and the condition as further channels."""
+        *grid, channels = self.image_shape
+        return (*grid, channels + (self.condition_dim or 0))
+
+    @property
+    def decoder_shape(self) -> tuple[int, ...]:
+        """Shape of what the decoder gets, without the batch: latents and condition."""
+        return (self.latent_dim + (self.condition_dim or 0),)
 
     def check_images(self, x: Any) -> Any:
         """`x` as float32 images of the right shape with values in [0, 1]; ValueError otherwise.
@@ -102,33 +121,104 @@ class LatentModel(keras.Model):
         tf.debugging.Assert(inside, [OUTSIDE])
         return x
 
+    # Conditions.
+
+    def condition(self, c: Any, batch: Any = None, labels: bool = False) -> Any:
+        """`c` as float32 vectors `(B, condition_dim)`; None for a model without conditions.
+
+        (As with images, values inside a `tf.function` are checked by an assertion, which XLA leaves out.)
+
+        Args:
+            c: integers below `condition_dim`, `(B,)` or one for all; or vectors, `(B, condition_dim)` or one for all.
+            batch: B, if it is known.
+            labels: whether `c` came with the data: one for each image then, and ignored by a model without conditions.
+
+        Raises:
+            ValueError: if a condition is missing, or doesn't fit.
+        """
+        if self.condition_dim is None:
+            if c is None or labels:
+                return None
+            raise ValueError(
+                f"This {type(self).__name__} takes no condition: make it with `condition_dim=...` to train a "
+                f"conditional one. Received: condition={c}"
+            )
+        expected = (
+            f"Expected a condition for each image: integers below {self.condition_dim}, or vectors of "
+            f"{self.condition_dim} numbers."
+        )
+        if c is None:
+            raise ValueError(f"{expected} Received: none; `fit` and `evaluate` take it where labels go")
+        try:
+            c = ops.convert_to_tensor(c)
+            integers = len(c.shape) < 2 and keras.backend.is_int_dtype(c.dtype)
+            c = ops.cast(c, "int64") if integers else c  # a uint8 can't be compared with 300
+            vectors = ops.one_hot(c, self.condition_dim, dtype="float32") if integers else ops.cast(c, "float32")
+        except (TypeError, ValueError, tf.errors.OpError) as error:
+            raise ValueError(f"{expected} Received: {c!r}") from error
+        single = len(vectors.shape) == 1 and not labels
+        fits = single or (len(vectors.shape) == 2 and (batch is None or vectors.shape[0] in (None, batch)))
+        if not fits or vectors.shape[-1] != self.condition_dim:
+            raise ValueError(f"{expected} Received: shape {tuple(c.shape)}" + (f" for {batch}" if batch else ""))
+        valid = tf.reduce_all((c >= 0) & (c < self.condition_dim) if integers else tf.math.is_finite(vectors))
+        if not tf.is_symbolic_tensor(valid) and not valid:
+            raise ValueError(f"{expected} Received: {ops.convert_to_numpy(c)}")
+        tf.debugging.Assert(valid, [NO_CONDITION])
+        return ops.broadcast_to(vectors, (1 if batch is None else batch, self.condition_dim)) if single else vectors
+
+    def encoder_input(self, x: Any, c: Any = None) -> Any:
+        """What the encoder gets, `(B, *encoder_shape)`, for checked images and the condition's vectors."""
+        return x if c is None else ops.concatenate([x, ops.ones_like(x[..., :1]) * c[:, None, None, :]], axis=-1)
+
+    def encoder_params(self, x: Any, c: Any = None, training: bool = False) -> Any:
+        """Raw parameters `(B, P)` of q(z|x) for checked images and the condition's vectors."""
+        return self.encoder(self.encoder_input(x, c), training=training)
+
+    def decoder_params(self, z: Any, c: Any = None, training: bool = False) -> Any:
+        """Raw parameters `(…, B, H, W, P)` of p(x|z) for latents `(…, B, D)` and the condition's vectors `(B, C)`."""
+        if c is not None:
+            z = ops.concatenate([z, ops.ones_like(z[..., :1]) * c], axis=-1)
+        if len(z.shape) == 2:
+            return self.decoder(z, training=training)
+        params = self.decoder(ops.reshape(z, (-1, z.shape[-1])), training=training)
+        return ops.reshape(params, (*z.shape[:-2], -1, *params.shape[1:]))
+
     # Latents and images.
 
     def call(self, x: Any, training: bool = False) -> Any:
-        """Reconstruction without noise, `(B, H, W, C)`: the mean of x given the mean of z."""
-        return self.likelihood.mean(self.decoder(self.point(x, training), training=training))
+        """Reconstruction without noise, `(B, H, W, C)`: the mean of x given the mean of z.
 
-    def encode_mean(self, x: Any) -> Any:
+        A conditional model takes the pair `(x, condition)`.
+        """
+        x, c = x if isinstance(x, tuple | list) else (x, None)
+        c = self.condition(c, x.shape[0])
+        return self.likelihood.mean(self.decoder_params(self.point(x, c, training), c, training))
+
+    def encode_mean(self, x: Any, condition: Any = None) -> Any:
         """Where images `(B, H, W, C)` lie in latent space, `(B, D)`: the posterior mean, or an autoencoder's code."""
-        return self.point(self.check_images(x))
+        x = self.check_images(x)
+        return self.point(x, self.condition(condition, x.shape[0]))
 
-    def decode(self, z: Any) -> Any:
+    def decode(self, z: Any, condition: Any = None) -> Any:
         """Mean image for each latent, `(B, D)` to `(B, H, W, C)`.
 
         The variance of the pixels is `vae.likelihood.variance(vae.decoder(z))`.
         """
-        return self.likelihood.mean(self.decoder(z))
+        return self.likelihood.mean(self.decoder_params(z, self.condition(condition, z.shape[0])))
 
-    def reconstruct(self, x: Any) -> Any:
+    def reconstruct(self, x: Any, condition: Any = None) -> Any:
         """Images encoded and decoded again without noise, `(B, H, W, C)`."""
-        return self(self.check_images(x))
+        x = self.check_images(x)
+        c = self.condition(condition, x.shape[0])
+        return self(x) if c is None else self((x, c))
 
-    def interpolate(self, first: Any, second: Any, steps: int = 8) -> Any:
+    def interpolate(self, first: Any, second: Any, steps: int = 8, condition: Any = None) -> Any:
         """Images on the straight line in latent space between two images or batches of images.
 
         Args:
             first, second: `(H, W, C)` or `(B, H, W, C)`.
             steps: how many, both ends included.
+            condition: of a conditional model, one for all images.
 
         Returns:
             `(steps, H, W, C)` or `(B, steps, H, W, C)`.
@@ -142,10 +232,10 @@ class LatentModel(keras.Model):
         single = len(first.shape) == 3
         if single:
             first, second = first[None], second[None]
-        a, b = (self.encode_mean(x)[:, None] for x in (first, second))  # (B, 1, D)
+        a, b = (self.encode_mean(x, condition)[:, None] for x in (first, second))  # (B, 1, D)
         t = ops.linspace(0.0, 1.0, steps)[None, :, None]  # (1, steps, 1)
         z = (1 - t) * a + t * b  # (B, steps, D)
-        images = self.decode(ops.reshape(z, (-1, self.latent_dim)))
+        images = self.decode(ops.reshape(z, (-1, self.latent_dim)), condition)
         images = ops.reshape(images, (-1, steps, *self.image_shape))
         return images[0] if single else images
 
@@ -167,24 +257,25 @@ class LatentModel(keras.Model):
         self.optimizer.build(self.trainable_variables)
 
     def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
-        """As `keras.Model.fit`, on images alone; labels are ignored, sample weights are not."""
+        """As `keras.Model.fit`; labels are the conditions of a conditional model, others ignore them."""
         if isinstance(x, tf.data.Dataset):
             kwargs.setdefault("shuffle", False)  # Keras's default only makes it warn
         return self._run(super().fit, x, y, *args, **kwargs)
 
     def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """As `keras.Model.evaluate`, on images alone; the same data gives the same numbers every time."""
+        """As `keras.Model.evaluate`, on what `fit` takes; the same data gives the same numbers every time."""
         return self._run(super().evaluate, x, y, *args, **kwargs)
 
     def _run(self, run: Callable[..., Any], x: Any, y: Any, *args: Any, **kwargs: Any) -> Any:
-        if y is None:  # Keras drops sample_weight where there is no y
+        if y is None and self.condition_dim is None:  # Keras drops sample_weight where there is no y
             y = kwargs.get("sample_weight")
         try:
             return run(x, y, *args, **kwargs)
         except tf.errors.InvalidArgumentError as error:
-            if OUTSIDE not in error.message:
-                raise
-            raise ValueError(OUTSIDE) from error
+            for message in (OUTSIDE, NO_CONDITION):
+                if message in error.message:
+                    raise ValueError(message) from error
+            raise
 
     def noise(self, step: Any, stream: int = 0) -> Noise:
         """Random numbers for one step: a function of the model's seed, `stream` and `step`, on any replica."""
@@ -193,23 +284,28 @@ class LatentModel(keras.Model):
         return Noise(self.seed + 7919 * stream, step, shard)
 
     def train_step(self, data: Any) -> dict[str, Any]:
-        x, _, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         x = self.check_images(x)
         with tf.GradientTape() as tape:
-            values = self.batch_values(x, self.noise(self.step), training=True)
+            values = self.batch_values(x, self.noise(self.step), True, y)
             loss = _weighted_mean(values["loss"], sample_weight) + sum(self.losses)
             # Gradients of the replicas are summed; float16 needs the loss scaled.
             loss = self.optimizer.scale_loss(loss / tf.distribute.get_strategy().num_replicas_in_sync)
         weights = self.trainable_weights
         self.optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights))
+        self.after_step(_overall_means(values, sample_weight))
         self.step.assign_add(1)
         return self._update_metrics(values, sample_weight)
 
     def test_step(self, data: Any) -> dict[str, Any]:
-        x, _, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         # Numbered by the examples seen so far: the same noise in every evaluation.
         noise = self.noise(self.trackers["loss"].count, stream=1)
-        return self._update_metrics(self.batch_values(self.check_images(x), noise, training=False), sample_weight)
+        return self._update_metrics(self.batch_values(self.check_images(x), noise, False, y), sample_weight)
+
+    def predict_step(self, data: Any) -> Any:
+        x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
+        return self(x if self.condition_dim is None or y is None else (x, y), training=False)
 
     def _update_metrics(self, values: dict[str, Any], sample_weight: Any) -> dict[str, Any]:
         for name, tracker in self.trackers.items():
@@ -227,6 +323,8 @@ class LatentModel(keras.Model):
     def get_config(self) -> dict[str, Any]:
         parts = {name: keras.saving.serialize_keras_object(getattr(self, name)) for name in self._parts}
         settings = {"latent_dim": self.latent_dim, "image_shape": self.image_shape, "seed": self.seed}
+        if self.condition_dim is not None:
+            settings["condition_dim"] = self.condition_dim
         return {**super().get_config(), **parts, **settings}
 
     @classmethod
@@ -243,6 +341,18 @@ def _weighted_mean(values: Any, sample_weight: Any) -> Any:
     if sample_weight is not None:
         values = values * ops.cast(sample_weight, values.dtype)
     return ops.sum(values) / ops.maximum(ops.cast(ops.shape(values)[0], values.dtype), 1.0)
+
+
+def _overall_means(values: dict[str, Any], sample_weight: Any) -> dict[str, Any]:
+    """Weighted means of `(B,)` values over the batches of all replicas."""
+    table = ops.stack([ops.ones_like(values["loss"]), *values.values()])  # (1 + number of values, B)
+    if sample_weight is not None:
+        table = table * ops.cast(sample_weight, table.dtype)
+    sums = ops.sum(table, axis=1)
+    context = tf.distribute.get_replica_context()
+    if context is not None and context.num_replicas_in_sync > 1:
+        sums = context.all_reduce(tf.distribute.ReduceOp.SUM, sums)
+    return {name: total / ops.maximum(sums[0], 1e-30) for name, total in zip(values, ops.unstack(sums[1:]))}
 
 
 def _given(name: str, value: Any, part_name: str, part: Any) -> Any:

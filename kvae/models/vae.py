@@ -6,10 +6,18 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
-from kvae.distributions import Bernoulli, DiagonalNormal, Distribution, Noise, closed_form_kl
+from kvae.distributions import (
+    Bernoulli,
+    DiagonalNormal,
+    Distribution,
+    IndexedNoise,
+    Noise,
+    closed_form_kl,
+    seed_words,
+)
 from kvae.models.base import LatentModel
 from kvae.models.metrics import ActiveUnits
-from kvae.objectives import ELBO, Objective, Terms
+from kvae.objectives import ELBO, GradientScale, Objective, Terms
 from kvae.priors import Prior, StandardNormal
 
 DECODE_BATCH = 256
@@ -42,6 +50,9 @@ class VAE(LatentModel):
         objective: one of `kvae.objectives` (default `ELBO`).
         latent_dim: D; needed unless the encoder knows it.
         image_shape: `(H, W, C)`; needed unless the decoder knows it.
+        condition_dim: size of the condition c of a conditional VAE (Sohn et al. 2015): its encoder gets c as further
+            channels of the image, its decoder as further entries of the latents, and the prior may use it. c comes
+            beside the images where labels do: as integers below `condition_dim`, or as vectors.
         seed: of the posterior samples in training and evaluation.
 
     Raises:
@@ -71,10 +82,13 @@ class VAE(LatentModel):
         *,
         latent_dim: int | None = None,
         image_shape: tuple[int, int, int] | None = None,
+        condition_dim: int | None = None,
         seed: int = 0,
         **kwargs: Any,
     ):
-        super().__init__(encoder, decoder, likelihood or Bernoulli(), latent_dim, image_shape, seed, **kwargs)
+        super().__init__(
+            encoder, decoder, likelihood or Bernoulli(), latent_dim, image_shape, seed, condition_dim, **kwargs
+        )
         self.posterior = posterior or DiagonalNormal()
         self.prior = prior or StandardNormal()
         self.objective = objective or ELBO()
@@ -85,38 +99,56 @@ class VAE(LatentModel):
         return self.posterior.param_size((self.latent_dim,))
 
     def build(self, input_shape: Any = None) -> None:
-        if not self.built:
-            self.posterior.build((None, self.posterior_size()))
-            self.prior.build((None, self.latent_dim))
+        if self.built:
+            return
         super().build(input_shape)
+        if not self.posterior.built:
+            self.posterior.build((None, self.posterior_size()))
+        if not self.prior.built:
+            self.prior.connect(self)
+            self.prior.build((None, self.latent_dim))
+        if not self.objective.built:
+            self.objective.build()
+        self.objective.connect(self)
 
     # The model.
 
-    def terms(self, x: Any, noise: Noise, num_samples: int = 1, training: bool = False) -> Terms:
-        """Distortion, rate and importance weights of a batch of images for `num_samples` = K latents each."""
-        q = self.encoder(x, training=training)  # (B, P)
+    def terms(self, x: Any, noise: Noise, num_samples: int = 1, training: bool = False, c: Any = None) -> Terms:
+        """Distortion, rate and importance weights of a batch of images for `num_samples` = K latents each.
+
+        `c` are the condition's vectors, `(B, condition_dim)`, of a conditional model.
+        """
+        q = self.encoder_params(x, c, training)  # (B, P)
         z, log_q = self.posterior.sample_and_log_prob(q, num_samples, noise)  # (K, B, D), (K, B)
-        distortion = -self.likelihood.log_prob(self._decode_samples(z, training), x)  # (K, B)
-        log_p = self.prior.log_prob(z)  # (K, B)
+        if training and self.objective.stop_posterior:
+            log_q = self.posterior.log_prob(ops.stop_gradient(q), z)
+        path = GradientScale() if training else None
+        u = path(z) if path else z  # z, but for its gradient
+        log_likelihood = self.likelihood.training_log_prob if training else self.likelihood.log_prob
+        distortion = -log_likelihood(self.decoder_params(u, c, training), x)  # (K, B)
+        log_p = self.prior.log_prob(u, c)  # (K, B)
         kl = closed_form_kl(self.posterior, self.prior)
         rate = kl(self.posterior, q, self.prior) if kl else ops.mean(log_q - log_p, axis=0)  # (B,)
-        return Terms(distortion, rate, log_p - distortion - log_q, z, self.posterior.mean(q))
+        return Terms(
+            distortion, rate, log_p - distortion - log_q, z, self.posterior.mean(q),
+            log_q=log_q, log_p=log_p, q=q, posterior=self.posterior, prior=self.prior, noise=noise,
+            c=c, path=path,
+        )  # fmt: skip
 
-    def _decode_samples(self, z: Any, training: bool) -> Any:
-        """Raw likelihood parameters for latents `(K, B, D)`: `(K, B, H, W, P)`."""
-        params = self.decoder(ops.reshape(z, (-1, self.latent_dim)), training=training)
-        return ops.reshape(params, (z.shape[0], -1, *params.shape[1:]))
+    def point(self, x: Any, c: Any = None, training: bool = False) -> Any:
+        return self.posterior.mean(self.encoder_params(x, c, training))
 
-    def point(self, x: Any, training: bool = False) -> Any:
-        return self.posterior.mean(self.encoder(x, training=training))
-
-    def batch_values(self, x: Any, noise: Noise, training: bool) -> dict[str, Any]:
-        terms = self.terms(x, noise, self.objective.num_samples, training)
+    def batch_values(self, x: Any, noise: Noise, training: bool, y: Any = None) -> dict[str, Any]:
+        c = self.condition(y, x.shape[0], labels=True)
+        terms = self.terms(x, noise, self.objective.num_samples, training, c)
         self.active_units.update_state(terms.z_mean)
         distortion = ops.mean(terms.distortion, axis=0)
         elbo = -(distortion + terms.rate)
         loss = self.objective(terms, self.step) if training else -elbo
         return {"loss": loss, "elbo": elbo, "distortion": distortion, "rate": terms.rate}
+
+    def after_step(self, values: dict[str, Any]) -> None:
+        self.objective.update(values, self.step)
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
@@ -124,31 +156,53 @@ class VAE(LatentModel):
 
     # Using it.
 
-    def encode(self, x: Any) -> Posterior:
+    def encode(self, x: Any, condition: Any = None) -> Posterior:
         """Mean and variance of q(z|x), `(B, D)` each; `vae.posterior.covariance(vae.encoder(x))` has it whole."""
-        q = self.encoder(self.check_images(x))
+        x = self.check_images(x)
+        q = self.encoder_params(x, self.condition(condition, x.shape[0]))
         return Posterior(self.posterior.mean(q), self.posterior.variance(q))
 
-    def sample(self, n: int, seed: int | None = None, temperature: float = 1.0) -> Any:
+    def sample(
+        self,
+        n: int,
+        seed: int | None = None,
+        temperature: float = 1.0,
+        condition: Any = None,
+        pixel_noise: bool = False,
+    ) -> Any:
         """Generate images with the decoder alone: the mean of x for `n` latents from the prior.
 
-        Image i depends on the seed and i alone, and is that of `generate` in an exported file.
+        Image i depends on the seed, i and its condition alone, and is that of `generate` in an exported file.
 
         Args:
             n: how many.
             seed: the same seed gives the same images; None draws new ones each time.
             temperature: scale of the prior's noise, >= 0; below 1 images are more typical and less diverse.
+            condition: of a conditional model: one for all images, or one for each.
+            pixel_noise: draw x from p(x|z), not its mean: what the model says that data look like.
 
         Returns:
             `(n, H, W, C)`; in [0, 1] for a Bernoulli likelihood, about that for a normal one.
 
         Raises:
-            ValueError: if n < 1 or temperature < 0.
+            ValueError: if n < 1 or temperature < 0, or for a condition that doesn't fit.
         """
         if n < 1:
             raise ValueError(f"Argument `n` must be >= 1. Received: n={n}")
         if not temperature >= 0:
             raise ValueError(f"Argument `temperature` must be >= 0. Received: temperature={temperature}")
-        z = self.prior.sample(n, secrets.randbelow(2**63) if seed is None else seed, temperature)
-        batches = [self.decode(z[i : i + DECODE_BATCH]) for i in range(0, n, DECODE_BATCH)]
-        return ops.concatenate(batches, axis=0)
+        seed = secrets.randbelow(2**63) if seed is None else seed
+        c = self.condition(condition, n)
+        z = self.prior.fixed().sample(n, seed, temperature, c)
+        images = []
+        for i in range(0, n, DECODE_BATCH):
+            rows = slice(i, min(i + DECODE_BATCH, n))
+            params = self.decoder_params(z[rows], None if c is None else c[rows])
+            noise = IndexedNoise(seed_words(seed), ops.arange(rows.start, rows.stop, dtype="int32"))
+            images.append(self.likelihood.sample(params, 1, noise)[0] if pixel_noise else self.likelihood.mean(params))
+        return ops.concatenate(images, axis=0)
+
+    def with_prior(self, prior: Prior) -> "VAE":
+        """A VAE of the same networks with another prior, such as one fitted to the latents after training."""
+        parts = {name: getattr(self, name) for name in self._parts if name != "prior"}
+        return VAE(**parts, prior=prior, condition_dim=self.condition_dim, seed=self.seed)

@@ -88,6 +88,29 @@ def exported(vae, images, tmp_path_factory):
     return out
 
 
+NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+
+
+@pytest.fixture(scope="session")
+def conditional(digits, tmp_path_factory):
+    """A VAE of digits, of other parts than the default, that is told the digit; images, labels and its export."""
+    keras.utils.set_random_seed(0)
+    vae = kvae.VAE(
+        kvae.Encoder(2, networks.MLP((64,))),
+        kvae.Decoder((8, 8, 1), networks.MLP((64,))),
+        posterior=kvae.posteriors.FullCovarianceNormal(),
+        likelihood=kvae.likelihoods.DiscretizedLogistic(levels=17),
+        prior=kvae.priors.ConditionalNormal(),
+        condition_dim=10,
+    )
+    vae.compile(keras.optimizers.Adam(3e-3), steps_per_execution=20)
+    vae.fit(*digits, batch_size=64, epochs=10, verbose=0)
+    x, y = digits[0][:60], digits[1][:60]
+    out = tmp_path_factory.mktemp("conditional") / "out"
+    kvae.export.export(vae, out, x, y, validation=(x[:40], y[:40]), batch_sizes=(1, 16), condition_names=NAMES)
+    return vae, x, y, out
+
+
 # The others, of the same parts in other orders, take a quarter of a minute each: `make test-all`.
 SLOW = {"Normal with a learned scale, MLP", "Sequential encoder and decoder", "mixed_float16"}
 

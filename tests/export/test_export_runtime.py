@@ -242,7 +242,7 @@ def test_an_autoencoder_has_no_prior(tmp_path):
 class Shifted(kvae.priors.StandardNormal):
     """N(3, I)."""
 
-    def from_words(self, words, temperature=1.0):
+    def from_words(self, words, temperature=1.0, condition=None):
         return 3 + super().from_words(words, temperature)
 
 

@@ -49,8 +49,8 @@ class Server:
 
 
 @pytest.fixture(scope="module")
-def files(exported, images, tmp_path_factory):
-    """`float32` and `int8` of a VAE, and an `autoencoder`: exported files."""
+def files(exported, conditional, images, tmp_path_factory):
+    """`float32` and `int8` of a VAE, an `autoencoder` and a `conditional` VAE: exported files."""
     keras.utils.set_random_seed(0)
     folder = tmp_path_factory.mktemp("autoencoder")
     autoencoder = kvae.Autoencoder(latent_dim=10, image_shape=SHAPE)
@@ -59,6 +59,7 @@ def files(exported, images, tmp_path_factory):
         "float32": exported / "vae_float32.tflite",
         "int8": exported / "vae_int8.tflite",
         "autoencoder": folder / "autoencoder_float32.tflite",
+        "conditional": conditional[-1] / "vae_float32.tflite",
     }
 
 
@@ -389,15 +390,17 @@ def test_image_files(visit):
     assert "“b.png” isn't an image" in page.inner_text("#file-problem")
 
 
-def test_narrow_touch_screen(visit):
-    page = visit("int8", phone=True)
+@pytest.mark.parametrize("name", ["int8", "conditional"])
+def test_narrow_touch_screen(name, visit):
+    page = visit(name, phone=True)
     page.locator(".tile").nth(0).tap()
     page.locator(".tile").nth(5).tap()
     draw(page, (0.3, 0.3), (0.7, 0.7))
     settle(page)
     assert page.evaluate("document.documentElement.scrollWidth") == 360
-    outside = """() => [...document.querySelectorAll("main *")].filter((e) => e.getClientRects().length
-        && (e.getBoundingClientRect().right > 360.5 || e.getBoundingClientRect().left < -0.5)).map((e) => e.id)"""
+    outside = """() => [...document.querySelectorAll("main :not(#condition-list *)")].filter((e) =>
+        e.getClientRects().length && (e.getBoundingClientRect().right > 360.5
+        || e.getBoundingClientRect().left < -0.5)).map((e) => e.id)"""
     assert page.evaluate(outside) == []
     small = """() => [...document.querySelectorAll("button:not([hidden])")].filter((e) => e.getClientRects().length
         && Math.min(e.offsetWidth, e.offsetHeight) < 40).map((e) => e.id)"""
@@ -424,6 +427,47 @@ def test_an_autoencoder_has_no_gallery_and_no_score(visit):
     assert page.locator("#reconstruction").is_visible()
     assert page.locator("#score").is_hidden()
     page.click("#to-sliders")
+
+
+def test_a_conditional_model_has_a_button_for_each_condition(visit, files):
+    page, model = visit("conditional"), load(files["conditional"])
+    buttons = page.locator("#condition-list button")
+    assert buttons.all_inner_texts() == model.info["condition"]["names"]
+    pressed = """() => [...document.querySelectorAll("#condition-list button[aria-pressed=true]")].map(
+        (e) => e.textContent)"""
+    assert page.evaluate(pressed) == ["zero"]
+    page.fill("#seed", "8")
+    page.click("#reset")
+    draw(page, (0.5, 0.1), (0.5, 0.9))
+    page.locator(".tile").nth(1).click()
+    page.locator(".tile").nth(4).click()
+    for digit in (0, 7, 3):
+        buttons.nth(digit).click()
+        settle(page)
+        assert page.evaluate(pressed) == [model.info["condition"]["names"][digit]]
+        images = as_bytes(model.generate(16, seed=8, condition=digit)[..., 0])
+        assert np.abs(picture(page, ".tile canvas") - images[0]).max() <= 1
+        assert np.abs(picture(page, "#strip canvas:first-child") - images[1]).max() <= 1
+        assert np.abs(picture(page, "#strip canvas:last-child") - images[4]).max() <= 1
+        z = [page.locator(f"#z{d}").evaluate("(e) => e.valueAsNumber") for d in range(LATENTS)]
+        assert np.abs(picture(page, "#picture") - as_bytes(model.decode([z], digit)[0, ..., 0])).max() <= 1
+        seen = picture(page, "#seen")[None, ..., None] / np.float32(255)
+        rebuilt = as_bytes(model.reconstruct(seen, digit)[0, ..., 0])
+        assert np.abs(picture(page, "#reconstruction") - rebuilt).max() <= 4  # the page didn't round what it saw
+    found = page.evaluate("""async () => {
+        const model = await kvae.ready;
+        model.condition = [0, 0, 0, 0.5, 0, 0, 0, 0.5, 0, 0];
+        const { image } = await kvae.generate(1, 2);
+        model.condition = 3;
+        return Array.from(image);
+    }""")
+    half = np.zeros(10)
+    half[[3, 7]] = 0.5
+    np.testing.assert_allclose(found, model.generate(2, seed=1, condition=half).ravel(), atol=1e-5)
+
+
+def test_other_models_have_no_buttons_for_conditions(visit):
+    assert visit().locator("#conditions").is_hidden()
 
 
 def test_problems_are_told(browser, sites):

@@ -1,0 +1,138 @@
+"""Every part in a VAE of its own: saved, trained, compiled, in mixed precision, and converted."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from cases import LIKELIHOODS, OBJECTIVES, POSTERIORS, PRIORS
+
+import kvae
+from kvae import networks
+from kvae.distributions import Distribution, seed_words
+from kvae.export import endpoints
+from kvae.export.litert import convert
+from kvae.export.reference import conditions_in_turn, run_keras
+from kvae.objectives import Objective
+from kvae.priors import ConditionalNormal, Prior
+
+TABLES = {"posterior": POSTERIORS, "likelihood": LIKELIHOODS, "prior": PRIORS, "objective": OBJECTIVES}
+PARTS = {f"{part} {name}": (part, make) for part, table in TABLES.items() for name, make in table.items()}
+CLASSES = 4
+
+RNG = np.random.default_rng(0)
+X = (RNG.random((16, 8, 8, 1)) < 0.4).astype("float32")  # binary, and levels k / (levels − 1), and real
+Y = np.arange(16) % CLASSES
+
+
+def vae_with(name):
+    """A tiny VAE with this part; conditional where the part wants it. (Others ignore labels.)"""
+    kind, make = PARTS[name]
+    part = make()
+    return kvae.VAE(
+        networks.Encoder(3, networks.MLP((16,))),
+        networks.Decoder((8, 8, 1), networks.MLP((16,))),
+        condition_dim=CLASSES if isinstance(part, ConditionalNormal) else None,
+        **{kind: part},
+    )
+
+
+@pytest.mark.parametrize("base", [Distribution, Prior, Objective])
+def test_every_part_has_a_case(base):
+    def family(cls):
+        return {cls}.union(*map(family, cls.__subclasses__()))
+
+    registered = {cls for cls in family(base) if keras.saving.get_registered_name(cls).startswith("kvae>")}
+    assert registered <= {type(make()) for _, make in PARTS.values()}
+
+
+#: by default; of the others, tests/test_objectives.py has the objectives, and each of these takes seconds
+QUICK = {"likelihood OptimalNormal", "prior ConditionalNormal", "objective TargetRate"}
+
+
+def parts(slow):
+    """The names of all parts, of which these wait for `make test-all`."""
+    return [pytest.param(name, marks=pytest.mark.slow if name in slow else ()) for name in PARTS]
+
+
+@pytest.mark.parametrize("name", parts({name for name in PARTS if name.startswith("objective")} - QUICK))
+def test_gradients_and_round_trip(name, tmp_path):
+    vae = vae_with(name)
+    vae.compile(keras.optimizers.SGD(1e-3))
+    with tf.GradientTape() as tape:
+        values = vae.batch_values(tf.constant(X), vae.noise(0), True, Y)
+        loss = tf.reduce_mean(values["loss"]) + sum(vae.losses)
+    gradients = tape.gradient(loss, vae.trainable_weights)
+    assert [w.path for w, g in zip(vae.trainable_weights, gradients) if g is None or not np.all(np.isfinite(g))] == []
+    vae.optimizer.apply_gradients(zip(gradients, vae.trainable_weights))
+    for weight in vae.weights:
+        assert np.all(np.isfinite(weight)), weight.path
+    vae.save(tmp_path / "vae.keras")
+    again = kvae.load(tmp_path / "vae.keras")
+    assert [w.name for w in again.weights] == [w.name for w in vae.weights]
+    for a, b in zip(again.weights, vae.weights):
+        np.testing.assert_array_equal(a, b, err_msg=b.path)
+    mine, theirs = (model.batch_values(tf.constant(X), model.noise(5), False, Y) for model in (vae, again))
+    for key, value in mine.items():
+        np.testing.assert_array_equal(value, theirs[key], err_msg=key)
+    c = None if vae.condition_dim is None else Y
+    np.testing.assert_array_equal(again.reconstruct(X, c), vae.reconstruct(X, c))
+    samples = [model.sample(16, seed=1, condition=c) for model in (again, vae)]
+    np.testing.assert_array_equal(*samples)
+
+
+@pytest.mark.parametrize("how", ["xla", "mixed_bfloat16"])
+@pytest.mark.parametrize("name", parts(PARTS.keys() - QUICK))
+def test_fit(name, how):
+    if how != "xla":
+        keras.config.set_dtype_policy(how)
+    vae = vae_with(name)
+    vae.compile(keras.optimizers.SGD(1e-4), jit_compile=how == "xla")
+    history = vae.fit(X, Y, batch_size=8, epochs=2, verbose=0).history
+    assert np.all(np.isfinite(list(history.values())))
+    assert all(np.all(np.isfinite(weight)) for weight in vae.weights)
+
+
+#: by kind of part, the endpoints that compute with it
+CONVERTED = {"posterior": ("encode", "score"), "likelihood": ("decode", "score"), "prior": ("generate", "score")}
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory):
+    """Models by part, and one file with signatures of all of them."""
+    folder = tmp_path_factory.mktemp("parts")
+    models, signatures, module = {}, {}, tf.Module()
+    for name, (kind, _) in PARTS.items():
+        if kind not in CONVERTED:
+            continue
+        vae = models[name] = endpoints.with_fixed_prior(vae_with(name))
+        known = {endpoint.name: endpoint for endpoint in endpoints.endpoints_of(vae)}
+        for endpoint in CONVERTED[kind]:
+            signatures[f"{name} {endpoint}".replace(" ", "_")] = known[endpoint].trace(vae, len(X))
+    module.weights = [variable.value for vae in models.values() for variable in vae.variables]
+    tf.saved_model.save(module, str(folder), signatures=signatures)
+    from ai_edge_litert.interpreter import Interpreter
+
+    return models, Interpreter(model_content=convert(folder, list(signatures)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name, (kind, _) in PARTS.items() if kind in CONVERTED])
+def test_a_file_computes_what_keras_computes(name, converted):
+    """With built-in operators alone: the converter refuses others."""
+    models, interpreter = converted
+    vae, run = models[name], run_keras(models[name])
+    noise = {"seed": seed_words(7), "index": np.arange(len(X), dtype="int32")}
+    data = {
+        "encode": {"image": X},
+        "score": {"image": X, **noise},
+        "decode": {"z": RNG.standard_normal((len(X), 3), dtype=np.float32)},
+        "generate": {**noise, "temperature": np.ones(1, "float32")},
+    }
+    for endpoint in CONVERTED[PARTS[name][0]]:
+        inputs = data[endpoint] | conditions_in_turn(vae, len(X))
+        got = interpreter.get_signature_runner(f"{name} {endpoint}".replace(" ", "_"))(**inputs)
+        for output, right in run(endpoint, inputs).items():
+            # As `kvae.export.budgets` has it: another order of the same arithmetic; latents from the prior bit for bit.
+            allowed = 0 if output == "z" else 1e-5 * max(1.0, float(np.abs(right).max()))
+            assert np.all(np.isfinite(right)), output
+            assert np.abs(got[output] - right).max() <= allowed, output
