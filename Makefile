@@ -1,6 +1,8 @@
 # `make demo` and `make test` need Python >= 3.11 with venv, and nothing else: they make .venv and install into it.
 PYTHON ?= python3
 BIN := .venv/bin
+# Tests of one file stay together; with two workers, two cores do twice as much.
+WORKERS := -n 2 --dist loadfile
 
 .PHONY: demo test test-all lint clean
 
@@ -8,10 +10,10 @@ demo: .venv/installed
 	$(BIN)/kvae demo --out kvae-demo
 
 test: .venv/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(WORKERS)
 
 test-all: .venv/installed
-	$(BIN)/python -m pytest -m "slow or not slow"
+	$(BIN)/python -m pytest $(WORKERS) -m "slow or not slow"
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -43,6 +43,7 @@ _MODULES = (
     "plotting",
     "posteriors",
     "priors",
+    "recipes",
     "report",
     "schedules",
 )

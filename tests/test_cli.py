@@ -67,12 +67,62 @@ def test_evaluate_writes_the_keys_of_the_contract(kvae_command, run_folder, tmp_
     for file in (first, second):
         assert kvae_command("evaluate", run_folder, "--samples", 4, "--limit", 50, "--json", file).status == 0
     scores = json.loads(first.read_text())
-    assert set(scores) == {
-        "elbo", "rate", "distortion", "bits_per_dim", "active_units", "nll", "num_samples", "split", "examples",
+    assert set(scores) >= {
+        "elbo", "rate", "distortion", "bits_per_dim", "active_units", "nll", "nll_error", "num_samples", "split",
+        "examples", "kl_per_dimension", "ess_median", "marginal_kl",
     }  # fmt: skip
     assert (scores["num_samples"], scores["split"], scores["examples"]) == (4, "test", 50)
     assert scores["elbo"] == pytest.approx(-scores["rate"] - scores["distortion"])
     assert first.read_bytes() == second.read_bytes()
+
+
+def test_evaluate_says_what_the_numbers_are_of_and_what_is_wrong(kvae_command, run_folder):
+    done = kvae_command("evaluate", run_folder, "--samples", 4, "--limit", 50, "--compare-train")
+    assert done.status == 0
+    for words in ("test, 50 images", "K=4", "± over images", "grey values", "ContinuousBernoulli", "train, 50 images"):
+        assert words in done.out
+    assert done.err == ""
+
+
+def test_evaluate_gives_the_mean_of_several_runs(kvae_command, run_folder, tmp_path):
+    import shutil
+
+    copy = shutil.copytree(run_folder, tmp_path / "run")
+    done = kvae_command("evaluate", run_folder, copy, "--samples", 2, "--limit", 9, "--json", tmp_path / "a.json")
+    assert done.status == 0
+    assert "± over runs" in done.out
+    content = json.loads((tmp_path / "a.json").read_text())
+    scores = content["runs"][str(copy)]
+    assert (content["mean"]["nll"], content["mean"]["nll_error_runs"]) == (pytest.approx(scores["nll"]), 0.0)
+
+
+def test_evaluate_goes_on_where_it_was_stopped(kvae_command, run_folder, tmp_path, monkeypatch):
+    import tqdm
+
+    from kvae.evaluation import importance
+
+    class Stops(tqdm.tqdm):
+        images = 0
+
+        def update(self, n=1):
+            self.images += n
+            if self.images >= 90:
+                raise KeyboardInterrupt
+
+    options = ["--samples", 3, "--json", tmp_path / "scores.json"]
+    monkeypatch.setattr(importance, "MOST_LATENTS", 90)  # 30 images at once
+    assert kvae_command("evaluate", run_folder, *options).status == 0
+    unbroken = (tmp_path / "scores.json").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(tqdm, "tqdm", Stops)
+        stopped = kvae_command("evaluate", run_folder, *options)
+    assert stopped.status == 130  # as a shell has it for Ctrl-C
+    (unfinished,) = run_folder.glob(".evaluation-*.npz")
+    assert "Going on" not in kvae_command("evaluate", run_folder, "--samples", 3, "--seed", 1).out
+    assert unfinished.exists()
+    assert "Going on behind the 90 images" in kvae_command("evaluate", run_folder, *options).out
+    assert (tmp_path / "scores.json").read_bytes() == unbroken
+    assert not list(run_folder.glob(".evaluation-*"))
 
 
 def test_sample_is_a_function_of_the_seed(kvae_command, run_folder, tmp_path):

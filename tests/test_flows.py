@@ -5,9 +5,8 @@ import pytest
 import tensorflow as tf
 
 from kvae import posteriors, priors
-from kvae.distributions import Noise, standard_normal
-from kvae.distributions.autoregressive import MaskedNetwork
-from kvae.distributions.coupling import AffineCoupling, log_rational_scale, rational_scale
+from kvae.distributions import Noise, autoregressive, coupling, standard_normal
+from kvae.distributions.exact import log_rational_scale, rational_scale
 
 RNG = np.random.default_rng(0)
 
@@ -41,20 +40,20 @@ def test_rational_scale_is_the_exponential_of_its_logarithm():
 @pytest.mark.parametrize("size", [2, 3, 6])
 @pytest.mark.parametrize("swap", [False, True])
 def test_coupling_has_the_jacobian_that_it_claims(size, swap):
-    coupling = AffineCoupling((8,), swap)
-    coupling.build((None, size))
-    shaken(coupling, 0.5)
+    layer = coupling.AffineCoupling((8,), swap)
+    layer.build((None, size))
+    shaken(layer, 0.5)
     z = RNG.normal(size=(5, size)).astype("float32")
-    u, log_det = coupling(z)
-    np.testing.assert_allclose(log_det, log_det_jacobian(lambda z: coupling(z)[0], z), atol=1e-5)
-    a, b = coupling.split(u)
-    raw, shift = coupling.scale_and_shift(a)
-    np.testing.assert_allclose(coupling.join(a, b * rational_scale(raw) + shift), z, atol=1e-5)  # inverted
+    u, log_det = layer(z)
+    np.testing.assert_allclose(log_det, log_det_jacobian(lambda z: layer(z)[0], z), atol=1e-5)
+    a, b = layer.split(u)
+    raw, shift = layer.scale_and_shift(a)
+    np.testing.assert_allclose(layer.join(a, b * rational_scale(raw) + shift), z, atol=1e-5)  # inverted
 
 
 def test_coupling_refuses_a_single_number():
     with pytest.raises(ValueError, match=r"at least 2 numbers. Received: 1"):
-        AffineCoupling().build((None, 1))
+        coupling.AffineCoupling().build((None, 1))
 
 
 def test_real_nvp_starts_as_the_standard_normal_and_integrates_to_one():
@@ -70,7 +69,7 @@ def test_real_nvp_starts_as_the_standard_normal_and_integrates_to_one():
 
 @pytest.mark.parametrize("reverse", [False, True])
 def test_masked_network_looks_at_earlier_entries_alone(reverse):
-    network = MaskedNetwork(16, reverse)
+    network = autoregressive.MaskedNetwork(16, reverse)
     network.build((None, 5))
     shaken(network, 1.0)
     z = tf.constant(RNG.normal(size=(1, 5)), tf.float32)

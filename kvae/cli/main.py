@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from kvae import __version__
-from kvae.cli import demo, evaluate, export, features, plot, sample, train
+from kvae.cli import demo, evaluate, export, features, plot, recipes, sample, train
 from kvae.cli.console import CommandError, show_only_our_warnings
 
 app = typer.Typer(
@@ -18,7 +18,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (demo, train, evaluate, sample, plot, features, export):
+for command in (demo, train, recipes, evaluate, sample, plot, features, export):
     app.command()(getattr(command, command.__name__.rsplit(".", 1)[-1]))
 
 

@@ -13,14 +13,34 @@ from kvae.cli.run import DataDirOption
 class Likelihood(StrEnum):
     auto = "auto"
     bernoulli = "bernoulli"
+    continuous_bernoulli = "continuous-bernoulli"
     normal = "normal"
     normal_learned = "normal-learned"
+    normal_optimal = "normal-optimal"
     normal_pixel = "normal-pixel"
+    normal_low_rank = "normal-low-rank"
+    laplace = "laplace"
+    logistic = "logistic"
+    logistic_mixture = "logistic-mixture"
+
+
+class Posterior(StrEnum):
+    normal = "normal"
+    full_covariance = "full-covariance"
+    flow = "flow"
+
+
+class Prior(StrEnum):
+    normal = "normal"
+    mixture = "mixture"
+    vamp = "vamp"
+    flow = "flow"
 
 
 class Network(StrEnum):
     conv = "conv"
     mlp = "mlp"
+    residual = "residual"
 
 
 class Binarize(StrEnum):
@@ -39,11 +59,21 @@ def train(
     context: typer.Context,
     source: Annotated[
         str,
-        typer.Argument(help="digits, a TFDS name, a folder of images, or an .npy/.npz file.", show_default=False),
+        typer.Argument(
+            help="digits, shapes, a TFDS name, a folder of images, or an .npy/.npz file.", show_default=False
+        ),
     ],
     out: Annotated[
         Path | None,
         typer.Option(metavar="RUN", help="Folder to write (else runs/SOURCE).", show_default=False),
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="A published variant; `kvae recipes` lists them.", show_default=False)
+    ] = None,
+    conditional: Annotated[bool, typer.Option("--conditional", help="Condition on the labels.")] = False,
+    start: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="RUN", help="Start with the weights of this run.", show_default=False),
     ] = None,
     epochs: Annotated[
         int | None,
@@ -51,7 +81,9 @@ def train(
             min=1, help="Passes over the data (else about 5,000 steps, 10 to 100 epochs).", show_default=False
         ),
     ] = None,
-    latent_dim: Annotated[int, typer.Option(min=1, help="Number of latents.")] = 16,
+    latent_dim: Annotated[
+        int | None, typer.Option(min=1, help="Number of latents (else 16, or the recipe's).", show_default=False)
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of initialisation, order, binarisation and noise.")] = 0,
     data_dir: DataDirOption = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 128,
@@ -64,7 +96,15 @@ def train(
         Likelihood,
         typer.Option(help="Of a pixel; auto: bernoulli for grey images, normal-learned for colour."),
     ] = Likelihood.auto,
+    posterior: Annotated[Posterior, typer.Option(help="Family of q(z|x).")] = Posterior.normal,
+    prior: Annotated[Prior, typer.Option(help="Family of p(z).")] = Prior.normal,
     network: Annotated[Network, typer.Option(help="Body of encoder and decoder.")] = Network.conv,
+    num_samples: Annotated[
+        int | None,
+        typer.Option(
+            "--importance-samples", min=1, help="K of a recipe with more than one posterior sample.", show_default=False
+        ),
+    ] = None,
     binarize: Annotated[
         Binarize, typer.Option(help="Make pixels 0 or 1; stochastic: anew each epoch.")
     ] = Binarize.none,
@@ -77,6 +117,9 @@ def train(
         typer.Option(min=1, help="Stop after so many epochs without a better val_loss.", show_default=False),
     ] = None,
     precision: Annotated[Precision, typer.Option(help="Of the networks; densities stay float32.")] = Precision.float32,
+    ema: Annotated[
+        float, typer.Option(min=0, max=0.999999, help="Momentum of averaged weights, such as 0.999; 0 is none.")
+    ] = 0.0,
     xla: Annotated[bool, typer.Option("--xla", help="Compile the training step with XLA.")] = False,
     samples: Annotated[int, typer.Option(min=1, help="Posterior samples for the final nll.")] = 16,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that is there.")] = False,
@@ -88,19 +131,31 @@ def train(
     run = out or Path("runs") / Path(source).stem
     check_target(run, overwrite)
     parsed = _parse_size(size)
+    if start is not None and not (start / "model.keras").is_file():
+        raise CommandError(f"Expected --from a folder made by `kvae train`. Received: {start}")
     start_tensorflow(context.obj)
     from kvae.cli.training import Settings, train_run
 
     settings = Settings(
-        source=source, epochs=epochs, latent_dim=latent_dim, seed=seed, data_dir=str(data_dir) if data_dir else None,
-        batch_size=batch_size, learning_rate=learning_rate, beta=beta, warmup=warmup, likelihood=likelihood.value,
+        source=source, recipe=recipe, conditional=conditional, start=str(start) if start else None, epochs=epochs,
+        latent_dim=latent_dim, seed=seed, data_dir=str(data_dir) if data_dir else None, batch_size=batch_size,
+        learning_rate=learning_rate, beta=beta, warmup=warmup, num_samples=num_samples, likelihood=likelihood.value,
+        posterior=posterior.value, prior=prior.value,
         network=network.value, binarize=binarize.value, size=parsed, grayscale=grayscale, patience=patience,
-        precision=precision.value, xla=xla,
+        precision=precision.value, ema=ema, xla=xla,
     )  # fmt: skip
+    if recipe is not None:
+        given = {name for name in context.params if _was_given(context, name)}
+        settings = settings.with_recipe(given)
     train_run(settings, run, samples)
     say(f"Look at it:  {run / 'report.html'}")
     say(f"Use it:      kvae sample {run} -n 64 --seed 7 --out grid.png")
     say(f"Ship it:     kvae export {run} --out {run}-export")
+
+
+def _was_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def check_target(run: Path, overwrite: bool) -> None:

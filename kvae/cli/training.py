@@ -3,6 +3,7 @@
 import dataclasses
 import datetime
 import importlib.metadata
+import inspect
 import math
 import os
 import platform
@@ -15,13 +16,13 @@ import keras
 import tensorflow as tf
 from tqdm import tqdm
 
-from kvae import data, likelihoods, networks, objectives, schedules
+from kvae import data, likelihoods, networks, objectives, posteriors, priors, recipes, schedules
 from kvae.cli.console import CommandError, our_warnings, say
 from kvae.cli.evaluate import show_scores
 from kvae.cli.features import probe_run, show_probe
 from kvae.cli.plot import draw
 from kvae.cli.run import read_history, write_json
-from kvae.evaluation import CollapseWarning, evaluate
+from kvae.evaluation import EvaluationWarning, evaluate
 from kvae.files import atomic_directory
 from kvae.models import VAE, load
 from kvae.report import write_report
@@ -32,10 +33,33 @@ CLIP_NORM = 200.0  # far above ordinary gradients (in nats): only an explosion i
 
 LIKELIHOODS: dict[str, Any] = {
     "bernoulli": likelihoods.Bernoulli,
+    "continuous-bernoulli": likelihoods.ContinuousBernoulli,
     "normal": lambda: likelihoods.Normal(scale=0.1),
     "normal-learned": lambda: likelihoods.Normal(scale=0.2, learned=True),
+    "normal-optimal": lambda: likelihoods.OptimalNormal(scale=0.2),
     "normal-pixel": lambda: likelihoods.DiagonalNormal(min_scale=0.02),
+    "normal-low-rank": lambda: likelihoods.LowRankNormal(min_scale=0.02),
+    "laplace": lambda: likelihoods.Laplace(scale=0.2, learned=True),
+    "logistic": likelihoods.DiscretizedLogistic,
+    "logistic-mixture": likelihoods.DiscretizedLogisticMixture,
 }
+POSTERIORS: dict[str, Any] = {
+    "normal": posteriors.DiagonalNormal,
+    "full-covariance": posteriors.FullCovarianceNormal,
+    "flow": posteriors.InverseAutoregressive,
+}
+PRIORS: dict[str, Any] = {
+    "normal": priors.StandardNormal,
+    "mixture": priors.Mixture,
+    "vamp": priors.VampPrior,
+    "flow": priors.RealNVP,
+}
+BODIES: dict[str, Any] = {
+    "conv": lambda: (None, None),
+    "mlp": lambda: (networks.MLP((512, 256)), networks.MLP((256, 512))),
+    "residual": lambda: (networks.ResidualDown(), networks.ResidualUp()),
+}
+SEEN_IMAGES = 1000  # that a recipe may look at
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,21 +67,28 @@ class Settings:
     """What `kvae train` was asked for; None or "auto" is settled when the data is known."""
 
     source: str
+    recipe: str | None = None
+    conditional: bool = False
+    start: str | None = None
     epochs: int | None = None
-    latent_dim: int = 16
+    latent_dim: int | None = None
     seed: int = 0
     data_dir: str | None = None
     batch_size: int = 128
     learning_rate: float = 3e-3
     beta: float = 1.0
     warmup: int = 0
+    num_samples: int | None = None
     likelihood: str = "auto"
+    posterior: str = "normal"
+    prior: str = "normal"
     network: str = "conv"
     binarize: str = "none"
     size: int | tuple[int, int] | None = None
     grayscale: bool | None = None
     patience: int | None = None
     precision: str = "float32"
+    ema: float = 0.0
     xla: bool = False
 
     def load(self) -> data.Data:
@@ -65,6 +96,15 @@ class Settings:
             self.source, batch_size=self.batch_size, seed=self.seed, binarize=self.binarize, size=self.size,
             grayscale=self.grayscale, data_dir=self.data_dir,
         )  # fmt: skip
+
+    def with_recipe(self, given: set[str]) -> "Settings":
+        """These settings with those of the recipe, but for what was `given` on the command line."""
+        if self.recipe not in recipes.__all__:
+            raise CommandError(f"Expected --recipe to be one of {', '.join(recipes.__all__)}. Received: {self.recipe}")
+        if fixed := given & {"beta", "warmup", "likelihood", "posterior", "prior", "network"}:
+            raise CommandError(f"--{min(fixed)} is what a recipe settles: leave it out, or leave out --recipe")
+        settings = getattr(recipes, self.recipe).settings
+        return dataclasses.replace(self, **{name: value for name, value in settings.items() if name not in given})
 
     def settle(self, images: data.Data) -> "Settings":
         """These settings with every choice made that depends on the data."""
@@ -79,20 +119,58 @@ class Settings:
             likelihood=("normal-learned" if color else "bernoulli") if self.likelihood == "auto" else self.likelihood,
         )
 
-    def model(self, image_shape: tuple[int, int, int]) -> VAE:
-        """The VAE that these settings describe, compiled."""
-        bodies: dict[str, Any] = {
-            "conv": (None, None),
-            "mlp": (networks.MLP((512, 256)), networks.MLP((256, 512))),
+    def model(self, images: data.Data) -> VAE:
+        """The VAE that these settings describe."""
+        if self.conditional and not images.has_labels:
+            raise CommandError(f"A conditional VAE needs labels. Received: {images.name}, which has none")
+        condition_dim = images.num_classes if self.conditional else None
+        if self.recipe is not None:
+            model = self._by_recipe(images, condition_dim)
+        else:
+            encoder, decoder = BODIES[self.network]()
+            beta = schedules.LinearWarmup(self.warmup, end=self.beta) if self.warmup else self.beta
+            model = VAE(
+                encoder=networks.Encoder(self.latent_dim or 16, encoder),
+                decoder=networks.Decoder(images.image_shape, decoder),
+                posterior=POSTERIORS[self.posterior](),
+                likelihood=LIKELIHOODS[self.likelihood](),
+                prior=PRIORS[self.prior](),
+                objective=objectives.ELBO(beta),
+                condition_dim=condition_dim,
+            )
+        model.seed = self.seed
+        if self.start is not None:
+            start_from(model, load(Path(self.start) / "model.keras"), self.start)
+        return model
+
+    def _by_recipe(self, images: data.Data, condition_dim: int | None) -> VAE:
+        build = getattr(recipes, self.recipe or "")
+        wanted = inspect.signature(build).parameters
+        assert self.epochs is not None
+        known: dict[str, Any] = {
+            "image_shape": images.image_shape,
+            "latent_dim": self.latent_dim,
+            "num_steps": self.epochs * images.batches_per_epoch,
+            "num_images": images.num_train,
+            "num_samples": self.num_samples,
+            "condition_dim": condition_dim,
         }
-        encoder, decoder = bodies[self.network]
-        return VAE(
-            encoder=networks.Encoder(self.latent_dim, encoder),
-            decoder=networks.Decoder(image_shape, decoder),
-            likelihood=LIKELIHOODS[self.likelihood](),
-            objective=objectives.ELBO(schedules.LinearWarmup(self.warmup, end=self.beta) if self.warmup else self.beta),
-            seed=self.seed,
-        )
+        if "images" in wanted:
+            known["images"] = images.arrays("train", limit=SEEN_IMAGES)[0]
+        for name, option in (("condition_dim", "--conditional"), ("num_samples", "--importance-samples")):
+            if known[name] is not None and name not in wanted:
+                raise CommandError(f"Recipe {self.recipe} has no use for {option}")
+        return build(**{name: value for name, value in known.items() if name in wanted and value is not None})
+
+
+def start_from(model: VAE, other: VAE, name: str) -> None:
+    """Give `model` the weights of `other`; CommandError if they aren't of the same networks."""
+    for part in ("encoder", "decoder", "posterior", "likelihood", "prior"):
+        mine, theirs = getattr(model, part), getattr(other, part)
+        shapes = [[tuple(weight.shape) for weight in layer.weights] for layer in (mine, theirs)]
+        if shapes[0] != shapes[1]:
+            raise CommandError(f"Expected --from a run with the same {part} as this one is to have. Received: {name}")
+        mine.set_weights(theirs.get_weights())
 
 
 class Progress(keras.callbacks.Callback):
@@ -142,20 +220,22 @@ def train_run(settings: Settings, run: Path, num_samples: int = 16) -> VAE:
     keras.config.set_dtype_policy("float32" if settings.precision == "float32" else f"mixed_{settings.precision}")
     images = settings.load()
     settings = settings.settle(images)
-    model = settings.model(images.image_shape)
+    model = settings.model(images)
     say(
         f"{images.name}: {images.num_train:,} training, {images.num_validation:,} validation and "
         f"{images.num_test:,} test images of {'×'.join(map(str, images.image_shape))}"
     )
-    say(f"VAE with {settings.latent_dim} latents, {model.count_params():,} weights, {settings.likelihood} likelihood\n")
+    kind = "Conditional VAE" if model.condition_dim else "VAE"
+    likelihood = type(model.likelihood).__name__
+    say(f"{kind} with {model.latent_dim} latents, {model.count_params():,} weights, {likelihood} likelihood\n")
     with atomic_directory(run) as folder:
         progress = fit(model, settings, images, folder)
         model = load(folder / "model.keras")
         write_json(folder / "config.json", _config(settings, images, model))
     say(f"\nTrained {progress.epochs} epochs in {progress.seconds:.0f} s. Scoring the test split …\n")
     with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", CollapseWarning)
-        scores = evaluate(model, images.test, num_samples, "test", progress=True)
+        warnings.simplefilter("always", EvaluationWarning)
+        scores = evaluate(model, images, num_samples, "test", progress=True)
     show_scores(scores, model.latent_dim)
     metrics = {
         **scores,
@@ -163,11 +243,10 @@ def train_run(settings: Settings, run: Path, num_samples: int = 16) -> VAE:
         "epochs": progress.epochs,
         "images_per_second": progress.epochs * images.num_train / progress.seconds,
     }
-    for warning in caught:
-        if issubclass(warning.category, CollapseWarning):
-            metrics["warning"] = str(warning.message)
-            say(f"Warning: {warning.message}\n")
-    if images.has_labels:
+    if warned := [str(warning.message) for warning in caught if issubclass(warning.category, EvaluationWarning)]:
+        metrics["warning"] = " ".join(warned)
+        say(f"Warning: {metrics['warning']}\n")
+    if images.has_labels and model.condition_dim is None:  # a conditional encoder is told the label
         metrics["probe"] = probe_run(model, images)
         show_probe(metrics["probe"])
     write_json(run / "metrics.json", metrics)
@@ -181,10 +260,12 @@ def fit(model: VAE, settings: Settings, images: data.Data, folder: Path) -> Prog
     assert settings.epochs is not None
     steps = images.batches_per_epoch
     optimizer = keras.optimizers.Adam(
-        learning_rate_schedule(settings.learning_rate, settings.epochs * steps), global_clipnorm=CLIP_NORM
-    )
+        learning_rate_schedule(settings.learning_rate, settings.epochs * steps), global_clipnorm=CLIP_NORM,
+        use_ema=bool(settings.ema), ema_momentum=settings.ema or 0.99,
+    )  # fmt: skip
     # Many steps in one call: the framework's overhead is paid once (benchmarks/throughput.py).
     model.compile(optimizer, jit_compile=settings.xla or "auto", steps_per_execution=max(1, min(50, steps // 8)))
+    labels = model.condition_dim is not None
     progress = Progress(images.num_train)
     best = keras.callbacks.ModelCheckpoint(folder / "model.keras", monitor="val_loss", mode="min", save_best_only=True)
     callbacks: list[Any] = [
@@ -193,11 +274,14 @@ def fit(model: VAE, settings: Settings, images: data.Data, folder: Path) -> Prog
         keras.callbacks.CSVLogger(str(folder / "history.csv")),
         progress,
     ]
+    if settings.ema:  # before the checkpoint, which is to see the averages
+        callbacks.insert(0, keras.callbacks.SwapEMAWeights(swap_on_epoch=True))
     if settings.patience:
         callbacks.append(keras.callbacks.EarlyStopping("val_loss", mode="min", patience=settings.patience))
     try:
         model.fit(
-            on_device(images.train), validation_data=images.validation, epochs=settings.epochs, callbacks=callbacks,
+            on_device(images.split("train", shuffle=True, labels=labels)),
+            validation_data=images.split("validation", labels=labels), epochs=settings.epochs, callbacks=callbacks,
             shuffle=False, verbose=0,
         )  # fmt: skip
     except KeyboardInterrupt:
@@ -233,6 +317,7 @@ def _config(settings: Settings, images: data.Data, model: VAE) -> dict[str, Any]
     packages = ("keras-vae", "tensorflow", "keras", "numpy")
     return {
         **dataclasses.asdict(settings),
+        "latent_dim": model.latent_dim,
         "name": images.name,
         "image_shape": images.image_shape,
         "label_names": images.label_names,

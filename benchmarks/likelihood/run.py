@@ -1,0 +1,148 @@
+"""Likelihoods beside the papers': each experiment is a few `kvae` commands, whose numbers are stored.
+
+    TFDS_DATA_DIR=... python benchmarks/likelihood/run.py pythae          # one, or several, or all of them
+    python benchmarks/likelihood/run.py --list                            # the commands, without running any
+
+Results go to benchmarks/results/likelihood.json, one entry for each run: the commands, the seconds that each took
+(wall clock, and processor time of all cores), and what `kvae evaluate --json` wrote. An entry that is there with the
+same commands isn't run again (`--again` does). Runs and their figures stay in `--runs` (runs/likelihood).
+"""
+
+import argparse
+import json
+import resource
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from common import RESULTS, machine
+
+STORED = RESULTS / "likelihood.json"
+STATIC, DYNAMIC = "binarized_mnist", "mnist --binarize stochastic"
+PARTS = "--latent-dim 40 --batch-size 100 --learning-rate 1.2e-3 --epochs 12"
+IWAE = "--recipe iwae --batch-size 100 --epochs"
+
+#: run: what to train, what to evaluate; `{run}` is its folder, `{runs}` that of all
+EXPERIMENTS: dict[str, dict[str, list[str]]] = {
+    "pythae": {
+        "pythae": [f"train {STATIC} --recipe pythae_vae --out {{run}}", "evaluate {run} --samples 200"],
+    },
+    "iwae": {
+        f"iwae-{name}-k{k}": [
+            f"train {source} {IWAE} 100 --importance-samples {k} --out {{run}}",
+            "evaluate {run} --samples 5000",
+        ]
+        for name, source in (("static", STATIC), ("dynamic", DYNAMIC))
+        for k in (1, 5)
+    },
+    "iwae50": {
+        "iwae-dynamic-k50": [
+            f"train {DYNAMIC} {IWAE} 30 --importance-samples 50 --out {{run}}",
+            "evaluate {run} --samples 5000",
+        ],
+    },
+    "vamp": {
+        name: [f"train {STATIC} --recipe {name} --epochs 100 --out {{run}}", "evaluate {run} --samples 5000"]
+        for name in ("gated_vae", "vamp")
+    },
+    # What each part brings: the same 12 epochs, from the default network to all parts but the fine-tuning.
+    "parts": {
+        f"parts-{name}": [
+            f"train {STATIC} {PARTS} {options} --out {{run}}",
+            "evaluate {run} --samples 500 --limit 2000",
+        ]
+        for name, options in {
+            "conv": "",
+            "residual": "--network residual",
+            "bfloat16": "--network residual --precision bfloat16",
+            "ema": "--network residual --precision bfloat16 --ema 0.999",
+            "prior": "--network residual --precision bfloat16 --ema 0.999 --prior flow",
+            "posterior": "--network residual --precision bfloat16 --ema 0.999 --posterior flow",
+            "both": "--network residual --precision bfloat16 --ema 0.999 --prior flow --posterior flow",
+        }.items()
+    },
+    # Two trainings: the ELBO, and IWAE from there. Then the same for the phone.
+    **{
+        experiment: {
+            f"{experiment}-elbo": [
+                f"train {STATIC} --recipe {recipe} --out {{run}}",
+                "evaluate {run} --samples 500 --limit 2000",
+            ],
+            experiment: [
+                f"train {STATIC} --recipe {recipe} --from {{runs}}/{experiment}-elbo --importance-samples 5 "
+                "--epochs 12 --learning-rate 3e-4 --out {run}",
+                "evaluate {run} --samples 5000",
+            ],
+        }
+        for experiment, recipe in (("best", "residual_flow"), ("phone", "phone_vae"))
+    },
+    "colour": {
+        name: [
+            f"train cifar10_small --likelihood {name} --latent-dim 128 --network residual --epochs 30 --out {{run}}",
+            "evaluate {run} --samples 500",
+        ]
+        for name in ("logistic-mixture", "logistic", "normal-learned", "normal-pixel")
+    },
+}
+
+
+def run(name: str, commands: list[str], runs: Path) -> dict:
+    folder = runs / name
+    entry: dict = {"commands": [], "wall_seconds": [], "processor_seconds": []}
+    for command in commands:
+        line = command.format(run=folder, runs=runs)
+        entry["commands"].append("kvae " + command.format(run=name, runs="."))
+        if line.startswith("train") and (folder / "metrics.json").is_file():
+            old = json.loads((folder / "metrics.json").read_text())
+            entry["wall_seconds"].append(round(old["train_seconds"]))
+            entry["processor_seconds"].append(None)
+            continue
+        if line.startswith("evaluate"):
+            line += f" --json {folder}/evaluation.json"
+        print("\n$ kvae", line, flush=True)
+        before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+        subprocess.run([sys.executable, "-m", "kvae", *shlex.split(line)], check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        entry["wall_seconds"].append(round(time.perf_counter() - started))
+        used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        entry["processor_seconds"].append(round(used))
+    config = json.loads((folder / "config.json").read_text())
+    metrics = json.loads((folder / "metrics.json").read_text())
+    entry |= {"seed": config["seed"], "epochs": metrics["epochs"], "weights": config["weights"]}
+    return entry | {"evaluation": json.loads((folder / "evaluation.json").read_text())}
+
+
+def commands_of(experiment: str) -> dict[str, list[str]]:
+    return {
+        name: ["kvae " + command.format(run=name, runs=".") for command in commands]
+        for name, commands in EXPERIMENTS[experiment].items()
+    }
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("experiments", nargs="*", help=f"of {', '.join(EXPERIMENTS)}; all of them if none is named")
+    parser.add_argument("--list", action="store_true", help="show the commands only")
+    parser.add_argument("--again", action="store_true", help="run what is stored once more")
+    parser.add_argument("--runs", type=Path, default=Path("runs/likelihood"))
+    options = parser.parse_args()
+    if unknown := set(options.experiments) - set(EXPERIMENTS):
+        parser.error(f"expected experiments of {', '.join(EXPERIMENTS)}. Received: {', '.join(unknown)}")
+    for experiment in options.experiments or EXPERIMENTS:
+        for name, lines in commands_of(experiment).items():
+            if options.list:
+                print(f"# {name}", *lines, sep="\n")
+                continue
+            stored = json.loads(STORED.read_text()) if STORED.is_file() else {}
+            if not options.again and stored.get(name, {}).get("commands") == lines:
+                print(f"{name}: stored already")
+                continue
+            entry = run(name, EXPERIMENTS[experiment][name], options.runs)
+            stored = json.loads(STORED.read_text()) if STORED.is_file() else {}
+            stored[name] = entry | {"machine": machine()}
+            STORED.write_text(json.dumps(stored, indent=2) + "\n")
+            print(f"{name}: NLL {entry['evaluation']['nll']:.2f} nats, stored in {STORED.name}")
