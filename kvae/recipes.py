@@ -222,10 +222,15 @@ def logistic_mixture_vae(image_shape: Shape, latent_dim: int = 64, components: i
 
 
 @recipe(conditional=True)
-def conditional_vae(image_shape: Shape, latent_dim: int = 16, condition_dim: int = 10) -> VAE:
+def conditional_vae(image_shape: Shape, latent_dim: int = 16, condition_dim: int = 10, num_steps: int = 10_000) -> VAE:
     """Conditional VAE: labels condition encoder, decoder and prior (Sohn, Lee & Yan 2015, NeurIPS 28)."""
-    prior = priors.ConditionalNormal()
-    return VAE(latent_dim=latent_dim, image_shape=image_shape, prior=prior, condition_dim=condition_dim)
+    return VAE(
+        latent_dim=latent_dim,
+        image_shape=image_shape,
+        condition_dim=condition_dim,
+        prior=priors.ConditionalNormal(),
+        objective=objectives.ELBO(schedules.LinearWarmup(max(1, num_steps // 5))),
+    )
 
 
 # Whole configurations.

@@ -490,11 +490,16 @@ KL_PAIRS = [
 def test_closed_kl_equals_monte_carlo(name, posterior, prior):
     q, p = posterior(), prior()
     size = q.param_size((4,))
+    if isinstance(p, priors.ConditionalNormal):
+        p.condition_dim = 5
     q.build((None, size)), p.build((None, 4))
+    for weight in p.weights:
+        weight.assign(0.3 * RNG.normal(size=weight.shape))
     params = RNG.normal(size=(3, size)).astype("float32")
-    kl = np.asarray(closed_form_kl(q, p)(q, params, p))
+    c = RNG.normal(size=(3, 5)).astype("float32")
+    kl = np.asarray(closed_form_kl(q, p)(q, params, p, c))
     z, log_q = q.sample_and_log_prob(params, 100_000, seed=2)
-    difference = np.asarray(log_q - p.log_prob(z), "float64")
+    difference = np.asarray(log_q - p.log_prob(z, c), "float64")
     error = difference.std(0) / math.sqrt(len(difference))
     assert np.all(np.abs(difference.mean(0) - kl) < 5 * error)
 

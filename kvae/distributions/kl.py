@@ -7,7 +7,7 @@ _CLOSED_FORMS: dict[tuple[type, type], Callable[..., Any]] = {}
 
 
 def register_kl(posterior: type, prior: type) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Register `f(posterior, params, prior) -> (B,)`, nats, as the closed form for a pair of families."""
+    """Register `f(posterior, params, prior, condition) -> (B,)`, nats, as the closed form for a pair of families."""
 
     def register(f: Callable[..., Any]) -> Callable[..., Any]:
         _CLOSED_FORMS[posterior, prior] = f

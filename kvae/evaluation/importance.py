@@ -185,7 +185,7 @@ class _Estimate:
 
     def encode(self, x: Any, c: Any) -> tuple[Any, Any, Any, Any]:
         q = self.model.encoder_params(x, c)
-        rate = self.kl(self.model.posterior, q, self.prior) if self.kl else None
+        rate = self.kl(self.model.posterior, q, self.prior, c) if self.kl else None
         return q, self.model.posterior.mean(q), self.model.posterior.variance(q), rate
 
     def groups(self, x: Any, c: Any, first: int, known: int) -> Iterator[tuple[slice, Rows]]:

@@ -128,7 +128,7 @@ class VAE(LatentModel):
         distortion = -log_likelihood(self.decoder_params(u, c, training), x)  # (K, B)
         log_p = self.prior.log_prob(u, c)  # (K, B)
         kl = closed_form_kl(self.posterior, self.prior)
-        rate = kl(self.posterior, q, self.prior) if kl else ops.mean(log_q - log_p, axis=0)  # (B,)
+        rate = kl(self.posterior, q, self.prior, c) if kl else ops.mean(log_q - log_p, axis=0)  # (B,)
         return Terms(
             distortion, rate, log_p - distortion - log_q, z, self.posterior.mean(q),
             log_q=log_q, log_p=log_p, q=q, posterior=self.posterior, prior=self.prior, noise=noise,

@@ -5,7 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from kvae.distributions import normal_from_words
+from kvae.distributions import DiagonalNormal, normal_from_words, register_kl
 from kvae.distributions.diagonal_normal import normal_log_density
 from kvae.distributions.exact import exact_dense, exact_stretch, log_rational_scale, on_grid
 from kvae.priors.base import Prior
@@ -57,8 +57,12 @@ class ConditionalNormal(Prior):
         self.bias = self.add_weight(name="bias", shape=shape[1:], initializer="zeros")
 
     def log_prob(self, z: Any, condition: Any = None) -> Any:
-        mean, raw = ops.split(ops.matmul(self._given(condition), self.kernel) + self.bias, 2, axis=-1)  # (B, D)
-        return ops.sum(normal_log_density(ops.cast(z, "float32"), mean, log_rational_scale(raw)), axis=-1)
+        return ops.sum(normal_log_density(ops.cast(z, "float32"), *self.moments(condition)), axis=-1)
+
+    def moments(self, condition: Any) -> tuple[Any, Any]:
+        """Mean and log-scale for each condition, `(B, D)`."""
+        mean, raw = ops.split(ops.matmul(self._given(condition), self.kernel) + self.bias, 2, axis=-1)
+        return mean, log_rational_scale(raw)
 
     def from_words(self, words: Any, temperature: Any = 1.0, condition: Any = None) -> Any:
         kernel = ops.reshape(self.kernel, (1, -1))
@@ -72,3 +76,12 @@ class ConditionalNormal(Prior):
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "condition_dim": self.condition_dim}
+
+
+@register_kl(DiagonalNormal, ConditionalNormal)
+def kl_diagonal_conditional(posterior: DiagonalNormal, params: Any, prior: ConditionalNormal, condition: Any) -> Any:
+    """KL(N(μ, σ²) ‖ N(m, s²)) = Σ (log s/σ + (σ² + (μ − m)²) / 2s² − ½)."""
+    (mean, log_scale), (prior_mean, prior_log_scale) = posterior.split(params), prior.moments(condition)
+    ratio = log_scale - prior_log_scale
+    distance = (mean - prior_mean) * ops.exp(-prior_log_scale)
+    return ops.sum(0.5 * (ops.exp(2 * ratio) + ops.square(distance) - 1) - ratio, axis=-1)
