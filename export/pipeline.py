@@ -244,12 +244,13 @@ class _Work:
         return [best]
 
     def _calibration(self) -> litert.Calibration:
-        """Single calls of every signature on real images, and on latents of the prior."""
+        """Single calls of every signature on real images, on latents of the prior and on lines between them."""
         assert self.validation is not None
         images, condition = _split(self.validation)
         reference = Reference(
             self.model, images, seed=1, rows=CALIBRATED, temperature=1.0, conditions=condition.get("condition")
         )
+        latents = reference.inputs["decode"]["z"]
         calls: litert.Calibration = {}
         for endpoint in reference.endpoints:
             inputs = reference.inputs[endpoint.name]
@@ -257,8 +258,10 @@ class _Work:
                 rows = size or 1
                 calls[endpoint.signature(size)] = [
                     {
-                        k: np.resize(v[i : i + rows], (rows, *v.shape[1:])) if k in endpoint.batched else v
-                        for k, v in inputs.items()
+                        name: np.resize(values[i : i + rows], (rows, *values.shape[1:]))
+                        if name in endpoint.batched
+                        else {"start": latents[i : i + 1], "end": latents[-1 - i :][:1]}.get(name, values)
+                        for name, values in inputs.items()
                     }
                     for i in range(0, CALIBRATED, rows)
                 ]

@@ -254,7 +254,7 @@ def pythae_vae(image_shape: Shape, latent_dim: int = 40) -> VAE:
     )
 
 
-@recipe(batch_size=100, learning_rate=1.2e-3, epochs=60, precision="bfloat16", ema=0.999)
+@recipe(batch_size=100, learning_rate=1.2e-3, epochs=40, precision="bfloat16", ema=0.999)
 def residual_flow(image_shape: Shape, latent_dim: int = 40, num_steps: int = 30_000, num_samples: int = 1) -> VAE:
     """Residual networks, RealNVP prior, IAF posterior: our best density (of the parts of He et al. 2016, …).
 

@@ -205,6 +205,27 @@ def test_train_refuses_to_replace_unless_told(kvae_command, run_folder, tmp_path
     assert (tmp_path / "papers" / "thesis.txt").exists()
 
 
+@pytest.mark.slow
+def test_recipes_are_listed_and_trained_and_gone_on_with(kvae_command, tmp_path):
+    listed = kvae_command("recipes").out
+    assert "beta_vae" in listed
+    assert "https://" not in listed
+    small = ["--epochs", 1, "--samples", 2, "--latent-dim", 3]
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert kvae_command("train", "digits", "--recipe", "gated_vae", *small, "--out", first).status == 0
+    config = json.loads((first / "config.json").read_text())
+    assert (config["batch_size"], config["learning_rate"], config["epochs"]) == (100, 5e-4, 1)  # the recipe's, but one
+    from kvae import load as load_model
+
+    warm = ["train", "digits", "--recipe", "gated_vae", "--from", first, "--learning-rate", 1e-9, "--out", second]
+    assert kvae_command(*warm, *small).status == 0
+    for old, new in zip(load_model(first / "model.keras").weights, load_model(second / "model.keras").weights):
+        if "kernel" in old.path:
+            np.testing.assert_allclose(new, old, atol=1e-6)  # Adam's steps are as long as the learning rate
+    other = kvae_command("train", "digits", "--from", first, *small, "--out", tmp_path / "third")
+    assert "Expected --from a run with the same encoder" in other.err
+
+
 def test_a_failed_training_leaves_the_old_run(kvae_command, run_folder, tmp_path):
     import shutil
 
@@ -220,6 +241,7 @@ def test_a_failed_training_leaves_the_old_run(kvae_command, run_folder, tmp_path
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
+@pytest.mark.slow
 def test_train_on_a_folder_of_colour_images_of_prime_size(kvae_command, tmp_path):
     from PIL import Image
 
@@ -240,6 +262,21 @@ def test_train_on_a_folder_of_colour_images_of_prime_size(kvae_command, tmp_path
 
 
 MISTAKES = {
+    "an unknown recipe": (
+        ["train", "digits", "--recipe", "nonsense", "--out", "run"],
+        1,
+        "Expected --recipe to be one of",
+    ),
+    "a recipe and its part": (
+        ["train", "digits", "--recipe", "vae", "--beta", "2", "--out", "run"],
+        1,
+        "--beta is what a recipe settles",
+    ),
+    "from nothing": (
+        ["train", "digits", "--from", "nowhere", "--out", "run"],
+        1,
+        "Expected --from a folder made by `kvae train`",
+    ),
     "no such run": (["evaluate", "nowhere"], 1, "no such folder"),
     "not a run": (["sample", "."], 1, "Expected a folder made by `kvae train`"),
     "unknown source": (["train", "mnits", "--out", "run"], 1, "mnist"),

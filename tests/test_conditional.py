@@ -88,7 +88,12 @@ def test_the_same_seed_is_the_same_style(trained):
 
 
 @pytest.mark.parametrize(
-    ("kind", "labels"), [("arrays", "uint8"), ("(x, y)", "vectors"), ("(x, y, sample_weight)", "int64")]
+    ("kind", "labels"),
+    [
+        pytest.param("arrays", "uint8", marks=pytest.mark.slow),
+        pytest.param("(x, y)", "vectors", marks=pytest.mark.slow),
+        ("(x, y, sample_weight)", "int64"),
+    ],
 )
 def test_what_fit_evaluate_and_predict_take(kind, labels, x, y):
     y = np.eye(CLASSES)[y] if labels == "vectors" else y.astype(labels)
@@ -129,6 +134,7 @@ def test_keras_file(trained, x, y, tmp_path):
     assert "condition_dim" not in kvae.VAE(latent_dim=2, image_shape=(8, 8, 1)).get_config()
 
 
+@pytest.mark.slow
 def test_two_replicas_take_the_step_of_one(x, y, two_replicas):
     single = conditional_vae()
     with two_replicas.scope():

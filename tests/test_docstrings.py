@@ -17,7 +17,12 @@ MODULES = sorted(
 )
 
 
-@pytest.mark.parametrize("name", ["kvae", *MODULES])
+SLOW = {"kvae.export.pipeline", "kvae.evaluation.quality"}
+
+
+@pytest.mark.parametrize(
+    "name", ["kvae", *(pytest.param(name, marks=pytest.mark.slow if name in SLOW else []) for name in MODULES)]
+)
 def test_examples_run(name):
     module = importlib.import_module(name)
     result = doctest.testmod(module, optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)

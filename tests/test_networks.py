@@ -32,6 +32,7 @@ class TestWithKerasLayerChecks(TestCase):
             cls, init_kwargs=kwargs, input_shape=input_shape, expected_output_shape=output_shape, **options
         )
 
+    @pytest.mark.slow
     def test_bodies(self):
         self.check(networks.MLP, {"units": (6, 4)}, (2, 8, 8, 1), (2, 4))
         self.check(networks.ConvDown, {"filters": (4, 6), "units": 5}, (2, 9, 8, 3), (2, 5))

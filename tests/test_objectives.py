@@ -348,6 +348,7 @@ def test_controller_is_algorithm_1():
         assert float(objective.beta) == pytest.approx(np.clip(beta + integral + 0.2, 0.2, 0.5), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_controller_holds_the_rate_at_its_target(digits):
     vae = kvae.VAE(
         latent_dim=4, image_shape=(8, 8, 1), objective=objectives.TargetRate(6.0, k_i=0.002, max_beta=10.0),
@@ -376,6 +377,7 @@ def test_controller_goes_on_where_it_was_saved(digits, tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_controller_of_two_replicas_is_that_of_one(digits, two_replicas):
     x = digits[0][:64, :4, :4]
     single = small_vae(objectives.TargetRate(0.1, k_p=0.5, k_i=0.1))
@@ -461,7 +463,7 @@ def test_objective_trains_under_xla(name):
     assert np.any(vae.encoder.get_weights()[0] != before[1])
 
 
-@pytest.mark.parametrize("name", ["TotalCorrelation stratified", "MMD InfoVAE"])
+@pytest.mark.parametrize("name", ["TotalCorrelation stratified", pytest.param("MMD InfoVAE", marks=pytest.mark.slow)])
 def test_objective_trains_on_batches_of_unknown_size(name):
     vae = small_vae(cases.OBJECTIVES[name]())
     vae.compile(keras.optimizers.Adam(1e-3))
@@ -478,6 +480,15 @@ def test_evaluation_reports_the_elbo_whatever_is_minimised(name):
         scores.append(vae.evaluate(images(), verbose=0, return_dict=True))
     assert scores[0] == scores[1]
     assert scores[0]["loss"] == pytest.approx(-scores[0]["elbo"])
+
+
+def test_importance_weighted_training_reports_the_tighter_bound():
+    vae, x = small_vae(objectives.IWAE(num_samples=50)), images(40)
+    vae.compile(optimizer="adam")
+    history = vae.fit(x, validation_data=(x,), verbose=0).history
+    assert history["nll"][0] == pytest.approx(history["loss"][0], rel=1e-5)
+    assert history["val_nll"][0] < history["val_loss"][0] == pytest.approx(-history["val_elbo"][0])
+    assert "nll" not in small_vae().metrics_names
 
 
 def test_config_of_a_time_when_objectives_were_not_layers():

@@ -80,7 +80,7 @@ def test_gradients_and_round_trip(name, tmp_path):
     np.testing.assert_array_equal(*samples)
 
 
-@pytest.mark.parametrize("how", ["xla", "mixed_bfloat16"])
+@pytest.mark.parametrize("how", [pytest.param("xla", marks=pytest.mark.slow), "mixed_bfloat16"])
 @pytest.mark.parametrize("name", parts(PARTS.keys() - QUICK))
 def test_fit(name, how):
     if how != "xla":

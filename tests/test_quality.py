@@ -122,6 +122,7 @@ def test_the_classifier_is_seeded(data, classifier):
     np.testing.assert_allclose(same, features, atol=0.01 * features.std())  # sums in parallel, in any order
 
 
+@pytest.mark.slow
 def test_a_trained_model_is_nearer_than_an_untrained_one(data, classifier):
     untrained, trained = (
         kvae.VAE(

@@ -71,7 +71,9 @@ def reference_weights(vae):
     return [rng.normal(0, 0.1, w.shape).astype(np.asarray(w).dtype) for w in vae.get_weights()]
 
 
-@pytest.mark.parametrize("kind", ["x", "(x, y)", "(x, y, sample_weight)", "arrays"])
+@pytest.mark.parametrize(
+    "kind", ["x", pytest.param("(x, y)", marks=pytest.mark.slow), "(x, y, sample_weight)", "arrays"]
+)
 def test_what_fit_takes(kind, x):
     y, weight = np.arange(len(x)), np.ones(len(x), "float32")
     vae = small_vae()
@@ -152,7 +154,7 @@ def test_user_models_stand_in_and_are_saved_along(x, tmp_path):
     ],
     ids=["bernoulli", "normal", "normal-learned", "normal-pixel"],
 )
-@pytest.mark.parametrize("shape", [(8, 8, 1), (9, 7, 3)], ids=str)
+@pytest.mark.parametrize("shape", [(8, 8, 1), pytest.param((9, 7, 3), marks=pytest.mark.slow)], ids=str)
 def test_every_likelihood_trains_saves_and_gives_gradients_to_every_weight(likelihood, shape, tmp_path):
     images = np.random.default_rng(0).random((64, *shape)).astype("float32")
     vae = kvae.VAE(latent_dim=2, image_shape=shape, likelihood=type(likelihood).from_config(likelihood.get_config()))

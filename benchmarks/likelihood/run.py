@@ -23,7 +23,8 @@ from common import RESULTS, machine
 
 STORED = RESULTS / "likelihood.json"
 STATIC, DYNAMIC = "binarized_mnist", "mnist --binarize stochastic"
-PARTS = "--latent-dim 40 --batch-size 100 --learning-rate 1.2e-3 --epochs 12"
+PARTS = "--latent-dim 40 --batch-size 100 --learning-rate 1.2e-3 --epochs 4"
+COLOUR = "--latent-dim 128 --network residual --precision bfloat16 --learning-rate 1e-3 --epochs 10"
 IWAE = "--recipe iwae --batch-size 100 --epochs"
 
 #: run: what to train, what to evaluate; `{run}` is its folder, `{runs}` that of all
@@ -33,32 +34,31 @@ EXPERIMENTS: dict[str, dict[str, list[str]]] = {
     },
     "iwae": {
         f"iwae-{name}-k{k}": [
-            f"train {source} {IWAE} 100 --importance-samples {k} --out {{run}}",
-            "evaluate {run} --samples 5000",
+            f"train {source} {IWAE} 40 --importance-samples {k} --out {{run}}",
+            "evaluate {run} --samples 5000 --limit 2000",
         ]
         for name, source in (("static", STATIC), ("dynamic", DYNAMIC))
         for k in (1, 5)
     },
     "iwae50": {
         "iwae-dynamic-k50": [
-            f"train {DYNAMIC} {IWAE} 30 --importance-samples 50 --out {{run}}",
-            "evaluate {run} --samples 5000",
+            f"train {DYNAMIC} {IWAE} 10 --importance-samples 50 --out {{run}}",
+            "evaluate {run} --samples 5000 --limit 2000",
         ],
     },
     "vamp": {
-        name: [f"train {STATIC} --recipe {name} --epochs 100 --out {{run}}", "evaluate {run} --samples 5000"]
+        name: [f"train {STATIC} --recipe {name} --epochs 50 --out {{run}}", "evaluate {run} --samples 5000"]
         for name in ("gated_vae", "vamp")
     },
-    # What each part brings: the same 12 epochs, from the default network to all parts but the fine-tuning.
+    # What each part brings: the same 4 epochs, from the default network to all parts but the fine-tuning.
     "parts": {
         f"parts-{name}": [
             f"train {STATIC} {PARTS} {options} --out {{run}}",
-            "evaluate {run} --samples 500 --limit 2000",
+            "evaluate {run} --samples 100 --limit 2000",
         ]
         for name, options in {
             "conv": "",
-            "residual": "--network residual",
-            "bfloat16": "--network residual --precision bfloat16",
+            "residual": "--network residual --precision bfloat16",
             "ema": "--network residual --precision bfloat16 --ema 0.999",
             "prior": "--network residual --precision bfloat16 --ema 0.999 --prior flow",
             "posterior": "--network residual --precision bfloat16 --ema 0.999 --posterior flow",
@@ -70,22 +70,25 @@ EXPERIMENTS: dict[str, dict[str, list[str]]] = {
         experiment: {
             f"{experiment}-elbo": [
                 f"train {STATIC} --recipe {recipe} --out {{run}}",
-                "evaluate {run} --samples 500 --limit 2000",
+                "evaluate {run} --samples 100 --limit 2000",
             ],
             experiment: [
                 f"train {STATIC} --recipe {recipe} --from {{runs}}/{experiment}-elbo --importance-samples 5 "
-                "--epochs 12 --learning-rate 3e-4 --out {run}",
-                "evaluate {run} --samples 5000",
+                f"--epochs {epochs} --learning-rate 3e-4 --out {{run}}",
+                f"evaluate {{run}} --samples {samples}",
             ],
         }
-        for experiment, recipe in (("best", "residual_flow"), ("phone", "phone_vae"))
+        for experiment, recipe, epochs, samples in (
+            ("best", "residual_flow", 1, 5000),
+            ("phone", "phone_vae", 4, 1000),
+        )
     },
     "colour": {
-        name: [
-            f"train cifar10_small --likelihood {name} --latent-dim 128 --network residual --epochs 30 --out {{run}}",
-            "evaluate {run} --samples 500",
+        f"colour-{likelihood}": [
+            f"train cifar10_small --likelihood {likelihood} {COLOUR} --out {{run}}",
+            "evaluate {run} --samples 100 --limit 2000",
         ]
-        for name in ("logistic-mixture", "logistic", "normal-learned", "normal-pixel")
+        for likelihood in ("logistic-mixture", "logistic", "normal-pixel", "normal-learned")
     },
 }
 

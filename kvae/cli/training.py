@@ -267,7 +267,9 @@ def fit(model: VAE, settings: Settings, images: data.Data, folder: Path) -> Prog
     model.compile(optimizer, jit_compile=settings.xla or "auto", steps_per_execution=max(1, min(50, steps // 8)))
     labels = model.condition_dim is not None
     progress = Progress(images.num_train)
-    best = keras.callbacks.ModelCheckpoint(folder / "model.keras", monitor="val_loss", mode="min", save_best_only=True)
+    # The tighter bound where there is one: importance-weighted training may pay for it with the ELBO.
+    judge = "val_nll" if model.objective.num_samples > 1 else "val_loss"
+    best = keras.callbacks.ModelCheckpoint(folder / "model.keras", monitor=judge, mode="min", save_best_only=True)
     callbacks: list[Any] = [
         keras.callbacks.TerminateOnNaN(),
         best,
@@ -277,7 +279,7 @@ def fit(model: VAE, settings: Settings, images: data.Data, folder: Path) -> Prog
     if settings.ema:  # before the checkpoint, which is to see the averages
         callbacks.insert(0, keras.callbacks.SwapEMAWeights(swap_on_epoch=True))
     if settings.patience:
-        callbacks.append(keras.callbacks.EarlyStopping("val_loss", mode="min", patience=settings.patience))
+        callbacks.append(keras.callbacks.EarlyStopping(judge, mode="min", patience=settings.patience))
     try:
         model.fit(
             on_device(images.split("train", shuffle=True, labels=labels)),

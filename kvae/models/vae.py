@@ -18,6 +18,7 @@ from kvae.distributions import (
 from kvae.models.base import LatentModel
 from kvae.models.metrics import ActiveUnits
 from kvae.objectives import ELBO, GradientScale, Objective, Terms
+from kvae.objectives.iwae import log_mean_exp
 from kvae.priors import Prior, StandardNormal
 
 DECODE_BATCH = 256
@@ -38,8 +39,9 @@ class VAE(LatentModel):
     has a default; a variant is another part, not a subclass. Images are float32 in [0, 1].
 
     `fit` and `evaluate` report, in nats per example and never weighted by β: `distortion` −E log p(x|z), `rate`
-    KL(q ‖ p), `elbo` = −(distortion + rate); and `active_units`. In training `loss` is what the objective
-    minimises; in evaluation (`val_loss`) it is −ELBO, so that runs with different β can be compared.
+    KL(q ‖ p), `elbo` = −(distortion + rate); and `active_units`. An objective of K > 1 samples adds `nll`, the
+    importance-weighted bound on −log p(x). In training `loss` is what the objective minimises; in evaluation
+    (`val_loss`) it is −ELBO, so that runs with different β can be compared.
 
     Args:
         encoder: images to raw posterior parameters, any Keras model (default `kvae.Encoder`).
@@ -93,6 +95,8 @@ class VAE(LatentModel):
         self.prior = prior or StandardNormal()
         self.objective = objective or ELBO()
         self.active_units = ActiveUnits(self.latent_dim)
+        if self.objective.num_samples > 1:
+            self.trackers["nll"] = keras.metrics.Mean(name="nll")
         self.build()
 
     def posterior_size(self) -> int:
@@ -145,7 +149,10 @@ class VAE(LatentModel):
         distortion = ops.mean(terms.distortion, axis=0)
         elbo = -(distortion + terms.rate)
         loss = self.objective(terms, self.step) if training else -elbo
-        return {"loss": loss, "elbo": elbo, "distortion": distortion, "rate": terms.rate}
+        values = {"loss": loss, "elbo": elbo, "distortion": distortion, "rate": terms.rate}
+        if self.objective.num_samples > 1:
+            values["nll"] = -log_mean_exp(terms.log_weight)
+        return values
 
     def after_step(self, values: dict[str, Any]) -> None:
         self.objective.update(values, self.step)

@@ -184,6 +184,7 @@ def test_full_int8_and_onnx(conditional, tmp_path):
     assert np.abs(model.generate(4, seed=1, condition=2) - vae.sample(4, seed=1, condition=2)).mean() < 0.02
 
 
+@pytest.mark.slow
 def test_a_prior_made_of_the_encoder_is_exported_without_it(tmp_path):
     vae = kvae.VAE(
         kvae.Encoder(2, networks.MLP((32,))), kvae.Decoder((8, 8, 1), networks.MLP((32,))),

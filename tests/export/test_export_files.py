@@ -63,6 +63,7 @@ def test_the_default_decoder_upsamples_with_operators_that_are_fast_at_any_batch
     assert json.loads((exported / "report.json").read_text())["warnings"] == []
 
 
+@pytest.mark.slow
 def test_the_same_model_gives_the_same_bytes(vae, exported, images, tmp_path):
     kvae.export.export(vae, tmp_path / "again", images=images, labels=np.arange(len(images)) % 2)
     for precision in PRECISIONS:
@@ -158,6 +159,7 @@ def test_auto_keeps_the_smallest_file_within_the_budget(digits_vae, every_precis
     assert left == [f"vae_{right}.golden.json", f"vae_{right}.tflite"]
 
 
+@pytest.mark.slow
 def test_nothing_within_the_budget(vae, images, tmp_path, monkeypatch):
     monkeypatch.setattr(litert, "PRECISIONS", ("float32",))
     with pytest.raises(kvae.export.ExportError, match="at most -100"):

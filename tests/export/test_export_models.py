@@ -92,6 +92,7 @@ def test_saved_model_as_a_keras_layer(any_model, out):
     assert np.abs(layer(z)["image"] - any_model.decode(z)).max() < limit(any_model, "float32")
 
 
+@pytest.mark.slow
 def test_a_mixed_precision_model_keeps_its_policy(tmp_path, mixed_vae):
     assert mixed_vae.encoder.body.compute_dtype == "float16"
     kvae.export.export(mixed_vae, tmp_path, precisions=("float32",), batch_sizes=(1,))

@@ -49,7 +49,10 @@ def exports(images, tmp_path_factory):
     return make
 
 
-@pytest.fixture(scope="module", params=MODELS)
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=pytest.mark.slow if name == "DiagonalNormal" else []) for name in MODELS],
+)
 def name(request):
     return request.param
 

@@ -38,7 +38,9 @@ PLANTED = {
 }
 
 
-@pytest.mark.parametrize("plant", PLANTED)
+@pytest.mark.parametrize(
+    "plant", [pytest.param(plant, marks=[] if plant == "random" else pytest.mark.slow) for plant in PLANTED]
+)
 def test_unexportable_layers_are_named_and_nothing_is_written(plant, make_decoder, tmp_path, capfd):
     function, reason = PLANTED[plant]
     decoder = make_decoder(Apply(function), layers.UpSampling2D(2))
@@ -112,7 +114,12 @@ def test_wrong_weights_are_refused(vae, earlier, monkeypatch):
     assert snapshot(out) == before
 
 
-STAGES = [(litert, "convert"), (litert, "quantize"), (pathlib.Path, "write_text"), (pipeline.os, "rename")]
+STAGES = [
+    (litert, "quantize"),
+    (pipeline.os, "rename"),
+    pytest.param((litert, "convert"), marks=pytest.mark.slow),
+    pytest.param((pathlib.Path, "write_text"), marks=pytest.mark.slow),
+]
 FULL = OSError(errno.ENOSPC, "No space left on device")
 FAILURES = [KeyboardInterrupt(), pytest.param(FULL, marks=pytest.mark.slow)]
 
@@ -150,6 +157,7 @@ def test_nan_weights_are_refused(tmp_path):
         export(model, tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_files_that_are_not_made_again_are_removed_and_others_are_not(vae, earlier):
     out, _ = earlier
     export(vae, out, precisions=("float32",))

@@ -68,6 +68,7 @@ def test_interpolate(model, vae):
     np.testing.assert_allclose(model.interpolate(a, b, steps=5), vae.decode((1 - t) * a + t * b), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_score_is_an_unbiased_estimate_of_the_negative_elbo(model, vae, images):
     one = model.score(images)
     np.testing.assert_allclose(one["negative_elbo"], one["distortion"] + one["rate"], rtol=1e-6)
@@ -246,7 +247,7 @@ class Shifted(kvae.priors.StandardNormal):
         return 3 + super().from_words(words, temperature)
 
 
-@pytest.mark.parametrize("precision", ["float32", "int8"])
+@pytest.mark.parametrize("precision", ["float32", pytest.param("int8", marks=pytest.mark.slow)])
 def test_another_prior_is_sampled_inside_the_file(precision, tmp_path):
     vae = kvae.VAE(prior=Shifted(), latent_dim=2, image_shape=(8, 8, 1))
     kvae.export.export(vae, tmp_path, precisions=(precision,), batch_sizes=(1,))

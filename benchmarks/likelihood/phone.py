@@ -1,0 +1,70 @@
+"""The likelihood of a model as a phone has it: importance-weighted through its `.tflite` files, and the size of those.
+
+    TFDS_DATA_DIR=... python benchmarks/likelihood/phone.py runs/likelihood/phone
+
+The file's `score` gives −log w = −log p(x, z)/q(z|x) of one posterior sample where the rate is that of the sample, as
+it is for every prior but the normal ones; K seeds give the bound −log 1/K Σ w. LiteRT runs it, without TensorFlow.
+"""
+
+import argparse
+import math
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
+from common import store
+from scipy.special import logsumexp
+from tqdm import trange
+
+import kvae
+import kvae.export
+from kvae.distributions import closed_form_kl
+from kvae.export import runtime
+
+
+def through_file(path: Path, images: np.ndarray, num_samples: int) -> dict[str, float]:
+    """Mean −ELBO and NLL in nats, with the standard error of the latter."""
+    model = runtime.load(path)
+    losses = [model.score(images, seed=seed)["negative_elbo"] for seed in trange(num_samples, leave=False)]
+    log_weights = -np.array(losses, "float64")
+    nll = math.log(num_samples) - logsumexp(log_weights, axis=0)
+    return {
+        "negative_elbo": -log_weights.mean(), "nll": nll.mean(), "nll_error": nll.std(ddof=1) / math.sqrt(len(nll)),
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--data", default="binarized_mnist")
+    parser.add_argument("--samples", type=int, default=100)
+    parser.add_argument("--limit", type=int, help="only the first test images")
+    options = parser.parse_args()
+
+    vae, data = kvae.load(options.run / "model.keras"), kvae.data.load(options.data)
+    if closed_form_kl(vae.posterior, vae.prior):
+        parser.error("expected a model whose rate is sampled: with a rate in closed form the file has no weights")
+    images, _ = data.arrays("test", limit=options.limit)
+    scores = kvae.evaluation.evaluate(vae, images, options.samples)
+    rows = {"Keras": {"negative_elbo": -scores["elbo"], "nll": scores["nll"], "nll_error": scores["nll_error"]}}
+    with tempfile.TemporaryDirectory() as folder:
+        validation, _ = data.arrays("validation")
+        kvae.export.export(vae, Path(folder) / "out", images[:1000], validation=validation[:1000],
+                           precisions=("float32", "int8"))  # fmt: skip
+        for precision in ("float32", "int8"):
+            path, started = Path(folder) / "out" / f"vae_{precision}.tflite", time.perf_counter()
+            rows[path.name] = through_file(path, images, options.samples) | {
+                "bytes": path.stat().st_size, "seconds": time.perf_counter() - started,
+            }  # fmt: skip
+    print(f"{data.name}, {len(images):,} test images, K = {options.samples}\n")
+    print(f"{'':<22}{'−ELBO':>8}{'NLL':>8} ± s.e.{'kB':>8}")
+    for name, row in rows.items():
+        size = f"{row['bytes'] / 1e3:8,.0f}" if "bytes" in row else ""
+        print(f"{name:<22}{row['negative_elbo']:>8.2f}{row['nll']:>8.2f} ± {row['nll_error']:.2f}{size}")
+    store("phone", {"run": options.run.name, "num_samples": options.samples, "images": len(images), "rows": rows})
