@@ -109,7 +109,7 @@ def _frame(curves: Sequence[Sequence[float]]) -> tuple[float, float] | None:
 
 
 def kl_per_dimension(kl: Any, active: Any = None) -> Figure:
-    """KL(q(z_d|x) ‖ p(z_d)) of each latent dimension, in nats, the largest first.
+    """KL(q(z_d|x) ‖ N(0, 1)) of each latent dimension, in nats, the largest first.
 
     Args:
         kl: `(D,)`, means over images.

@@ -178,7 +178,7 @@ def gated_vae(image_shape: Shape, latent_dim: int = 40, num_steps: int = 50_000)
 
 @recipe(batch_size=100, learning_rate=5e-4)
 def vamp(image_shape: Shape, latent_dim: int = 40, num_steps: int = 50_000, images: Any = None) -> VAE:
-    """The same with a VampPrior of 500 pseudo-inputs (Tomczak & Welling 2018, https://arxiv.org/abs/1705.07120)."""
+    """`gated_vae` with a VampPrior of 500 pseudo-inputs (Tomczak & Welling 2018, https://arxiv.org/abs/1705.07120)."""
     prior = priors.VampPrior(500 if images is None else min(500, len(images)))
     model = gated_vae(image_shape, latent_dim, num_steps).with_prior(prior)
     if images is not None:  # pseudo-inputs start as images
@@ -272,7 +272,7 @@ def residual_flow(image_shape: Shape, latent_dim: int = 40, num_steps: int = 30_
 
 @recipe(batch_size=100, learning_rate=1.5e-3, epochs=60, ema=0.999)
 def phone_vae(image_shape: Shape, latent_dim: int = 32, num_steps: int = 30_000, num_samples: int = 1) -> VAE:
-    """The same for a phone: the small default networks and a small RealNVP prior (Dinh et al. 2017).
+    """For a phone: the small default networks, and a small RealNVP prior (Dinh et al. 2017).
 
     Trained as `residual_flow` is; an int8 file of MNIST's size takes less than 1 MB. https://arxiv.org/abs/1605.08803"""
     warmup = schedules.LinearWarmup(max(1, num_steps // 12))

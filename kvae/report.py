@@ -41,8 +41,8 @@ FIGURES = (
      "conditional model, as its first class.)"),
     ("latent_map", "Where images lie", "Posterior means of test images. Labels, where there are any, colour the "
      "points; only a conditional model saw them in training, and need not say them with its latents."),
-    ("kl_per_dimension", "What each latent carries", "KL of each latent from the prior, mean over test images. Latents "
-     "near zero have collapsed: they cost nothing and say nothing."),
+    ("kl_per_dimension", "What each latent carries", "KL of each latent from N(0, 1), mean over test images. Latents "
+     "near zero have collapsed: they cost nothing and say nothing. (With another prior the rate is not their sum.)"),
 )  # fmt: skip
 
 
@@ -123,6 +123,7 @@ def write_report(run: Path) -> Path:
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"number": _number, "duration": _duration, "size": _size, "date": _date}
     name = run.resolve().name
+    likelihood = str((config.get("parts") or config).get("likelihood")).lower()
     html = environment.from_string(source).render(
         run=name,
         title=config.get("name") or config.get("source") or name,
@@ -130,7 +131,8 @@ def write_report(run: Path) -> Path:
         metrics=metrics,
         numbers=numbers,
         probe=[row for row in metrics.get("probe") or [] if isinstance(row, dict)],
-        density="normal" in str(config.get("likelihood")).lower() or numbers.get("elbo", 0) > 0,
+        density=metrics.get("support") in ("real", "unit") or "normal" in likelihood or numbers.get("elbo", 0) > 0,
+        bernoulli=likelihood == "bernoulli",
         epochs=len(next(iter(history.values()), [])),
         best=_best_epoch(history),
         figures=_figures(run / "figures"),
@@ -201,13 +203,13 @@ def _read_history(path: Path) -> dict[str, list[str]]:
 
 
 def _best_epoch(history: dict[str, list[str]]) -> int | None:
-    """The epoch, counted from 1, with the largest validation ELBO; None if nothing says it."""
+    """The epoch, counted from 1, whose weights were kept: that of the tightest bound; None if nothing says it."""
     try:
-        elbo = [float(value) for value in history["val_elbo"]]
+        bound = [-float(value) for value in history["val_nll" if "val_nll" in history else "val_loss"]]
     except (KeyError, TypeError, ValueError):
         return None
-    known = [i for i, value in enumerate(elbo) if math.isfinite(value)]
-    return max(known, key=elbo.__getitem__) + 1 if known else None
+    known = [i for i, value in enumerate(bound) if math.isfinite(value)]
+    return max(known, key=bound.__getitem__) + 1 if known else None
 
 
 def _number(value: Any, digits: int = 1) -> str:

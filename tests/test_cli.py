@@ -94,6 +94,11 @@ def test_evaluate_gives_the_mean_of_several_runs(kvae_command, run_folder, tmp_p
     content = json.loads((tmp_path / "a.json").read_text())
     scores = content["runs"][str(copy)]
     assert (content["mean"]["nll"], content["mean"]["nll_error_runs"]) == (pytest.approx(scores["nll"]), 0.0)
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**config, "seed": 5, "beta": 4.0, "epochs": 9}))
+    done = kvae_command("evaluate", run_folder, copy, "--samples", 2, "--limit", 9, "--json", tmp_path / "b.json")
+    assert "No mean: the runs differ in beta, epochs." in done.out
+    assert set(json.loads((tmp_path / "b.json").read_text())) == {"runs"}
 
 
 def test_evaluate_goes_on_where_it_was_stopped(kvae_command, run_folder, tmp_path, monkeypatch):
@@ -120,7 +125,14 @@ def test_evaluate_goes_on_where_it_was_stopped(kvae_command, run_folder, tmp_pat
     (unfinished,) = run_folder.glob(".evaluation-*.npz")
     assert "Going on" not in kvae_command("evaluate", run_folder, "--samples", 3, "--seed", 1).out
     assert unfinished.exists()
-    assert "Going on behind the 90 images" in kvae_command("evaluate", run_folder, *options).out
+    with np.load(unfinished) as rows:
+        others = {**rows, "image": rows["image"] + 1}
+    done = kvae_command("evaluate", run_folder, *options)
+    assert "Going on behind the 90 images" in done.out
+    assert "from the first one again" not in done.out
+    assert (tmp_path / "scores.json").read_bytes() == unbroken
+    np.savez(unfinished, **others)
+    assert "from the first one again" in kvae_command("evaluate", run_folder, *options).out
     assert (tmp_path / "scores.json").read_bytes() == unbroken
     assert not list(run_folder.glob(".evaluation-*"))
 
@@ -215,6 +227,7 @@ def test_recipes_are_listed_and_trained_and_gone_on_with(kvae_command, tmp_path)
     assert kvae_command("train", "digits", "--recipe", "gated_vae", *small, "--out", first).status == 0
     config = json.loads((first / "config.json").read_text())
     assert (config["batch_size"], config["learning_rate"], config["epochs"]) == (100, 5e-4, 1)  # the recipe's, but one
+    assert (config["parts"]["prior"], config["prior"], config["beta"]) == ("StandardNormal", None, None)
     from kvae import load as load_model
 
     warm = ["train", "digits", "--recipe", "gated_vae", "--from", first, "--learning-rate", 1e-9, "--out", second]
@@ -271,6 +284,16 @@ MISTAKES = {
         ["train", "digits", "--recipe", "vae", "--beta", "2", "--out", "run"],
         1,
         "--beta is what a recipe settles",
+    ),
+    "K of no recipe": (
+        ["train", "digits", "--importance-samples", "5", "--out", "run"],
+        1,
+        "--importance-samples is for a recipe",
+    ),
+    "training images against themselves": (
+        ["evaluate", "run", "--split", "train", "--compare-train"],
+        1,
+        "leave out --split train",
     ),
     "from nothing": (
         ["train", "digits", "--from", "nowhere", "--out", "run"],

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import kvae
-from kvae import plotting
+from kvae import plotting, report
 from kvae.report import write_figures, write_report
 
 METRICS = {
@@ -98,6 +98,12 @@ def test_warning_is_shown(run):
     assert "Look here first" not in write_report(run).read_text()
     (run / "metrics.json").write_text(json.dumps({**METRICS, "warning": "Posterior collapse: 0 of 16"}))
     assert "Posterior collapse: 0 of 16" in write_report(run).read_text()
+
+
+def test_the_best_epoch_is_the_one_that_was_kept():
+    assert report._best_epoch({"val_loss": ["9", "8", "nan", "8.5"]}) == 2
+    assert report._best_epoch({"val_loss": ["9", "10"], "val_nll": ["8", "7"]}) == 2  # importance-weighted training
+    assert report._best_epoch({}) is None
 
 
 def test_densities_are_told_as_densities(run):

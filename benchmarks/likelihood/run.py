@@ -93,26 +93,28 @@ EXPERIMENTS: dict[str, dict[str, list[str]]] = {
 }
 
 
-def run(name: str, commands: list[str], runs: Path) -> dict:
+def run(name: str, commands: list[str], runs: Path, again: bool) -> dict:
     folder = runs / name
+    trained = runs / f"{name}.json"  # what training took, so that an evaluation that is stopped doesn't need it again
     entry: dict = {"commands": [], "wall_seconds": [], "processor_seconds": []}
     for command in commands:
+        short = "kvae " + command.format(run=name, runs=".")
         line = command.format(run=folder, runs=runs)
-        entry["commands"].append("kvae " + command.format(run=name, runs="."))
-        if line.startswith("train") and (folder / "metrics.json").is_file():
-            old = json.loads((folder / "metrics.json").read_text())
-            entry["wall_seconds"].append(round(old["train_seconds"]))
-            entry["processor_seconds"].append(None)
-            continue
-        if line.startswith("evaluate"):
-            line += f" --json {folder}/evaluation.json"
-        print("\n$ kvae", line, flush=True)
-        before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-        subprocess.run([sys.executable, "-m", "kvae", *shlex.split(line)], check=True)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        entry["wall_seconds"].append(round(time.perf_counter() - started))
-        used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-        entry["processor_seconds"].append(round(used))
+        is_training = line.startswith("train")
+        done = json.loads(trained.read_text()) if is_training and trained.is_file() and not again else {}
+        if done.get("command") != short:
+            line += " --overwrite" if is_training else f" --json {folder}/evaluation.json"
+            print("\n$ kvae", line, flush=True)
+            before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+            subprocess.run([sys.executable, "-m", "kvae", *shlex.split(line)], check=True)
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+            done = {"command": short, "wall": round(time.perf_counter() - started), "processor": round(used)}
+            if is_training:
+                trained.write_text(json.dumps(done))
+        entry["commands"].append(short)
+        entry["wall_seconds"].append(done["wall"])
+        entry["processor_seconds"].append(done["processor"])
     config = json.loads((folder / "config.json").read_text())
     metrics = json.loads((folder / "metrics.json").read_text())
     entry |= {"seed": config["seed"], "epochs": metrics["epochs"], "weights": config["weights"]}
@@ -126,13 +128,29 @@ def commands_of(experiment: str) -> dict[str, list[str]]:
     }
 
 
+def show(stored: dict) -> None:
+    """The stored results, a line each."""
+    print(f"{'':<26}{'−ELBO':>9}{'NLL':>9} ± s.e.{'K':>7}{'images':>8}{'bits/dim':>10}{'epochs':>8}{'training':>10}")
+    for name, entry in stored.items():
+        scores, minutes = entry["evaluation"], entry["wall_seconds"][0] / 60
+        print(
+            f"{name:<26}{-scores['elbo']:>9.2f}{scores['nll']:>9.2f} ± {scores['nll_error']:.2f}"
+            f"{scores['num_samples']:>7}{scores['examples']:>8}{scores['bits_per_dim_nll']:>10.3f}"
+            f"{entry['epochs']:>8}{minutes:>6.0f} min"
+        )
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("experiments", nargs="*", help=f"of {', '.join(EXPERIMENTS)}; all of them if none is named")
     parser.add_argument("--list", action="store_true", help="show the commands only")
     parser.add_argument("--again", action="store_true", help="run what is stored once more")
     parser.add_argument("--runs", type=Path, default=Path("runs/likelihood"))
+    parser.add_argument("--stored", action="store_true", help="show what is stored only")
     options = parser.parse_args()
+    if options.stored:
+        show(json.loads(STORED.read_text()))
+        sys.exit()
     if unknown := set(options.experiments) - set(EXPERIMENTS):
         parser.error(f"expected experiments of {', '.join(EXPERIMENTS)}. Received: {', '.join(unknown)}")
     for experiment in options.experiments or EXPERIMENTS:
@@ -144,7 +162,7 @@ if __name__ == "__main__":
             if not options.again and stored.get(name, {}).get("commands") == lines:
                 print(f"{name}: stored already")
                 continue
-            entry = run(name, EXPERIMENTS[experiment][name], options.runs)
+            entry = run(name, EXPERIMENTS[experiment][name], options.runs, options.again)
             stored = json.loads(STORED.read_text()) if STORED.is_file() else {}
             stored[name] = entry | {"machine": machine()}
             STORED.write_text(json.dumps(stored, indent=2) + "\n")

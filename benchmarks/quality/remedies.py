@@ -101,7 +101,8 @@ if __name__ == "__main__":
     classifier = evaluation.feature_classifier(data)
     print("".join(f"{title:>16}" for title in COLUMNS.values()))
     rows: dict[str, Any] = {}
-    for name in [name for name in REMEDIES if name in options.only]:
+    only = [*options.only, *([BASELINE] if FITTED in options.only else [])]
+    for name in [name for name in REMEDIES if name in only]:
         runs, fitted = [], []
         for seed in options.seeds:
             vae, seconds = train(name, data, options.epochs, seed)

@@ -1,5 +1,6 @@
 """`kvae evaluate`."""
 
+import functools
 import hashlib
 import json as json_format
 import warnings
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kvae.cli.console import say, table
+from kvae.cli.console import CommandError, say, table
 from kvae.cli.run import DataDirOption, Run, open_run, write_json
 from kvae.files import atomic_file
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 
+OF_A_RUN = {"seed", "created", "versions", "data_dir"}  # what runs of one configuration may differ in
 PAIRED = 1000  # images whose posteriors are compared with each other
 ROWS = {
     "distortion": "distortion  −E log p(x|z)",
@@ -43,12 +45,15 @@ def evaluate(
 ) -> None:
     """Score runs: ELBO, rate, distortion and an importance-weighted likelihood, in nats per example.
 
-    Several runs (seeds of one configuration) give their mean, with its standard error over runs. When it is stopped,
-    the same command goes on where it was.
+    Several runs of one configuration, but for the seed, give their mean with its standard error over runs. When it
+    is stopped, the same command goes on where it was.
 
     Example: kvae evaluate runs/mnist --samples 5000 --json scores.json
     """
+    if compare_train and split == "train":
+        raise CommandError("--compare-train compares another split with the training images: leave out --split train")
     results = {}
+    configs = []
     for run in runs:
         opened = open_run(run, context.obj)
         from kvae.evaluation import diagnose
@@ -58,6 +63,7 @@ def evaluate(
         scores = _score(opened, split, samples, seed, limit, data_dir)
         train = _score(opened, "train", samples, seed, scores["examples"], data_dir) if compare_train else None
         scores |= _aggregate(opened, split, limit, data_dir)
+        configs.append({name: value for name, value in opened.config.items() if name not in OF_A_RUN})
         show_scores(scores, opened.model.latent_dim)
         if train:
             _show_gap(scores, train)
@@ -66,7 +72,11 @@ def evaluate(
         results[str(run)] = scores | ({"train": train} if train else {})
     content: Any = next(iter(results.values()))
     if len(runs) > 1:
-        content = {"runs": results, "mean": _mean(list(results.values()))}
+        content = {"runs": results}
+        if different := sorted({name for a in configs for name in a if a[name] != configs[0].get(name)}):
+            say(f"No mean: the runs differ in {', '.join(different)}.")
+        else:
+            content["mean"] = _mean(list(results.values()))
     if json is not None:
         write_json(json, content)
         say(f"Wrote {json}")
@@ -86,9 +96,16 @@ def _score(run: Run, split: str, samples: int, seed: int, limit: int | None, dat
         say(f"Going on behind the {len(done['nll']):,} images that are done.")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", EvaluationWarning)  # they are printed as findings
-        scores = score(
-            run.model, data, samples, split, progress=True, seed=seed, limit=limit, done=done, save=unfinished.save
+        go = functools.partial(
+            score, run.model, data, samples, split, progress=True, seed=seed, limit=limit, save=unfinished.save
         )
+        try:
+            scores = go(done=done)
+        except ValueError:
+            if done is None:
+                raise
+            say("They are others than the images of today: from the first one again.")
+            scores = go()
     unfinished.path.unlink(missing_ok=True)
     return scores
 

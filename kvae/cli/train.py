@@ -114,7 +114,7 @@ def train(
     grayscale: Annotated[bool | None, typer.Option(help="Make images grey, or colour.", show_default=False)] = None,
     patience: Annotated[
         int | None,
-        typer.Option(min=1, help="Stop after so many epochs without a better val_loss.", show_default=False),
+        typer.Option(min=1, help="Stop after so many epochs that were no better in validation.", show_default=False),
     ] = None,
     precision: Annotated[Precision, typer.Option(help="Of the networks; densities stay float32.")] = Precision.float32,
     ema: Annotated[

@@ -60,6 +60,7 @@ BODIES: dict[str, Any] = {
     "residual": lambda: (networks.ResidualDown(), networks.ResidualUp()),
 }
 SEEN_IMAGES = 1000  # that a recipe may look at
+SETTLED = {"beta", "warmup", "likelihood", "posterior", "prior", "network"}  # by a recipe
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +102,7 @@ class Settings:
         """These settings with those of the recipe, but for what was `given` on the command line."""
         if self.recipe not in recipes.__all__:
             raise CommandError(f"Expected --recipe to be one of {', '.join(recipes.__all__)}. Received: {self.recipe}")
-        if fixed := given & {"beta", "warmup", "likelihood", "posterior", "prior", "network"}:
+        if fixed := given & SETTLED:
             raise CommandError(f"--{min(fixed)} is what a recipe settles: leave it out, or leave out --recipe")
         settings = getattr(recipes, self.recipe).settings
         return dataclasses.replace(self, **{name: value for name, value in settings.items() if name not in given})
@@ -124,6 +125,8 @@ class Settings:
         if self.conditional and not images.has_labels:
             raise CommandError(f"A conditional VAE needs labels. Received: {images.name}, which has none")
         condition_dim = images.num_classes if self.conditional else None
+        if self.recipe is None and self.num_samples is not None:
+            raise CommandError("--importance-samples is for a recipe: add --recipe iwae, or leave it out")
         if self.recipe is not None:
             model = self._by_recipe(images, condition_dim)
         else:
@@ -256,7 +259,7 @@ def train_run(settings: Settings, run: Path, num_samples: int = 16) -> VAE:
 
 
 def fit(model: VAE, settings: Settings, images: data.Data, folder: Path) -> Progress:
-    """Fit `model`; `folder` gets history.csv and model.keras, the epoch with the best validation ELBO."""
+    """Fit `model`; `folder` gets history.csv and model.keras, the best epoch by the validation images."""
     assert settings.epochs is not None
     steps = images.batches_per_epoch
     optimizer = keras.optimizers.Adam(
@@ -319,6 +322,10 @@ def _config(settings: Settings, images: data.Data, model: VAE) -> dict[str, Any]
     packages = ("keras-vae", "tensorflow", "keras", "numpy")
     return {
         **dataclasses.asdict(settings),
+        **({} if settings.recipe is None else dict.fromkeys(sorted(SETTLED))),
+        "parts": {
+            part: type(getattr(model, part)).__name__ for part in ("likelihood", "posterior", "prior", "objective")
+        },
         "latent_dim": model.latent_dim,
         "name": images.name,
         "image_shape": images.image_shape,

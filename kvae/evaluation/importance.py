@@ -19,6 +19,7 @@ MEMORY = 64 << 20  # bytes of the largest tensor while decoding
 MOST_LATENTS = 8192  # decoded at once: more doesn't make it faster
 XLA_SAMPLES = 256  # from this K on, compiling what surrounds the decoder pays
 SAVE_SECONDS = 20.0
+OTHERS = "Expected the images that the unfinished evaluation began with. Received: others"
 STREAM = 0x45000000  # random numbers apart from those of samples of the same seed
 
 Rows = dict[str, np.ndarray]
@@ -90,7 +91,7 @@ def score_images(
                 bar.total = max(0, int(dataset.cardinality())) * len(x) or None
             known = max(0, min(finished - first, len(x)))
             if known and np.any(rows["image"][:known] != done["image"][first : first + known]):  # type: ignore[index]
-                raise ValueError("Expected the images that the unfinished evaluation began with. Received: others")
+                raise ValueError(OTHERS)
             bar.update(known)
             if known < len(x):
                 for group, scores in estimate.groups(x, model.condition(y, labels=True), first, known):
@@ -100,6 +101,8 @@ def score_images(
                         save(_joined(parts))
                         saved = time.monotonic()
             first += len(x)
+        if finished > first:
+            raise ValueError(OTHERS)
     except KeyboardInterrupt:
         if save is not None and parts:
             save(_joined(parts))
