@@ -47,7 +47,7 @@ EXPERIMENTS: dict[str, dict[str, list[str]]] = {
         ],
     },
     "vamp": {
-        name: [f"train {STATIC} --recipe {name} --epochs 50 --out {{run}}", "evaluate {run} --samples 5000"]
+        name: [f"train {STATIC} --recipe {name} --epochs 50 --out {{run}}", "evaluate {run} --samples 500"]
         for name in ("gated_vae", "vamp")
     },
     # What each part brings: the same 4 epochs, from the default network to all parts but the fine-tuning.
