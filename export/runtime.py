@@ -280,8 +280,11 @@ class Model:
                 or not wanted
             ):
                 raise ValueError(f"format {info['format']} {info['format_version']}")
+            for signature in info["signatures"].values():
+                for spec in (*signature["inputs"].values(), *signature["outputs"].values()):
+                    np.zeros([0 if size == "B" else size for size in spec["shape"]], spec["dtype"])  # can be
             return info
-        except (ValueError, KeyError, TypeError, RuntimeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
             raise ValueError(
                 "Expected a file made by kvae.export, with the signature 'info' in format 1. Received: "
                 f"'{self.path}' with signatures {sorted(names) or 'none'}"

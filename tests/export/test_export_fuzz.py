@@ -29,6 +29,17 @@ def test_damaged_files_neither_crash_nor_hang(exported, precision):
     assert set(outcomes) == {"refused", "answered"}
 
 
+@pytest.mark.parametrize(
+    ("right", "wrong"), [(b'"float32"', b'"flnat32"'), (b'"shape"', b'"shbpe"'), (b'"outputs"', b'"outqutd"')]
+)
+def test_a_damaged_description_is_refused(exported, tmp_path, right, wrong):
+    good = (exported / "vae_float32.tflite").read_bytes()
+    assert right in good
+    (tmp_path / "vae.tflite").write_bytes(good.replace(right, wrong, 1))
+    with pytest.raises(ValueError, match="with the signature 'info' in format 1"):
+        runtime.load(tmp_path / "vae.tflite")
+
+
 @pytest.mark.parametrize("precision", ["float32", "int8"])
 def test_with_a_checksum_every_damaged_file_is_refused(exported, precision, tmp_path):
     shutil.copy(exported / "report.json", tmp_path)
