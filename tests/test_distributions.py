@@ -14,6 +14,7 @@ from scipy.special import logsumexp
 
 from kvae import likelihoods, posteriors, priors
 from kvae.distributions import IndexedNoise, Noise, closed_form_kl, seed_words, standard_normal
+from kvae.distributions.discretized_logistic import log_sigmoid
 from kvae.distributions.kl import _CLOSED_FORMS
 from kvae.distributions.location_scale import soft_clip
 
@@ -615,3 +616,27 @@ def test_conversion_to_built_in_operators_of_litert(tmp_path):
         for i, out in enumerate(expected[name]):
             # exp and log of another library: some units in the last place of each of up to 36 terms.
             np.testing.assert_allclose(outputs[f"out_{i}"], out, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("function", "slope"),
+    [
+        (log_sigmoid, 0.5),
+        (lambda x: likelihoods.ContinuousBernoulli().log_prob(x[None], tf.fill((1, 1), 0.5)), 0.0),
+    ],
+    ids=["log_sigmoid", "ContinuousBernoulli"],
+)
+def test_derivative_where_two_branches_meet(function, slope):
+    x = tf.zeros((1,))
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = function(x)
+    assert float(tape.gradient(y, x)[0]) == pytest.approx(slope)
+
+
+def test_optimal_scale_forgets_batches_that_say_nothing():
+    p = likelihoods.OptimalNormal(scale=0.5)
+    p.build((None, 4))
+    for batch in (np.zeros((0, 4), "float32"), np.full((2, 4), np.nan, "float32")):
+        p.training_log_prob(tf.zeros(batch.shape), batch)
+    assert float(p.log_scale) == pytest.approx(np.log(0.5))

@@ -131,3 +131,35 @@ def test_flow_samples_follow_their_noise():
 def test_bad_settings_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def posterior_of(size, spread):
+    q = posteriors.InverseAutoregressive(num_steps=2, units=16)
+    q.build((None, q.param_size((size,))))
+    if spread:
+        shaken(q, spread)
+    return q, RNG.normal(size=(2, q.param_size((size,)))).astype("float32")
+
+
+def test_variance_of_a_flow_that_is_a_normal_is_exact():
+    q, params = posterior_of(6, None)
+    _, log_scale, _ = q.split(params)
+    gates = (1 / (1 + np.exp(-2.0))) ** 4  # two steps, squared
+    np.testing.assert_allclose(q.variance(params), gates * np.exp(2 * np.asarray(log_scale)), rtol=1e-5)
+
+
+def test_covariance_is_that_of_samples():
+    q, params = posterior_of(4, 1.0)
+    z = np.asarray(q.sample(params, 50_000, seed=3), "float64")
+    right = np.stack([np.cov(z[:, b].T) for b in range(2)])
+    scale = np.sqrt(np.einsum("bi,bj->bij", z.var(0), z.var(0)))
+    assert np.max(np.abs(q.covariance(params) - right) / scale) < 0.15
+    assert np.max(np.abs(right / scale - np.eye(4))) > 0.2  # there is something to see
+
+
+def test_density_of_what_was_drawn_is_finite():
+    q, params = posterior_of(16, 0.3)
+    z, log_q = q.sample_and_log_prob(params, 500, seed=0)
+    again = np.asarray(q.log_prob(params, z))
+    assert np.mean(np.isfinite(again)) > 0.99
+    assert np.median(np.abs(again - log_q)) < 1e-2

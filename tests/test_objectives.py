@@ -361,6 +361,21 @@ def test_controller_holds_the_rate_at_its_target(digits):
     assert 0.1 < float(vae.objective.beta) < 1
 
 
+def test_one_bad_batch_does_not_stay_in_the_controller():
+    objective = objectives.TargetRate(5.0)
+    objective.build()
+    objective.update({"rate": tf.constant(np.nan, "float32")}, 0)
+    objective.update({"rate": tf.constant(9.0)}, 0)
+    assert np.isfinite(float(objective.beta))
+    assert float(objective.beta) > 0
+
+
+def test_dip_takes_integers():
+    vae = small_vae(objectives.DIP(5, 50))
+    vae.compile(optimizer="adam")
+    assert np.isfinite(vae.fit(images(), verbose=0).history["loss"][0])
+
+
 def test_controller_goes_on_where_it_was_saved(digits, tmp_path):
     """A resumed training equals an unbroken one, bit for bit."""
     x = digits[0][:128, :4, :4]

@@ -8,9 +8,11 @@ from keras import layers, ops
 
 from kvae.distributions.base import Distribution
 from kvae.distributions.diagonal_normal import DiagonalNormal, normal_log_density
+from kvae.distributions.discretized_logistic import log_sigmoid
 from kvae.distributions.noise import Seed, standard_normal
 
-PAIRS = 8  # of antithetic draws that the moments are averaged over
+PAIRS = 8  # of antithetic draws that mean and variance are averaged over
+MORE_PAIRS = 512  # the same for the covariance
 
 
 @keras.saving.register_keras_serializable("kvae")
@@ -91,8 +93,7 @@ class InverseAutoregressive(Distribution):
         for network in self.networks:
             network.build((None, size))
         # The same for every batch and platform.
-        draws = np.random.default_rng(0).standard_normal((PAIRS, 1, size)).astype("float32")
-        self.draws = np.concatenate([draws, -draws])
+        self.draws = _draws(PAIRS, size)
         super().build(input_shape)
 
     def param_size(self, event_shape: tuple[int, ...]) -> int:
@@ -113,7 +114,7 @@ class InverseAutoregressive(Distribution):
             shift, gate = network(z, context)
             sigma = ops.sigmoid(gate + 2.0)
             z = sigma * z + (1.0 - sigma) * shift
-            log_q = log_q - ops.sum(_log_sigmoid(gate + 2.0), axis=-1)
+            log_q = log_q - ops.sum(log_sigmoid(gate + 2.0), axis=-1)
         return z, log_q
 
     def sample_and_log_prob(self, params: Any, n: int, seed: Seed) -> tuple[Any, Any]:
@@ -127,12 +128,13 @@ class InverseAutoregressive(Distribution):
         mean, log_scale, context = self.split(params)
         z, log_det = ops.cast(value, "float32"), 0.0
         for network in reversed(self.networks):
-            u = z
-            for _ in range(z.shape[-1]):  # after pass d, the first d entries are right
+            u, last = z, z.shape[-1] - 1
+            for d in range(last + 1):  # pass d makes the entry right that depends on d others
                 shift, gate = network(u, context)
                 sigma = ops.sigmoid(gate + 2.0)
-                u = (z - (1.0 - sigma) * shift) / sigma
-            z, log_det = u, log_det + ops.sum(_log_sigmoid(network(u, context)[1] + 2.0), axis=-1)
+                turn = ops.arange(last + 1) == (last - d if network.reverse else d)
+                u = ops.where(turn, (z - (1.0 - sigma) * shift) / sigma, u)
+            z, log_det = u, log_det + ops.sum(log_sigmoid(network(u, context)[1] + 2.0), axis=-1)
         return ops.sum(normal_log_density(z, mean, log_scale), axis=-1) - log_det
 
     def mean(self, params: Any) -> Any:
@@ -141,9 +143,18 @@ class InverseAutoregressive(Distribution):
     def variance(self, params: Any) -> Any:
         return ops.var(self.transform(params, self.draws)[0], axis=0)
 
+    def covariance(self, params: Any) -> Any:
+        """Covariance matrix, `(B, D, D)`, of 1,024 fixed draws: within some hundredths of the standard deviations."""
+        z = self.transform(params, _draws(MORE_PAIRS, (params.shape[-1] - self.units) // 2))[0]
+        apart = z - ops.mean(z, axis=0)
+        return ops.einsum("nbi,nbj->bij", apart, apart) / (2 * MORE_PAIRS)
+
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "num_steps": self.num_steps, "units": self.units}
 
 
-def _log_sigmoid(x: Any) -> Any:
-    return ops.minimum(x, 0.0) - ops.log1p(ops.exp(-ops.abs(x)))
+def _draws(pairs: int, size: int) -> Any:
+    """Antithetic standard normal numbers `(2·pairs, 1, D)`, each latent's of variance 1."""
+    draws = np.random.default_rng(0).standard_normal((pairs, 1, size))
+    draws /= np.sqrt(np.mean(np.square(draws), axis=0))
+    return np.concatenate([draws, -draws]).astype("float32")

@@ -43,7 +43,7 @@ class ContinuousBernoulli(Distribution):
     def log_prob(self, params: Any, value: Any) -> Any:
         # log ((eˡ − 1) / l) = max(l, 0) + log ((1 − e^−|l|) / |l|)
         logits = ops.cast(params, "float32")
-        log_normaliser = ops.maximum(logits, 0.0) + log_one_minus_exp_over(ops.abs(logits))
+        log_normaliser = ops.maximum(logits, 0.0) + log_one_minus_exp_over(ops.maximum(logits, -logits))
         return self.sum_event(ops.cast(value, "float32") * logits - log_normaliser)
 
     def sample(self, params: Any, n: int, seed: Seed) -> Any:

@@ -77,7 +77,8 @@ class Levels(Distribution):
 
 def log_sigmoid(x: Any) -> Any:
     """log σ(x), finite for every x, also in LiteRT."""
-    return ops.minimum(x, 0.0) - ops.log1p(ops.exp(-ops.maximum(x, -x)))
+    # Of two equal ones the first has the derivative: at 0 it is ½, as it should be.
+    return ops.minimum(x, 0.0) - ops.log1p(ops.exp(-ops.maximum(-x, x)))
 
 
 def bounded_log_scale(raw: Any) -> Any:

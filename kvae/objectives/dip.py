@@ -53,7 +53,7 @@ class DIP(Objective):
         identity = ops.eye(apart.shape[-1])
         excess = ops.square(covariance - identity)
         weight = ops.where(identity > 0, schedule_value(self.diagonal, step), schedule_value(self.off_diagonal, step))
-        return ops.mean(terms.distortion, axis=0) + terms.rate + ops.sum(weight * excess)
+        return ops.mean(terms.distortion, axis=0) + terms.rate + ops.sum(ops.cast(weight, "float32") * excess)
 
     def get_config(self) -> dict[str, Any]:
         return {

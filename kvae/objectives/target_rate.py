@@ -71,6 +71,7 @@ class TargetRate(Objective):
 
     def update(self, values: dict[str, Any], step: Any) -> None:
         error = schedule_value(self.rate, step) - values["rate"]
+        error = ops.where(ops.isfinite(error), error, 0.0)  # one bad batch isn't to stay in β
         integral = ops.clip(self.integral - self.k_i * error, 0.0, self.max_beta - self.min_beta)
         beta = self.k_p * ops.sigmoid(-error) + integral + self.min_beta
         self.integral.assign(integral)
