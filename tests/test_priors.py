@@ -386,3 +386,25 @@ def test_vamp_prior_trains(digits):
 def test_what_does_not_fit_is_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_a_prior_of_another_model_is_refused():
+    def vae(latent_dim, **parts):
+        networks = kvae.networks
+        encoder, decoder = (
+            networks.Encoder(latent_dim, networks.MLP((8,))),
+            networks.Decoder((8, 8, 1), networks.MLP((8,))),
+        )
+        return kvae.VAE(encoder, decoder, **parts)
+
+    first = vae(2, prior=priors.VampPrior(4))
+    assert first.with_prior(first.prior).prior is first.prior
+    with pytest.raises(ValueError, match="belongs to another model"):
+        vae(2, prior=first.prior)
+    with pytest.raises(ValueError, match=r"prior of 3 latents.*built for 2"):
+        vae(3, prior=first.prior.fixed())
+    conditional = vae(2, prior=priors.ConditionalNormal(), condition_dim=3)
+    with pytest.raises(ValueError, match="needs a conditional model"):
+        vae(2, prior=conditional.prior)
+    first.step.assign(7)
+    assert int(first.with_prior(priors.StandardNormal()).step) == 7

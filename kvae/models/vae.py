@@ -108,9 +108,14 @@ class VAE(LatentModel):
         super().build(input_shape)
         if not self.posterior.built:
             self.posterior.build((None, self.posterior_size()))
+        self.prior.connect(self)
         if not self.prior.built:
-            self.prior.connect(self)
             self.prior.build((None, self.latent_dim))
+        elif self.prior.latent_dim != self.latent_dim:
+            raise ValueError(
+                f"Expected a prior of {self.latent_dim} latents, as the encoder has. "
+                f"Received: one that is built for {self.prior.latent_dim}"
+            )
         if not self.objective.built:
             self.objective.build()
         self.objective.connect(self)
@@ -210,6 +215,11 @@ class VAE(LatentModel):
         return ops.concatenate(images, axis=0)
 
     def with_prior(self, prior: Prior) -> "VAE":
-        """A VAE of the same networks with another prior, such as one fitted to the latents after training."""
+        """A VAE of the same networks with another prior, such as one fitted to the latents after training.
+
+        It shares the other parts, and counts its training steps on.
+        """
         parts = {name: getattr(self, name) for name in self._parts if name != "prior"}
-        return VAE(**parts, prior=prior, condition_dim=self.condition_dim, seed=self.seed)
+        model = VAE(**parts, prior=prior, condition_dim=self.condition_dim, seed=self.seed)
+        model.step.assign(self.step)
+        return model

@@ -30,7 +30,8 @@ class Prior(keras.layers.Layer):
         self.built = True
 
     def connect(self, model: Any) -> None:
-        """Meet the VAE that the prior belongs to, before it is built: for a prior made of the model's own parts."""
+        """Meet the VAE that the prior belongs to, before it is built, or with its weights there: for a prior made of
+        the model's own parts, which may refuse another model."""
 
     def fixed(self) -> "Prior":
         """The same distribution as a prior that needs nothing of the model: what is sampled and exported.

@@ -1,6 +1,7 @@
 """The prior that is the model's own posterior, averaged over images that are learned."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -56,7 +57,12 @@ class VampPrior(Prior):
                 "VampPrior needs a posterior that is DiagonalNormal or FullCovarianceNormal. "
                 f"Received: {type(posterior).__name__}"
             )
+        if self.built and self.encoder() is not encoder:
+            raise ValueError(
+                "Expected a VampPrior of this model's encoder. Received: one that belongs to another model"
+            )
         self.image_shape = model.image_shape
+        self.encoder: Callable[[], Any] = lambda: encoder
         # A function, for Keras would track, and save, parts of the model that were attributes here.
         self.encode = lambda images: posterior.split(encoder(images, training=False))
 
