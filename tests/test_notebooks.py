@@ -21,7 +21,7 @@ def test_notebook_runs(path):
             cell.source, n = re.subn(r"^EPOCHS = \d+$", "EPOCHS = 2", cell.source, flags=re.MULTILINE)
             cut += n
     assert cut == 1
-    NotebookClient(notebook, timeout=300).execute()
+    NotebookClient(notebook, timeout=600).execute()
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
