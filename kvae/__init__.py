@@ -27,6 +27,7 @@ _NAMES = {
     "Autoencoder": "kvae.models",
     "Decoder": "kvae.networks",
     "Encoder": "kvae.networks",
+    "SemiSupervisedVAE": "kvae.models",
     "VAE": "kvae.models",
     "load": "kvae.models",
 }
@@ -52,6 +53,7 @@ __all__ = [*_NAMES, *_MODULES]
 if TYPE_CHECKING:
     from kvae.models import VAE as VAE
     from kvae.models import Autoencoder as Autoencoder
+    from kvae.models import SemiSupervisedVAE as SemiSupervisedVAE
     from kvae.models import load as load
     from kvae.networks import Decoder as Decoder
     from kvae.networks import Encoder as Encoder

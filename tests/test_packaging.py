@@ -24,8 +24,8 @@ MAY_IMPORT = {
     "networks": set(),
     "models": {"distributions", "priors", "objectives", "networks", "schedules"},
     "data": set(),
-    "evaluation": {"models", "distributions", "features", "priors"},
-    "features": {"models", "distributions"},
+    "evaluation": {"models", "distributions", "priors"},
+    "features": {"models", "distributions", "networks", "likelihoods", "recipes", "evaluation", "data", "files"},
     "posteriors": {"distributions"},
     "likelihoods": {"distributions"},
     "recipes": {"models", "networks", "posteriors", "likelihoods", "priors", "objectives", "schedules"},
@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "report": {"models", "evaluation", "features", "plotting", "files"},
     "export": {"models", "distributions", "priors", "networks", "evaluation", "files"},
 }
-USES_TENSORFLOW = {"models", "data", "evaluation", "export", "cli"}
+USES_TENSORFLOW = {"models", "data", "evaluation", "features", "export", "cli"}
 
 
 def room(file: Path) -> str:

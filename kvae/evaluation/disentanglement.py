@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from kvae.features import extract
+from kvae.evaluation.importance import as_batches
 from kvae.models.metrics import ACTIVE_VARIANCE
 
 BINS = 20  # of equal width over a latent's range, for mutual information (Locatello et al. 2019, appendix C)
@@ -46,7 +46,7 @@ def disentanglement(model: Any, images: Any, factors: Any, categorical: Sequence
         >>> round(scores["mig"], 6), round(scores["sap"], 6), scores["active_units"]
         (1.0, 1.0, 2)
     """
-    codes = extract(model, images, hidden=False)["mean"]
+    codes = np.concatenate([np.asarray(model.encode_mean(batch)) for batch in as_batches(images)])
     active = codes.var(axis=0) > ACTIVE_VARIANCE
     if not active.any():
         raise ValueError(f"Expected a model with active latents. Received: 0 of {codes.shape[1]} active (collapse)")

@@ -33,6 +33,7 @@ def score_images(
     progress: bool = False,
     done: Mapping[str, np.ndarray] | None = None,
     save: Callable[[Rows], None] | None = None,
+    sampler: "ImportanceSampler | None" = None,
 ) -> Rows:
     """Distortion, rate and importance-weighted likelihood of every image, in nats.
 
@@ -56,6 +57,7 @@ def score_images(
         progress: whether to show a progress bar.
         done: rows of a call that was interrupted: it goes on behind them and ends with equal results.
         save: is called with the rows so far from time to time, and on Ctrl-C.
+        sampler: of an earlier call with the same model, K and seed, so that nothing is compiled again.
 
     Returns:
         Rows, each with an entry per image: those above, `(N,)`; `mean` and `variance` of q(z|x), `(N, D)`;
@@ -79,22 +81,22 @@ def score_images(
     dataset = as_batches(data)
     parts: list[Mapping[str, np.ndarray]] = [done] if done else []
     finished = len(done["image"]) if done else 0
-    first, estimate = 0, None  # first: the number of the batch's first image
+    first = 0  # the number of the batch's first image
     saved = time.monotonic()
     bar = tqdm(disable=None if progress else True, unit="image", leave=False)
     try:
         for batch in dataset:
             x, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
             rows = _image_rows(model, x)
-            if estimate is None:
-                estimate = _Estimate(model, num_samples, seed, len(x))
+            if sampler is None or not bar.total:
+                sampler = sampler or ImportanceSampler(model, num_samples, seed, len(x))
                 bar.total = max(0, int(dataset.cardinality())) * len(x) or None
             known = max(0, min(finished - first, len(x)))
             if known and np.any(rows["image"][:known] != done["image"][first : first + known]):  # type: ignore[index]
                 raise ValueError(OTHERS)
             bar.update(known)
             if known < len(x):
-                for group, scores in estimate.groups(x, model.condition(y, labels=True), first, known):
+                for group, scores in sampler.groups(x, model.condition(y, labels=True), first, known):
                     parts.append({name: row[group] for name, row in rows.items()} | scores)
                     bar.update(len(scores["nll"]))
                     if save is not None and time.monotonic() - saved > SAVE_SECONDS:
@@ -157,13 +159,21 @@ class SampleNoise(Noise):
         return ops.reshape(words, (n, batch, *event))
 
 
-class _Estimate:
-    """Scores of images, a group at a time, of all groups of the same size: one graph, compiled once."""
+class ImportanceSampler:
+    """Scores of images, a group at a time, of all groups of the same size: one graph, compiled once.
 
-    def __init__(self, model: VAE, num_samples: int, seed: int, batch_size: int):
+    Args:
+        model: a built `kvae.VAE`; its prior is taken as it is now.
+        num_samples: K.
+        seed: of the noise.
+        batch_size: the most images at once.
+        same_noise: whether all images get the noise of the first: a score depends on its image alone then.
+    """
+
+    def __init__(self, model: VAE, num_samples: int, seed: int, batch_size: int, same_noise: bool = False):
         latents = max(1, min(MOST_LATENTS, MEMORY // (4 * decoding_floats(model))))
         chunks = -(-num_samples // latents)
-        self.model, self.num_samples = model, num_samples
+        self.model, self.num_samples, self.same_noise = model, num_samples, same_noise
         self.chunk = -(-num_samples // chunks)  # samples at once, of
         self.group = max(1, min(batch_size, latents // num_samples))  # images at once
         posterior, likelihood, prior = model.posterior, model.likelihood, model.prior.fixed()
@@ -199,9 +209,8 @@ class _Estimate:
             size = group.stop - group.start
             row = np.minimum(np.arange(start, start + self.group), len(x) - 1)  # the last image fills up the group
             x_g, q_g, c_g = (None if tensor is None else tf.gather(tensor, row) for tensor in (x, q, c))
-            scores = {
-                name: values[:size] for name, values in self._scores(x_g, q_g, c_g, tf.constant(first + row)).items()
-            }
+            index = tf.constant(np.zeros_like(row) if self.same_noise else first + row)
+            scores = {name: values[:size] for name, values in self._scores(x_g, q_g, c_g, index).items()}
             if rate is not None:
                 scores["rate"] = rate[group].numpy().astype(np.float64)
             yield group, {**scores, "mean": mean[group].numpy(), "variance": variance[group].numpy()}

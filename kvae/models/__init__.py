@@ -1,4 +1,4 @@
-"""The models: `VAE`, and `Autoencoder` for comparison."""
+"""The models: `VAE`, `SemiSupervisedVAE` for few labels, and `Autoencoder` for comparison."""
 
 from typing import Any
 
@@ -7,9 +7,10 @@ import keras
 from kvae.models.autoencoder import Autoencoder
 from kvae.models.base import LatentModel
 from kvae.models.metrics import ActiveUnits
+from kvae.models.semi_supervised import SemiSupervisedVAE
 from kvae.models.vae import VAE, Posterior
 
-__all__ = ["VAE", "ActiveUnits", "Autoencoder", "LatentModel", "Posterior", "load"]
+__all__ = ["VAE", "ActiveUnits", "Autoencoder", "LatentModel", "Posterior", "SemiSupervisedVAE", "load"]
 
 
 def load(path: Any) -> Any:

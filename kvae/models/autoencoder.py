@@ -22,6 +22,7 @@ class Autoencoder(LatentModel):
         latent_dim: D; needed unless the encoder knows it.
         image_shape: `(H, W, C)`; needed unless the decoder knows it.
         condition_dim: size of the condition that encoder and decoder get beside the image, as in `kvae.VAE`.
+        bounded: whether x must be in [0, 1], as in `kvae.VAE`.
 
     Raises:
         ValueError: if parts don't fit together; the message says which shape was expected.
@@ -46,11 +47,12 @@ class Autoencoder(LatentModel):
         latent_dim: int | None = None,
         image_shape: tuple[int, int, int] | None = None,
         condition_dim: int | None = None,
+        bounded: bool = True,
         seed: int = 0,
         **kwargs: Any,
     ):
         super().__init__(
-            encoder, decoder, likelihood or Bernoulli(), latent_dim, image_shape, seed, condition_dim, **kwargs
+            encoder, decoder, likelihood or Bernoulli(), latent_dim, image_shape, seed, condition_dim, bounded, **kwargs
         )
         self.build()
 

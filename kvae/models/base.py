@@ -12,6 +12,8 @@ from kvae.networks import Decoder, Encoder, check_image_shape
 
 NO_CONDITION = "Expected conditions that are integers from 0 to condition_dim − 1, or finite vectors. Received: others"
 OUTSIDE = "Expected images with values in [0, 1] and no NaN; scale them, for example x / 255. Received: values outside"
+NO_LABEL = "Expected labels that are integers from 0 to num_classes − 1, or −1 for none. Received: others"
+NOT_FINITE = "Expected values that are finite. Received: NaN or infinite ones"
 
 
 class LatentModel(keras.Model):
@@ -30,9 +32,16 @@ class LatentModel(keras.Model):
         image_shape: tuple[int, int, int] | None,
         seed: int,
         condition_dim: int | None = None,
+        bounded: bool = True,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
+        if not bounded and likelihood.support != "real":
+            raise ValueError(
+                f"Argument `bounded=False` needs a likelihood of real numbers, such as kvae.likelihoods.Normal. "
+                f"Received: likelihood={type(likelihood).__name__}, of {likelihood.support} values"
+            )
+        self.bounded = bounded
         if condition_dim is not None and condition_dim < 1:
             raise ValueError(f"Argument `condition_dim` must be >= 1. Received: condition_dim={condition_dim}")
         self.condition_dim = condition_dim
@@ -107,7 +116,8 @@ class LatentModel(keras.Model):
     def check_images(self, x: Any) -> Any:
         """`x` as float32 images of the right shape with values in [0, 1]; ValueError otherwise.
 
-        (Inside a `tf.function` the values are checked by an assertion, which XLA leaves out.)
+        Of a model with `bounded=False`, any finite values will do. (Inside a `tf.function` the values are checked by
+        an assertion, which XLA leaves out.)
         """
         x = ops.cast(x, "float32")
         if tuple(x.shape[1:]) != self.image_shape:
@@ -115,10 +125,11 @@ class LatentModel(keras.Model):
                 f"Expected a batch of images of shape (batch, {', '.join(map(str, self.image_shape))}). "
                 f"Received: shape {tuple(x.shape)}"
             )
-        inside = tf.reduce_all((x >= 0.0) & (x <= 1.0))  # false for NaN
+        message = OUTSIDE if self.bounded else NOT_FINITE
+        inside = tf.reduce_all((x >= 0.0) & (x <= 1.0) if self.bounded else tf.math.is_finite(x))  # false for NaN
         if not tf.is_symbolic_tensor(inside) and not inside:
-            raise ValueError(OUTSIDE)
-        tf.debugging.Assert(inside, [OUTSIDE])
+            raise ValueError(message)
+        tf.debugging.Assert(inside, [message])
         return x
 
     # Conditions.
@@ -272,7 +283,7 @@ class LatentModel(keras.Model):
         try:
             return run(x, y, *args, **kwargs)
         except tf.errors.InvalidArgumentError as error:
-            for message in (OUTSIDE, NO_CONDITION):
+            for message in (OUTSIDE, NOT_FINITE, NO_CONDITION, NO_LABEL):
                 if message in error.message:
                     raise ValueError(message) from error
             raise
@@ -320,12 +331,18 @@ class LatentModel(keras.Model):
 
     _parts: tuple[str, ...] = ("encoder", "decoder", "likelihood")
 
-    def get_config(self) -> dict[str, Any]:
-        parts = {name: keras.saving.serialize_keras_object(getattr(self, name)) for name in self._parts}
-        settings = {"latent_dim": self.latent_dim, "image_shape": self.image_shape, "seed": self.seed}
+    def settings(self) -> dict[str, Any]:
+        """Arguments of the constructor that aren't parts."""
+        settings: dict[str, Any] = {"latent_dim": self.latent_dim, "image_shape": self.image_shape, "seed": self.seed}
         if self.condition_dim is not None:
             settings["condition_dim"] = self.condition_dim
-        return {**super().get_config(), **parts, **settings}
+        if not self.bounded:
+            settings["bounded"] = False
+        return settings
+
+    def get_config(self) -> dict[str, Any]:
+        parts = {name: keras.saving.serialize_keras_object(getattr(self, name)) for name in self._parts}
+        return {**super().get_config(), **parts, **self.settings()}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "LatentModel":

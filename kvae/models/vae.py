@@ -36,7 +36,8 @@ class VAE(LatentModel):
     """Variational autoencoder (Kingma & Welling 2014, https://arxiv.org/abs/1312.6114).
 
     An encoder, a decoder, a posterior q(z|x), a likelihood p(x|z), a prior p(z) and an objective. Every part
-    has a default; a variant is another part, not a subclass. Images are float32 in [0, 1].
+    has a default; a variant is another part, not a subclass. Images are float32 in [0, 1]; rows of a table are
+    images `(1, columns, 1)` of a model with `bounded=False`.
 
     `fit` and `evaluate` report, in nats per example and never weighted by β: `distortion` −E log p(x|z), `rate`
     KL(q ‖ p), `elbo` = −(distortion + rate); and `active_units`. An objective of K > 1 samples adds `nll`, the
@@ -55,6 +56,7 @@ class VAE(LatentModel):
         condition_dim: size of the condition c of a conditional VAE (Sohn et al. 2015): its encoder gets c as further
             channels of the image, its decoder as further entries of the latents, and the prior may use it. c comes
             beside the images where labels do: as integers below `condition_dim`, or as vectors.
+        bounded: whether x must be in [0, 1], as images are; without, a likelihood of real numbers takes any.
         seed: of the posterior samples in training and evaluation.
 
     Raises:
@@ -70,8 +72,8 @@ class VAE(LatentModel):
         ['active_units', 'distortion', 'elbo', 'loss', 'rate']
     """
 
-    value_names = ("loss", "elbo", "distortion", "rate")
-    _parts = ("encoder", "decoder", "posterior", "likelihood", "prior", "objective")
+    value_names: tuple[str, ...] = ("loss", "elbo", "distortion", "rate")
+    _parts: tuple[str, ...] = ("encoder", "decoder", "posterior", "likelihood", "prior", "objective")
 
     def __init__(
         self,
@@ -85,11 +87,12 @@ class VAE(LatentModel):
         latent_dim: int | None = None,
         image_shape: tuple[int, int, int] | None = None,
         condition_dim: int | None = None,
+        bounded: bool = True,
         seed: int = 0,
         **kwargs: Any,
     ):
         super().__init__(
-            encoder, decoder, likelihood or Bernoulli(), latent_dim, image_shape, seed, condition_dim, **kwargs
+            encoder, decoder, likelihood or Bernoulli(), latent_dim, image_shape, seed, condition_dim, bounded, **kwargs
         )
         self.posterior = posterior or DiagonalNormal()
         self.prior = prior or StandardNormal()
@@ -220,6 +223,6 @@ class VAE(LatentModel):
         It shares the other parts, and counts its training steps on.
         """
         parts = {name: getattr(self, name) for name in self._parts if name != "prior"}
-        model = VAE(**parts, prior=prior, condition_dim=self.condition_dim, seed=self.seed)
+        model = type(self)(**parts, prior=prior, **self.settings())
         model.step.assign(self.step)
         return model

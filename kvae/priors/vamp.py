@@ -61,7 +61,7 @@ class VampPrior(Prior):
             raise ValueError(
                 "Expected a VampPrior of this model's encoder. Received: one that belongs to another model"
             )
-        self.image_shape = model.image_shape
+        self.image_shape, self.bounded = model.image_shape, model.bounded
         self.encoder: Callable[[], Any] = lambda: encoder
         # A function, for Keras would track, and save, parts of the model that were attributes here.
         self.encode = lambda images: posterior.split(encoder(images, training=False))
@@ -79,7 +79,8 @@ class VampPrior(Prior):
 
     def posteriors(self) -> tuple[Any, ...]:
         """Means and log-scales `(K, D)` of q(z|uₖ), and with a full covariance what stands below its diagonal."""
-        return self.encode(ops.clip(ops.convert_to_tensor(self.images), 0.0, 1.0))
+        images = ops.convert_to_tensor(self.images)
+        return self.encode(ops.clip(images, 0.0, 1.0) if self.bounded else images)
 
     def log_prob(self, z: Any, condition: Any = None) -> Any:
         means, log_scales, *below = self.posteriors()

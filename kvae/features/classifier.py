@@ -1,0 +1,264 @@
+"""A classifier that starts from what an encoder has learned."""
+
+import copy
+import types
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+from kvae.distributions import Distribution
+from kvae.features.outputs import encoder_output
+from kvae.models import LatentModel
+
+
+@keras.saving.register_keras_serializable("kvae")
+class GradualUnfreezing:
+    """The trunk's layers begin to learn one after the other, from the head down (Howard & Ruder 2018, ULMFiT, §3.3).
+
+    The last layer of the trunk begins after `steps` training steps, the one before it after 2 · `steps`, and so on.
+    (https://arxiv.org/abs/1801.06146)
+
+    Args:
+        steps: between two layers, >= 1.
+        rate: learning rate of a layer that has begun, relative to that of the head.
+
+    Raises:
+        ValueError: for numbers out of range.
+
+    Example:
+
+        >>> unfreezing = GradualUnfreezing(steps=100, rate=0.1)
+        >>> [round(float(unfreezing(depth=1, step=step)), 3) for step in (0, 199, 200)]  # depth 0: next to the head
+        [0.0, 0.0, 0.1]
+    """
+
+    def __init__(self, steps: int, rate: float = 0.1):
+        if steps < 1:
+            raise ValueError(f"Argument `steps` must be >= 1. Received: steps={steps}")
+        self.steps, self.rate = steps, _check_rate("rate", rate)
+
+    def __call__(self, depth: int, step: Any) -> Any:
+        """Relative learning rate of the layer of that depth."""
+        return self.rate * ops.cast(ops.cast(step, "int64") >= (depth + 1) * self.steps, "float32")
+
+    def get_config(self) -> dict[str, Any]:
+        return {"steps": self.steps, "rate": self.rate}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "GradualUnfreezing":
+        return cls(**config)
+
+
+def classifier(
+    model: LatentModel,
+    num_classes: int,
+    trainable: str = "all",
+    trunk_rate: float | GradualUnfreezing = 0.1,
+    output: str = "hidden",
+    activation: str | None = "softmax",
+    dropout: float = 0.0,
+    class_names: Sequence[str] | None = None,
+) -> "Classifier":
+    """A Keras classifier that starts from the encoder of a trained model: compile it, and `fit` it with labels.
+
+    It has a copy of the encoder: the model stays as it is.
+
+    Args:
+        model: a `kvae.VAE` or `kvae.Autoencoder` without conditions.
+        num_classes: C, >= 2.
+        trainable: "head", the new dense layer alone; "all"; or "last_n", such as "last_2": the head and the last n
+            layers of the encoder.
+        trunk_rate: learning rate of the encoder's layers relative to the head's, whatever the optimizer; or
+            `GradualUnfreezing`. Other than 1, the encoder's weights don't take part in weight decay.
+        output: what the head sees: "hidden", "layers", "mean" or "moments", as in `kvae.features.feature_model`.
+        activation: of the head; None gives logits.
+        dropout: in front of the head.
+        class_names: C names, in the order of the outputs; exported files have them.
+
+    Raises:
+        ValueError: for arguments out of range, and conditional models.
+
+    Example:
+
+        >>> import numpy as np
+        >>> from kvae import VAE
+        >>> vae = VAE(latent_dim=2, image_shape=(8, 8, 1))
+        >>> net = classifier(vae, num_classes=3, trainable="last_1")
+        >>> net.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+        >>> net.predict(np.zeros((5, 8, 8, 1)), verbose=0).shape, len(net.trainable_weights)
+        ((5, 3), 4)
+    """
+    if model.condition_dim is not None:
+        raise ValueError(
+            "Expected a model without conditions, for the encoder of a conditional one is told the label. "
+            f"Received: condition_dim={model.condition_dim}"
+        )
+    trained = copy.deepcopy(model)
+    return Classifier(
+        trained.encoder,
+        num_classes,
+        trainable,
+        trunk_rate,
+        image_shape=trained.image_shape,
+        posterior=getattr(trained, "posterior", None),
+        output=output,
+        activation=activation,
+        dropout=dropout,
+        bounded=trained.bounded,
+        class_names=class_names,
+    )
+
+
+@keras.saving.register_keras_serializable("kvae")
+class Classifier(keras.Model):
+    """An encoder with a dense layer on top; made by `classifier`, whose `trainable` it calls `learns`.
+
+    `compile`, `fit`, `evaluate`, `predict`, `save` and `keras.models.load_model` are those of any Keras model.
+    """
+
+    condition_dim = None  # no conditions: see `classifier`
+
+    def __init__(
+        self,
+        encoder: keras.Model,
+        num_classes: int,
+        learns: str = "all",
+        trunk_rate: float | GradualUnfreezing = 0.1,
+        *,
+        image_shape: tuple[int, int, int],
+        posterior: Distribution | None = None,
+        output: str = "hidden",
+        activation: str | None = "softmax",
+        dropout: float = 0.0,
+        bounded: bool = True,
+        class_names: Sequence[str] | None = None,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        if num_classes < 2:
+            raise ValueError(f"Argument `num_classes` must be >= 2. Received: num_classes={num_classes}")
+        self.bounded, self.class_names = bounded, check_class_names(class_names, num_classes)
+        gradual = isinstance(trunk_rate, GradualUnfreezing)
+        self.trunk_rate = trunk_rate if gradual else _check_rate("trunk_rate", trunk_rate)
+        self.encoder, self.posterior, self.image_shape = encoder, posterior, tuple(image_shape)
+        self.num_classes, self.learns, self.output_name = num_classes, learns, output
+        self.activation, self.dropout = activation, dropout
+        self.drop = keras.layers.Dropout(dropout)
+        self.head = keras.layers.Dense(num_classes, activation=activation, dtype="float32", name="classifier_head")
+        features = encoder_output(self, keras.KerasTensor((None, *self.image_shape)), output)
+        self.head.build(features.shape)
+        learning = self.trunk[: _count(learns, len(self.trunk))]
+        for layer in encoder_layers(encoder):
+            layer.trainable = any(layer is other for other in learning)
+        if posterior is not None:
+            posterior.trainable = False
+        self.built = True
+
+    @property
+    def trunk(self) -> list[keras.layers.Layer]:
+        """The encoder's layers with weights that the head builds on, from the head down."""
+        return encoder_layers(self.encoder, with_head=self.output_name in ("mean", "moments"))[::-1]
+
+    def call(self, x: Any, training: bool = False) -> Any:
+        """Probabilities (or logits) of the classes, `(B, C)`."""
+        features = encoder_output(self, ops.cast(x, "float32"), self.output_name)
+        return self.head(self.drop(features, training=training))
+
+    def compile(self, optimizer: Any = "adam", *args: Any, **kwargs: Any) -> None:
+        """As `keras.Model.compile`."""
+        super().compile(optimizer, *args, **kwargs)
+        if self.trunk_rate != 1.0:
+            self._slow_down(getattr(self.optimizer, "inner_optimizer", self.optimizer))
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """Compile as before saving."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
+
+    def _slow_down(self, optimizer: keras.optimizers.Optimizer) -> None:
+        """Let the optimizer update the trunk's weights with their own learning rates."""
+        weights = [(depth, weight) for depth, layer in enumerate(self.trunk) for weight in layer.trainable_weights]
+        if optimizer.weight_decay and not optimizer.built:
+            optimizer.exclude_from_weight_decay([weight for _, weight in weights])
+        depths = {optimizer._var_key(weight): depth for depth, weight in weights}
+        update_step = types.MethodType(type(optimizer).update_step, optimizer)
+
+        def update(gradient: Any, variable: Any, learning_rate: Any) -> None:
+            depth = depths.get(optimizer._var_key(variable))
+            if depth is not None:
+                rate = self.trunk_rate
+                rate = rate(depth, optimizer.iterations) if isinstance(rate, GradualUnfreezing) else rate
+                learning_rate = learning_rate * ops.cast(rate, learning_rate.dtype)
+            update_step(gradient, variable, learning_rate)
+
+        optimizer.update_step = update
+
+    def get_config(self) -> dict[str, Any]:
+        serialize = keras.saving.serialize_keras_object
+        return {
+            "name": self.name,
+            "dtype": serialize(self.dtype_policy),
+            "encoder": serialize(self.encoder),
+            "num_classes": self.num_classes,
+            "learns": self.learns,
+            "trunk_rate": serialize(self.trunk_rate),
+            "image_shape": self.image_shape,
+            "posterior": serialize(self.posterior),
+            "output": self.output_name,
+            "activation": self.activation,
+            "dropout": self.dropout,
+            "bounded": self.bounded,
+            "class_names": self.class_names,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "Classifier":
+        parts = {
+            name: keras.saving.deserialize_keras_object(config[name], custom_objects=custom_objects)
+            for name in ("encoder", "posterior", "trunk_rate", "dtype")
+        }
+        return cls(**{**config, **parts})
+
+
+def check_class_names(names: Sequence[str] | None, num_classes: int) -> tuple[str, ...] | None:
+    """Names of classes as strings; ValueError unless there is a different one for each."""
+    if names is None:
+        return None
+    texts = tuple(str(name) for name in names)
+    if len(set(texts)) != len(texts) or len(texts) != num_classes:
+        raise ValueError(
+            f"Argument `class_names` must be {num_classes} different names. Received: {', '.join(texts) or 'none'}"
+        )
+    return texts
+
+
+def encoder_layers(encoder: keras.Model, with_head: bool = True) -> list[keras.layers.Layer]:
+    """The layers of an encoder that have weights, in order; without its head, which gives the raw parameters."""
+    if hasattr(encoder, "body"):
+        body = getattr(encoder.body, "chain", [encoder.body])
+        found = [*body, encoder.head]
+    else:
+        found = list(getattr(encoder, "layers", None) or [encoder])
+    found = [layer for layer in found if layer.weights]
+    return found if with_head else found[:-1]
+
+
+def _count(trainable: str, layers: int) -> int:
+    """How many layers of the trunk learn."""
+    named = {"head": 0, "all": layers}
+    if trainable in named:
+        return named[trainable]
+    last, _, number = str(trainable).partition("_")
+    if last == "last" and number.isdecimal() and 1 <= int(number) <= layers:
+        return int(number)
+    raise ValueError(
+        f"Argument `trainable` must be 'head', 'all', or 'last_n' with n from 1 to {layers}. Received: {trainable!r}"
+    )
+
+
+def _check_rate(name: str, rate: Any) -> float:
+    if not (isinstance(rate, int | float) and 0 <= rate <= 1):
+        raise ValueError(f"Argument `{name}` must be a number from 0 to 1. Received: {name}={rate!r}")
+    return float(rate)

@@ -1,0 +1,222 @@
+"""What our scikit-learn estimators share: settings, training, and rows that don't depend on their neighbours."""
+
+import contextlib
+import copy
+import random
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from sklearn.base import BaseEstimator
+from sklearn.utils import Tags, check_random_state
+from sklearn.utils.validation import validate_data
+
+from kvae import likelihoods, recipes
+from kvae.evaluation.importance import ImportanceSampler, Rows, score_images
+from kvae.models import VAE, LatentModel
+from kvae.networks import MLP, Decoder, Encoder
+
+ROWS = 128  # encoded at once, always as many: a row's result doesn't depend on how many others there are
+SCORED = 32  # the same for scores, which take K times as much
+
+
+class LatentEstimator(BaseEstimator):
+    """A `kvae` model behind scikit-learn's protocol; `VAETransformer` and `AnomalyDetector` say what it is for."""
+
+    # Fitted attributes; annotated, for they aren't made in __init__.
+    model_: Any
+    history_: dict[str, list[float]]
+    n_iter_: int
+    seed_: int
+
+    def __init__(
+        self,
+        latent_dim: int = 8,
+        *,
+        model: Any = None,
+        image_shape: tuple[int, int, int] | None = None,
+        units: tuple[int, ...] = (128, 128),
+        epochs: int = 30,
+        batch_size: int = 64,
+        learning_rate: float = 1e-3,
+        patience: int | None = None,
+        validation_fraction: float = 0.1,
+        num_samples: int = 16,
+        random_state: Any = None,
+        verbose: int = 0,
+    ):
+        self.latent_dim = latent_dim
+        self.model = model
+        self.image_shape = image_shape
+        self.units = units
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.patience = patience
+        self.validation_fraction = validation_fraction
+        self.num_samples = num_samples
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def fit(self, X: Any, y: Any = None) -> Any:
+        """Train the model.
+
+        Args:
+            X: rows `(N, features)`, or images `(N, H, W)` or `(N, H, W, C)`.
+            y: is not looked at.
+
+        Returns:
+            The estimator.
+        """
+        X = self._validate(X, reset=True)
+        self._check_settings()
+        self.seed_ = int(check_random_state(self.random_state).randint(2**31 - 1))
+        self.row_shape_ = X.shape[1:]
+        self.model_ = self._make()
+        self._train(self._images(X))
+        self._samplers: dict[int, ImportanceSampler] = {}
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = super().__getstate__()
+        return {**state, "_samplers": {}} if "_samplers" in state else state  # they can't be pickled
+
+    # Input.
+
+    def _validate(self, X: Any, reset: bool = False) -> np.ndarray:
+        X = validate_data(self, X, dtype=np.float32, allow_nd=True, reset=reset)
+        if not reset and X.shape[1:] != self.row_shape_:
+            raise ValueError(f"Expected rows of shape {self.row_shape_}, as in `fit`. Received: {X.shape[1:]}")
+        if X.ndim > 4:
+            raise ValueError(f"Expected rows of numbers, or images (N, H, W) or (N, H, W, C). Received: {X.shape}")
+        return X
+
+    def _images(self, X: np.ndarray) -> np.ndarray:
+        """Rows as the model takes them, `(N, H, W, C)`."""
+        return X.reshape(-1, *self.model_.image_shape)
+
+    def _shape(self) -> tuple[int, int, int]:
+        """`(H, W, C)` of a row."""
+        size = int(np.prod(self.row_shape_))
+        if self.image_shape is not None:
+            if int(np.prod(self.image_shape)) != size:
+                raise ValueError(f"Expected rows of image_shape={self.image_shape}. Received: {size} numbers in each")
+            return tuple(self.image_shape)  # type: ignore[return-value]
+        if len(self.row_shape_) == 1:
+            return (1, size, 1)
+        return (*self.row_shape_, 1)[:3]  # type: ignore[return-value]
+
+    def _check_settings(self) -> None:
+        for name, least in (("latent_dim", 1), ("epochs", 0), ("batch_size", 1), ("num_samples", 1)):
+            if not getattr(self, name) >= least:
+                raise ValueError(f"Argument `{name}` must be >= {least}. Received: {name}={getattr(self, name)}")
+        if not 0 < self.validation_fraction < 1:
+            raise ValueError(
+                "Argument `validation_fraction` must be between 0 and 1. "
+                f"Received: validation_fraction={self.validation_fraction}"
+            )
+
+    # Training.
+
+    def _make(self) -> LatentModel:
+        """The model that training begins with."""
+        shape = self._shape()
+        with seeded_weights(self.seed_):
+            if isinstance(self.model, LatentModel):
+                made: Any = copy.deepcopy(self.model)
+            elif isinstance(self.model, str):
+                if self.model not in recipes.__all__:
+                    raise ValueError(
+                        f"Argument `model` must be a model, a function, or one of the recipes "
+                        f"{', '.join(recipes.__all__)}. Received: model={self.model!r}"
+                    )
+                made = getattr(recipes, self.model)(shape, self.latent_dim)
+            elif self.model is not None:
+                made = self.model(shape, self.latent_dim)
+            elif self.image_shape is None and len(self.row_shape_) == 1:
+                made = VAE(
+                    Encoder(self.latent_dim, MLP(tuple(self.units))),
+                    Decoder(shape, MLP(tuple(self.units)[::-1])),
+                    likelihood=likelihoods.Normal(learned=True),
+                    bounded=False,
+                    seed=self.seed_,
+                )
+            else:
+                made = VAE(latent_dim=self.latent_dim, image_shape=shape, seed=self.seed_)
+        if not isinstance(made, LatentModel) or made.condition_dim is not None:
+            raise ValueError(f"Expected a `kvae.VAE` or `kvae.Autoencoder` without conditions. Received: {made!r}")
+        if made.image_shape != shape and int(np.prod(made.image_shape)) != int(np.prod(shape)):
+            raise ValueError(f"Expected rows of the model's image_shape={made.image_shape}. Received: {shape}")
+        return made
+
+    def _train(self, images: np.ndarray) -> None:
+        model, patience = self.model_, self.patience
+        count = 0 if patience is None else min(len(images) - 1, max(1, round(self.validation_fraction * len(images))))
+        order = np.random.default_rng(self.seed_).permutation(len(images))
+        validation, train = order[:count], order[count:]
+        if self.epochs == 0:
+            model.check_images(images[:ROWS])
+            self.history_, self.n_iter_ = {}, 0
+            return
+        callbacks = []
+        if count:
+            monitor = "val_nll" if "nll" in model.trackers else "val_loss"
+            callbacks = [
+                keras.callbacks.EarlyStopping(monitor, patience=patience, mode="min", restore_best_weights=True)
+            ]
+        rows = tf.data.Dataset.from_tensor_slices(tf.constant(train))
+        batches = rows.shuffle(len(train), seed=self.seed_).batch(self.batch_size)
+        data = tf.constant(images)
+        model.compile(keras.optimizers.Adam(self.learning_rate, global_clipnorm=100.0))
+        history = model.fit(
+            batches.map(lambda chosen: tf.gather(data, chosen)),
+            validation_data=tf.data.Dataset.from_tensor_slices(images[validation]).batch(ROWS) if count else None,
+            epochs=self.epochs,
+            callbacks=callbacks,
+            verbose=self.verbose,
+        )
+        self.history_ = {name: [float(value) for value in values] for name, values in history.history.items()}
+        self.n_iter_ = len(history.epoch)
+
+    # Results.
+
+    def _rows(self, function: Callable[[np.ndarray], Any], inputs: np.ndarray) -> np.ndarray:
+        """`function` of `ROWS` inputs at a time."""
+        padded = _padded(inputs, ROWS)
+        pieces = [np.asarray(function(padded[start : start + ROWS])) for start in range(0, len(padded), ROWS)]
+        return np.concatenate(pieces)[: len(inputs)]
+
+    def _scores(self, images: np.ndarray) -> Rows:
+        """Distortion, rate and importance-weighted likelihood of each image; all of them share their noise."""
+        model, k = self.model_, self.num_samples
+        if k not in self._samplers:
+            self._samplers[k] = ImportanceSampler(model, k, self.seed_, SCORED, same_noise=True)
+        data = tf.data.Dataset.from_tensor_slices(_padded(images, SCORED)).batch(SCORED)
+        rows = score_images(model, data, k, self.seed_, sampler=self._samplers[k])
+        return {name: values[: len(images)] for name, values in rows.items()}
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = True
+        return tags
+
+
+def _padded(rows: np.ndarray, size: int) -> np.ndarray:
+    """With the last row again, up to a multiple of `size`."""
+    return np.concatenate([rows, np.repeat(rows[-1:], -len(rows) % size, axis=0)])
+
+
+@contextlib.contextmanager
+def seeded_weights(seed: int) -> Iterator[None]:
+    """New layers inside get weights that depend on the seed alone, and nothing global changes.
+
+    (Keras takes the seeds of initializers from Python's `random`.)
+    """
+    state = random.getstate()
+    random.seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(state)

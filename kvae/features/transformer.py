@@ -1,0 +1,180 @@
+"""`VAETransformer`: the encoder as a scikit-learn transformer."""
+
+import warnings
+from typing import Any
+
+import numpy as np
+from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import Tags
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.validation import check_array, check_is_fitted
+
+from kvae.features.estimator import LatentEstimator
+from kvae.features.outputs import OUTPUTS, encoder_output
+from kvae.models import LatentModel
+from kvae.models.metrics import ACTIVE_VARIANCE
+
+
+def _is_generative(estimator: Any) -> bool:
+    """Whether it has scores; who has no model yet will have one."""
+    model = getattr(estimator, "model_", estimator.model)
+    return hasattr(model, "prior") or not isinstance(model, LatentModel)
+
+
+class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, LatentEstimator):
+    """Features of a variational autoencoder, in scikit-learn's protocol.
+
+    `fit` trains a `kvae.VAE` on X, and `transform` gives what its encoder says of X. It works in a `Pipeline`, in
+    `GridSearchCV` and with `clone`; pickling keeps the model as the bytes of a `.keras` file. A row's features depend
+    on this row alone. X is never scaled: for tables put a `StandardScaler` in front. Rows of numbers get dense networks
+    and a normal likelihood with a learned scale, images (in [0, 1]) the default networks of `kvae.VAE`.
+
+    Args:
+        latent_dim: D.
+        features: "mean", the latent means; "moments", means and variances; "hidden", the last hidden layer; "layers",
+            all hidden layers.
+        mask_inactive: whether latents that fail the active-unit test on the training rows (the variance of their means
+            is not above 0.01, Burda et al. 2016) are set to 0: what they vary is noise, which a later scaling would
+            blow up. It concerns "mean" and "moments" of a VAE.
+        model: what is trained, instead of the default: a `kvae.VAE` or `kvae.Autoencoder`, of which a copy is trained
+            further (or used as it is, with epochs=0); a function of `(image_shape, latent_dim)`; or the name of a
+            recipe.
+        image_shape: `(H, W, C)`, for images that come as flat rows.
+        units: widths of the default dense networks.
+        epochs, batch_size, learning_rate: of the training, with Adam.
+        patience: None trains for all epochs; a number stops after so many epochs without a better bound on
+            `validation_fraction` of the rows, and returns to the best weights.
+        validation_fraction: of the rows that `patience` looks at.
+        num_samples: K of `score_samples`.
+        random_state: of the weights, the order of the rows and the noise. An integer makes `fit` reproducible.
+        verbose: as in `keras.Model.fit`.
+
+    Attributes:
+        model_: the trained model.
+        history_: what `fit` reported in each epoch, in nats.
+        n_iter_: epochs that were run.
+        active_: `(D,)`, which latents pass the active-unit test.
+        n_features_in_: columns of X.
+
+    Example:
+
+        >>> from sklearn.datasets import load_iris
+        >>> from sklearn.linear_model import LogisticRegression
+        >>> from sklearn.pipeline import make_pipeline
+        >>> from sklearn.preprocessing import StandardScaler
+        >>> x, y = load_iris(return_X_y=True)
+        >>> features = VAETransformer(latent_dim=2, epochs=60, random_state=0)
+        >>> pipeline = make_pipeline(StandardScaler(), features, LogisticRegression()).fit(x, y)
+        >>> bool(pipeline.score(x, y) > 0.8)
+        True
+    """
+
+    active_: np.ndarray
+
+    def __init__(
+        self,
+        latent_dim: int = 8,
+        *,
+        features: str = "mean",
+        mask_inactive: bool = True,
+        model: Any = None,
+        image_shape: tuple[int, int, int] | None = None,
+        units: tuple[int, ...] = (128, 128),
+        epochs: int = 30,
+        batch_size: int = 64,
+        learning_rate: float = 1e-3,
+        patience: int | None = None,
+        validation_fraction: float = 0.1,
+        num_samples: int = 16,
+        random_state: Any = None,
+        verbose: int = 0,
+    ):
+        super().__init__(
+            latent_dim, model=model, image_shape=image_shape, units=units, epochs=epochs, batch_size=batch_size,
+            learning_rate=learning_rate, patience=patience, validation_fraction=validation_fraction,
+            num_samples=num_samples, random_state=random_state, verbose=verbose,
+        )  # fmt: skip
+        self.features = features
+        self.mask_inactive = mask_inactive
+
+    def fit(self, X: Any, y: Any = None) -> "VAETransformer":
+        """Train the model, and find its active latents.
+
+        Args:
+            X: rows `(N, features)`, or images `(N, H, W)` or `(N, H, W, C)`.
+            y: is not looked at.
+
+        Raises:
+            ValueError: for settings out of range, and rows that the model can't take.
+        """
+        if self.features not in OUTPUTS:
+            raise ValueError(
+                f"Argument `features` must be one of {', '.join(map(repr, OUTPUTS))}. "
+                f"Received: features={self.features!r}"
+            )
+        super().fit(X, y)
+        images = self._images(self._validate(X))
+        means = self._rows(self._encode("mean"), images)
+        self.active_ = means.var(axis=0) > ACTIVE_VARIANCE
+        if not hasattr(self.model_, "prior"):
+            self.active_[:] = True  # an autoencoder's latents have no scale
+        elif len(images) > 1 and not self.active_.any():
+            warnings.warn(
+                "No latent is active: the posterior has collapsed, and the latents say nothing about X. Train for "
+                "longer (`epochs`), scale X, or give the model less to pay (an objective with a small β or free bits).",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
+        self.size_ = self._rows(self._encode(self.features), images[:1]).shape[1]
+        return self
+
+    def transform(self, X: Any) -> np.ndarray:
+        """Features of X, `(N, size)` float32."""
+        check_is_fitted(self)
+        features = self._rows(self._encode(self.features), self._images(self._validate(X)))
+        if self.mask_inactive and self.features in ("mean", "moments"):
+            features = np.where(np.tile(self.active_, features.shape[1] // len(self.active_)), features, np.float32(0))
+        return features
+
+    def inverse_transform(self, X: Any) -> np.ndarray:
+        """Mean of x for latents `(N, D)`, in the shape of what was fitted.
+
+        Raises:
+            ValueError: if `features` isn't "mean", or for another number of latents.
+        """
+        check_is_fitted(self)
+        if self.features != "mean":
+            raise ValueError(f"Only latent means can be decoded. Received: features={self.features!r}")
+        z = check_array(X, dtype=np.float32)
+        if z.shape[1] != self.model_.latent_dim:
+            raise ValueError(f"Expected {self.model_.latent_dim} latents in each row. Received: {z.shape[1]}")
+        return self._rows(self.model_.decode, z).reshape(-1, *self.row_shape_)
+
+    @available_if(_is_generative)
+    def score_samples(self, X: Any) -> np.ndarray:
+        """Importance-weighted estimate of log p(x) of each row with `num_samples` samples, `(N,)` in nats.
+
+        All rows share the noise of the posterior samples, so that a row's score is its own. (Burda et al. 2016,
+        https://arxiv.org/abs/1509.00519, eq. 8)
+        """
+        check_is_fitted(self)
+        return -self._scores(self._images(self._validate(X)))["nll"]
+
+    @available_if(_is_generative)
+    def score(self, X: Any, y: Any = None) -> float:
+        """Mean of `score_samples`: what `GridSearchCV` maximises."""
+        return float(np.mean(self.score_samples(X)))
+
+    def _encode(self, output: str) -> Any:
+        model = self.model_
+        return lambda images: encoder_output(model, model.check_images(images), output)
+
+    @property
+    def _n_features_out(self) -> int:
+        return self.size_
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float32"]
+        return tags

@@ -1,0 +1,156 @@
+"""M2: labels as part of the generative model, for data of which few have one."""
+
+import math
+from typing import Any
+
+import keras
+import tensorflow as tf
+from keras import ops
+
+from kvae.distributions import Noise
+from kvae.models.base import NO_LABEL
+from kvae.models.vae import VAE
+from kvae.networks import Encoder
+
+UNLABELLED = -1
+
+
+@keras.saving.register_keras_serializable("kvae")
+class SemiSupervisedVAE(VAE):
+    """A conditional VAE that infers the labels that are missing: model M2 of Kingma et al. 2014.
+
+    p(x, y, z) = p(y) p(z) p(x|y, z), with q(z|x, y) and a classifier q(y|x). Labels come beside the images as
+    integers; −1 marks an image without one (as in scikit-learn's semi-supervised estimators). With
+    L(x, y) = −ELBO(x|y) − log p(y) the loss of an image is (https://arxiv.org/abs/1406.5298, eq. 6–9)
+
+    * L(x, y) − α log q(y|x), with its label y;
+    * Σ_y q(y|x) L(x, y) − H(q(y|x)), without one.
+
+    `fit` and `evaluate` report `elbo` (of log p(x, y), or of log p(x) without a label), `distortion` and `rate` in
+    nats, means over q(y|x) where there is no label; and the classifier's `accuracy` on images with a label. Every step
+    computes every image with every label: it takes `num_classes` times as long as a VAE's.
+
+    Args:
+        classifier: images to logits `(B, num_classes)`, any Keras model (default: another `kvae.Encoder`).
+        num_classes: C, >= 2; the `condition_dim` of the VAE.
+        alpha: α, >= 0, weight of the classification loss. The paper takes 0.1 · N for its sum over a data set in which
+            N images are labelled; here, where each image has its own loss, that is 0.1 · N / (number of labelled images
+            that an epoch sees).
+        vae: encoder, decoder, posterior, likelihood, prior, objective, latent_dim, image_shape, bounded and seed of
+            `kvae.VAE`. The objective must be of one sample.
+
+    Raises:
+        ValueError: if parts don't fit together.
+
+    Example:
+
+        >>> import numpy as np
+        >>> x, y = np.random.default_rng(0).random((64, 8, 8, 1)), np.full(64, -1)
+        >>> y[:8] = np.arange(8) % 2
+        >>> model = SemiSupervisedVAE(num_classes=2, latent_dim=2, image_shape=(8, 8, 1))
+        >>> model.compile()
+        >>> history = model.fit(x, y, verbose=0)
+        >>> model.classify(x).shape, model.sample(3, condition=1).shape
+        (TensorShape([64, 2]), TensorShape([3, 8, 8, 1]))
+    """
+
+    _parts = (*VAE._parts, "classifier")
+
+    def __init__(
+        self,
+        *args: Any,
+        classifier: keras.Model | None = None,
+        num_classes: int | None = None,
+        alpha: float = 1.0,
+        **vae: Any,
+    ):
+        num_classes = vae.pop("condition_dim", num_classes)
+        if num_classes is None or num_classes < 2:
+            raise ValueError(f"Argument `num_classes` must be >= 2. Received: num_classes={num_classes}")
+        if not alpha >= 0:
+            raise ValueError(f"Argument `alpha` must be >= 0. Received: alpha={alpha}")
+        self.num_classes, self.alpha = num_classes, float(alpha)
+        self.classifier = classifier or Encoder(num_classes, param_size=num_classes, name="classifier")
+        super().__init__(*args, condition_dim=num_classes, **vae)
+        if self.objective.num_samples > 1:
+            raise ValueError(
+                f"Expected an objective of one sample, such as ELBO(). Received: {type(self.objective).__name__} "
+                f"with num_samples={self.objective.num_samples}"
+            )
+
+    def build(self, input_shape: Any = None) -> None:
+        if self.built:
+            return
+        self.accuracy = keras.metrics.Mean(name="accuracy")
+        got = tuple(self.classifier(keras.KerasTensor((None, *self.image_shape))).shape[1:])
+        if got != (self.num_classes,):
+            raise ValueError(
+                f"The classifier must turn images {self.image_shape} into {self.num_classes} logits each. "
+                f"Received: output shape {got}"
+            )
+        super().build(input_shape)
+
+    def settings(self) -> dict[str, Any]:
+        return {**super().settings(), "alpha": self.alpha}
+
+    @property
+    def metrics(self) -> list[keras.metrics.Metric]:
+        return [*super().metrics, self.accuracy]
+
+    def classify(self, x: Any) -> Any:
+        """Probabilities q(y|x) of the labels of images, `(B, num_classes)`."""
+        return ops.softmax(ops.cast(self.classifier(self.check_images(x)), "float32"))
+
+    def call(self, x: Any, training: bool = False) -> Any:
+        """Reconstruction of images, or of a pair `(x, condition)`; alone, they get their most probable labels."""
+        if not isinstance(x, tuple | list):
+            x = (x, ops.argmax(self.classifier(x, training=training), axis=-1))
+        return super().call(x, training)
+
+    def batch_values(self, x: Any, noise: Noise, training: bool, y: Any = None) -> dict[str, Any]:
+        labels = self._labels(y, x)
+        logits = ops.cast(self.classifier(x, training=training), "float32")
+        log_q = ops.log_softmax(logits)  # (B, C)
+        known = ops.cast(labels >= 0, "float32")  # (B,)
+        one_hot = ops.one_hot(labels, self.num_classes, dtype="float32")
+        weights = ops.where(known[:, None] > 0, one_hot, ops.exp(log_q))  # q(y|x), or the label: (B, C)
+
+        # Every image with every label: B · C images.
+        c = ops.tile(ops.eye(self.num_classes), (ops.shape(x)[0], 1))
+        terms = self.terms(ops.repeat(x, self.num_classes, axis=0), noise, 1, training, c)
+        distortion, rate, cost = (
+            ops.reshape(values, (-1, self.num_classes))
+            for values in (terms.distortion[0], terms.rate, self.objective(terms, self.step))
+        )
+        z_mean = ops.reshape(terms.z_mean, (-1, self.num_classes, self.latent_dim))
+        self.active_units.update_state(ops.sum(weights[..., None] * z_mean, axis=1))
+
+        def mean(values: Any) -> Any:
+            return ops.sum(weights * values, axis=-1)
+
+        label_cost = math.log(self.num_classes) + (1 - known) * mean(log_q)  # −log p(y), less H(q(y|x)) if unknown
+        elbo = -(mean(distortion + rate) + label_cost)
+        loss = -elbo
+        if training:
+            loss = mean(cost) + label_cost - self.alpha * known * ops.sum(one_hot * log_q, axis=-1)
+        right = ops.cast(ops.argmax(logits, axis=-1) == labels, "float32")
+        return {
+            "loss": loss, "elbo": elbo, "distortion": mean(distortion), "rate": mean(rate),
+            "accuracy": right, "known": known,
+        }  # fmt: skip
+
+    def _update_metrics(self, values: dict[str, Any], sample_weight: Any) -> dict[str, Any]:
+        weight = values["known"] if sample_weight is None else values["known"] * ops.cast(sample_weight, "float32")
+        self.accuracy.update_state(values["accuracy"], sample_weight=weight)
+        return super()._update_metrics(values, sample_weight)
+
+    def _labels(self, y: Any, x: Any) -> Any:
+        """Labels as int32 `(B,)`, −1 where there is none."""
+        if y is None:
+            return ops.full((ops.shape(x)[0],), UNLABELLED, dtype="int32")
+        y = ops.cast(y, "int32")
+        valid = tf.reduce_all((y >= UNLABELLED) & (y < self.num_classes))
+        if len(y.shape) != 1 or (not tf.is_symbolic_tensor(valid) and not valid):
+            raise ValueError(NO_LABEL)
+        tf.debugging.Assert(valid, [NO_LABEL])
+        return y

@@ -1,0 +1,309 @@
+"""The scikit-learn estimators: scikit-learn's own suite, features against Keras, scores against exact ones."""
+
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from scipy import stats
+from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+import kvae
+from kvae import likelihoods, networks
+from kvae.features.anomaly import CRITERIA, AnomalyDetector, png_nats
+from kvae.features.transformer import VAETransformer
+
+QUICK = {"latent_dim": 2, "units": (16,), "epochs": 2, "batch_size": 32, "num_samples": 2}
+
+
+# No check is expected to fail.
+@pytest.mark.slow
+@parametrize_with_checks([VAETransformer(**QUICK), AnomalyDetector(**QUICK)])
+def test_scikit_learns_own_suite(estimator, check):
+    check(estimator)
+
+
+@pytest.fixture(scope="module")
+def table() -> np.ndarray:
+    """Rows on a plane in five dimensions, and a little noise."""
+    rng = np.random.default_rng(0)
+    return (rng.normal(size=(400, 2)) @ rng.normal(size=(2, 5)) + 0.05 * rng.normal(size=(400, 5))) * 2 + 1
+
+
+@pytest.fixture(scope="module")
+def fitted(table) -> VAETransformer:
+    return VAETransformer(2, units=(32,), epochs=80, learning_rate=3e-3, random_state=0).fit(table)
+
+
+@pytest.fixture(scope="module")
+def flat_digits() -> tuple[np.ndarray, np.ndarray]:
+    from sklearn.datasets import load_digits
+
+    x, y = load_digits(return_X_y=True)
+    return (x / 16).astype("float32"), y
+
+
+def test_latents_and_back(fitted, table):
+    z = fitted.transform(table)
+    assert z.shape == (400, 2)
+    assert fitted.active_.all()
+    back = fitted.inverse_transform(z)
+    assert back.shape == table.shape
+    assert np.mean((back - table) ** 2) < 0.1 * table.var(axis=0).mean()
+    assert list(fitted.get_feature_names_out()) == ["vaetransformer0", "vaetransformer1"]
+
+
+def test_features_are_those_of_the_model(fitted, table):
+    vae, images = fitted.model_, table.astype("float32").reshape(-1, 1, 5, 1)
+    mean, variance = (np.asarray(value) for value in vae.encode(images))
+    expected = {
+        "mean": mean,
+        "moments": np.concatenate([mean, variance], axis=1),
+        "hidden": np.asarray(vae.encoder.hidden(images)),
+        "layers": np.asarray(vae.encoder.hidden(images)),  # there is only one
+    }
+    for features, values in expected.items():
+        estimator = VAETransformer(features=features, model=vae, epochs=0).fit(table)
+        np.testing.assert_allclose(estimator.transform(table), values, atol=1e-5)
+        assert len(estimator.get_feature_names_out()) == values.shape[1]
+
+
+def test_a_rows_results_are_its_own(fitted, table):
+    for method in (fitted.transform, fitted.score_samples):
+        whole = method(table)
+        np.testing.assert_array_equal(method(table[7:8])[0], whole[7])
+        np.testing.assert_array_equal(method(table[300:333]), whole[300:333])
+
+
+def test_scores_approach_the_analytic_likelihood(table):
+    """A linear decoder with a normal likelihood is probabilistic PCA: log p(x) is that of a normal distribution."""
+    x = table[:64].astype("float32")
+    decoder = networks.Decoder((1, 5, 1), networks.MLP((4,), activation="linear"))
+    vae = kvae.VAE(networks.Encoder(2, networks.MLP((8,))), decoder, likelihood=likelihoods.Normal(0.7), bounded=False)
+    ends = np.asarray(vae.decode(np.vstack([np.zeros((1, 2)), np.eye(2)]).astype("float32"))).reshape(3, 5)
+    mean, weights = ends[0], (ends[1:] - ends[0]).T
+    exact = stats.multivariate_normal(mean, weights @ weights.T + 0.49 * np.eye(5)).logpdf(x)
+    scores = VAETransformer(model=vae, epochs=0, num_samples=4000).fit(x).score_samples(x)
+    errors = scores - exact
+    assert np.median(np.abs(errors)) < 0.1
+    assert errors.max() < 0.7  # an untrained posterior may miss what is far out, but never finds too much
+    few = VAETransformer(model=vae, epochs=0, num_samples=1).fit(x).score(x)
+    assert few < scores.mean()
+
+
+def test_it_is_reproducible_and_leaves_random_numbers_alone(table):
+    import random
+
+    state = random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
+    first = VAETransformer(**QUICK, random_state=3).fit_transform(table)
+    assert state == (random.getstate(), np.random.get_state()[1].tolist())  # noqa: NPY002
+    np.testing.assert_array_equal(first, VAETransformer(**QUICK, random_state=3).fit_transform(table))
+    assert np.any(first != VAETransformer(**QUICK, random_state=4).fit_transform(table))
+
+
+def test_pickles_open_elsewhere(fitted, table, tmp_path):
+    (tmp_path / "fitted.pickle").write_bytes(pickle.dumps(fitted))
+    np.save(tmp_path / "x.npy", table)
+    code = (
+        "import pickle, numpy as np\n"
+        f"fitted = pickle.load(open(r'{tmp_path / 'fitted.pickle'}', 'rb'))\n"
+        f"x = np.load(r'{tmp_path / 'x.npy'}')\n"
+        f"np.savez(r'{tmp_path / 'out.npz'}', z=fitted.transform(x), s=fitted.score_samples(x))\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    out = np.load(tmp_path / "out.npz")
+    np.testing.assert_array_equal(out["z"], fitted.transform(table))
+    np.testing.assert_allclose(out["s"], fitted.score_samples(table), rtol=1e-5)
+
+
+def test_pipeline_and_grid_search(flat_digits):
+    x, y = flat_digits[0][:400], flat_digits[1][:400]
+    pipeline = make_pipeline(
+        StandardScaler(), VAETransformer(**QUICK, random_state=0), LogisticRegression(max_iter=500)
+    )
+    search = GridSearchCV(pipeline, {"vaetransformer__features": ["mean", "hidden"]}, cv=2).fit(x, y)
+    assert search.best_params_ == {"vaetransformer__features": "hidden"}  # 16 numbers say more than 2
+    assert search.best_score_ > 0.5
+    by_likelihood = GridSearchCV(VAETransformer(**QUICK, random_state=0), {"epochs": [1, 8]}, cv=2).fit(x)
+    assert by_likelihood.best_params_ == {"epochs": 8}
+
+
+@pytest.mark.parametrize("shape", [(64,), (8, 8), (8, 8, 1)])
+def test_images_in_every_form(flat_digits, shape):
+    x = flat_digits[0][:100].reshape(-1, *shape)
+    settings = {**QUICK, "epochs": 1, "random_state": 0}
+    estimator = VAETransformer(**settings, image_shape=(8, 8, 1) if len(shape) == 1 else None).fit(x)
+    assert type(estimator.model_.likelihood) is likelihoods.Bernoulli
+    assert estimator.inverse_transform(estimator.transform(x)).shape == x.shape
+
+
+def test_models_recipes_and_autoencoders(flat_digits):
+    x = flat_digits[0][:100].reshape(-1, 8, 8, 1)
+    own = kvae.VAE(latent_dim=3, image_shape=(8, 8, 1))
+    before = [weight.numpy() for weight in own.weights]
+    settings = {**QUICK, "epochs": 1}
+    assert VAETransformer(**settings, model=own).fit(x).transform(x).shape == (100, 3)
+    assert all(np.array_equal(a, b.numpy()) for a, b in zip(before, own.weights, strict=True))
+    assert VAETransformer(**settings, model="sigma_vae").fit(x).transform(x).shape == (100, 2)
+    autoencoder = VAETransformer(**settings, model=lambda shape, d: kvae.Autoencoder(latent_dim=d, image_shape=shape))
+    assert autoencoder.fit(x).transform(x).shape == (100, 2)
+    assert not hasattr(autoencoder, "score_samples")
+    assert clone(autoencoder).get_params()["model"] is autoencoder.model
+
+
+def test_dead_latents_are_masked_and_a_collapse_is_said(table):
+    estimator = VAETransformer(6, units=(32,), epochs=80, learning_rate=3e-3, random_state=0).fit(table)
+    dead = ~estimator.active_
+    assert 0 < dead.sum() < 6  # the data have two dimensions
+    z = estimator.transform(table)
+    assert np.all(z[:, dead] == 0)
+    assert np.all(z[:, ~dead].var(axis=0) > 0.01)
+    assert np.any(estimator.set_params(mask_inactive=False).transform(table)[:, dead] != 0)
+    noise = np.random.default_rng(0).normal(size=(100, 3))
+    with pytest.warns(ConvergenceWarning, match="No latent is active"):
+        VAETransformer(2, model=lambda shape, d: _collapsed(shape, d), epochs=0).fit(noise)
+
+
+def _collapsed(shape, latent_dim):
+    model = kvae.VAE(latent_dim=latent_dim, image_shape=shape, likelihood=likelihoods.Normal(), bounded=False,
+                     encoder=networks.Encoder(latent_dim, networks.MLP((4,))),
+                     decoder=networks.Decoder(shape, networks.MLP((4,))))  # fmt: skip
+    model.encoder.head.kernel.assign(0 * model.encoder.head.kernel)
+    return model
+
+
+def test_patience_stops_early_and_keeps_the_best(table):
+    estimator = VAETransformer(
+        2, units=(64,), epochs=300, patience=2, learning_rate=1e-2, validation_fraction=0.3, random_state=0
+    ).fit(table)
+    assert estimator.n_iter_ < 300
+    losses = estimator.history_["val_loss"]
+    assert len(losses) == estimator.n_iter_
+    assert np.argmin(losses) == estimator.n_iter_ - 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"latent_dim": 0}, "latent_dim"),
+        ({"epochs": -1}, "epochs"),
+        ({"features": "pixels"}, "features"),
+        ({"model": "no_such"}, "recipes"),
+        ({"model": 3}, "callable|Expected a"),
+        ({"image_shape": (2, 2, 1)}, "image_shape"),
+        ({"validation_fraction": 1.0}, "validation_fraction"),
+    ],
+)
+def test_errors_of_settings(table, settings, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        VAETransformer(**{**QUICK, **settings}).fit(table)
+
+
+def test_errors_of_rows(fitted, table):
+    with pytest.raises(NotFittedError):
+        VAETransformer().transform(table)
+    with pytest.raises(ValueError, match="features"):
+        fitted.transform(table[:, :3])
+    with pytest.raises(ValueError, match="2 latents"):
+        fitted.inverse_transform(table)
+    with pytest.raises(ValueError, match=r"\[0, 1\]"):
+        VAETransformer(**QUICK).fit(np.full((20, 8, 8), 255.0))  # images that nobody scaled
+
+
+# Anomalies.
+
+
+def test_outliers_of_a_table(table):
+    rng = np.random.default_rng(1)
+    outliers = rng.normal(size=(100, 5)) * table.std(axis=0) + table.mean(axis=0)  # as large, but not on the plane
+    scores = {}
+    for criterion in ("elbo", "likelihood", "distortion", "typicality"):
+        detector = AnomalyDetector(
+            2, criterion=criterion, units=(32,), epochs=60, learning_rate=5e-3, contamination=0.05, random_state=0
+        ).fit(table)
+        assert np.sum(detector.predict(table) == -1) == 20
+        both = np.concatenate([detector.score_samples(table), detector.score_samples(outliers)])
+        scores[criterion] = roc_auc_score(np.repeat([1, 0], [400, 100]), both)
+        np.testing.assert_allclose(detector.decision_function(table), both[:400] - detector.offset_)
+    assert min(scores["elbo"], scores["likelihood"], scores["distortion"]) > 0.85
+    assert scores["typicality"] > 0.75
+
+
+def test_the_criteria_are_what_they_say(fitted, table):
+    x = table[:50]
+    rows = fitted._scores(fitted._images(fitted._validate(x)))
+    expected = {
+        "elbo": rows["distortion"] + rows["rate"],
+        "likelihood": rows["nll"],
+        "distortion": rows["distortion"],
+        "rate": rows["rate"],
+        "typicality": np.abs(rows["nll"] - np.median(rows["nll"])),
+    }
+    for criterion, values in expected.items():
+        detector = AnomalyDetector(model=fitted.model_, criterion=criterion, epochs=0, random_state=0)
+        detector.fit(x).seed_ = fitted.seed_
+        detector.fit(x)
+        got = -detector.score_samples(x)
+        np.testing.assert_allclose(got, values, rtol=0.3, atol=1.5)  # other noise
+    assert set(CRITERIA) == {*expected, "complexity"}
+
+
+@pytest.mark.slow
+def test_likelihoods_prefer_simpler_images_and_the_corrected_score_does_not():
+    """Trained on noisy textures, flat grey images get a better likelihood than textures do."""
+    rng = np.random.default_rng(0)
+    levels = rng.integers(0, 256, (600, 8, 8, 1)) / 255
+    textures = np.round(levels.astype("float32") * 255) / 255
+    flat = np.round(np.full((100, 8, 8, 1), 0.5) * 255).astype("float32") / 255
+
+    def model(shape, latent_dim):
+        return kvae.VAE(
+            networks.Encoder(latent_dim, networks.MLP((32,))),
+            networks.Decoder(shape, networks.MLP((32,))),
+            likelihood=likelihoods.DiscretizedLogistic(),
+        )
+
+    aurocs = {}
+    for criterion in ("likelihood", "complexity", "typicality"):
+        detector = AnomalyDetector(2, criterion=criterion, model=model, epochs=30, random_state=0).fit(textures[:500])
+        both = np.concatenate([detector.score_samples(textures[500:]), detector.score_samples(flat)])
+        aurocs[criterion] = roc_auc_score(np.repeat([1, 0], 100), both)
+    assert aurocs["likelihood"] < 0.1
+    assert aurocs["complexity"] > 0.9
+    assert aurocs["typicality"] > 0.9
+
+
+def test_png_lengths_are_those_of_files(tmp_path):
+    from PIL import Image
+
+    images = np.random.default_rng(0).random((3, 8, 9, 3))
+    for image, nats in zip(images, png_nats(images), strict=True):
+        Image.fromarray(np.round(image * 255).astype("uint8")).save(tmp_path / "image.png", optimize=True)
+        assert nats == pytest.approx((tmp_path / "image.png").stat().st_size * 8 * np.log(2))
+
+
+@pytest.mark.parametrize("settings", [{"criterion": "surprise"}, {"contamination": 0.0}, {"contamination": 0.6}])
+def test_errors_of_a_detector(table, settings):
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        AnomalyDetector(**QUICK, **settings).fit(table)
+
+
+def test_an_autoencoder_has_no_scores(table):
+    def autoencoder(shape, latent_dim):
+        return kvae.Autoencoder(
+            networks.Encoder(latent_dim, networks.MLP((8,)), param_size=latent_dim),
+            networks.Decoder(shape, networks.MLP((8,))),
+            likelihood=likelihoods.Normal(),
+            bounded=False,
+        )
+
+    with pytest.raises(ValueError, match="prior"):
+        AnomalyDetector(**QUICK, model=autoencoder).fit(table)
