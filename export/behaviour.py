@@ -12,6 +12,7 @@ import numpy as np
 
 from kvae.evaluation import linear_probe
 from kvae.export import runtime
+from kvae.export.accuracy import Accuracy
 from kvae.export.console import quiet
 from kvae.export.reference import Run
 
@@ -26,13 +27,16 @@ class Behaviour:
 
     Args:
         run: the model in Keras.
+        endpoints: names of those that the model has.
         inputs: test images `(N, H, W, C)` by the name "image", and their conditions, where the model takes them.
-        labels: `(N,)` or None.
-        generative: whether the model has scores.
+        labels: `(N,)` or None: of a model that classifies the numbers of the classes.
     """
 
-    def __init__(self, run: Run, inputs: dict[str, np.ndarray], labels: np.ndarray | None, generative: bool):
-        self.inputs, self.labels, self.generative = inputs, labels, generative
+    def __init__(self, run: Run, endpoints: set[str], inputs: dict[str, np.ndarray], labels: np.ndarray | None):
+        self.endpoints, self.inputs = endpoints, inputs
+        # A conditional model is told what the probe would look for.
+        self.probed = labels if "condition" not in inputs and "encode" in endpoints else None
+        self.accuracy = Accuracy(run, inputs["image"], labels) if "classify" in endpoints else None
         self.keras = self._outputs(run)
 
     def of(self, run: Run) -> dict[str, float | None]:
@@ -44,28 +48,34 @@ class Behaviour:
         * `score_rank_correlation`: Spearman's, of −ELBO with that of Keras: whether anomalies stay anomalies;
         * `psnr`: of its reconstructions, dB, against those of Keras; `psnr_data`: against the images;
         * `probe_accuracy`: of logistic regression on the means that `encode` gives, trained on the first half of
-          the images and tested on the second.
+          the images and tested on the second;
+        * of a model that classifies, what `kvae.export.accuracy` says.
         """
         got = self._outputs(run)
-        result: dict[str, float | None] = {
-            "psnr": _psnr(got["reconstruction"], self.keras["reconstruction"]),
-            "psnr_data": _psnr(got["reconstruction"], self.inputs["image"]),
-        }
-        if self.generative:
+        result: dict[str, float | None] = {}
+        if "reconstruct" in self.endpoints:
+            result["psnr"] = _psnr(got["reconstruction"], self.keras["reconstruction"])
+            result["psnr_data"] = _psnr(got["reconstruction"], self.inputs["image"])
+        if "score" in self.endpoints:
             result |= {name: float(np.mean(got[name], dtype="float64")) for name in ("distortion", "rate")}
             ours, keras = (np.mean(scores["negative_elbo"], dtype="float64") for scores in (got, self.keras))
             result["elbo"], result["nats_lost"] = -float(ours), float(ours - keras)
             result["score_rank_correlation"] = _spearman(got["negative_elbo"], self.keras["negative_elbo"])
-        if self.labels is not None and len(self.labels) >= PROBED:
-            half = len(self.labels) // 2
-            features, y = got["mean"], self.labels
+        if self.accuracy is not None:
+            result |= self.accuracy.of(run)
+        if self.probed is not None and len(self.probed) >= PROBED:
+            half = len(self.probed) // 2
+            features, y = got["mean"], self.probed
             (row,) = linear_probe({"mean": features[:half]}, y[:half], {"mean": features[half:]}, y[half:])
             result["probe_accuracy"] = row.accuracy
         return result
 
     def _outputs(self, run: Run) -> dict[str, np.ndarray]:
-        result = {**run("encode", self.inputs), **run("reconstruct", self.inputs)}
-        if self.generative:
+        result: dict[str, np.ndarray] = {}
+        for name in ("encode", "reconstruct"):
+            if name in self.endpoints:
+                result |= run(name, self.inputs)
+        if "score" in self.endpoints:
             index = np.arange(len(self.inputs["image"]), dtype="int32")
             result |= run("score", {**self.inputs, "seed": runtime.seed_words(0), "index": index})
         return result
@@ -75,7 +85,7 @@ def cost(path: Path) -> dict[str, Any]:
     """What a LiteRT file costs on this machine: latency of each signature, cold start, peak memory.
 
     `latency_us`: median of one call, by signature and number of threads. `cold_start_ms` and `peak_memory_mb`:
-    of a new process that imports `kvae.export.runtime`, loads the file and makes its first image.
+    of a new process that imports `kvae.export.runtime`, loads the file and makes, or classifies, its first image.
     """
     with quiet():
         latency: dict[str, dict[str, float]] = {}
@@ -108,7 +118,10 @@ start = time.perf_counter()
 import numpy as np
 from kvae.export.runtime import load
 model = load(sys.argv[1])
-model.decode(np.zeros((1, model.latent_dim), np.float32), None if model.condition_dim is None else 0)
+if "decode" in model.info["signatures"]:
+    model.decode(np.zeros((1, model.latent_dim), np.float32), None if model.condition_dim is None else 0)
+else:
+    model.classify(np.zeros((1, *model.image_shape), np.float32))
 seconds = time.perf_counter() - start
 try:  # of this process alone: what resource.getrusage says includes its parent
     kilobytes = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))

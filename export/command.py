@@ -1,4 +1,4 @@
-"""The command behind `python -m kvae.export.runtime`: generate from a file, or test it, without TensorFlow."""
+"""The command behind `python -m kvae.export.runtime`: run or test a file without TensorFlow."""
 
 import argparse
 import math
@@ -14,7 +14,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command; its exit status. Errors are one line on stderr."""
     parser = argparse.ArgumentParser(
         prog="python -m kvae.export.runtime",
-        description="Generate images from an exported VAE with NumPy and ai-edge-litert alone.",
+        description="Run an exported VAE or classifier with NumPy and ai-edge-litert alone.",
         epilog="example: python -m kvae.export.runtime vae_int8.tflite --generate 16 --seed 7 --out grid.png",
     )
     parser.add_argument("file", help="a .tflite file that kvae.export made")
@@ -22,17 +22,29 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, help="the same seed gives the same images, as in Keras")
     parser.add_argument("--temperature", type=float, default=1.0, help="scale of the prior's noise (default: 1)")
     parser.add_argument("--condition", help="of a conditional model: the number of a class, or its name")
-    parser.add_argument("--out", type=Path, help="a .png grid, or a .npy array (N, H, W, C)")
+    parser.add_argument(
+        "--classify", type=Path, metavar="IMAGES", help="a .npy array (N, H, W, C), in the model's range"
+    )
+    parser.add_argument(
+        "--out", type=Path, help="images: a .png grid, or a .npy array (N, H, W, C); of --classify, a .npy array (N, C)"
+    )
     parser.add_argument("--threads", type=int, default=1, help="for the kernels (default: 1)")
     parser.add_argument("--self-test", action="store_true", help="replay the golden pairs that lie beside the file")
     options = parser.parse_args(arguments)
-    if options.out is not None and options.generate is None:
-        parser.error("--out needs --generate N: how many images to draw")
+    if options.generate is not None and options.classify is not None:
+        parser.error("expected --generate or --classify, not both")
+    if options.out is not None and options.generate is None and options.classify is None:
+        parser.error("--out needs --generate N: how many images to draw; or --classify IMAGES")
+    if options.out is not None and options.classify is not None and options.out.suffix != ".npy":
+        parser.error(f"--out of --classify must be a .npy name: it holds probabilities. Received: {options.out}")
     try:
         model = load(options.file, num_threads=options.threads)
         if options.self_test:
             for name, error in model.self_test().items():
                 print(f"{name}: as it should be (within {error:.2g})")
+        if options.classify is not None:
+            _classify(model, options.classify, options.out)
+            return 0
         if options.generate is None:
             if not options.self_test:
                 _describe(model)
@@ -84,10 +96,29 @@ def grid(images: np.ndarray) -> np.ndarray:
     return tiles.reshape(rows * height, columns * width, channels)
 
 
+def _classify(model: Model, file: Path, out: Path | None) -> None:
+    """Print the most probable class of each image, or keep all probabilities in `out`."""
+    try:
+        images = np.load(file, allow_pickle=False)
+    except (EOFError, ValueError) as error:
+        raise ValueError(f"Expected a .npy array of images. Received: '{file}' ({error})") from error
+    probability = model.classify(images)
+    if out is not None:
+        np.save(out, probability)
+        print(f"probabilities {probability.shape} in {out}")
+        return
+    for i, row in enumerate(probability):
+        best = int(row.argmax())
+        print(f"{i}: {model.class_names[best] if model.class_names else best} {row[best]:.4f}")
+
+
 def _describe(model: Model) -> None:
     info = model.info
     parts = ", ".join(f"{part} {info[part]}" for part in ("prior", "posterior", "likelihood") if info[part])
-    print(f"{info['kind']} of {'×'.join(map(str, model.image_shape))} images, {model.latent_dim} latents; {parts}")
+    latents = "" if model.latent_dim is None else f", {model.latent_dim} latents; {parts}"
+    print(f"{info['kind']} of {'×'.join(map(str, model.image_shape))} images{latents}")
+    if "classes" in info:
+        print(f"{info['classes']['size']} classes" + (f": {', '.join(model.class_names)}" if model.class_names else ""))
     if model.condition_dim is not None:
         names = info["condition"]["names"]
         print(f"conditional: {model.condition_dim} conditions" + (f", {', '.join(names)}" if names else ""))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import tensorflow as tf
+from keras import ops
 
 from kvae.distributions import IndexedNoise
 from kvae.export.errors import ExportError, one_line
@@ -20,6 +21,7 @@ BATCHED = (IMAGE, LATENT, POSITION, INDEX, CONDITION)
 
 # In which unit an error of what comes out is measured (`kvae.export.budgets`).
 PIXELS, SPREAD, SIZE, NATS, EXACT = "pixels", "spread", "size", "nats", "exact"
+PROBABILITY = "probability"
 
 
 @dataclass(frozen=True)
@@ -33,21 +35,21 @@ class Endpoint:
             operator, nor has TensorFlow's random generator.
         inputs: kind of each input in the order of the arguments; those of a conditional model have `condition` last.
         outputs: unit of each output's error. A model may lack some of them.
-        generative: whether it needs a prior.
+        needs: attribute of the models that have this endpoint.
     """
 
     name: str
     function: Callable[..., dict[str, Any]]
     inputs: dict[str, str]
     outputs: dict[str, str]
-    generative: bool = False
+    needs: str = "decoder"
 
     def specs(self, model: Any, batch: int | None = None) -> dict[str, tf.TensorSpec]:
         """Shape and dtype of each input; a batch of None is any."""
         shapes = {
             IMAGE: (batch, *model.image_shape),
-            LATENT: (batch, model.latent_dim),
-            END: (1, model.latent_dim),
+            LATENT: (batch, getattr(model, "latent_dim", None)),  # a classifier has none
+            END: (1, getattr(model, "latent_dim", None)),
             POSITION: (batch,),
             SEED: (2,),
             INDEX: (batch,),
@@ -63,7 +65,9 @@ class Endpoint:
         return {name for name, kind in self.inputs.items() if kind in BATCHED}
 
     def conditional(self) -> "Endpoint":
-        """The same of a conditional model."""
+        """The same of a conditional model; which class an image is of, it isn't told."""
+        if self.name == CLASSIFY:
+            return self
         return dataclasses.replace(self, inputs={**self.inputs, CONDITION: CONDITION})
 
     def signature(self, batch: int | None) -> str:
@@ -117,6 +121,15 @@ def score(model: Any, image: Any, seed: Any, index: Any, condition: Any = None) 
     return {"distortion": distortion, "rate": terms.rate, "negative_elbo": distortion + terms.rate}
 
 
+def classify(model: Any, image: Any) -> dict[str, Any]:
+    """Probabilities of the classes, the softmax of what are logits."""
+    net = getattr(model, "classifier", model)  # that of a semi-supervised VAE is one of its parts
+    output = ops.cast(net(image), "float32")
+    return {"probability": output if getattr(net, "activation", None) in GIVE_PROBABILITIES else ops.softmax(output)}
+
+
+CLASSIFY = "classify"
+GIVE_PROBABILITIES = ("softmax", "sigmoid")  # activations of a classifier's head; others give logits
 ENDPOINTS = (
     Endpoint("decode", decode, {"z": LATENT}, {"image": PIXELS}),
     Endpoint("encode", encode, {"image": IMAGE}, {"mean": SPREAD, "variance": SIZE}),
@@ -126,7 +139,7 @@ ENDPOINTS = (
         generate,
         {"seed": SEED, "index": INDEX, "temperature": TEMPERATURE},
         {"image": PIXELS, "z": EXACT},
-        generative=True,
+        needs="prior",
     ),
     Endpoint("interpolate", interpolate, {"start": END, "end": END, "position": POSITION}, {"image": PIXELS}),
     Endpoint(
@@ -134,16 +147,19 @@ ENDPOINTS = (
         score,
         {"image": IMAGE, "seed": SEED, "index": INDEX},
         {"distortion": NATS, "rate": NATS, "negative_elbo": NATS},
-        generative=True,
+        needs="prior",
     ),
+    Endpoint(CLASSIFY, classify, {"image": IMAGE}, {"probability": PROBABILITY}, needs="num_classes"),
 )
 INFO = "info"
 
 
 def endpoints_of(model: Any) -> tuple[Endpoint, ...]:
-    """The endpoints that this model has: an autoencoder, which has no prior, lacks two."""
-    found = tuple(endpoint for endpoint in ENDPOINTS if hasattr(model, "prior") or not endpoint.generative)
-    return found if model.condition_dim is None else tuple(endpoint.conditional() for endpoint in found)
+    """The endpoints that this model has: an autoencoder, which has no prior, lacks two; a classifier has one alone."""
+    found = tuple(endpoint for endpoint in ENDPOINTS if hasattr(model, endpoint.needs))
+    return (
+        found if getattr(model, "condition_dim", None) is None else tuple(endpoint.conditional() for endpoint in found)
+    )
 
 
 def with_fixed_prior(model: Any) -> Any:
@@ -151,6 +167,13 @@ def with_fixed_prior(model: Any) -> Any:
     prior = getattr(model, "prior", None)
     fixed = prior and prior.fixed()
     return model if fixed is prior else model.with_prior(fixed)
+
+
+def weights_in_files(model: Any) -> int:
+    """Number of weights that the endpoints compute with."""
+    parts = [getattr(model, name) for name in ("encoder", "decoder", "classifier") if hasattr(model, name)]
+    parts = [*model.trunk, model.head] if hasattr(model, "trunk") else parts  # a classifier may leave out some layers
+    return sum(part.count_params() for part in parts)
 
 
 @contextmanager

@@ -9,15 +9,16 @@ import numpy as np
 from kvae.export.endpoints import Endpoint
 from kvae.export.reference import Reference, run_keras
 from kvae.export.runtime import FORMAT, FORMAT_VERSION, seed_words
-from kvae.models import Autoencoder
 from kvae.models.metrics import ACTIVE_VARIANCE
 
 PROBABILITIES = (0.0, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 
 
 def kind(model: Any) -> str:
-    """What the files are named for: "vae" or "autoencoder"."""
-    return "autoencoder" if isinstance(model, Autoencoder) else "vae"
+    """What the files are named for: "vae", "autoencoder" or "classifier"."""
+    if not hasattr(model, "decoder"):
+        return "classifier"
+    return "vae" if hasattr(model, "prior") else "autoencoder"
 
 
 def describe(
@@ -29,11 +30,12 @@ def describe(
     license: str | None = None,
     condition: Mapping[str, np.ndarray] | None = None,
     condition_names: Sequence[str] | None = None,
+    class_names: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """What an exported file says about itself.
 
     Args:
-        model: a built `kvae.VAE` or `kvae.Autoencoder`.
+        model: a built `kvae.VAE`, `kvae.Autoencoder` or `kvae.features.Classifier`.
         reference: of the model, for the shapes that come out.
         batch_sizes: of the file's signatures; None is any.
         images: `(N, H, W, C)`, best validation images, for the model's own statistics.
@@ -41,6 +43,7 @@ def describe(
         license: text.
         condition: of the images, as the input of that name.
         condition_names: of the classes that a condition may be.
+        class_names: of the classes of a model that classifies.
 
     Example:
 
@@ -51,17 +54,20 @@ def describe(
         ('StandardNormal', {'z': {'shape': ['B', 2], 'dtype': 'float32'}})
     """
     parts = ("likelihood", "posterior", "prior")
-    inputs = None if images is None else {"image": images, **(condition or {})}
-    names = None if condition_names is None else [str(name) for name in condition_names]
+    has_latents = hasattr(model, "decoder")
+    inputs = None if images is None or not has_latents else {"image": images, **(condition or {})}
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "kind": kind(model),
         "image_shape": list(model.image_shape),
-        "latent_dim": model.latent_dim,
+        "latent_dim": model.latent_dim if has_latents else None,
         "parameters": reference.parameters,
-        "value_range": [0.0, 1.0],
-        **{part: type(getattr(model, part)).__name__ if hasattr(model, part) else None for part in parts},
+        "value_range": value_range(model),
+        **{
+            part: type(getattr(model, part)).__name__ if has_latents and hasattr(model, part) else None
+            for part in parts
+        },
         "batch_sizes": [size for size in batch_sizes if size is not None],
         "dynamic_batch": None in batch_sizes,
         "signatures": {endpoint.name: _signature(endpoint, reference) for endpoint in reference.endpoints},
@@ -69,8 +75,21 @@ def describe(
         "latents": None if inputs is None else _latents(model, inputs),
         "score": None if inputs is None or not hasattr(model, "prior") else _score(model, inputs),
         "license": license,
-        **({} if model.condition_dim is None else {"condition": {"size": model.condition_dim, "names": names}}),
+        **_classes("condition", model.condition_dim, condition_names),
+        **_classes("classes", getattr(model, "num_classes", None), class_names),
     }
+
+
+def _classes(key: str, size: int | None, names: Sequence[str] | None) -> dict[str, Any]:
+    """Number of classes and their names; nothing for a model without them."""
+    texts = None if names is None else [str(name) for name in names]
+    return {} if size is None else {key: {"size": size, "names": texts}}
+
+
+def value_range(model: Any) -> list[float]:
+    """The least and the largest value of what is encoded: [0, 1], or any float32 of a model with `bounded=False`."""
+    largest = float(np.finfo("float32").max)
+    return [0.0, 1.0] if model.bounded else [-largest, largest]
 
 
 def to_bytes(info: dict[str, Any]) -> bytes:

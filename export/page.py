@@ -12,6 +12,7 @@ from kvae.export.pictures import Pictures, groups
 
 TEMPLATE = "export.html.jinja"
 ENOUGH_NATS = 0.5  # a file that loses less is good enough, as it is for `--precision auto`
+ENOUGH_ACCURACY = 0.005  # the same of accuracy, or of agreement with Keras where there are no labels
 ENOUGH_DB = 10.0  # the same without nats: its squared error is a tenth of what the model itself loses
 SHARES = (0.05, 0.5, 0.9, 0.95, 0.99)  # of images, in the table of scores
 CURVE = (440, 170)  # width and height of the curve of scores
@@ -52,12 +53,13 @@ def render(report: dict[str, Any], pictures: list[Pictures]) -> str:
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {
         "size": _size, "error": _error, "time": _time, "nats": _nats, "number": _number, "percent": _percent,
-        "sides": _sides, "loss": _loss,
+        "sides": _sides, "loss": _loss, "share": _share, "points": _points,
     }  # fmt: skip
     return environment.from_string(source).render(
         report=report,
         model=model,
         kind={"vae": "VAE"}.get(model["kind"], model["kind"]),
+        call="decode" if "decode" in model["signatures"] else next(iter(model["signatures"]), "decode"),
         shape="×".join(map(str, model["image_shape"])),
         verification=report.get("verification") or {},
         warnings=report.get("warnings") or [],
@@ -105,13 +107,32 @@ def _pick(litert: list[dict[str, Any]]) -> dict[str, Any] | None:
 
 
 def _excess(file: dict[str, Any]) -> float | None:
-    """By how much a file loses more than is good enough, in nats or in dB."""
+    """By how much a file loses more than is good enough: relative to that, or in dB."""
     does = file["does"]
-    if does.get("nats_lost") is not None:
-        return does["nats_lost"] - ENOUGH_NATS
+    excess = [] if does.get("nats_lost") is None else [does["nats_lost"] / ENOUGH_NATS - 1]
+    loss = _accuracy_lost(file)
+    excess += [] if loss is None else [loss / ENOUGH_ACCURACY - 1]
+    if excess:
+        return max(excess)
     if does.get("psnr") is not None and does.get("psnr_data") is not None:
         return does["psnr_data"] + ENOUGH_DB - does["psnr"]
     return None
+
+
+def _accuracy_lost(file: dict[str, Any]) -> float | None:
+    """What a file loses of accuracy, without labels at most; a gain is chance, and counts as nothing."""
+    lost, agreement = (file["does"].get(name) for name in ("accuracy_lost", "agreement"))
+    if lost is None:
+        return None if agreement is None else 1 - agreement
+    return max(0.0, lost)
+
+
+def _losses(file: dict[str, Any]) -> str | None:
+    """What a file loses, in words; None if nobody knows."""
+    nats, accuracy = file["does"].get("nats_lost"), _accuracy_lost(file)
+    parts = [] if nats is None else [_loss(nats)]
+    parts += [] if accuracy is None else [_points_lost(accuracy)]
+    return " and ".join(parts) or None
 
 
 def _first(files: list[dict[str, Any]], pick: dict[str, Any]) -> list[dict[str, Any]]:
@@ -125,29 +146,30 @@ def _advice(file: dict[str, Any], pick: dict[str, Any], litert: list[dict[str, A
         return "For a server with TensorFlow; the baseline of this page, equal to Keras but for rounding."
     if file["format"] != "litert":
         return "For onnxruntime; one file for each signature, any batch size."
-    lost, excess = file["does"].get("nats_lost"), _excess(file)
+    lost, excess = _losses(file), _excess(file)
     if file is pick:
         if len(litert) == 1:
             return "The LiteRT file of this export."
         if excess is None:
             return "The smallest. What it loses isn't known: the export had no images to measure it on."
         if excess > 0:
-            return "Loses least of all, but more than one would like: look at the pictures before you take it."
-        rule = (
-            f"that loses less than {ENOUGH_NATS} nats"
-            if lost is not None
-            else "whose error is small beside the model’s own"
-        )
+            look = "what it gets wrong" if file["does"].get("psnr") is None else "the pictures"
+            return f"Loses least of all, but more than one would like: look at {look} before you take it."
+        rules = [f"{ENOUGH_NATS} nats"] if file["does"].get("nats_lost") is not None else []
+        rules += [f"{_points(ENOUGH_ACCURACY)} of accuracy"] if _accuracy_lost(file) is not None else []
+        rule = f"that loses less than {' and '.join(rules)}" if rules else "whose error is small beside the model’s own"
         return f"Take this one: the smallest file {rule}."
     better = next((other for other in litert if other is not file and _dominates(other, file)), None)
     if better:
         return f"Larger than {better['path']}, and further from Keras."
     ratio = file["bytes"] / pick["bytes"]
     if ratio < 1:
-        return f"Smaller still, but loses {_loss(lost)}." if lost is not None else "Smaller still, but less exact."
+        return f"Smaller still, but loses {lost}." if lost is not None else "Smaller still, but less exact."
     more = f"{_digits(ratio, 2)}× the size"
+    if lost is not None and lost == _losses(pick):
+        return f"{more}; loses as much."
     if lost is not None:
-        return f"{more}; loses {_loss(lost)} instead of {_loss(pick['does']['nats_lost'])}."
+        return f"{more}; loses {lost} instead of {_losses(pick)}."
     return f"{more}{', and closer to Keras' if excess is not None else ''}."
 
 
@@ -160,7 +182,8 @@ def _dominates(a: dict[str, Any], b: dict[str, Any]) -> bool:
 def _image_time(file: dict[str, Any]) -> tuple[str, str] | None:
     """Time of one new image (of one decoded, where nothing can be generated) on one thread, and what that is."""
     latency = file["does"].get("latency_us") or {}
-    for endpoint, what in (("generate", "draws a new image"), ("decode", "decodes an image")):
+    calls = (("generate", "draws a new image"), ("decode", "decodes an image"), ("classify", "classifies an image"))
+    for endpoint, what in calls:
         if latency.get(f"{endpoint}_1", {}).get("1") is not None:
             return _time(latency[f"{endpoint}_1"]["1"]), what
     return None
@@ -201,29 +224,46 @@ def _quality(report: dict[str, Any]) -> list[_Column]:
             "Accuracy of a linear classifier on the latents that the file gives: trained on one half of the labelled "
             "test images, tested on the other.",
             _does("probe_accuracy"),
-            lambda x: f"{_number(100 * x, 1)} %",
+            _share,
         ),
+        _Column(
+            "accuracy", f"Share of {images} that the file classifies as their label says.", _does("accuracy"), _share
+        ),
+        _Column(
+            "points lost",
+            "How far that is below Keras, in percent of the images, and the standard error of this difference.",
+            lambda file: None if file["does"].get("accuracy_lost") is None else file["does"],
+            lambda does: _tenths(does["accuracy_lost"]) + _give_or_take(does.get("accuracy_lost_error")),
+        ),
+        _Column("same class", "Share of images that Keras puts into the same class.", _does("agreement"), _share),
     ]
 
 
 def _cost(report: dict[str, Any]) -> list[_Column]:
     sizes = report["model"].get("batch_sizes") or []
+    decodes = "decode" in report["model"]["signatures"]
+    name, one, several_, to = (
+        ("decode", "one latent", "latents", "to images")
+        if decodes
+        else ("classify", "one image", "images", "to classes")
+    )
 
     def latency(size: int, threads: str) -> Cell:
-        return lambda file: (file["does"].get("latency_us") or {}).get(f"decode_{size}", {}).get(threads)
+        return lambda file: (file["does"].get("latency_us") or {}).get(f"{name}_{size}", {}).get(threads)
 
     columns = []
     for size in sorted({min(sizes), max(sizes)}) if sizes else []:
-        several = f"{size} latents at once" if size > 1 else "one latent"
+        given = f"{size} {several_} at once" if size > 1 else one
         columns += [
-            _Column(f"decode {size}", f"From {several} to images, on one thread.", latency(size, "1"), _time),
+            _Column(f"{name} {size}", f"From {given} {to}, on one thread.", latency(size, "1"), _time),
             _Column("2 threads", "", latency(size, "2"), _time),
         ]
     return [
         *columns,
         _Column(
             "cold start",
-            "A new Python process imports the runtime, loads the file and makes its first image.",
+            "A new Python process imports the runtime, loads the file and "
+            + ("makes its first image." if decodes else "classifies its first image."),
             _does("cold_start_ms"),
             lambda x: _time(1000 * x),
         ),
@@ -313,6 +353,29 @@ def _loss(value: float) -> str:
     if value <= -0.001:
         return "nothing"
     return "less than 0.001 nats" if value < 0.001 else f"{_nats(value)} nats"
+
+
+def _share(value: float) -> str:
+    """Of images, with a digit behind the point."""
+    return f"{_number(100 * value, 1)} %"
+
+
+def _points(value: float) -> str:
+    """A difference of accuracies."""
+    return f"{_tenths(value)} points"
+
+
+def _tenths(value: float) -> str:
+    number = _number(100 * value, 1)
+    return "0" if number.strip("−") == "0.0" else number
+
+
+def _points_lost(value: float) -> str:
+    return "no accuracy" if value <= 0 else f"{_points(value)} of accuracy"
+
+
+def _give_or_take(error: float | None) -> str:
+    return "" if error is None else f" ± {_number(100 * error, 1)}"
 
 
 def _correlation(value: float) -> str:

@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from kvae.export import behaviour, endpoints, golden, info, litert, onnx, page, pictures, runtime, saved_model
+from kvae.export import accuracy, behaviour, endpoints, golden, info, litert, onnx, page, pictures, runtime, saved_model
 from kvae.export.console import quiet
 from kvae.export.errors import ExportError
 from kvae.export.reference import Reference, Run, check_conditions, check_images, conditions_in_turn, run_keras
 from kvae.export.verify import Artifact, open_saved_model, verify_litert, verify_saved_model
 
 SAVED_MODEL, ONNX, REPORT, PAGE = "saved_model", "onnx", runtime.REPORT, "export.html"
-KINDS = ("vae", "autoencoder")
+KINDS = ("vae", "autoencoder", "classifier")
 DEFAULT_PRECISIONS = ("float32", "int8")
 BATCH_SIZES = (1, 16)
 CALIBRATED = 128  # images, and latents, that show full_int8 the ranges of its activations
@@ -42,29 +42,34 @@ def export(
     on_step: Callable[[str], None] | None = None,
     conditions: Any = None,
     condition_names: Sequence[str] | None = None,
+    class_names: Sequence[str] | None = None,
+    budget_accuracy: float = 0.005,
 ) -> dict[str, Any]:
     """Export a model to a SavedModel and LiteRT files, each compared with Keras before it is kept.
 
-    `directory` gets `saved_model/`, one `vae_<precision>.tflite` (or `autoencoder_…`) for each precision with its
-    `.golden.json` to replay on a device, `report.json`, and the same as a page, `export.html`. A LiteRT file holds
-    the whole model: signatures `decode_B`, `encode_B`, `reconstruct_B`, `generate_B`, `interpolate_B` and `score_B`
-    for each batch size B, and `info`; the SavedModel has them without `_B`, for any batch size. All compute in
-    float32 even if the model was trained in mixed precision. It is all or nothing: if any of them fails, or the
-    export is interrupted, `directory` is left as it was. Files of an earlier export that aren't made again are
-    removed, other files are not touched.
+    `directory` gets `saved_model/`, one `vae_<precision>.tflite` (or `autoencoder_…`, `classifier_…`) for each
+    precision with its `.golden.json` to replay on a device, `report.json`, and the same as a page, `export.html`. A
+    LiteRT file holds the whole model: signatures `decode_B`, `encode_B`, `reconstruct_B`, `generate_B`, `interpolate_B`
+    and `score_B` for each batch size B, and `info`; that of a classifier `classify_B` alone, that of a
+    `kvae.SemiSupervisedVAE` `classify_B` as well. The SavedModel has them without `_B`, for any batch size. All compute
+    in float32 even if the model was trained in mixed precision. It is all or nothing: if any of them fails, or the
+    export is interrupted, `directory` is left as it was. Files of an earlier export that aren't made again are removed,
+    other files are not touched.
 
     Args:
-        model: a built `kvae.VAE` or `kvae.Autoencoder`.
+        model: a built `kvae.VAE`, `kvae.Autoencoder` or `kvae.features.Classifier`.
         directory: where to; made if it doesn't exist.
         images: `(N, H, W, C)` in [0, 1], best test images, to compare on and to measure what each file does to
             them and costs; None compares on noise, measures nothing, and the report says so.
         labels: `(N,)` integers, for the accuracy of a linear probe on the exported encoder. (Not that of a
-            conditional model, which is told what the probe would look for.)
+            conditional model, which is told what the probe would look for.) Of a model that classifies, the classes
+            by number or name: each file's accuracy is measured on them, and must be near that of Keras
+            (`kvae.export.accuracy`).
         validation: `(N, H, W, C)`, for the ranges of full_int8 and for the statistics in `info`; None takes
             `images`. Of a conditional model, the pair of images and conditions.
         precisions: of the LiteRT files, from `kvae.export.litert.PRECISIONS`: "float32", "float16", "int8" (weights
             in 8 bits, activations quantised on the fly), "full_int8" (both, with calibrated ranges); or "auto", the
-            smallest that loses less than `budget_nats`.
+            smallest that loses no more than `budget_nats` and `budget_accuracy`, whichever can be measured.
         budget_nats: for "auto": largest loss of test ELBO.
         batch_sizes: of the LiteRT signatures. With None among them, there is also one for any batch size, named
             `decode`, …; LiteRT.js can't use it.
@@ -74,14 +79,18 @@ def export(
         on_step: called with a line of text before each step.
         conditions: of `images`, for a conditional model: what `fit` takes; None takes `labels`.
         condition_names: of the classes that a condition may be, for `info`; `condition_dim` of them.
+        class_names: of the classes that a model tells apart, for `info`; None takes those that it has itself. A
+            `kvae.SemiSupervisedVAE` has one list for both: give either.
+        budget_accuracy: for "auto": largest loss of test accuracy.
 
     Returns:
         What is in `report.json`: `packages`, `model`, `verification`, `warnings` and `artifacts`.
 
     Raises:
-        ValueError: for unknown precisions, or unusable images, conditions or batch sizes.
+        ValueError: for another model, unknown precisions, or unusable images, labels, conditions, names or batch
+            sizes.
         ExportError: if the model can't be converted, or a file isn't close enough to Keras
-            (`kvae.export.budgets`).
+            (`kvae.export.budgets`), or is right less often (`kvae.export.accuracy`).
 
     Example:
 
@@ -101,10 +110,26 @@ def export(
             f"Argument `precisions` must be one or more of {litert.PRECISIONS}, or 'auto'. Received: {precisions}"
         )
     batch_sizes = _check_batch_sizes(batch_sizes)
-    if precisions == "auto" and (images is None or not hasattr(model, "prior")):
-        raise ValueError("precisions='auto' compares ELBOs: it needs a `kvae.VAE`, and `images` to compute them on.")
+    if not endpoints.endpoints_of(model):
+        raise ValueError(
+            "Argument `model` must be a `kvae.VAE`, `kvae.Autoencoder` or `kvae.features.Classifier`. "
+            f"Received: {type(model).__name__}"
+        )
+    classifies = hasattr(model, "num_classes")
+    budgets = {"nats_lost": budget_nats} if images is not None and hasattr(model, "prior") else {}
+    budgets |= {"accuracy_lost": budget_accuracy} if labels is not None and classifies else {}
+    if precisions == "auto" and not budgets:
+        raise ValueError(
+            "precisions='auto' compares ELBOs or accuracies: it needs a `kvae.VAE`, and `images` to compute them on; "
+            "or a model that classifies, `images` and `labels`."
+        )
     if images is None and validation is None and "full_int8" in wanted:
         raise ValueError("full_int8 needs images to see the ranges of activations: give `images` or `validation`.")
+    class_names = _class_names(model, class_names, condition_names)
+    if classifies and condition_names is None and model.condition_dim is not None:
+        condition_names = class_names
+    if classifies and labels is not None:
+        labels = accuracy.class_numbers(labels, model.num_classes, class_names)
     if condition_names is not None and len(condition_names) != model.condition_dim:
         raise ValueError(
             f"Argument `condition_names` must name the {model.condition_dim or 0} conditions of the model. "
@@ -117,7 +142,7 @@ def export(
     work = _Work(
         model, images, labels, validation, batch_sizes, step,
         labels if conditions is None else conditions,
-        {"data": data, "license": license, "condition_names": condition_names},
+        {"data": data, "license": license, "condition_names": condition_names, "class_names": class_names},
     )  # fmt: skip
     made = not directory.exists()
     directory.mkdir(parents=True, exist_ok=True)
@@ -126,7 +151,7 @@ def export(
         with tempfile.TemporaryDirectory(dir=directory, prefix=".export-") as temporary:
             new = Path(temporary) / "new"
             new.mkdir()
-            artifacts = work.write(new, wanted, budget_nats if precisions == "auto" else None, with_onnx)
+            artifacts = work.write(new, wanted, budgets if precisions == "auto" else None, with_onnx)
             report = work.report(artifacts)
             text = json.dumps(report, indent=2, allow_nan=False) + "\n"
             (new / REPORT).write_text(text, encoding="utf-8")
@@ -170,12 +195,13 @@ class _Work:
         self.keras = run_keras(self.model)
         self.behaviour = None
         if self.images is not None:
-            probed = None if labels is None or model.condition_dim is not None else np.asarray(labels)
-            self.behaviour = behaviour.Behaviour(self.keras, self.images, probed, hasattr(model, "prior"))
+            names = {endpoint.name for endpoint in self.reference.endpoints}
+            known = None if labels is None else np.asarray(labels)
+            self.behaviour = behaviour.Behaviour(self.keras, names, self.images, known)
         self.pictures: list[pictures.Pictures] = [self._pictures("Keras", self.keras)]
 
     def write(
-        self, new: Path, precisions: tuple[str, ...], budget_nats: float | None, with_onnx: bool
+        self, new: Path, precisions: tuple[str, ...], budgets: dict[str, float] | None, with_onnx: bool
     ) -> list[Artifact]:
         step, text = self.step, info.to_bytes(self.info)
         step("writing and verifying the SavedModel")
@@ -199,10 +225,11 @@ class _Work:
             try:
                 files.append(self._write_litert(path, precision, float32))
             except ExportError:
-                if budget_nats is None:
+                if budgets is None:
                     raise
-                path.unlink(missing_ok=True)
-        return [*artifacts, *(files if budget_nats is None else self._smallest(new, files, budget_nats))]
+                for made in (path, path.with_suffix(".golden.json")):
+                    made.unlink(missing_ok=True)
+        return [*artifacts, *(files if budgets is None else self._smallest(new, files, budgets))]
 
     def _write_litert(self, path: Path, precision: str, float32: bytes) -> Artifact:
         calibration = self._calibration() if precision == "full_int8" else None
@@ -224,16 +251,17 @@ class _Work:
         if self.behaviour is None:
             return artifact
         does = self.behaviour.of(opened())
+        accuracy.check(artifact.path, artifact.precision, does)
         return dataclasses.replace(artifact, behaviour=does | (behaviour.cost(path) if path else {}))
 
-    def _smallest(self, new: Path, files: list[Artifact], budget_nats: float) -> list[Artifact]:
-        """The smallest file that loses no more than the budget; the others are removed."""
-        lost = {file.path: (file.behaviour or {})["nats_lost"] for file in files}
-        good = [file for file in files if lost[file.path] <= budget_nats]
+    def _smallest(self, new: Path, files: list[Artifact], budgets: dict[str, float]) -> list[Artifact]:
+        """The smallest file that loses no more than the budgets; the others are removed."""
+        lost = {file.path: {name: (file.behaviour or {})[name] for name in budgets} for file in files}
+        good = [file for file in files if all(lost[file.path][name] <= budgets[name] for name in budgets)]
         if not good:
             raise ExportError(
-                f"Expected a file that loses at most {budget_nats} nats. Received: "
-                f"{', '.join(f'{path} loses {nats:.3g}' for path, nats in lost.items())}"
+                f"Expected a file that loses at most {_losses(budgets)}. Received: "
+                + (", ".join(f"{path} loses {_losses(losses)}" for path, losses in lost.items()) or "none at all")
             )
         best = min(good, key=lambda file: file.bytes)
         for file in files:
@@ -250,7 +278,7 @@ class _Work:
         reference = Reference(
             self.model, images, seed=1, rows=CALIBRATED, temperature=1.0, conditions=condition.get("condition")
         )
-        latents = reference.inputs["decode"]["z"]
+        latents = reference.inputs["decode"]["z"] if "decode" in reference.inputs else np.zeros((0, 0))
         calls: litert.Calibration = {}
         for endpoint in reference.endpoints:
             inputs = reference.inputs[endpoint.name]
@@ -268,6 +296,8 @@ class _Work:
         return calls
 
     def _pictures(self, title: str, run: Any) -> pictures.Pictures:
+        if not hasattr(self.model, "decoder"):
+            return pictures.Pictures(title, None, None, None)
         generative = hasattr(self.model, "prior")
         shown = None if self.images is None else {name: values[:SHOWN] for name, values in self.images.items()}
         seed_7 = _seed_7() | conditions_in_turn(self.model, SHOWN)
@@ -295,7 +325,7 @@ class _Work:
 
 def _inputs(model: Any, images: Any, conditions: Any) -> dict[str, np.ndarray]:
     """Checked images by the name "image", and their conditions, where the model takes them."""
-    images = check_images(images, model.image_shape)
+    images = check_images(images, model)
     return {"image": images, **check_conditions(model, conditions, len(images))}
 
 
@@ -311,6 +341,27 @@ def _seed_7() -> dict[str, np.ndarray]:
         "index": np.arange(SHOWN, dtype="int32"),
         "temperature": np.ones(1, "float32"),
     }
+
+
+def _class_names(model: Any, given: Sequence[str] | None, conditions: Sequence[str] | None) -> Sequence[str] | None:
+    """The given names of a model's classes, its own, or those of its conditions, which are the same thing."""
+    count = getattr(model, "num_classes", 0)
+    if not count and given is None:
+        return None
+    names = next(
+        (names for names in (given, getattr(model, "class_names", None), conditions) if names is not None), None
+    )
+    if names is not None and not len({str(name) for name in names}) == len(names) == count:
+        raise ValueError(
+            f"Argument `class_names` must be different names, one for each of the model's {count} classes. "
+            f"Received: {', '.join(map(str, names)) or 'none'}"
+        )
+    return None if names is None else [str(name) for name in names]
+
+
+def _losses(losses: dict[str, float]) -> str:
+    units = {"nats_lost": "nats", "accuracy_lost": "of accuracy"}
+    return " and ".join(f"{loss:.3g} {units[name]}" for name, loss in losses.items())
 
 
 def _check_batch_sizes(batch_sizes: Sequence[int | None]) -> tuple[int | None, ...]:

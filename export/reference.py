@@ -53,7 +53,7 @@ class Reference:
     """Inputs for every endpoint of a model, and its outputs as Keras computes them in float32.
 
     Args:
-        model: a built `kvae.VAE` or `kvae.Autoencoder`.
+        model: a built `kvae.VAE`, `kvae.Autoencoder` or `kvae.features.Classifier`.
         images: real images `(N, H, W, C)` in [0, 1], best those that the model hasn't seen; `rows` are taken,
             evenly spaced. None makes noise of random brightness and contrast.
         conditions: of the images, if the model is conditional: what `fit` takes. Noise gets each condition in turn.
@@ -65,7 +65,7 @@ class Reference:
         endpoints: those that the model has.
         inputs: by endpoint and input, `(rows, …)` for those with a batch.
         outputs: by endpoint and output, `(rows, …)` each.
-        parameters: number of weights in the encoder and the decoder.
+        parameters: number of weights that the endpoints compute with.
 
     Raises:
         ValueError: for images of another shape or with values outside [0, 1].
@@ -83,31 +83,35 @@ class Reference:
     ):
         model = with_fixed_prior(model)
         self.image_source = "noise of random brightness and contrast" if images is None else "given"
-        self.latent_source = "prior" if hasattr(model, "prior") else "codes of the images"
-        self.parameters = sum(part.count_params() for part in (model.encoder, model.decoder))
+        self.latent_source = None
+        self.parameters = endpoints.weights_in_files(model)
         self.endpoints = endpoints_of(model)
         if images is None:
             pixels, condition = _noise(model.image_shape, seed, rows), conditions_in_turn(model, rows)
         else:
-            images = check_images(images, model.image_shape)
+            images = check_images(images, model)
             chosen = np.linspace(0, len(images) - 1, rows).round().astype(int)
             pixels = images[chosen]
             condition = {name: c[chosen] for name, c in check_conditions(model, conditions, len(images)).items()}
         run = run_keras(model)
-        if hasattr(model, "prior"):
-            latents = np.asarray(model.prior.sample(rows, seed, condition=condition.get("condition")), "float32")
-        else:
-            latents = run("encode", {"image": pixels, **condition})["mean"]
+        ends: dict[str, np.ndarray] = {}
         data = {
             **condition,
             endpoints.IMAGE: pixels,
-            endpoints.LATENT: latents,
             endpoints.POSITION: np.linspace(0, 1, rows, dtype="float32"),
             endpoints.SEED: seed_words(SEED),
             endpoints.INDEX: np.arange(rows, dtype="int32") * 7919,
             endpoints.TEMPERATURE: np.array([temperature], "float32"),
         }
-        ends = {"start": latents[:1], "end": latents[1:2]}
+        if hasattr(model, "decoder"):
+            if hasattr(model, "prior"):
+                self.latent_source = "prior"
+                latents = np.asarray(model.prior.sample(rows, seed, condition=condition.get("condition")), "float32")
+            else:
+                self.latent_source = "codes of the images"
+                latents = run("encode", {"image": pixels, **condition})["mean"]
+            data[endpoints.LATENT] = latents
+            ends = {"start": latents[:1], "end": latents[1:2]}
         self.inputs: dict[str, dict[str, np.ndarray]] = {}
         self.outputs: dict[str, dict[str, np.ndarray]] = {}
         for endpoint in self.endpoints:
@@ -122,18 +126,20 @@ class Reference:
             self.inputs[endpoint.name], self.outputs[endpoint.name] = inputs, outputs
 
 
-def check_images(images: Any, shape: tuple[int, int, int]) -> np.ndarray:
-    """`images` as float32; ValueError if they have another shape, or values outside [0, 1]."""
-    images = np.asarray(images)
+def check_images(images: Any, model: Any) -> np.ndarray:
+    """`images` as float32; ValueError if the model takes others: of another shape, or values outside [0, 1]."""
+    images, shape = np.asarray(images), model.image_shape
     if images.shape[1:] != tuple(shape) or len(images) == 0:
         raise ValueError(
             f"Argument `images` must be images of shape (batch, {', '.join(map(str, shape))}), at least one. "
             f"Received: shape {images.shape}"
         )
     images = images.astype("float32")
-    if not ((images >= 0) & (images <= 1)).all():
+    inside = (images >= 0) & (images <= 1) if model.bounded else np.isfinite(images)
+    if not inside.all():
+        wanted = "in [0, 1] and no NaN: scale them, for example x / 255" if model.bounded else "that are finite"
         raise ValueError(
-            "Argument `images` must have values in [0, 1] and no NaN: scale them, for example x / 255. "
+            f"Argument `images` must have values {wanted}. "
             f"Received: values from {images.min():.3g} to {images.max():.3g}"
         )
     return images
@@ -141,8 +147,9 @@ def check_images(images: Any, shape: tuple[int, int, int]) -> np.ndarray:
 
 def check_conditions(model: Any, conditions: Any, count: int) -> dict[str, np.ndarray]:
     """The input `condition` for so many images, `(count, condition_dim)`; none for a model that takes none."""
-    vectors = model.condition(conditions, count, labels=True)
-    return {} if vectors is None else {endpoints.CONDITION: np.asarray(vectors)}
+    if model.condition_dim is None:
+        return {}
+    return {endpoints.CONDITION: np.asarray(model.condition(conditions, count, labels=True))}
 
 
 def conditions_in_turn(model: Any, count: int) -> dict[str, np.ndarray]:

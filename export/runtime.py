@@ -5,6 +5,7 @@
     images = model.generate(16, seed=7)                  # (16, H, W, C), those of vae.sample(16, seed=7)
     mean = model.encode(images)["mean"]                  # (16, D)
     nats = model.score(images)["negative_elbo"]          # (16,); model.percentile(nats) says how unusual
+    probabilities = load("classifier_int8.tflite").classify(images)  # (16, C)
 
 On the command line: `python -m kvae.export.runtime vae_int8.tflite --generate 16 --seed 7 --out grid.png`
 """
@@ -42,11 +43,12 @@ class Model:
     Attributes:
         info: what the file says about its model: kind, likelihood, posterior, prior, signatures, ….
         image_shape: `(H, W, C)`.
-        latent_dim: D.
+        latent_dim: D; None for a classifier.
         batch_sizes: of the signatures, largest first.
         condition_dim: size of the condition of a conditional model, or None. Its methods need `condition`: an
             integer, a name from `info["condition"]["names"]` or a vector for all rows, or integers `(B,)` or vectors
             `(B, condition_dim)`.
+        class_names: of a model that classifies, in the order of the probabilities; None if the file has none.
     """
 
     def __init__(self, path: str | os.PathLike[str], num_threads: int = 1, sha256: str | None = None):
@@ -59,13 +61,16 @@ class Model:
         names = self._interpreter.get_signature_list()
         self.info = self._read_info(names)
         self.image_shape = tuple(self.info["image_shape"])
-        self.latent_dim = int(self.info["latent_dim"])
+        self.latent_dim = None if self.info["latent_dim"] is None else int(self.info["latent_dim"])
         self.batch_sizes = tuple(sorted(self.info["batch_sizes"], reverse=True))
         self.condition_dim = int(self.info["condition"]["size"]) if "condition" in self.info else None
+        names_of_classes = self.info.get("classes", {}).get("names")
+        self.class_names = None if names_of_classes is None else tuple(map(str, names_of_classes))
         self._runners: dict[str, Any] = {}
 
     def decode(self, z: Any, condition: Any = None) -> np.ndarray:
         """Mean images of latents, `(B, D)` to `(B, H, W, C)`."""
+        self._need("decode")
         z = _check("z", z, (None, self.latent_dim))
         return self._answer("decode", z=z, **self._condition(condition, len(z)))["image"]
 
@@ -74,11 +79,13 @@ class Model:
 
         For the file of an autoencoder `mean` is the code, and there is no `variance`.
         """
+        self._need("encode")
         image = self._check_image(image)
         return self._answer("encode", image=image, **self._condition(condition, len(image)))
 
     def reconstruct(self, image: Any, condition: Any = None) -> np.ndarray:
         """Images in [0, 1] encoded and decoded again without noise, `(B, H, W, C)`."""
+        self._need("reconstruct")
         image = self._check_image(image)
         return self._answer("reconstruct", image=image, **self._condition(condition, len(image)))["reconstruction"]
 
@@ -106,11 +113,11 @@ class Model:
         Raises:
             ValueError: for arguments outside these ranges, or if the model has no prior.
         """
-        if "generate" not in self.info["signatures"]:
-            raise ValueError(
-                "Expected a variational autoencoder to generate from: an autoencoder has no prior; decode points "
-                f"near the codes of real images instead. Received: '{self.path}', {self.info['kind']}"
-            )
+        self._need(
+            "generate",
+            "Expected a variational autoencoder to generate from: an autoencoder has no prior; decode points "
+            "near the codes of real images instead",
+        )
         most = MAX_BYTES // (4 * math.prod(self.image_shape))
         if not 1 <= n <= most:
             raise ValueError(
@@ -130,6 +137,7 @@ class Model:
 
     def interpolate(self, start: Any, end: Any, steps: int = 8, condition: Any = None) -> np.ndarray:
         """Images on the straight line between two latents `(D,)`, both ends included: `(steps, H, W, C)`."""
+        self._need("interpolate")
         if steps < 2:
             raise ValueError(f"Argument `steps` must be >= 2. Received: steps={steps}")
         ends = {
@@ -148,11 +156,7 @@ class Model:
         Raises:
             ValueError: for other images than `(B, H, W, C)` in [0, 1], or if the model has no prior.
         """
-        if "score" not in self.info["signatures"]:
-            raise ValueError(
-                f"Expected a variational autoencoder: only one has a likelihood of images to score them by. "
-                f"Received: '{self.path}', {self.info['kind']}"
-            )
+        self._need("score", "Expected a variational autoencoder: only one has a likelihood of images to score them by")
         if num_samples < 1:
             raise ValueError(f"Argument `num_samples` must be >= 1. Received: num_samples={num_samples}")
         image, words = self._check_image(image), seed_words(seed)
@@ -177,6 +181,29 @@ class Model:
             )
         probability, value = np.array(self.info["score"]["quantiles"]).T
         return 100 * np.interp(np.asarray(negative_elbo), value, probability, left=0.0, right=1.0)
+
+    def classify(self, image: Any) -> np.ndarray:
+        """Probabilities of the classes of images `(B, H, W, C)`: `(B, classes)`, of a classifier.
+
+        Raises:
+            ValueError: for other images, or if the model doesn't classify.
+        """
+        self._need("classify")
+        return self._answer("classify", image=self._check_image(image))["probability"]
+
+    def labels(self, image: Any) -> list[str]:
+        """Name of the most probable class of each image.
+
+        Raises:
+            ValueError: as `classify`, or if the file has no names: take `classify(image).argmax(axis=-1)`.
+        """
+        probability = self.classify(image)
+        if self.class_names is None:
+            raise ValueError(
+                f"Expected a file with names of the classes: export with `class_names`, or take the numbers, "
+                f"classify(image).argmax(axis=-1). Received: '{self.path}' without"
+            )
+        return [self.class_names[number] for number in probability.argmax(axis=-1)]
 
     def self_test(self, golden: str | os.PathLike[str] | None = None) -> dict[str, float]:
         """Replay the golden pairs of the file, as a device would: the largest difference by signature.
@@ -242,6 +269,14 @@ class Model:
                 pieces.append({key: value[:count] for key, value in self._call(name, piece).items()})
                 first += count
         return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+
+    def _need(self, endpoint: str, expected: str | None = None) -> None:
+        """ValueError unless the file has this endpoint."""
+        if endpoint not in self.info["signatures"]:
+            if expected is None or "decode" not in self.info["signatures"]:
+                expected = f"Expected a file with the signature '{endpoint}'"
+            has = ", ".join(self.info["signatures"])
+            raise ValueError(f"{expected}. Received: '{self.path}', {self.info['kind']} with {has}")
 
     def _answer(self, endpoint: str, **inputs: Any) -> dict[str, np.ndarray]:
         outputs = self.run(endpoint, **inputs)

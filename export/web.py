@@ -105,8 +105,8 @@ def write(
         title: of the page; None makes one from the name of the training data.
 
     Raises:
-        ExportError: for another file than one of kvae's, a `directory` with other files in it, or if LiteRT.js
-            can't be had.
+        ExportError: for another file than one of kvae's that draws images, a `directory` with other files in it, or
+            if LiteRT.js can't be had.
     """
     directory, model_path = Path(directory), Path(model_path)
     check_target(directory)
@@ -114,6 +114,8 @@ def write(
         model = load(model_path)
     except (OSError, ValueError) as error:
         raise ExportError(str(error)) from error
+    if "decode" not in model.info["signatures"]:
+        raise ExportError(f"Expected a model that draws images. Received: '{model_path}', {model.info['kind']}")
     if not model.batch_sizes:
         raise ExportError(
             f"Expected signatures for fixed batch sizes: browsers can't run others; export with batch_sizes=(1, 16). "

@@ -245,7 +245,7 @@ def keras_example(image_shape: Shape, latent_dim: int = 2) -> VAE:
     )
 
 
-@recipe(batch_size=100, learning_rate=1e-4, epochs=500)
+@recipe(batch_size=100, learning_rate=1e-3, epochs=500, ema=0.999)
 def pythae_vae(image_shape: Shape, latent_dim: int = 40) -> VAE:
     """Dense 784-400-40, as reproduced by Pythae (Chadebec et al. 2022, https://arxiv.org/abs/2206.08309)."""
     return VAE(

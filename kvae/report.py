@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 
 from kvae import plotting
+from kvae.features import direction
 from kvae.files import atomic_file
 from kvae.models.metrics import ACTIVE_VARIANCE
 
 ENCODE_BATCH = 256
+MAPPED = 600  # images that the map of thumbnails chooses from: t-SNE takes two seconds for as many
 MAX_FILES = 40  # of the list at the end of the page; a folder of TensorBoard logs would fill it otherwise
 
 #: figures in the order of the page: file stem, heading, how to read it
@@ -41,6 +43,14 @@ FIGURES = (
      "conditional model, as its first class.)"),
     ("latent_map", "Where images lie", "Posterior means of test images. Labels, where there are any, colour the "
      "points; only a conditional model saw them in training, and need not say them with its latents."),
+    ("thumbnail_map", "A map of the latents", "Test images where t-SNE puts their posterior means: neighbours stay "
+     "neighbours, distances between groups say nothing. Frames have the colours of the labels, which only a "
+     "conditional model saw in training."),
+    ("neighbours", "Nearest neighbours", "A test image, and the test images nearest to it in latent space, the closest "
+     "first. Where they are of the same kind, the latents say what is in an image."),
+    ("direction", "A direction in latent space", "Test images of the first class, moved along the line from its mean "
+     "latent to that of the second class: at 0 the reconstruction, at 1 as far as the classes are apart. What changes "
+     "is what separates them; what stays is the rest."),
     ("kl_per_dimension", "What each latent carries", "KL of each latent from N(0, 1), mean over test images. Latents "
      "near zero have collapsed: they cost nothing and say nothing. (With another prior the rate is not their sum.)"),
 )  # fmt: skip
@@ -99,6 +109,17 @@ def write_figures(
         figures["traversals"] = plotting.traversals(
             model, dimensions=[int(d) for d in order[:8]], kl=kl, latents=None if generates else means, condition=first
         )
+    if len(images) >= 3:
+        mapped = slice(0, MAPPED)
+        figures["neighbours"] = plotting.neighbours(images, means)
+        figures["thumbnail_map"] = plotting.thumbnail_map(
+            images[mapped], means[mapped], None if labels is None else labels[mapped], label_names
+        )
+    if labels is not None and not conditional:
+        first_class, second_class = (means[labels == label] for label in (0, 1))
+        if len(first_class) and len(second_class):
+            along = direction(model, first_class, second_class)
+            figures["direction"] = plotting.direction_slider(model, images[labels == 0][:4], along)
     if kl is not None:
         figures["kl_per_dimension"] = plotting.kl_per_dimension(kl, spread > ACTIVE_VARIANCE)
     return [plotting.save(figure, run / "figures" / f"{name}.png") for name, figure in figures.items()]

@@ -6,8 +6,8 @@ import pytest
 from sklearn.datasets import load_digits
 
 import kvae
-from kvae import networks
-from kvae.features.classifier import GradualUnfreezing, classifier
+from kvae import features, networks
+from kvae.features import classifier
 
 
 @pytest.fixture(scope="module")
@@ -75,11 +75,11 @@ def test_weight_decay_leaves_the_trunk_where_it_was(vae, digits):
 
 def test_gradual_unfreezing_goes_from_the_head_down(vae, digits):
     optimizer = keras.optimizers.SGD
-    assert moves(vae, digits, optimizer(0.1), steps=2, trunk_rate=GradualUnfreezing(2)) == [0.0, 0.0]
-    one = moves(vae, digits, optimizer(0.1), steps=4, trunk_rate=GradualUnfreezing(2))
+    assert moves(vae, digits, optimizer(0.1), steps=2, trunk_rate=features.GradualUnfreezing(2)) == [0.0, 0.0]
+    one = moves(vae, digits, optimizer(0.1), steps=4, trunk_rate=features.GradualUnfreezing(2))
     assert one[0] > 0
     assert one[1] == 0
-    assert min(moves(vae, digits, optimizer(0.1), steps=5, trunk_rate=GradualUnfreezing(2))) > 0
+    assert min(moves(vae, digits, optimizer(0.1), steps=5, trunk_rate=features.GradualUnfreezing(2))) > 0
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
@@ -102,7 +102,7 @@ def test_mixed_precision(policy, digits):
     assert 0 < largest < 2.5e-3  # two steps of a tenth of the rate
 
 
-@pytest.mark.parametrize("trunk_rate", [0.1, GradualUnfreezing(3, rate=0.5)])
+@pytest.mark.parametrize("trunk_rate", [0.1, features.GradualUnfreezing(3, rate=0.5)])
 def test_a_file_goes_on_as_if_nothing_had_happened(vae, digits, tmp_path, trunk_rate):
     x, y = digits
     keras.utils.set_random_seed(2)
@@ -126,7 +126,7 @@ def test_xla_and_two_replicas(vae, digits):
     net.fit(digits[0][:64], digits[1][:64], verbose=0)
     with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
         model = kvae.VAE(latent_dim=2, image_shape=(8, 8, 1))
-        net = classifier(model, 10, trunk_rate=GradualUnfreezing(1))
+        net = classifier(model, 10, trunk_rate=features.GradualUnfreezing(1))
         net.compile("adam", "sparse_categorical_crossentropy")
     net.fit(digits[0][:64], digits[1][:64], verbose=0)
 
@@ -168,6 +168,13 @@ def test_encoders_of_the_users_own(digits):
 def test_errors(vae, settings, message):
     with pytest.raises(ValueError, match=message):
         classifier(vae, **settings)
+
+
+def test_the_class_says_what_the_function_says(vae):
+    net = features.Classifier(vae.encoder, 3, "head", image_shape=(8, 8, 1))
+    assert len(net.trainable_weights) == 2
+    with pytest.raises(ValueError, match="steps"):
+        features.GradualUnfreezing(0)
 
 
 def test_a_conditional_model_is_refused():

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 import kvae
-from kvae import likelihoods, plotting
+from kvae import features, likelihoods, plotting
 
 
 def vae(latent_dim=2, shape=(8, 8, 1), likelihood=None):
@@ -130,6 +130,40 @@ def test_learning_curves_and_kl():
     np.testing.assert_array_equal(figure.axes[0].lines[1].get_ydata(), [3.5, 2.5])
     bars = plotting.kl_per_dimension([0.1, 3.0, 0.0]).axes[0].patches
     assert [bar.get_height() for bar in bars] == [3.0, 0.1, 0.0]
+
+
+def test_neighbours_are_the_nearest_others():
+    images = np.linspace(0, 1, 5).reshape(5, 1, 1, 1) * np.ones((1, 8, 8, 1))
+    latents = np.array([[0.0], [1.0], [1.1], [5.0], [5.5]])
+    figure = plotting.neighbours(images, latents, queries=[0, 3], k=2)
+    pixels = shown(figure)
+    tiles = [[float(pixels[8 * r + r + 4, 9 * c + 4, 0]) for c in range(3)] for r in range(2)]
+    np.testing.assert_allclose(tiles, [[0, 0.25, 0.5], [0.75, 1, 0.5]], atol=0.01)
+
+
+def test_a_slider_begins_with_the_original_and_goes_through_the_reconstruction():
+    model = vae(2)
+    images = np.random.default_rng(0).random((2, 8, 8, 1)).astype("float32")
+    along = features.Direction(np.array([1.0, 0.0], "float32"), 2.0)
+    pixels = shown(plotting.direction_slider(model, images, along, steps=[0.0, 1.0]))
+    np.testing.assert_allclose(pixels[:8, :8, 0], images[0, ..., 0], atol=1e-6)
+    np.testing.assert_allclose(pixels[:8, 9:17, 0], np.asarray(model.reconstruct(images))[0, ..., 0], atol=1e-5)
+    z = np.add(model.encode_mean(images), np.array([2.0, 0.0], "float32"))
+    np.testing.assert_allclose(pixels[:8, 18:26, 0], np.asarray(model.decode(z))[0, ..., 0], atol=1e-5)
+
+
+@pytest.mark.parametrize(("count", "labelled"), [(3, True), (200, True), (200, False)])
+def test_thumbnails_lie_where_their_latents_do_and_do_not_cover_each_other(count, labelled):
+    rng = np.random.default_rng(0)
+    latents = rng.normal(size=(count, 2)) * [3, 1]
+    figure = plotting.thumbnail_map(
+        rng.random((count, 8, 8, 1)), latents, np.arange(count) % 3 if labelled else None, ("a", "b"), method="pca"
+    )
+    centres = np.array([[np.mean(image.get_extent()[:2]), np.mean(image.get_extent()[2:])]
+                        for image in figure.axes[0].images])  # fmt: skip
+    assert len(np.unique(centres.round(6), axis=0)) == len(centres) > min(count, 20) / 2
+    texts = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+    assert texts == (["a", "b", "2"] if labelled else [])
 
 
 @pytest.mark.parametrize(("first", "framed"), [(900.0, True), (91.0, False)])

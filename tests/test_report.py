@@ -45,7 +45,7 @@ def test_figures_and_page(run, latent_dim):
     names = {path.stem for path in paths}
     assert names == {
         "learning_curves", "reconstructions", "samples", "latent_map", "kl_per_dimension",
-        "manifold" if latent_dim == 2 else "traversals",
+        "manifold" if latent_dim == 2 else "traversals", "neighbours", "thumbnail_map", "direction",
     }  # fmt: skip
     page = write_report(run).read_text()
     assert page.count("data:image/png;base64,") == len(paths)
@@ -62,7 +62,18 @@ def test_an_autoencoder_has_no_samples(run):
     model = kvae.Autoencoder(latent_dim=2, image_shape=(8, 8, 1))
     images = np.random.default_rng(0).random((5, 8, 8, 1)).astype("float32")
     paths = write_figures(run, model, images, None, {"distortion": [70.0, 60.0]})
-    assert {path.stem for path in paths} == {"learning_curves", "reconstructions", "latent_map", "traversals"}
+    assert {path.stem for path in paths} == {
+        "learning_curves", "reconstructions", "latent_map", "traversals", "neighbours", "thumbnail_map",
+    }  # fmt: skip
+
+
+def test_a_conditional_model_has_neighbours_but_no_direction(run):
+    model = kvae.VAE(latent_dim=3, image_shape=(8, 8, 3), condition_dim=2)
+    images = np.random.default_rng(0).random((6, 8, 8, 3)).astype("float32")
+    paths = write_figures(run, model, images, np.arange(6) % 2, {"distortion": [70.0, 60.0]})
+    names = {path.stem for path in paths}
+    assert {"neighbours", "thumbnail_map"} <= names
+    assert "direction" not in names
 
 
 @pytest.mark.parametrize("metrics", [{}, {"elbo": -9.5}, {"elbo": None, "nll": "?", "split": None, "probe": [{}, 1]}])

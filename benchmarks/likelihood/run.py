@@ -24,7 +24,7 @@ from common import RESULTS, machine
 STORED = RESULTS / "likelihood.json"
 STATIC, DYNAMIC = "binarized_mnist", "mnist --binarize stochastic"
 PARTS = "--latent-dim 40 --batch-size 100 --learning-rate 1.2e-3 --epochs 4"
-COLOUR = "--latent-dim 128 --network residual --precision bfloat16 --learning-rate 1e-3 --epochs 10"
+COLOUR = "--latent-dim 128 --precision bfloat16 --learning-rate 1e-3 --epochs 8"
 IWAE = "--recipe iwae --batch-size 100 --epochs"
 
 #: run: what to train, what to evaluate; `{run}` is its folder, `{runs}` that of all

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 
 OF_A_RUN = {"seed", "created", "versions", "data_dir"}  # what runs of one configuration may differ in
+CODED = 500  # images that are compressed
 PAIRED = 1000  # images whose posteriors are compared with each other
 ROWS = {
     "distortion": "distortion  −E log p(x|z)",
@@ -39,6 +40,9 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first images.", show_default=False)] = None,
     compare_train: Annotated[
         bool, typer.Option("--compare-train", help="Score as many training images too: over- or underfitting.")
+    ] = False,
+    compression: Annotated[
+        bool, typer.Option("--compression", help="What latents cost as a code, beside JPEG, WebP and PNG files.")
     ] = False,
     json: Annotated[Path | None, typer.Option(help="Write the numbers to this file.", show_default=False)] = None,
     data_dir: DataDirOption = None,
@@ -69,6 +73,8 @@ def evaluate(
             _show_gap(scores, train)
         for finding in diagnose(scores, train):
             say(f"{finding.message}\n")
+        if compression:
+            scores["compression"] = _compression(opened, split, seed, limit, data_dir)
         results[str(run)] = scores | ({"train": train} if train else {})
     content: Any = next(iter(results.values()))
     if len(runs) > 1:
@@ -150,6 +156,24 @@ def _aggregate(run: Run, split: str, limit: int | None, data_dir: Path | None) -
         return {}
     images = run.data(data_dir=data_dir).split(split, limit=min(limit or PAIRED, PAIRED))
     return aggregate_posterior(run.model, images)
+
+
+def _compression(run: Run, split: str, seed: int, limit: int | None, data_dir: Path | None) -> list[dict[str, Any]]:
+    """The table of codes, from the first images, shown."""
+    from kvae.evaluation import compression_table
+
+    images, _ = run.data(data_dir=data_dir).arrays(split, min(limit or CODED, CODED))
+    rows = compression_table(run.model, images, seed)
+    table(
+        [f"code, {len(images):,} images", "", "bits per image", "without header", "PSNR dB", "as good"],
+        [
+            [row.code, row.kind, f"{row.bits:,.0f}", f"{row.payload:,.0f}"]
+            + (["", ""] if row.psnr is None else [f"{row.psnr:.1f}", f"{row.reached:.0%}"])
+            for row in rows
+        ],
+    )
+    say("Of latents: their KL term, what bits-back coding takes on average; the decoder isn't counted.\n")
+    return [row._asdict() for row in rows]
 
 
 def show_scores(scores: dict[str, Any], latent_dim: int) -> None:

@@ -7,7 +7,6 @@ import typer
 
 from kvae.cli.console import CommandError, say, table
 from kvae.cli.run import DataDirOption, RunArgument, open_run
-from kvae.files import atomic_file
 
 if TYPE_CHECKING:
     from kvae.data import Data
@@ -20,30 +19,39 @@ def features(
     context: typer.Context,
     run: RunArgument,
     source: Annotated[str, typer.Argument(help="Images to encode, as for `kvae train`.", show_default=False)],
-    out: Annotated[Path, typer.Option(help="The .npz file to write.")] = Path("features.npz"),
+    out: Annotated[Path, typer.Option(help="The .npz or .parquet file to write.")] = Path("features.npz"),
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "train",
+    hidden: Annotated[bool, typer.Option(help="Write the encoder's last hidden layer, too.")] = True,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first images.", show_default=False)] = None,
     probe: Annotated[
         bool, typer.Option(help="Try the features on a linear classifier, where there are labels.")
     ] = True,
     data_dir: DataDirOption = None,
 ) -> None:
-    """Encode images: z mean and the encoder's last hidden layer, with the labels.
+    """Encode images: z mean, its variance and the encoder's last hidden layer, with ids and labels.
 
-    Example: kvae features runs/mnist mnist --split test --out features.npz
+    It streams: memory doesn't grow with the images. When it is stopped, the same command goes on where it was.
+
+    Example: kvae features runs/mnist mnist --split test --out features.parquet
     """
-    if out.suffix.lower() != ".npz":
-        raise CommandError(f"Expected --out to end in .npz. Received: {out}")
+    if out.suffix.lower() not in (".npz", ".parquet"):
+        raise CommandError(f"Expected --out to end in .npz or .parquet. Received: {out}")
     opened = open_run(run, context.obj)
-    import numpy as np
-
-    from kvae.features import extract
+    from kvae.features.streaming import checksum, write_features
 
     data = opened.data(source, data_dir)
-    arrays = extract(opened.model, data.split(split, labels=data.has_labels))
-    with atomic_file(out) as temporary:
-        np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]
-    shapes = ", ".join(f"{name} {'×'.join(map(str, array.shape))}" for name, array in arrays.items())
-    say(f"Wrote {out}: {shapes}")
+    rows = write_features(
+        opened.model,
+        data,
+        out,
+        split,
+        hidden,
+        limit,
+        identity=checksum(run / "model.keras"),
+        progress=True,
+        on_resume=lambda done: say(f"Going on behind the {done:,} images that are done."),
+    )
+    say(f"Wrote {out}: {rows:,} rows")
     if probe and opened.model.condition_dim is not None:
         say("No linear probe: the encoder of a conditional run is told the label.")
     elif probe and data.has_labels:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -131,21 +132,47 @@ class Data:
         count = self._count(name, limit)
         if labels and not self.has_labels:
             raise DataError(f"{self.name}: expected labels, and this source has none. Received: labels=True")
+        plan = self._plan(name, batch_size, labels=labels, shuffle=shuffle, epoch=epoch)
+        return pipeline.batches(self.source.splits[name], count, plan)
+
+    def _plan(self, name: str, batch_size: int | None, **options: Any) -> pipeline.Plan:
         batch_size = self.batch_size if batch_size is None else batch_size
         if batch_size < 1:
             raise DataError(f"Argument 'batch_size' must be >= 1. Received: {batch_size}")
-        plan = pipeline.Plan(
+        return pipeline.Plan(
             image_shape=self.image_shape,
             scale=self.source.scale,
             binarize=self.binarize,
             seed=self.seed,
             split_id=NAMES.index(name),
             batch_size=batch_size,
-            shuffle=shuffle,
-            labels=labels,
-            epoch=epoch,
+            **options,
         )
-        return pipeline.batches(self.source.splits[name], count, plan)
+
+    def numbered(self, name: str, limit: int | None = None, batch_size: int | None = None) -> tf.data.Dataset:
+        """One split in stable order as batches `(x, [label, number])`, the latter int64 `(B, 2)`.
+
+        The number says which image of the source it is: row of the array or the prepared set, or place in `files`;
+        of a set that is streamed, place in the split. The label is -1 where there is none.
+
+        Raises:
+            DataError: for an unknown or empty split, or a limit below 1.
+
+        Example:
+            >>> import kvae
+            >>> x, pairs = next(iter(kvae.data.load("digits").numbered("test", limit=3)))
+            >>> x.shape, pairs.shape
+            (TensorShape([3, 8, 8, 1]), TensorShape([3, 2]))
+        """
+        count = self._count(name, limit)
+        return pipeline.batches(
+            self.source.splits[name], count, self._plan(name, batch_size, labels=True, numbers=True)
+        )
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Of a folder: its image files, relative to it, by the images' numbers; empty for other sources."""
+        return self.source.files
 
     def arrays(self, split: str, limit: int | None = None) -> tuple[np.ndarray, np.ndarray | None]:
         """A split, or its first `limit` images, as arrays.

@@ -68,7 +68,8 @@ def folder(root: Path, request: Request) -> Source:
     else:
         memory = Memory(lambda: (pictures, layout.labels))
         made = {part: MemorySplit(memory, rows) for part, rows in splits.items()}
-    return Source(name, made, shape, scale, layout.labels is not None, layout.label_names)
+    files = tuple(path.relative_to(root).as_posix() for path in layout.paths)
+    return Source(name, made, shape, scale, layout.labels is not None, layout.label_names, files=files)
 
 
 def _layout(root: Path, name: str) -> _Layout:
@@ -161,9 +162,15 @@ class _Reader:
             dataset = tf.data.Dataset.from_tensor_slices(order)
             decoded = dataset.map(self._decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
             readable = decoded.filter(lambda image, row, is_read: is_read)
-            return readable.map(lambda image, row, is_read: (image, tf.gather(label_of, row)))
+            return readable.map(lambda image, row, is_read: (image, row))
 
-        return StreamSplit(len(rows), elements, exact=False)
+        def labelled(key: tf.Tensor | None, limit: int) -> tf.data.Dataset:
+            return elements(key, limit).map(lambda image, row: (image, tf.gather(label_of, row)))
+
+        def numbered(limit: int) -> tf.data.Dataset:
+            return elements(None, limit).map(lambda image, row: (image, tf.stack([tf.gather(label_of, row), row])))
+
+        return StreamSplit(len(rows), labelled, exact=False, numbered=numbered)
 
     def _decode(self, row: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         image, is_read = tf.numpy_function(self._work, [row], (tf.uint8, tf.bool))

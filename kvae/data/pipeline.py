@@ -39,6 +39,7 @@ class Plan:
         shuffle: a training pass: another order and fresh draws each time.
         labels: whether elements are `(x, label)`.
         epoch: the number of the first training pass.
+        numbers: with `labels`, elements are `(x, [label, number of the image in its source])`.
     """
 
     image_shape: tuple[int, int, int]
@@ -50,6 +51,7 @@ class Plan:
     shuffle: bool = False
     labels: bool = False
     epoch: int = 0
+    numbers: bool = False
 
 
 def batches(split: Split, count: int, plan: Plan) -> tf.data.Dataset:
@@ -83,6 +85,7 @@ def _epoch_keys(plan: Plan) -> tf.data.Dataset:
 def _from_memory(split: MemorySplit, count: int, plan: Plan) -> tf.data.Dataset:
     """Batches `(images, labels, [key, batch number])`."""
     tensor, labels, rows = split.memory.tensor, split.memory.labels, split.rows[:count]
+    originals = np.arange(len(tensor))
     if plan.binarize == "stochastic" and not plan.shuffle:
         drawn = np.empty((count, *plan.image_shape), np.uint8)
         for start in range(0, count, DRAW_CHUNK):
@@ -90,10 +93,10 @@ def _from_memory(split: MemorySplit, count: int, plan: Plan) -> tf.data.Dataset:
             drawn[start : start + DRAW_CHUNK] = fixed_draw(part, start // DRAW_CHUNK, plan)
         with tf.device("CPU:0"):
             tensor = tf.constant(drawn)
-        labels, rows = None if labels is None else labels[rows], np.arange(count)
+        labels, originals, rows = None if labels is None else labels[rows], rows, np.arange(count)
     with tf.device("CPU:0"):
         label_rows = tf.constant(np.full(1, -1) if labels is None else labels, tf.int64)
-        stable = tf.constant(rows, tf.int64)
+        stable, numbers = tf.constant(rows, tf.int64), tf.constant(originals, tf.int64)
     step = plan.batch_size
 
     def permutation(key: np.ndarray) -> np.ndarray:
@@ -107,6 +110,8 @@ def _from_memory(split: MemorySplit, count: int, plan: Plan) -> tf.data.Dataset:
 
     def gather(index: tf.Tensor, key: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         found = tf.gather(label_rows, index if labels is not None else tf.zeros_like(index))
+        if plan.numbers:
+            found = tf.stack([found, tf.gather(numbers, index)], axis=1)
         return tf.gather(tensor, index), found, key
 
     keys = _epoch_keys(plan) if plan.shuffle else tf.data.Dataset.range(1)
@@ -125,17 +130,25 @@ def _from_stream(split: StreamSplit, count: int, plan: Plan) -> tf.data.Dataset:
 
     if plan.shuffle:
         return _epoch_keys(plan).flat_map(_plain(one_pass))
+    elements = split.elements(None, count) if not plan.numbers else _numbered(split, count)
     if plan.binarize != "stochastic":
-        dataset = split.elements(None, count).batch(plan.batch_size)
+        dataset = elements.batch(plan.batch_size)
         return dataset.enumerate().map(_plain(lambda number, element: keyed(number, element, number)))
 
     def draw(number: tf.Tensor, element: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
         images = tf.numpy_function(lambda x, n: fixed_draw(x, int(n), plan), [element[0], number], tf.uint8)
         return tf.ensure_shape(images, element[0].shape), element[1]
 
-    drawn = split.elements(None, count).batch(DRAW_CHUNK).enumerate().map(_plain(draw), tf.data.AUTOTUNE)
+    drawn = elements.batch(DRAW_CHUNK).enumerate().map(_plain(draw), tf.data.AUTOTUNE)
     rebatched = drawn.unbatch().batch(plan.batch_size)
     return rebatched.enumerate().map(_plain(lambda number, element: keyed(number, element, number)))
+
+
+def _numbered(split: StreamSplit, count: int) -> tf.data.Dataset:
+    """Elements in stable order with `[label, number]` for labels."""
+    if split.numbered is not None:
+        return split.numbered(count)
+    return split.elements(None, count).enumerate().map(_plain(lambda n, element: (element[0], [element[1], n])))
 
 
 def fixed_draw(images: np.ndarray, chunk: int, plan: Plan) -> np.ndarray:
@@ -156,4 +169,4 @@ def _finish(images: tf.Tensor, labels: tf.Tensor, key: tf.Tensor, plan: Plan) ->
     elif plan.binarize == "stochastic" and not already_drawn:
         x = tf.cast(tf.random.stateless_uniform(tf.shape(x), key) < x, tf.float32)
     x = tf.ensure_shape(x, [None, *plan.image_shape])
-    return (x, tf.ensure_shape(labels, [None])) if plan.labels else x
+    return (x, tf.ensure_shape(labels, [None, 2] if plan.numbers else [None])) if plan.labels else x

@@ -81,11 +81,14 @@ class StreamSplit:
         elements: `elements(key, limit)` is a dataset of `(image (H, W, C), label)`, in stable order if `key`
             is None, else shuffled by that int64 tensor; the label is -1 where there is none.
         exact: False where images may turn out unreadable on the way.
+        numbered: `numbered(limit)` is as `elements(None, limit)`, with `[label, number in the source]` for labels;
+            None where the numbers are the positions in the split.
     """
 
     count: int
     elements: Callable[[tf.Tensor | None, int], tf.data.Dataset]
     exact: bool = True
+    numbered: Callable[[int], tf.data.Dataset] | None = None
 
 
 Split = MemorySplit | StreamSplit
@@ -102,6 +105,7 @@ class Source:
     has_labels: bool = False
     label_names: tuple[str, ...] = field(default=())
     path: Path | None = None  # of the folder or file, absolute
+    files: tuple[str, ...] = ()  # of a folder: image files relative to it, by the number of the image
 
 
 def part_sizes(count: int, fractions: tuple[float, ...], what: str) -> list[int]:

@@ -1,6 +1,7 @@
 """Numbers: likelihood bounds in nats, active units, and what a linear probe reads from the features."""
 
 from kvae.evaluation.comparison import over_runs, rate_distortion
+from kvae.evaluation.compression import CodeRow, compression_table
 from kvae.evaluation.diagnosis import (
     CollapseWarning,
     EvaluationWarning,
@@ -18,6 +19,7 @@ from kvae.evaluation.probe import ProbeRow, linear_probe, probe_with_controls
 from kvae.evaluation.quality import classifier_features, feature_classifier, frechet_distance, sample_quality, sharpness
 
 __all__ = [
+    "CodeRow",
     "CollapseWarning",
     "EvaluationWarning",
     "Finding",
@@ -27,6 +29,7 @@ __all__ = [
     "WeightWarning",
     "aggregate_posterior",
     "classifier_features",
+    "compression_table",
     "dci",
     "diagnose",
     "disentanglement",

@@ -1,5 +1,47 @@
-"""The encoder as a feature extractor."""
+"""The encoder as a feature extractor: arrays, a scikit-learn transformer, a classifier's trunk, anomaly scores.
 
+What needs scikit-learn is loaded when it is first used: that takes a second to import.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from kvae.features.classifier import Classifier, GradualUnfreezing, classifier
 from kvae.features.extract import extract, feature_model
 
-__all__ = ["extract", "feature_model"]
+_NAMES = {
+    "AnomalyDetector": "kvae.features.anomaly",
+    "VAETransformer": "kvae.features.transformer",
+    "Direction": "kvae.features.directions",
+    "Neighbours": "kvae.features.search",
+    "arithmetic": "kvae.features.directions",
+    "direction": "kvae.features.directions",
+    "from_linear": "kvae.features.linear",
+    "latent_plane": "kvae.features.maps",
+    "move": "kvae.features.directions",
+    "nearest": "kvae.features.search",
+}
+__all__ = ["Classifier", "GradualUnfreezing", "classifier", "extract", "feature_model", *_NAMES]
+
+if TYPE_CHECKING:
+    from kvae.features.anomaly import AnomalyDetector as AnomalyDetector
+    from kvae.features.directions import Direction as Direction
+    from kvae.features.directions import arithmetic as arithmetic
+    from kvae.features.directions import direction as direction
+    from kvae.features.directions import move as move
+    from kvae.features.linear import from_linear as from_linear
+    from kvae.features.maps import latent_plane as latent_plane
+    from kvae.features.search import Neighbours as Neighbours
+    from kvae.features.search import nearest as nearest
+    from kvae.features.transformer import VAETransformer as VAETransformer
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _NAMES:
+        raise AttributeError(f"module 'kvae.features' has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(_NAMES[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -4,8 +4,12 @@ from typing import Any
 
 import keras
 import numpy as np
+from keras import ops
 
+from kvae.features.outputs import encoder_inputs, encoder_output
 from kvae.models import Autoencoder, LatentModel
+
+ROWS = 256  # encoded at once, always as many: a row's features don't depend on those beside it
 
 
 def feature_model(model: LatentModel, output: str = "mean") -> keras.Model:
@@ -16,11 +20,12 @@ def feature_model(model: LatentModel, output: str = "mean") -> keras.Model:
 
     Args:
         model: a `kvae.VAE` or `kvae.Autoencoder`.
-        output: "mean", the latent mean `(B, D)`; or "hidden", the encoder's last hidden layer `(B, units)`,
-            which often serves a classifier better.
+        output: "mean", the latent mean `(B, D)`; "moments", mean and variance, `(B, 2·D)`; "hidden", the encoder's
+            last hidden layer `(B, units)`, which often serves a classifier better; or "layers", all hidden layers side
+            by side, those with a grid averaged over it.
 
     Raises:
-        ValueError: for another output, or when the encoder is a model whose last hidden layer can't be found.
+        ValueError: for another output, or when the encoder is a model whose hidden layers can't be found.
 
     Example:
 
@@ -29,39 +34,53 @@ def feature_model(model: LatentModel, output: str = "mean") -> keras.Model:
         >>> feature_model(vae, "hidden").output_shape
         (None, 256)
     """
-    inputs, x = _inputs(model)
-    if output == "mean":
-        params = model.encoder(x)
-        features = params if isinstance(model, Autoencoder) else model.posterior(params)
-    elif output == "hidden":
-        features = _hidden(model.encoder, x)
+    inputs, x = encoder_inputs(model)
+    if output == "mean" and not isinstance(model, Autoencoder):
+        features = model.posterior(model.encoder(x))  # the family is a layer: its weights are part of the model
     else:
-        raise ValueError(f"Argument `output` must be 'mean' or 'hidden'. Received: output={output!r}")
+        features = encoder_output(model, x, output)
     return keras.Model(inputs, features, name=f"{output}_features")
 
 
-def _inputs(model: LatentModel) -> tuple[list[Any], Any]:
-    """Inputs of a Keras model, and what the encoder gets of them."""
-    inputs = [keras.Input(model.image_shape, name="image")]
-    if model.condition_dim is not None:
-        inputs.append(keras.Input((model.condition_dim,), name="condition"))
-    return inputs, model.encoder_input(*inputs)
+class BatchEncoder:
+    """Features of NumPy batches, `ROWS` images at a time: the one function by which all features are made.
 
+    Args:
+        model: a `kvae.VAE` or `kvae.Autoencoder`.
+        hidden: whether to give the last hidden layer, too.
 
-def _hidden(encoder: keras.Model, x: Any) -> Any:
-    """The last hidden layer of our `Encoder`, or of a Sequential or functional model."""
-    if hasattr(encoder, "body"):
-        return encoder.body(x)
-    if isinstance(encoder, keras.Sequential) and len(encoder.layers) > 1:
-        for layer in encoder.layers[:-1]:
-            x = layer(x)
-        return x
-    if isinstance(encoder, keras.models.Model) and getattr(encoder, "inputs", None):
-        return keras.Model(encoder.inputs, encoder.layers[-1].input)(x)
-    raise ValueError(
-        "The encoder's last hidden layer can't be found: expected kvae.Encoder, a keras.Sequential of two layers or "
-        f"more, or a functional keras.Model; or ask for output='mean'. Received: encoder={encoder!r}"
-    )
+    Example:
+
+        >>> import kvae
+        >>> encode = BatchEncoder(kvae.VAE(latent_dim=2, image_shape=(8, 8, 1)), hidden=False)
+        >>> x = np.random.default_rng(0).random((5, 8, 8, 1), "float32")
+        >>> bool(np.all(encode(x)["mean"][3] == encode(x[3:4])["mean"][0]))
+        True
+    """
+
+    def __init__(self, model: LatentModel, hidden: bool = True):
+        inputs, x = encoder_inputs(model)
+        params = model.encoder(x)
+        outputs = {"mean": params}
+        if not isinstance(model, Autoencoder):
+            outputs = {"mean": model.posterior.mean(params), "variance": model.posterior.variance(params)}
+        if hidden:
+            outputs["hidden"] = ops.cast(encoder_output(model, x, "hidden"), "float32")
+        self.model = model
+        self.predict = keras.Model(inputs, outputs).predict_on_batch
+
+    def __call__(self, images: Any, labels: Any = None) -> dict[str, np.ndarray]:
+        """`mean` and `variance` `(B, D)`, `hidden` `(B, units)`; labels are the conditions of a conditional model."""
+        images = np.asarray(images)
+        c = self.model.condition(labels, len(images), labels=True)
+        inputs = [images] if c is None else [images, np.asarray(c)]
+        pieces = []
+        for start in range(0, len(images), ROWS):
+            piece = [part[start : start + ROWS] for part in inputs]
+            rows = len(piece[0])
+            padded = [np.concatenate([part, np.repeat(part[-1:], ROWS - rows, axis=0)]) for part in piece]
+            pieces.append({name: array[:rows] for name, array in self.predict(padded).items()})
+        return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
 
 
 def extract(model: LatentModel, data: Any, hidden: bool = True) -> dict[str, np.ndarray]:
@@ -84,19 +103,11 @@ def extract(model: LatentModel, data: Any, hidden: bool = True) -> dict[str, np.
         >>> {name: array.shape for name, array in extract(vae, np.zeros((5, 8, 8, 1), "float32")).items()}
         {'mean': (5, 2), 'variance': (5, 2), 'hidden': (5, 256)}
     """
-    inputs, x = _inputs(model)
-    params = model.encoder(x)
-    outputs = {"mean": params}
-    if not isinstance(model, Autoencoder):
-        outputs = {"mean": model.posterior.mean(params), "variance": model.posterior.variance(params)}
-    if hidden:
-        outputs["hidden"] = _hidden(model.encoder, x)
-    predict = keras.Model(inputs, outputs).predict_on_batch
+    encode = BatchEncoder(model, hidden)
     collected: dict[str, list[np.ndarray]] = {}
     for batch in _batches(data):
         images, label, _ = keras.utils.unpack_x_y_sample_weight(batch)
-        c = model.condition(label, images.shape[0], labels=True)
-        features = predict([images] if c is None else [images, c])
+        features = encode(images, label)
         if label is not None:
             features["label"] = np.asarray(label)
         for name, array in features.items():
@@ -106,7 +117,7 @@ def extract(model: LatentModel, data: Any, hidden: bool = True) -> dict[str, np.
     return {name: np.concatenate(arrays) for name, arrays in collected.items()}
 
 
-def _batches(data: Any, size: int = 256) -> Any:
+def _batches(data: Any) -> Any:
     if isinstance(data, tuple):
-        return zip(*(_batches(array, size) for array in data))
-    return data if not hasattr(data, "shape") else (data[i : i + size] for i in range(0, len(data), size))
+        return zip(*(_batches(array) for array in data))
+    return data if not hasattr(data, "shape") else (data[i : i + ROWS] for i in range(0, len(data), ROWS))

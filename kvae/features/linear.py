@@ -78,9 +78,10 @@ def from_linear(
 
 
 def _linear(estimator: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Weights `(C, F)`, bias `(C,)` and classes `(C,)` of an estimator; ValueError unless it is their logits' argmax."""
+    """Weights `(C, F)`, bias `(C,)` and classes `(C,)` of an estimator; ValueError if it does something else."""
     weights, classes = (np.asarray(getattr(estimator, name, ())) for name in ("coef_", "classes_"))
-    if weights.ndim != 2 or classes.ndim != 1 or len(weights) != (1 if len(classes) == 2 else len(classes)):
+    weights = np.atleast_2d(weights)  # of two classes, it may be a vector
+    if not weights.size or weights.ndim != 2 or len(weights) != (1 if len(classes) == 2 else len(classes)):
         return _refused(estimator)
     bias = np.broadcast_to(np.asarray(getattr(estimator, "intercept_", 0.0), "float64"), len(weights))
     if len(classes) == 2:  # logits 0 and the decision function

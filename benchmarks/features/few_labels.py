@@ -1,0 +1,171 @@
+"""MNIST with few labels: what an ordinary classifier, and M2, make of a VAE's latents (Kingma et al. 2014, M1 and M1+M2).
+
+    python benchmarks/features/few_labels.py runs/likelihood/best
+    python benchmarks/features/few_labels.py runs/mnist --sizes 100 --draws 2 --epochs 1          # tries it out
+
+takes a run of `kvae train` on mnist or binarized_mnist (which gets MNIST's images thresholded), and needs
+`TFDS_DATA_DIR` with mnist. Test error in %, mean and range over draws of labels, as many of each digit. The setting is
+inductive: the test images are seen by nobody before the end. The VAE has seen the training images without labels;
+label spreading and M2 see their latents, too. Classifiers and their settings are chosen on 1,000 validation images, for
+every draw and every row alike. Controls: raw pixels, as many principal components as latents, and the code of a plain
+autoencoder of the default networks.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import keras
+import numpy as np
+import tensorflow as tf
+from common import store
+from labels import draw_labels
+from sklearn.decomposition import PCA
+from sklearn.linear_model import LogisticRegression
+from sklearn.semi_supervised import LabelSpreading
+from sklearn.svm import SVC
+
+import kvae
+from kvae import likelihoods, networks
+from kvae.features import extract
+
+VALIDATED = 1000  # validation images that choose among classifiers
+SPREAD = 20_000  # training images that labels are spread over
+AUTOENCODER_EPOCHS = 5
+PUBLISHED = {"M1 + TSVM": (11.82, 5.72, 4.24, 3.49), "M1 + M2": (3.33, 2.59, 2.40, 2.18)}
+Sets = dict[str, np.ndarray]
+
+
+def supervised(dimension: int) -> list[Any]:
+    machines = [SVC(C=c, gamma=g / dimension) for c in (1, 10, 100) for g in (0.25, 0.5, 1, 2)]
+    return [*machines, *(LogisticRegression(C=c, max_iter=300) for c in (0.01, 0.1, 1.0, 10.0))]
+
+
+def spreading() -> list[Any]:
+    return [LabelSpreading(kernel="knn", n_neighbors=k, alpha=0.2, max_iter=50) for k in (7, 15)]
+
+
+def features_of(run: Path) -> tuple[dict[str, Sets], dict[str, np.ndarray]]:
+    """Features of the three splits by name, and their labels."""
+    config = json.loads((run / "config.json").read_text())
+    binarize = "threshold" if config["source"] == "binarized_mnist" else config["binarize"]
+    data = kvae.data.load("mnist", binarize=binarize)
+    model = kvae.load(run / "model.keras")
+    images: Sets = {}
+    labels: dict[str, np.ndarray] = {}
+    for split in ("train", "validation", "test"):
+        images[split], labels[split] = data.arrays(split)  # type: ignore[assignment]
+    keras.utils.set_random_seed(0)
+    autoencoder = kvae.Autoencoder(latent_dim=model.latent_dim, image_shape=model.image_shape)
+    autoencoder.compile(keras.optimizers.Adam(1e-3))
+    autoencoder.fit(images["train"], epochs=AUTOENCODER_EPOCHS, batch_size=128, verbose=0)
+    flat = {split: x.reshape(len(x), -1) for split, x in images.items()}
+    pca = PCA(model.latent_dim, random_state=0).fit(flat["train"])
+    return {
+        "VAE, z mean": {split: extract(model, x, hidden=False)["mean"] for split, x in images.items()},
+        "autoencoder": {split: extract(autoencoder, x, hidden=False)["mean"] for split, x in images.items()},
+        "PCA": {split: pca.transform(x) for split, x in flat.items()},
+        "raw pixels": flat,
+    }, labels
+
+
+def scaled(sets: Sets) -> Sets:
+    """Shifted and scaled as a whole: directions keep their proportions, and dead latents stay small."""
+    mean, scale = sets["train"].mean(axis=0), sets["train"].std()
+    return {split: (x - mean) / scale for split, x in sets.items()}
+
+
+def best_error(fitted: list[Any], sets: Sets, labels: dict[str, np.ndarray]) -> tuple[float, str]:
+    """Test error of the one that is best on the validation images, and which that is."""
+    x, y = sets["validation"][:VALIDATED], labels["validation"][:VALIDATED]
+    chosen = max(fitted, key=lambda machine: machine.score(x, y))
+    return 100 * (1 - chosen.score(sets["test"], labels["test"])), str(chosen)
+
+
+def m2(sets: Sets, labels: dict[str, np.ndarray], chosen: np.ndarray, seed: int, epochs: int) -> tuple[float, str]:
+    """Test error of M2 on the latents; its weights are those of the epoch that is best on the validation images."""
+    keras.utils.set_random_seed(seed)
+    rows = {split: x.reshape(len(x), 1, -1, 1).astype("float32") for split, x in sets.items()}
+    shape = rows["train"].shape[1:]
+    model = kvae.SemiSupervisedVAE(
+        networks.Encoder(50, networks.MLP((500,))),
+        networks.Decoder(shape, networks.MLP((500,))),
+        likelihood=likelihoods.Normal(0.5, learned=True),
+        classifier=networks.Encoder(10, networks.MLP((500,)), param_size=10),
+        num_classes=10,
+        alpha=10.0,
+        bounded=False,
+    )
+    steps = epochs * len(rows["train"]) // 100
+    model.compile(keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(1e-3, steps)))
+    unlabelled = tf.data.Dataset.from_tensor_slices(rows["train"]).shuffle(50_000, seed=seed).batch(100)
+    pairs = tf.data.Dataset.from_tensor_slices((rows["train"][chosen], labels["train"][chosen]))
+    labelled = pairs.shuffle(len(chosen), seed=seed).repeat().batch(100)
+
+    def together(x: Any, pair: Any) -> tuple[Any, Any]:
+        none = tf.fill(tf.shape(x)[:1], tf.constant(-1, tf.int64))
+        return tf.concat([x, pair[0]], 0), tf.concat([none, tf.cast(pair[1], tf.int64)], 0)
+
+    def error(split: str, limit: int | None = None) -> float:
+        x, y = rows[split][:limit], labels[split][:limit]
+        found = np.concatenate([np.argmax(model.classify(x[i : i + 1000]), -1) for i in range(0, len(x), 1000)])
+        return 100 * float(np.mean(found != y))
+
+    best = (np.inf, np.inf, 0)
+    for epoch in range(epochs):
+        model.fit(tf.data.Dataset.zip(unlabelled, labelled).map(together), verbose=0)
+        best = min(best, (error("validation", VALIDATED), error("test"), epoch + 1))
+    return best[1], f"epoch {best[2]}"
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[100, 600, 1000, 3000])
+    parser.add_argument("--draws", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=5, help="of M2")
+    parser.add_argument("--m2-sizes", type=int, nargs="*", default=[100])
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    sets, labels = features_of(options.run)
+    sets = {name: scaled(values) for name, values in sets.items()}
+    over = np.random.default_rng(0).choice(len(labels["train"]), SPREAD, replace=False)
+    table: dict[str, dict[str, Any]] = {}
+    for size in options.sizes:
+        for draw in range(options.draws):
+            chosen = draw_labels(labels["train"], size, draw)
+            y = labels["train"][chosen]
+            row: dict[str, tuple[float, str]] = {}
+            for name, values in sets.items():
+                x = values["train"][chosen]
+                row[name] = best_error([m.fit(x, y) for m in supervised(x.shape[1])], values, labels)
+            latents = sets["VAE, z mean"]
+            x = np.concatenate([latents["train"][chosen], latents["train"][over]])
+            partly = np.concatenate([y, np.full(SPREAD, -1)])
+            row["VAE, z mean, label spreading"] = best_error([m.fit(x, partly) for m in spreading()], latents, labels)
+            if size in options.m2_sizes and draw < options.draws:
+                started = time.perf_counter()
+                row["VAE, z mean, M2"] = m2(latents, labels, chosen, draw, options.epochs)
+                print(f"  M2: {row['VAE, z mean, M2']}, {time.perf_counter() - started:.0f} s", flush=True)
+            for name, (error, what) in row.items():
+                entry = table.setdefault(name, {}).setdefault(str(size), {"errors": [], "chosen": []})
+                entry["errors"].append(error)
+                entry["chosen"].append(what)
+        print(f"{size} labels: test error in %, mean and range over {options.draws} draws", flush=True)
+        for name, by_size in table.items():
+            if str(size) in by_size:
+                errors = by_size[str(size)]["errors"]
+                print(f"  {name:<30}{statistics.mean(errors):6.2f}   {min(errors):.2f} – {max(errors):.2f}", flush=True)
+    if options.draws >= 5:
+        config = json.loads((options.run / "config.json").read_text())
+        about = {"recipe": config.get("recipe"), "source": config["source"], "weights": config["weights"]}
+        store("few_labels", {"run": about, "draws": options.draws, "published": PUBLISHED, "test_error": table})

@@ -1,0 +1,102 @@
+"""What a file that classifies gets right, beside Keras on the same images."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from kvae.export.errors import ExportError
+from kvae.export.reference import Run
+
+# Two points of accuracy are more than any precision should cost; and three standard errors of the paired difference
+# keep a few images on a border between classes, which may fall either way, from being called a loss.
+LARGEST_LOSS, STANDARD_ERRORS = 0.02, 3.0
+
+
+class Accuracy:
+    """How a model classifies test images, to hold files against.
+
+    Args:
+        run: the model in Keras.
+        images: `(N, H, W, C)`.
+        labels: `(N,)` numbers of the classes, or None.
+    """
+
+    def __init__(self, run: Run, images: np.ndarray, labels: np.ndarray | None):
+        self.images, self.labels = images, labels
+        self.keras = self._classes(run)
+
+    def of(self, run: Run) -> dict[str, float | None]:
+        """What a file makes of the images.
+
+        * `agreement`: share of images that get the same class as from Keras;
+        * `accuracy`: share of images that get their label, through the file;
+        * `accuracy_lost`: how far that is below the accuracy of Keras; and `accuracy_lost_error`, its standard error:
+          that of a mean of paired differences (None for a single image).
+        """
+        found = self._classes(run)
+        result: dict[str, float | None] = {"agreement": float(np.mean(found == self.keras))}
+        if self.labels is not None:
+            right = found == self.labels
+            lost = (self.keras == self.labels).astype("float64") - right
+            count = len(lost)
+            result["accuracy"], result["accuracy_lost"] = float(np.mean(right)), float(np.mean(lost))
+            result["accuracy_lost_error"] = float(np.std(lost, ddof=1) / np.sqrt(count)) if count > 1 else None
+        return result
+
+    def _classes(self, run: Run) -> np.ndarray:
+        return run("classify", {"image": self.images})["probability"].argmax(axis=-1)
+
+
+def check(file: str, precision: str, does: dict[str, Any]) -> None:
+    """ExportError if a file's accuracy is so far below that of Keras that it isn't chance.
+
+    Args:
+        file: its name.
+        precision: one of `kvae.export.litert.PRECISIONS`.
+        does: what `Accuracy.of` says.
+
+    Example:
+
+        >>> check("classifier_int8.tflite", "int8", {"accuracy_lost": 0.03, "accuracy_lost_error": 0.02})
+    """
+    lost, error = does.get("accuracy_lost"), does.get("accuracy_lost_error")
+    if lost is None or error is None or lost <= LARGEST_LOSS or lost <= STANDARD_ERRORS * error:
+        return
+    remedy = "export precisions=('float16',) instead"
+    if precision == "full_int8":
+        remedy = "export precisions=('int8',) instead, or calibrate with `validation` images more like these"
+    raise ExportError(
+        f"Expected '{file}' to be right at most {100 * LARGEST_LOSS:g} points less often than Keras. Received: "
+        f"accuracy {does['accuracy']:.4f}, {100 * lost:.1f} ± {100 * error:.1f} points below Keras; "
+        f"{remedy}"
+    )
+
+
+def class_numbers(labels: Any, num_classes: int, names: Sequence[str] | None) -> np.ndarray:
+    """Labels as the numbers of classes, `(N,)`; they may be given by name.
+
+    Raises:
+        ValueError: for others than integers below `num_classes` and names.
+
+    Example:
+
+        >>> class_numbers(["cat", "dog", "cat"], 2, ["cat", "dog"])
+        array([0, 1, 0])
+    """
+    known = list(names or ())
+    array = np.asarray(labels)
+    if array.dtype.kind in "UO" and array.ndim == 1 and set(array.tolist()) <= set(known):
+        return np.array([known.index(label) for label in array.tolist()], dtype=int)
+    if array.dtype.kind not in "iu" or array.ndim != 1 or ((array < 0) | (array >= num_classes)).any():
+        shown = ", ".join(dict.fromkeys(map(str, array.ravel()[:1000].tolist())))
+        raise ValueError(
+            f"Argument `labels` must be integers from 0 to {num_classes - 1}, the order of the model's outputs"
+            + (f", or names: {_shortened(', '.join(known))}" if known else "")
+            + f". Received: shape {array.shape}, {_shortened(shown)}"
+        )
+    return array.astype(int)
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 80 else f"{text[:79]}…"

@@ -1,0 +1,101 @@
+"""Directions in latent space: what separates two groups of images, and what moving along it looks like."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+
+from kvae.features.search import latents_of
+from kvae.models import LatentModel
+
+METHODS = ("mean", "logistic")
+
+
+class Direction(NamedTuple):
+    """A unit vector in latent space, `(D,)`, and how far apart two groups are along it: `distance`, of their means."""
+
+    vector: np.ndarray
+    distance: float
+
+
+def direction(model: LatentModel, first: Any, second: Any, method: str = "mean") -> Direction:
+    """The direction in latent space from the first group of images to the second.
+
+    Args:
+        model: a `kvae.VAE` or `kvae.Autoencoder` without conditions.
+        first, second: images `(N, H, W, C)`, datasets, or latents `(N, D)`: such as faces without and with a smile.
+        method: "mean", the difference of the groups' mean latents (Larsen et al. 2016,
+            https://arxiv.org/abs/1512.09300, §4.3); or "logistic", the normal of the plane by which a logistic
+            regression separates them, which leaves alone what the groups don't differ in.
+
+    Raises:
+        ValueError: for another method, or if the groups' means are the same.
+
+    Example:
+
+        >>> from kvae import VAE
+        >>> a = np.random.default_rng(0).normal(size=(50, 2)) + [2, 0]
+        >>> found = direction(VAE(latent_dim=2, image_shape=(8, 8, 1)), -a, a)
+        >>> bool(found.vector[0] > 0.99), bool(3.5 < found.distance < 4.5)
+        (True, True)
+    """
+    if method not in METHODS:
+        raise ValueError(f"Argument `method` must be one of {', '.join(METHODS)}. Received: method={method!r}")
+    a, b = latents_of(model, first), latents_of(model, second)
+    apart = b.mean(axis=0) - a.mean(axis=0)
+    if method == "logistic":
+        labels = np.repeat([0, 1], [len(a), len(b)])
+        vector = LogisticRegression(max_iter=1000).fit(np.concatenate([a, b]), labels).coef_[0]
+    else:
+        vector = apart
+    length = np.linalg.norm(vector)
+    if not length > 0:
+        raise ValueError("Expected two groups that differ. Received: groups of the same mean in latent space")
+    vector = (vector / length).astype(np.float32)
+    return Direction(vector, float(apart @ vector))
+
+
+def move(model: LatentModel, images: Any, along: Direction | np.ndarray, steps: Sequence[float]) -> np.ndarray:
+    """Each image at several places along a direction, itself at step 0: `(N, S, H, W, C)`.
+
+    Args:
+        model: a `kvae.VAE` or `kvae.Autoencoder` without conditions.
+        images: `(N, H, W, C)`, or latents `(N, D)`.
+        along: from `direction`, whose distance a step of 1 is; or a vector `(D,)`.
+        steps: S of them.
+
+    Example:
+
+        >>> from kvae import VAE
+        >>> vae = VAE(latent_dim=2, image_shape=(8, 8, 1))
+        >>> move(vae, np.zeros((3, 8, 8, 1)), np.array([1.0, 0.0]), steps=[-1, 0, 1]).shape
+        (3, 3, 8, 8, 1)
+    """
+    vector = along.vector * along.distance if isinstance(along, Direction) else np.asarray(along)
+    if vector.shape != (model.latent_dim,):
+        raise ValueError(f"Expected a direction of {model.latent_dim} latents. Received: shape {vector.shape}")
+    z = latents_of(model, images)[:, None] + np.asarray(steps)[:, None] * vector  # (N, S, D)
+    decoded = np.asarray(model.decode(z.reshape(-1, model.latent_dim).astype(np.float32)))
+    return decoded.reshape(len(z), len(steps), *model.image_shape)
+
+
+def arithmetic(model: LatentModel, a: Any, b: Any, c: Any) -> np.ndarray:
+    """What is to c as a is to b: the decoded z(a) − z(b) + z(c), `(N, H, W, C)`.
+
+    (Radford et al. 2016, https://arxiv.org/abs/1511.06434, §6.3.2; means of several images are steadier than one.)
+
+    Args:
+        model: a `kvae.VAE` or `kvae.Autoencoder` without conditions.
+        a, b: images `(M, H, W, C)` or latents `(M, D)`, of which the means are taken.
+        c: images `(N, H, W, C)` or latents `(N, D)`.
+
+    Example:
+
+        >>> from kvae import VAE
+        >>> x = np.zeros((4, 8, 8, 1))
+        >>> arithmetic(VAE(latent_dim=2, image_shape=(8, 8, 1)), x, x, x[:1]).shape
+        (1, 8, 8, 1)
+    """
+    offset = latents_of(model, a).mean(axis=0) - latents_of(model, b).mean(axis=0)
+    return move(model, c, offset, [1.0])[:, 0]

@@ -1,0 +1,56 @@
+"""Nearest neighbours in latent space."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from sklearn.neighbors import NearestNeighbors
+
+from kvae.features.extract import extract
+from kvae.models import LatentModel
+
+
+class Neighbours(NamedTuple):
+    """Of each query, nearest first: `indices` of images and `distances`, `(Q, k)` each."""
+
+    indices: np.ndarray
+    distances: np.ndarray
+
+
+def nearest(model: LatentModel | None, images: Any, queries: Any, k: int = 5, metric: str = "euclidean") -> Neighbours:
+    """The images whose latent means are nearest to those of the queries.
+
+    Latents that the model doesn't use hardly move, and hardly count.
+
+    Args:
+        model: a `kvae.VAE` or `kvae.Autoencoder` without conditions; None if images and queries are latents.
+        images: to search among, `(N, H, W, C)`, a dataset of batches, or their latent means `(N, D)`, from an earlier
+            search.
+        queries: images `(Q, H, W, C)`, or latents `(Q, D)`.
+        k: neighbours of each, at most N.
+        metric: of scikit-learn's `NearestNeighbors`: "euclidean", "cosine", …
+
+    Raises:
+        ValueError: if k is out of range.
+
+    Example:
+
+        >>> from kvae import VAE
+        >>> images = np.random.default_rng(0).random((20, 8, 8, 1), "float32")
+        >>> found = nearest(VAE(latent_dim=2, image_shape=(8, 8, 1)), images, images[3:5], k=2)
+        >>> found.indices[:, 0].tolist(), found.indices.shape
+        ([3, 4], (2, 2))
+    """
+    among, sought = latents_of(model, images), latents_of(model, queries)
+    if not 1 <= k <= len(among):
+        raise ValueError(f"Argument `k` must be from 1 to {len(among)}, the number of images. Received: k={k}")
+    distances, indices = NearestNeighbors(n_neighbors=k, metric=metric).fit(among).kneighbors(sought)
+    return Neighbours(indices, distances)
+
+
+def latents_of(model: LatentModel | None, x: Any) -> np.ndarray:
+    """Latent means `(N, D)` of images, or latents as they are."""
+    if np.ndim(x) == 2:
+        return np.asarray(x, np.float32)
+    if model is None:
+        raise ValueError(f"Expected latents (N, D) where there is no model. Received: shape {np.shape(x)}")
+    return extract(model, x if np.ndim(x) == 0 else np.asarray(x, np.float32), hidden=False)["mean"]

@@ -1,0 +1,47 @@
+"""Figures of a model and of its training: each function gives a `matplotlib.figure.Figure`.
+
+Figures are built without pyplot: no backend is chosen, nothing is registered, and nothing has to be closed.
+
+    >>> import numpy as np
+    >>> from kvae import plotting
+    >>> plotting.image_grid(np.zeros((6, 8, 8, 1)), columns=3).axes[0].images[0].get_array().shape
+    (17, 26, 3)
+
+Grey images on a black ground (digits) are drawn dark on light, other images as they are; pixels are clipped to
+[0, 1], and a pixel that isn't a number is magenta. Latents are counted from 0, as in code.
+"""
+
+from kvae.plotting.charts import kl_per_dimension, latent_map, learning_curves
+from kvae.plotting.exploration import direction_slider, neighbours, thumbnail_map
+from kvae.plotting.grids import (
+    class_samples,
+    image_grid,
+    interpolations,
+    manifold,
+    reconstructions,
+    samples,
+    traversals,
+)
+from kvae.plotting.style import FAINT, INK, PALETTE, TRAIN, VALIDATION, save
+
+__all__ = [
+    "FAINT",
+    "INK",
+    "PALETTE",
+    "TRAIN",
+    "VALIDATION",
+    "class_samples",
+    "direction_slider",
+    "image_grid",
+    "interpolations",
+    "kl_per_dimension",
+    "latent_map",
+    "learning_curves",
+    "manifold",
+    "neighbours",
+    "reconstructions",
+    "samples",
+    "save",
+    "thumbnail_map",
+    "traversals",
+]

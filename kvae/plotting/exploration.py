@@ -1,0 +1,119 @@
+"""Looking around in latent space: neighbours, directions, a map of thumbnails."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from kvae.features.directions import Direction, move
+from kvae.features.maps import latent_plane
+from kvae.features.search import nearest
+from kvae.plotting.style import DPI, FAINT, INK, MAX_LEGEND, PALETTE, PlainFigure, number, rgb_of, tiled
+
+STEPS = (-1.0, -0.5, 0.0, 0.5, 1.0, 1.5)
+MAP_CELLS = 22  # thumbnails along a side of the map, at most
+
+
+def neighbours(images: Any, latents: Any, queries: Sequence[int] = range(6), k: int = 8) -> Figure:
+    """Images, and beside each the others that are nearest to it in latent space.
+
+    Args:
+        images: `(N, H, W, C)`, two or more.
+        latents: `(N, D)`, their latent means.
+        queries: positions of the images whose neighbours are shown.
+        k: neighbours of each (N − 1 at most).
+
+    Example:
+
+        >>> rng = np.random.default_rng(0)
+        >>> figure = neighbours(rng.random((20, 8, 8, 1)), rng.normal(size=(20, 2)), queries=[3, 5], k=2)
+        >>> [label.get_text() for label in figure.axes[0].get_xticklabels()]
+        ['image', 'nearest', '2.']
+    """
+    images, latents = np.asarray(images), np.asarray(latents)
+    queries, k = [i for i in queries if i < len(images)], min(k, len(images) - 1)
+    found = nearest(None, latents, latents[queries], k + 1).indices
+    rows = [[i, *[j for j in others if j != i][:k]] for i, others in zip(queries, found, strict=True)]
+    tiles = rgb_of(images)[np.array(rows)]  # (Q, k + 1, H, W, 3)
+    return tiled(tiles, (), ["image", "nearest", *(f"{i}." for i in range(2, k + 1))])
+
+
+def direction_slider(model: Any, images: Any, along: Direction, steps: Sequence[float] = STEPS) -> Figure:
+    """Images moved along a direction in latent space: a row for each, the original left, itself decoded at 0.
+
+    Args:
+        model: a `kvae.VAE` or `kvae.Autoencoder` without conditions.
+        images: `(N, H, W, C)`.
+        along: from `kvae.features.direction`; a step of 1 is the distance between its two groups.
+        steps: S of them.
+
+    Example:
+
+        >>> import kvae
+        >>> vae = kvae.VAE(latent_dim=2, image_shape=(8, 8, 1))
+        >>> along = Direction(np.array([1.0, 0.0], "float32"), 2.0)
+        >>> len(direction_slider(vae, np.zeros((3, 8, 8, 1)), along).axes[0].get_xticks())
+        7
+    """
+    images = np.asarray(images)
+    moved = move(model, images, along, steps)
+    shown = np.concatenate([images[:, None], moved], axis=1)
+    rgb = rgb_of(shown.reshape(-1, *images.shape[1:]), like=images).reshape(*shown.shape[:-1], 3)
+    return tiled(rgb, (), ["original", *(number(step, 1) if step else "0" for step in steps)])
+
+
+def thumbnail_map(
+    images: Any, latents: Any, labels: Any = None, label_names: Sequence[str] = (), method: str = "tsne", seed: int = 0
+) -> Figure:
+    """Images where their latents lie on a plane, as many as fit without covering each other.
+
+    Args:
+        images: `(N, H, W, C)`.
+        latents: `(N, D)`, their latent means.
+        labels: `(N,)` integers that colour the frames.
+        label_names: for the legend.
+        method: "tsne" or "pca", of `kvae.features.latent_plane`.
+        seed: of t-SNE.
+
+    Example:
+
+        >>> rng = np.random.default_rng(0)
+        >>> figure = thumbnail_map(rng.random((40, 8, 8, 1)), rng.normal(size=(40, 4)), method="pca")
+        >>> len(figure.axes[0].images) <= 40
+        True
+    """
+    images, latents = np.asarray(images), np.asarray(latents)
+    points = latent_plane(latents, method, seed)
+    low, span = points.min(axis=0), np.maximum(np.ptp(points, axis=0), 1e-12)
+    cells = int(np.clip(round(1.3 * len(images) ** 0.5), 4, MAP_CELLS))
+    places = (points - low) / span * (cells - 1)
+    nearest_cell = np.round(places).astype(int)
+    off = np.abs(places - nearest_cell).max(axis=1)
+    taken: dict[tuple[int, int], int] = {}
+    for i in np.argsort(off, kind="stable"):  # of several images in a cell, the one closest to its middle
+        taken.setdefault((int(nearest_cell[i, 0]), int(nearest_cell[i, 1])), int(i))
+
+    rgb, aspect = rgb_of(images), images.shape[1] / images.shape[2]
+    classes = [] if labels is None else sorted({int(label) for label in np.asarray(labels)})
+    colours = {label: PALETTE[i % len(PALETTE)] for i, label in enumerate(classes)}
+    legend = 1.3 if 1 < len(classes) <= MAX_LEGEND else 0.0
+    side = 8.4
+    figure = PlainFigure(figsize=(side + legend, side * aspect), dpi=DPI, facecolor="white")
+    axes = figure.add_axes((0, 0, side / (side + legend), 1))
+    axes.set(xlim=(-0.6, cells - 0.4), ylim=(-0.6, cells - 0.4))
+    axes.axis("off")
+    for (column, row), i in taken.items():
+        frame = (column - 0.44, column + 0.44, row - 0.44, row + 0.44)
+        axes.imshow(rgb[i], extent=frame, aspect="auto", interpolation="antialiased", zorder=1)
+        colour = FAINT if labels is None else colours[int(np.asarray(labels)[i])]
+        axes.add_patch(
+            Rectangle((frame[0], frame[2]), 0.88, 0.88, fill=False, edgecolor=colour, lw=0.8 if labels is None else 1.8)
+        )
+    axes.set(xlim=(-0.6, cells - 0.4), ylim=(-0.6, cells - 0.4))
+    if legend:
+        names = [label_names[label] if label < len(label_names) else str(label) for label in classes]
+        handles = [Rectangle((0, 0), 1, 1, fill=False, edgecolor=colours[label], lw=2) for label in classes]
+        figure.legend(handles, names, loc="center right", frameon=False, fontsize=9, labelcolor=INK, handlelength=0.9)
+    return figure

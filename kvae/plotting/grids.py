@@ -1,0 +1,162 @@
+"""Grids of images: reconstructions, samples, the manifold, traversals."""
+
+import math
+from collections.abc import Sequence
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from kvae.plotting.style import MAX_LEGEND, given, number, rgb_of, tiled, z_name
+
+
+def image_grid(images: Any, columns: int | None = None) -> Figure:
+    """Images `(N, H, W, C)` as a grid, row by row; every image pixel is a whole number of screen pixels.
+
+    Args:
+        images: in [0, 1]; with C other than 1 and 3, the mean over channels is drawn.
+        columns: how many (default: as many as make the grid about square).
+
+    Raises:
+        ValueError: for no images or another shape.
+
+    Example:
+
+        >>> figure = image_grid(np.zeros((6, 8, 8, 1)), columns=3)
+        >>> figure.axes[0].images[0].get_array().shape  # 2 × 3 images, gaps of one pixel, RGB
+        (17, 26, 3)
+    """
+    images = np.asarray(images)
+    if images.ndim != 4 or not images.size or (columns is not None and columns < 1):
+        raise ValueError(
+            f"Expected images of shape (N, H, W, C) with N >= 1 and columns >= 1. Received: {images.shape}, "
+            f"columns={columns}"
+        )
+    n, height, width, _ = images.shape
+    columns = min(n, columns or max(1, round(math.sqrt(n * height / width))))
+    rows = -(-n // columns)
+    tiles = np.ones((rows * columns, height, width, 3))  # white where there is no image
+    tiles[:n] = rgb_of(images)
+    return tiled(tiles.reshape(rows, columns, height, width, 3))
+
+
+def reconstructions(model: Any, images: Any, columns: int = 8, condition: Any = None) -> Figure:
+    """Images `(N, H, W, C)` above what the model makes of them, in bands of `columns` pairs."""
+    images = np.asarray(images)
+    rebuilt = model.reconstruct(images, *given(condition))
+    pairs = np.stack([rgb_of(images), rgb_of(rebuilt, like=images)])  # (2, N, H, W, 3)
+    columns = min(columns, len(images))
+    bands = -(-len(images) // columns)
+    tiles = np.ones((2, bands * columns, *pairs.shape[2:]))
+    tiles[:, : len(images)] = pairs
+    tiles = tiles.reshape(2, bands, columns, *pairs.shape[2:]).swapaxes(0, 1)
+    return tiled(tiles.reshape(-1, *tiles.shape[2:]), ["original", "reconstruction"] * bands, band=2)
+
+
+def samples(model: Any, n: int = 64, seed: int = 0, condition: Any = None) -> Figure:
+    """A grid of `n` images from the prior: the mean of p(x|z) for each z ~ p(z). TypeError for an autoencoder."""
+    return image_grid(model.sample(n, seed=seed) if condition is None else model.sample(n, seed, condition=condition))
+
+
+def class_samples(model: Any, columns: int = 10, seed: int = 0, names: Sequence[str] = ()) -> Figure:
+    """The same latents as every class of a conditional model: a row for each class (the first 20), z by column.
+
+    Args:
+        columns: latents drawn from the prior.
+        names: of the classes.
+
+    Raises:
+        ValueError: if the model takes no condition.
+    """
+    if model.condition_dim is None:
+        raise ValueError(
+            "Samples of each class need a conditional model (`samples` shows others). Received: "
+            f"{type(model).__name__} with condition_dim=None"
+        )
+    classes = range(min(model.condition_dim, MAX_LEGEND))
+    images = np.concatenate([model.sample(columns, seed, condition=c) for c in classes])
+    labels = [str(names[c]) if c < len(names) else str(c) for c in classes]
+    return tiled(rgb_of(images).reshape(len(classes), columns, *images.shape[1:3], 3), labels)
+
+
+def manifold(model: Any, steps: int = 20, condition: Any = None) -> Figure:
+    """The images of a two-dimensional latent space (Kingma & Welling 2014, figure 4).
+
+    Latents are the quantiles (i + ½) / steps of the standard normal on each axis, so that every tile stands for
+    the same prior probability. z₀ grows to the right, z₁ upwards.
+
+    Raises:
+        ValueError: if the model has no prior, or another number of latent dimensions.
+    """
+    if model.latent_dim != 2 or not hasattr(model, "prior"):
+        raise ValueError(
+            "A manifold needs a model with a prior and latent_dim=2 (`traversals` shows others). Received: "
+            f"{type(model).__name__} with latent_dim={model.latent_dim}"
+        )
+    quantiles = [NormalDist().inv_cdf((i + 0.5) / steps) for i in range(steps)]
+    z = np.array([(x, y) for y in reversed(quantiles) for x in quantiles], "float32")  # top row: largest z₁
+    images = np.asarray(model.decode(z, *given(condition)))
+    tiles = rgb_of(images).reshape(steps, steps, *images.shape[1:3], 3)
+    shown = {0, steps // 4, steps - 1 - steps // 4, steps - 1}
+    ticks = [number(v) if i in shown else "" for i, v in enumerate(quantiles)]
+    across = [f"{z_name(0)} →" if i == steps // 2 else tick for i, tick in enumerate(ticks)]
+    up = [f"{z_name(1)} ↑" if i == steps // 2 else tick for i, tick in enumerate(ticks)]
+    return tiled(tiles, up[::-1], across, gap=0)
+
+
+def traversals(
+    model: Any,
+    image: Any = None,
+    dimensions: int | Sequence[int] = 8,
+    steps: int = 11,
+    kl: Any = None,
+    latents: Any = None,
+    condition: Any = None,
+) -> Figure:
+    """One latent dimension at a time from −3 to 3 standard deviations: a row each.
+
+    Args:
+        image: `(H, W, C)`: the other latents are those of this image (default: all at their mean).
+        dimensions: which, in this order; or how many, the largest `kl` first.
+        steps: images in a row.
+        kl: `(D,)` nats, said beside each row.
+        latents: `(N, D)` latents of images that tell mean and standard deviation of each dimension (default: 0
+            and 1, those of the standard normal prior). An autoencoder needs them.
+        condition: of all images of a conditional model.
+
+    Raises:
+        ValueError: for a dimension that isn't there, or fewer than 2 steps.
+    """
+    size = model.latent_dim
+    if isinstance(dimensions, int):
+        ranked = np.arange(size) if kl is None else np.argsort(-np.asarray(kl), kind="stable")
+        dimensions = [int(d) for d in ranked[:dimensions]]
+    if not len(dimensions) or min(dimensions) < 0 or max(dimensions) >= size or steps < 2:
+        raise ValueError(f"Expected dimensions from 0 to {size - 1} and steps >= 2. Received: {dimensions}, {steps}")
+    center = np.zeros(size) if latents is None else np.mean(latents, axis=0)
+    scale = np.ones(size) if latents is None else np.std(latents, axis=0)
+    base = center if image is None else np.asarray(model.encode_mean(np.asarray(image)[None], *given(condition)))[0]
+    offsets = np.linspace(-3.0, 3.0, steps)
+    z = np.tile(base, (len(dimensions), steps, 1))  # (rows, steps, D)
+    for row, d in enumerate(dimensions):
+        z[row, :, d] = center[d] + offsets * scale[d]
+    images = np.asarray(model.decode(z.reshape(-1, size).astype("float32"), *given(condition)))
+    tiles = rgb_of(images).reshape(*z.shape[:2], *images.shape[1:3], 3)
+    labels = [z_name(d) if kl is None else f"{z_name(d)} · {kl[d]:.2f} nats" for d in dimensions]
+    return tiled(tiles, labels, [f"{number(v, 1)}σ" for v in offsets])
+
+
+def interpolations(model: Any, first: Any, second: Any, steps: int = 8, condition: Any = None) -> Figure:
+    """From one image to another on a straight line in latent space: a row for each pair, originals at the ends.
+
+    Args:
+        first, second: `(H, W, C)` or `(B, H, W, C)`.
+        steps: images between the originals, reconstructions of both included.
+    """
+    first, second = (np.asarray(x).reshape(-1, *np.shape(x)[-3:]) for x in (first, second))
+    between = np.asarray(model.interpolate(first, second, steps, *given(condition)))  # (B, steps, H, W, C)
+    tiles = np.concatenate([first[:, None], between, second[:, None]], axis=1)
+    shares = [f"{100 * i / (steps - 1):.0f} %" for i in range(steps)]
+    rgb = rgb_of(tiles.reshape(-1, *tiles.shape[2:])).reshape(*tiles.shape[:-1], 3)
+    return tiled(rgb, (), ["original", *shares, "original"])

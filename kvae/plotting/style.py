@@ -1,0 +1,113 @@
+"""What all figures share: colours, tiles, labels, and how they are saved."""
+
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from kvae.files import atomic_file
+
+DPI = 128  # a power of two: pixels / DPI * DPI is exact, so that image pixels land on whole screen pixels
+WIDTH, TILE = 1100, 160  # screen pixels: of a grid of images, and of one image at most
+INK, FAINT, TRAIN, VALIDATION = "#2b2f36", "#c9cdd3", "#0072b2", "#d55e00"  # the last two: Okabe & Ito
+# Petroff 2021, https://arxiv.org/abs/2107.02270: ten colours chosen for people with any colour vision.
+PALETTE = ("#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6",
+           "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd")  # fmt: skip
+ACTIVE_NATS = 0.01
+MAX_LEGEND = 20
+SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
+TITLES = {"distortion": "Distortion  −E log p(x|z)", "rate": "Rate  KL(q ‖ p)", "elbo": "ELBO"}
+
+
+class PlainFigure(Figure):
+    """A figure that a notebook shows without `%matplotlib inline`."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png", dpi="figure")
+        return buffer.getvalue()
+
+
+def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
+    """Write a figure as a PNG, whole or not at all; folders are made as needed. Returns the path."""
+    options: dict[str, Any] = {"format": "png", "dpi": "figure", "metadata": {"Software": None}}
+    with atomic_file(path) as temporary:
+        figure.savefig(temporary, **options)
+    return Path(path)
+
+
+def given(condition: Any) -> tuple[Any, ...]:
+    """The last argument of a model's methods, for one that takes it."""
+    return () if condition is None else (condition,)
+
+
+def rgb_of(images: Any, like: Any = None) -> np.ndarray:
+    """Images `(N, H, W, C)` as they are shown, `(N, H, W, 3)`; whether grey is inverted is as for `like`."""
+    images = np.asarray(images, "float64")
+    if images.shape[-1] != 3:
+        images = images.mean(axis=-1, keepdims=True)
+        like = images if like is None else np.asarray(like).mean(axis=-1, keepdims=True)
+        border = np.concatenate([like[:, [0, -1]].ravel(), like[:, :, [0, -1]].ravel()])
+        images = 1 - images if np.median(border) < 0.1 else images
+        images = images.repeat(3, axis=-1)
+    bad = ~np.isfinite(images).all(axis=-1, keepdims=True)
+    return np.where(bad, (1.0, 0.0, 1.0), np.clip(images, 0.0, 1.0))
+
+
+def tiled(
+    tiles: np.ndarray,
+    row_labels: Sequence[str] = (),
+    column_labels: Sequence[str] = (),
+    gap: int | None = None,
+    band: int = 0,
+) -> Figure:
+    """Tiles `(R, C, H, W, 3)` as one figure, with labels outside; after every `band` rows, more space."""
+    rows, columns, height, width, _ = tiles.shape
+    gap = max(1, round(height / 24)) if gap is None else gap
+    tops = [r * (height + gap) + (2 * gap * (r // band) if band else 0) for r in range(rows)]
+    lefts = [c * (width + gap) for c in range(columns)]
+    mosaic = np.ones((tops[-1] + height, lefts[-1] + width, 3))
+    for r, top in enumerate(tops):
+        for c, left in enumerate(lefts):
+            mosaic[top : top + height, left : left + width] = tiles[r, c]
+    h, w, _ = mosaic.shape
+    scale = max(1, min(WIDTH // w, TILE // max(height, width))) if w <= WIDTH else min(1.0, 2 * WIDTH / w)
+    left = 30 + max(map(len, row_labels)) * 9 if any(row_labels) else 0
+    top, right = (30, 24) if any(column_labels) else (0, 0)
+    size = left + round(w * scale) + right, top + round(h * scale)
+    figure = PlainFigure(figsize=(size[0] / DPI, size[1] / DPI), dpi=DPI, facecolor="white")
+    axes = figure.add_axes((left / size[0], 0, w * scale / size[0], h * scale / size[1]))
+    axes.imshow(mosaic, interpolation="nearest" if scale >= 1 else "antialiased", aspect="auto")
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0, labelsize=9, labelcolor=INK, top=True, labeltop=True, labelbottom=False)
+    axes.set_yticks([t + (height - 1) / 2 for t in tops], row_labels or [""] * rows)
+    axes.set_xticks([x + (width - 1) / 2 for x in lefts], column_labels or [""] * columns)
+    return figure
+
+
+def chart(size: tuple[float, float]) -> tuple[Figure, Axes]:
+    figure = PlainFigure(figsize=size, dpi=DPI, facecolor="white", layout="constrained")
+    return figure, figure.subplots()
+
+
+def style(axes: Axes, title: str, x: str, y: str) -> None:
+    axes.set_facecolor("white")
+    axes.set_title(title, loc="left", fontsize=11, color=INK, pad=10)
+    axes.set_xlabel(x, fontsize=10, color=INK)
+    axes.set_ylabel(y, fontsize=10, color=INK)
+    axes.tick_params(labelsize=9, colors=INK, length=3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(FAINT)
+
+
+def z_name(dimension: int) -> str:
+    return "z" + str(dimension).translate(SUBSCRIPTS)
+
+
+def number(value: float, digits: int = 2) -> str:
+    return f"{value:.{digits}f}".replace("-", "−")
