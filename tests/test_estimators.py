@@ -109,6 +109,7 @@ def test_it_is_reproducible_and_leaves_random_numbers_alone(table):
     assert np.any(first != VAETransformer(**QUICK, random_state=4).fit_transform(table))
 
 
+@pytest.mark.slow
 def test_pickles_open_elsewhere(fitted, table, tmp_path):
     (tmp_path / "fitted.pickle").write_bytes(pickle.dumps(fitted))
     np.save(tmp_path / "x.npy", table)
@@ -124,6 +125,7 @@ def test_pickles_open_elsewhere(fitted, table, tmp_path):
     np.testing.assert_allclose(out["s"], fitted.score_samples(table), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_pipeline_and_grid_search(flat_digits):
     x, y = flat_digits[0][:400], flat_digits[1][:400]
     pipeline = make_pipeline(
@@ -145,6 +147,7 @@ def test_images_in_every_form(flat_digits, shape):
     assert estimator.inverse_transform(estimator.transform(x)).shape == x.shape
 
 
+@pytest.mark.slow
 def test_models_recipes_and_autoencoders(flat_digits):
     x = flat_digits[0][:100].reshape(-1, 8, 8, 1)
     own = kvae.VAE(latent_dim=3, image_shape=(8, 8, 1))
@@ -221,6 +224,7 @@ def test_errors_of_rows(fitted, table):
 # Anomalies.
 
 
+@pytest.mark.slow
 def test_outliers_of_a_table(table):
     rng = np.random.default_rng(1)
     outliers = rng.normal(size=(100, 5)) * table.std(axis=0) + table.mean(axis=0)  # as large, but not on the plane
@@ -294,6 +298,13 @@ def test_png_lengths_are_those_of_files(tmp_path):
 def test_errors_of_a_detector(table, settings):
     with pytest.raises(ValueError, match=next(iter(settings))):
         AnomalyDetector(**QUICK, **settings).fit(table)
+
+
+def test_what_cannot_work_is_said(table):
+    with pytest.raises(ValueError, match=r"not finite.*StandardScaler"):
+        VAETransformer(**QUICK).fit(table * 1e30)
+    with pytest.raises(ValueError, match="complexity"):
+        AnomalyDetector(**QUICK, criterion="complexity").fit(table)
 
 
 def test_an_autoencoder_has_no_scores(table):

@@ -85,6 +85,7 @@ def test_alpha_weighs_the_classification_of_labelled_images_alone(images):
     np.testing.assert_array_equal(losses[2.0, "unlabelled"], losses[0.0, "unlabelled"])
 
 
+@pytest.mark.slow
 def test_unlabelled_images_help_and_the_model_survives_a_file(tmp_path):
     x, y = load_digits(return_X_y=True)
     x = (x / 16).reshape(-1, 8, 8, 1).astype("float32")

@@ -21,7 +21,7 @@ def normal_log_density(value: Any, mean: Any, log_scale: Any) -> Any:
 class DiagonalNormal(NetworkScale):
     """Normal distribution with a diagonal covariance; the network gives `[mean, raw log-scale]`.
 
-    As a posterior it is eq. 10 of Kingma & Welling 2014 (https://arxiv.org/abs/1312.6114); as a likelihood, a
+    As a posterior it is eq. 9 of Kingma & Welling 2014 (https://arxiv.org/abs/1312.6114); as a likelihood, a
     decoder that gives a mean and a variance for each pixel. The scale is bounded smoothly, so that neither an
     untrained network nor a constant pixel gives an infinite density.
 

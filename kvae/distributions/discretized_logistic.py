@@ -96,7 +96,7 @@ class DiscretizedLogistic(Levels):
     two levels are rounded. The log-scale is smoothly bounded to (−7, 3).
 
     `mean` is that of the logistic variable clipped to the range, in closed form: within half a level of the mean of
-    the levels. `variance` is exact, by a sum over all levels.
+    the levels. `variance` is a sum over all levels, right to about 1e-7.
 
     Args:
         levels: that x in [0, 1] stands for, >= 2.

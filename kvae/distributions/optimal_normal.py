@@ -17,7 +17,8 @@ class OptimalNormal(LocationScale):
     For any mean μ the σ that makes the data likeliest is σ*² = mean (x − μ)², over the batch and the pixels
     (Rybkin et al. 2021, https://arxiv.org/abs/2006.13202, eq. 11): nothing to tune or to train. In training the
     density, in nats, is that of σ* of the batch. Evaluation, sampling and export take σ² from a moving average over
-    about 1 / (1 − momentum) batches, which is saved with the model.
+    about 1 / (1 − momentum) batches, which is saved with the model. In gradients σ* counts as a constant: exact for the
+    ELBO, of which σ* is a maximum, and not for importance-weighted objectives.
 
     Args:
         scale: standard deviation before training; it counts as one batch.

@@ -109,6 +109,10 @@ class AnomalyDetector(OutlierMixin, LatentEstimator):
         super().fit(X, y)
         if not hasattr(self.model_, "prior"):
             raise ValueError(f"Scores need a prior, which an Autoencoder hasn't. Received: model={self.model!r}")
+        if self.criterion == "complexity" and not self.model_.bounded:
+            raise ValueError(
+                "criterion='complexity' is for images in [0, 1], which PNG can keep. Received: rows of numbers"
+            )
         images = self._images(self._validate(X))
         rows = self._scores(images)
         self.typical_ = float(np.median(rows["nll"]))

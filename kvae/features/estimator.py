@@ -179,6 +179,11 @@ class LatentEstimator(BaseEstimator):
         )
         self.history_ = {name: [float(value) for value in values] for name, values in history.history.items()}
         self.n_iter_ = len(history.epoch)
+        if not np.isfinite(self.history_["loss"][-1]):
+            raise ValueError(
+                "Training gave a loss that is not finite: scale X (such as with StandardScaler), or lower "
+                f"`learning_rate`. Received: X of values from {images.min():.3g} to {images.max():.3g}"
+            )
 
     # Results.
 

@@ -19,7 +19,7 @@ class TotalCorrelation(Objective):
     and lets them keep what they know about x (Chen et al. 2018, https://arxiv.org/abs/1802.04942, eq. 4). With weights
     of 1 it is the ELBO.
 
-    log q(z) and log q(z_d) are estimated from the batch, by minibatch weighted sampling (eq. 5) or, with less bias,
+    log q(z) and log q(z_d) are estimated from the batch, by minibatch weighted sampling (eq. 3) or, with less bias,
     stratified sampling (appendix C.2). It takes B² · D densities for every posterior sample.
 
     Args:
