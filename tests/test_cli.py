@@ -307,6 +307,7 @@ MISTAKES = {
     "bad size": (["train", "digits", "--size", "big", "--out", "run"], 1, "--size as N or HxW"),
     "bad picture name": (["sample", "run", "--out", "grid.bmp"], 1, ".png or .npy"),
     "bad features name": (["features", "run", "digits", "--out", "x.csv"], 1, ".npz"),
+    "npz on Ray": (["features", "run", "images", "--ray", "local", "--out", "x.npz"], 1, "On Ray"),
     "bad option": (["train", "digits", "--epochs", "0"], 2, "--epochs"),
     "unknown choice": (["train", "digits", "--likelihood", "gauss"], 2, "normal-learned"),
     "unknown precision": (["export", "run", "--out", "x", "--precision", "int3"], 2, "int8"),

@@ -23,6 +23,16 @@ def features(
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "train",
     hidden: Annotated[bool, typer.Option(help="Write the encoder's last hidden layer, too.")] = True,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first images.", show_default=False)] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            help="Encode on Ray Data: the address of a cluster, or local. SOURCE is a folder of images, Parquet or "
+            "TFRecord files then, and --out a folder of Parquet files.",
+            show_default=False,
+        ),
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="On Ray: actors.")] = 2,
+    gpus_per_worker: Annotated[float, typer.Option(min=0, help="On Ray: GPUs of each actor.")] = 0,
     probe: Annotated[
         bool, typer.Option(help="Try the features on a linear classifier, where there are labels.")
     ] = True,
@@ -36,7 +46,16 @@ def features(
     """
     if out.suffix.lower() not in (".npz", ".parquet"):
         raise CommandError(f"Expected --out to end in .npz or .parquet. Received: {out}")
+    if ray is not None and (out.suffix.lower() == ".npz" or split != "train" or limit is not None):
+        raise CommandError("On Ray the whole SOURCE goes to Parquet: --out FOLDER.parquet, without --split and --limit")
     opened = open_run(run, context.obj)
+    if ray is not None:
+        from kvae.features.ray import write_features_on_ray
+
+        binarize, model = opened.config["binarize"], run / "model.keras"
+        rows = write_features_on_ray(model, source, out, hidden, binarize, ray, workers, gpus_per_worker)
+        say(f"Wrote {out}: {rows:,} rows")
+        return
     from kvae.features.streaming import checksum, write_features
 
     data = opened.data(source, data_dir)

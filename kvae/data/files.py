@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import IO, Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -58,8 +58,8 @@ def _orientation(image: Any) -> int:
     return image.getexif().get(0x0112, 1)
 
 
-def decode(path: Path, size: tuple[int, int] | None, channels: int) -> np.ndarray | None:
-    """An image file as uint8 (H, W, channels), None if it cannot be decoded.
+def decode(path: Path | IO[bytes], size: tuple[int, int] | None, channels: int) -> np.ndarray | None:
+    """An image file, a path or what it contains, as uint8 (H, W, channels), None if it cannot be decoded.
 
     The first frame of an animation, upright by its EXIF tag, without its alpha channel; 16-bit grey is scaled
     to 0..255.

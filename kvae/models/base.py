@@ -331,7 +331,7 @@ class LatentModel(keras.Model):
 
     _parts: tuple[str, ...] = ("encoder", "decoder", "likelihood")
 
-    def settings(self) -> dict[str, Any]:
+    def _settings(self) -> dict[str, Any]:
         """Arguments of the constructor that aren't parts."""
         settings: dict[str, Any] = {"latent_dim": self.latent_dim, "image_shape": self.image_shape, "seed": self.seed}
         if self.condition_dim is not None:
@@ -342,7 +342,7 @@ class LatentModel(keras.Model):
 
     def get_config(self) -> dict[str, Any]:
         parts = {name: keras.saving.serialize_keras_object(getattr(self, name)) for name in self._parts}
-        return {**super().get_config(), **parts, **self.settings()}
+        return {**super().get_config(), **parts, **self._settings()}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "LatentModel":

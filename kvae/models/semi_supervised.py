@@ -90,8 +90,8 @@ class SemiSupervisedVAE(VAE):
             )
         super().build(input_shape)
 
-    def settings(self) -> dict[str, Any]:
-        return {**super().settings(), "alpha": self.alpha}
+    def _settings(self) -> dict[str, Any]:
+        return {**super()._settings(), "alpha": self.alpha}
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:

@@ -223,6 +223,6 @@ class VAE(LatentModel):
         It shares the other parts, and counts its training steps on.
         """
         parts = {name: getattr(self, name) for name in self._parts if name != "prior"}
-        model = type(self)(**parts, prior=prior, **self.settings())
+        model = type(self)(**parts, prior=prior, **self._settings())
         model.step.assign(self.step)
         return model
