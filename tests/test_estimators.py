@@ -162,6 +162,7 @@ def test_models_recipes_and_autoencoders(flat_digits):
     assert clone(autoencoder).get_params()["model"] is autoencoder.model
 
 
+@pytest.mark.slow
 def test_dead_latents_are_masked_and_a_collapse_is_said(table):
     estimator = VAETransformer(6, units=(32,), epochs=80, learning_rate=3e-3, random_state=0).fit(table)
     dead = ~estimator.active_
@@ -241,6 +242,7 @@ def test_outliers_of_a_table(table):
     assert scores["typicality"] > 0.75
 
 
+@pytest.mark.slow
 def test_the_criteria_are_what_they_say(fitted, table):
     x = table[:50]
     rows = fitted._scores(fitted._images(fitted._validate(x)))
