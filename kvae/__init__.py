@@ -32,6 +32,7 @@ _NAMES = {
     "load": "kvae.models",
 }
 _MODULES = (
+    "callbacks",
     "data",
     "distributions",
     "evaluation",

@@ -4,8 +4,8 @@
     python benchmarks/features/throughput.py --images 2000 --rounds 2 --memory 2000        # tries it out
 
 One encoder (the default networks, 28×28 images, 16 latents), one array of images, one process; contestants take
-turns, and each gives the latent means of all images. Then memory, in processes of their own: n and 10·n images, with the
-hidden layer, streamed to a file (as `kvae features` does) and held in memory.
+turns, and each gives the latent means of all images. Then memory, in processes of their own: n and 10·n images, with
+the hidden layer, streamed to a file (as `kvae features` does) and held in memory.
 """
 
 import argparse

@@ -78,8 +78,9 @@ def show_only_our_warnings() -> None:
 
 def our_warnings() -> None:
     """Once kvae's warning classes can be imported cheaply, let them through."""
+    from kvae.callbacks import TrainingWarning
     from kvae.data import DataWarning
     from kvae.evaluation import EvaluationWarning
 
-    for category in (DataWarning, EvaluationWarning):
+    for category in (DataWarning, EvaluationWarning, TrainingWarning):
         warnings.simplefilter("always", category)

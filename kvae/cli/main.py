@@ -46,8 +46,9 @@ def main() -> None:
     debug = "--debug" in sys.argv
     try:
         app()
-    except KeyboardInterrupt:
-        sys.exit("kvae: stopped.")
+    except KeyboardInterrupt as interrupt:
+        print(f"kvae: {interrupt or 'stopped.'}", file=sys.stderr)
+        sys.exit(130)
     except BrokenPipeError:  # `kvae … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(1)

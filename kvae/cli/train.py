@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
+from kvae.cli import unfinished
 from kvae.cli.console import CommandError, say, start_tensorflow
-from kvae.cli.run import DataDirOption
+from kvae.cli.run import DataDirOption, open_run
 
 
 class Likelihood(StrEnum):
@@ -58,11 +59,11 @@ class Precision(StrEnum):
 def train(
     context: typer.Context,
     source: Annotated[
-        str,
+        str | None,
         typer.Argument(
             help="digits, shapes, a TFDS name, a folder of images, or an .npy/.npz file.", show_default=False
         ),
-    ],
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(metavar="RUN", help="Folder to write (else runs/SOURCE).", show_default=False),
@@ -121,13 +122,35 @@ def train(
         float, typer.Option(min=0, max=0.999999, help="Momentum of averaged weights, such as 0.999; 0 is none.")
     ] = 0.0,
     xla: Annotated[bool, typer.Option("--xla", help="Compile the training step with XLA.")] = False,
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="Only operations that give the same bits every time.")
+    ] = False,
     samples: Annotated[int, typer.Option(min=1, help="Posterior samples for the final nll.")] = 16,
+    resume: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="Go on with a training that was stopped or killed.", show_default=False),
+    ] = None,
+    save_seconds: Annotated[
+        float, typer.Option(min=0, help="Save within an epoch, too, when so many have passed. Epochs are always saved.")
+    ] = 300,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that is there.")] = False,
 ) -> None:
     """Train a VAE, score it on the test split, and write a RUN folder with model, figures and report.
 
+    Ctrl-C saves, and so does every epoch: --resume goes on from there, to the same model.
+
     Example: kvae train mnist --latent-dim 2 --epochs 20 --out runs/mnist-2d
     """
+    if resume is not None:
+        given = [name for name in context.params if _was_given(context, name)]
+        if others := set(given) - {"resume", "samples", "save_seconds"}:
+            raise CommandError(
+                f"A training goes on with the settings that it began with: leave out {', '.join(sorted(others))}"
+            )
+        _go_on(resume, samples, save_seconds, context.obj)
+        return
+    if source is None:
+        raise CommandError("Expected a SOURCE to train on, or --resume RUN: see `kvae train --help`")
     run = out or Path("runs") / Path(source).stem
     check_target(run, overwrite)
     parsed = _parse_size(size)
@@ -143,11 +166,35 @@ def train(
         posterior=posterior.value, prior=prior.value,
         network=network.value, binarize=binarize.value, size=parsed, grayscale=grayscale, patience=patience,
         precision=precision.value, ema=ema, xla=xla,
+        deterministic=deterministic,
     )  # fmt: skip
     if recipe is not None:
-        given = {name for name in context.params if _was_given(context, name)}
-        settings = settings.with_recipe(given)
-    train_run(settings, run, samples)
+        settings = settings.with_recipe({name for name in context.params if _was_given(context, name)})
+    train_run(settings, run, samples, save_seconds=save_seconds)
+    _say_what_next(run)
+
+
+def _go_on(run: Path, samples: int, save_seconds: float, debug: bool) -> None:
+    """Take up what is in RUN/training; or score what is trained, and wasn't scored."""
+    if not unfinished.is_there(run):
+        if not (run / "model.keras").is_file():
+            raise CommandError(f"Expected --resume a folder with an unfinished training. Received: {run}")
+        if (run / "report.html").is_file():
+            raise CommandError(f"{run} is finished. To train it further: kvae train SOURCE --from {run} --out ANOTHER")
+        opened = open_run(run, debug)
+        from kvae.cli.training import describe_run
+
+        describe_run(run, opened.data(), samples)
+    else:
+        start_tensorflow(debug)
+        from kvae.cli.training import Settings, train_run
+
+        settings = Settings.from_config(unfinished.settings_of(run))
+        train_run(settings, run, samples, resume=True, save_seconds=save_seconds)
+    _say_what_next(run)
+
+
+def _say_what_next(run: Path) -> None:
     say(f"Look at it:  {run / 'report.html'}")
     say(f"Use it:      kvae sample {run} -n 64 --seed 7 --out grid.png")
     say(f"Ship it:     kvae export {run} --out {run}-export")
@@ -161,10 +208,19 @@ def _was_given(context: typer.Context, name: str) -> bool:
 def check_target(run: Path, overwrite: bool) -> None:
     if run.exists() and not run.is_dir():
         raise CommandError(f"Expected --out to be a folder. Received: {run}, a file")
+    if (run / unfinished.FOLDER).is_dir():
+        with unfinished.held(run):  # or an error: another process trains it
+            pass
     if run.is_dir() and any(run.iterdir()):
+        started = unfinished.is_there(run)
+        if not overwrite and started:
+            raise CommandError(
+                f"{run} has an unfinished training: go on with `kvae train --resume {run}`, or pass --overwrite to "
+                "begin anew"
+            )
         if not overwrite:
             raise CommandError(f"{run} is there already: choose another --out, or pass --overwrite to replace it")
-        if not (run / "config.json").is_file():
+        if not (run / "config.json").is_file() and not started:
             raise CommandError(f"Expected --overwrite to replace a run. Received: {run}, a folder of something else")
 
 

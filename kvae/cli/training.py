@@ -1,9 +1,10 @@
-"""One training run, from settings to a finished RUN folder."""
+"""One training run, from settings to a finished RUN folder; also one that was stopped or killed on the way."""
 
 import dataclasses
 import datetime
 import importlib.metadata
 import inspect
+import json
 import math
 import os
 import platform
@@ -17,19 +18,22 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from kvae import data, likelihoods, networks, objectives, posteriors, priors, recipes, schedules
+from kvae.callbacks import LowerableRate, Rescue, Resume
+from kvae.cli import unfinished
 from kvae.cli.console import CommandError, our_warnings, say
 from kvae.cli.evaluate import show_scores
 from kvae.cli.features import probe_run, show_probe
 from kvae.cli.plot import draw
 from kvae.cli.run import read_history, write_json
 from kvae.evaluation import EvaluationWarning, evaluate
-from kvae.files import atomic_directory
+from kvae.files import atomic_file
 from kvae.models import VAE, load
+from kvae.models.base import CLIP_NORM
 from kvae.report import write_report
 
 STEPS, MIN_EPOCHS, MAX_EPOCHS = 5_000, 10, 100
 MAX_LINES = 20  # of the table that training prints
-CLIP_NORM = 200.0  # far above ordinary gradients (in nats): only an explosion is cut
+SAVE_SECONDS = 300.0  # after which the state of a training is saved within an epoch, too
 
 LIKELIHOODS: dict[str, Any] = {
     "bernoulli": likelihoods.Bernoulli,
@@ -91,6 +95,14 @@ class Settings:
     precision: str = "float32"
     ema: float = 0.0
     xla: bool = False
+    deterministic: bool = False
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "Settings":
+        """Those that a run's config.json tells of."""
+        settled = SETTLED if config["recipe"] is not None else set()
+        names = {field.name for field in dataclasses.fields(cls)} - settled
+        return cls(**{name: config[name] for name in names & set(config)})
 
     def load(self) -> data.Data:
         return data.load(
@@ -179,13 +191,19 @@ def start_from(model: VAE, other: VAE, name: str) -> None:
 class Progress(keras.callbacks.Callback):
     """A bar for the running epoch, a line for each that is done; counts the time that training itself takes."""
 
-    def __init__(self, images_per_epoch: int):
+    def __init__(self, images_per_epoch: int, batches: int):
         super().__init__()
         self.images_per_epoch = images_per_epoch
+        self.batches = batches
+        self.headed = False
+        self.images = 0.0  # trained on, since the beginning
         self.epochs = 0
         self.seconds = 0.0  # training steps alone, without validation
 
     def on_train_begin(self, logs: Any = None) -> None:
+        if self.headed:
+            return
+        self.headed = True
         say("  epoch   distortion     rate    −ELBO   validation −ELBO   active latents   images/s")
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
@@ -202,50 +220,107 @@ class Progress(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         self.bar.close()
         seconds = self.ended - self.started
+        images = self.images_per_epoch * (self.params["steps"] or self.batches) / self.batches
         self.seconds += seconds
+        self.images += images
         self.epochs += 1
         logs = logs or {}
-        if not math.isfinite(logs["loss"]):
-            say(f"{epoch + 1:7d}   the loss is not finite any more: stopped, and the best epoch before is kept")
-            return
         if (epoch + 1) % -(-self.params["epochs"] // MAX_LINES) and epoch + 1 < self.params["epochs"]:
             return
         say(
             f"{epoch + 1:7d} {logs['distortion']:12.2f} {logs['rate']:8.2f} {-logs['elbo']:8.2f} "
-            f"{logs['val_loss']:18.2f} {logs['active_units']:16.0f} {self.images_per_epoch / seconds:10,.0f}"
+            f"{logs['val_loss']:18.2f} {logs['active_units']:16.0f} {images / seconds:10,.0f}"
         )
 
 
-def train_run(settings: Settings, run: Path, num_samples: int = 16) -> VAE:
-    """Train, score and draw. The RUN folder appears when the model is trained; the rest is added to it."""
+class Best(keras.callbacks.Callback):
+    """Keeps the model of the best epoch in a file, which is replaced whole."""
+
+    def __init__(self, path: Path, monitor: str):
+        super().__init__()
+        self.path, self.monitor, self.best = path, monitor, math.inf
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        value = float((logs or {})[self.monitor])
+        if value < self.best:
+            with atomic_file(self.path) as temporary:
+                self.model.save(temporary)
+            self.best = value
+
+
+class UpToNextEpoch(keras.callbacks.Callback):
+    """Ends a `fit` that did the rest of an epoch when the next one begins, whose dataset is a whole one."""
+
+    class Reached(Exception):
+        pass
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        self.epochs = 0
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self.epochs += 1
+        if self.epochs > 1:
+            raise UpToNextEpoch.Reached
+
+
+def train_run(
+    settings: Settings, run: Path, num_samples: int = 16, resume: bool = False, save_seconds: float = SAVE_SECONDS
+) -> VAE:
+    """Train, score and draw. RUN is written when the model is trained; until then all is in RUN/training.
+
+    Args:
+        settings: what to train.
+        run: the folder.
+        num_samples: posterior samples of the test images, for the nll.
+        resume: go on with what is in RUN/training.
+        save_seconds: after which the state is saved within an epoch, too.
+    """
     our_warnings()
     keras.utils.set_random_seed(settings.seed)
+    if settings.deterministic:
+        tf.config.experimental.enable_op_determinism()
     keras.config.set_dtype_policy("float32" if settings.precision == "float32" else f"mixed_{settings.precision}")
-    images = settings.load()
-    settings = settings.settle(images)
-    model = settings.model(images)
-    say(
-        f"{images.name}: {images.num_train:,} training, {images.num_validation:,} validation and "
-        f"{images.num_test:,} test images of {'×'.join(map(str, images.image_shape))}"
-    )
-    kind = "Conditional VAE" if model.condition_dim else "VAE"
-    likelihood = type(model.likelihood).__name__
-    say(f"{kind} with {model.latent_dim} latents, {model.count_params():,} weights, {likelihood} likelihood\n")
-    with atomic_directory(run) as folder:
-        progress = fit(model, settings, images, folder)
-        model = load(folder / "model.keras")
-        write_json(folder / "config.json", _config(settings, images, model))
-    say(f"\nTrained {progress.epochs} epochs in {progress.seconds:.0f} s. Scoring the test split …\n")
+    with unfinished.held(run) as folder:
+        images = settings.load()
+        if resume:
+            began = unfinished.settings_of(run)["training_images"]
+            if began != images.num_train:
+                raise CommandError(f"{settings.source} had {began:,} training images, and has {images.num_train:,} now")
+            model = dataclasses.replace(settings, start=None).model(images)  # all weights are in the state
+        else:
+            unfinished.clear(folder)
+            settings = settings.settle(images)
+            model = settings.model(images)
+            write_json(folder / "config.json", _config(settings, images, model))
+        say(
+            f"{images.name}: {images.num_train:,} training, {images.num_validation:,} validation and "
+            f"{images.num_test:,} test images of {'×'.join(map(str, images.image_shape))}"
+        )
+        kind = "Conditional VAE" if model.condition_dim else "VAE"
+        likelihood = type(model.likelihood).__name__
+        say(f"{kind} with {model.latent_dim} latents, {model.count_params():,} weights, {likelihood} likelihood\n")
+        progress = fit(model, settings, images, folder, save_seconds)
+        training = {
+            "train_seconds": progress.seconds,
+            "epochs": progress.epochs,
+            "images_per_second": progress.images / progress.seconds,
+        }
+        write_json(folder / "metrics.json", training)
+        unfinished.finish(run, folder)
+    say(f"\nTrained {progress.epochs} epochs in {progress.seconds:.0f} s.")
+    return describe_run(run, images, num_samples)
+
+
+def describe_run(run: Path, images: data.Data, num_samples: int) -> VAE:
+    """What is said of a trained model: scores, linear probe, figures, report."""
+    say("Scoring the test split …\n")
+    model = load(run / "model.keras")
+    training = json.loads((run / "metrics.json").read_text())
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", EvaluationWarning)
         scores = evaluate(model, images, num_samples, "test", progress=True)
     show_scores(scores, model.latent_dim)
-    metrics = {
-        **scores,
-        "train_seconds": progress.seconds,
-        "epochs": progress.epochs,
-        "images_per_second": progress.epochs * images.num_train / progress.seconds,
-    }
+    metrics = {**training, **scores}
     if warned := [str(warning.message) for warning in caught if issubclass(warning.category, EvaluationWarning)]:
         metrics["warning"] = " ".join(warned)
         say(f"Warning: {metrics['warning']}\n")
@@ -258,46 +333,67 @@ def train_run(settings: Settings, run: Path, num_samples: int = 16) -> VAE:
     return model
 
 
-def fit(model: VAE, settings: Settings, images: data.Data, folder: Path) -> Progress:
-    """Fit `model`; `folder` gets history.csv and model.keras, the best epoch by the validation images."""
+def fit(model: VAE, settings: Settings, images: data.Data, folder: Path, save_seconds: float) -> Progress:
+    """Fit `model`, from the state in `folder` if there is one.
+
+    `folder` gets history.csv, model.keras, the best epoch by the validation images, and the state after every epoch.
+    """
     assert settings.epochs is not None
     steps = images.batches_per_epoch
+    rate = LowerableRate(learning_rate_schedule(settings.learning_rate, settings.epochs * steps))
     optimizer = keras.optimizers.Adam(
-        learning_rate_schedule(settings.learning_rate, settings.epochs * steps), global_clipnorm=CLIP_NORM,
-        use_ema=bool(settings.ema), ema_momentum=settings.ema or 0.99,
-    )  # fmt: skip
+        rate, global_clipnorm=CLIP_NORM, use_ema=bool(settings.ema), ema_momentum=settings.ema or 0.99
+    )
     # Many steps in one call: the framework's overhead is paid once (benchmarks/throughput.py).
     model.compile(optimizer, jit_compile=settings.xla or "auto", steps_per_execution=max(1, min(50, steps // 8)))
     labels = model.condition_dim is not None
-    progress = Progress(images.num_train)
     # The tighter bound where there is one: importance-weighted training may pay for it with the ELBO.
     judge = "val_nll" if model.objective.num_samples > 1 else "val_loss"
-    best = keras.callbacks.ModelCheckpoint(folder / "model.keras", monitor=judge, mode="min", save_best_only=True)
-    callbacks: list[Any] = [
-        keras.callbacks.TerminateOnNaN(),
-        best,
-        keras.callbacks.CSVLogger(str(folder / "history.csv")),
-        progress,
-    ]
-    if settings.ema:  # before the checkpoint, which is to see the averages
-        callbacks.insert(0, keras.callbacks.SwapEMAWeights(swap_on_epoch=True))
-    if settings.patience:
-        callbacks.append(keras.callbacks.EarlyStopping(judge, mode="min", patience=settings.patience))
-    try:
-        model.fit(
-            on_device(images.split("train", shuffle=True, labels=labels)),
-            validation_data=images.split("validation", labels=labels), epochs=settings.epochs, callbacks=callbacks,
-            shuffle=False, verbose=0,
-        )  # fmt: skip
-    except KeyboardInterrupt:
-        if best.best is None:
-            raise
-        say(f"\nStopped after {progress.epochs} epochs; the best of them is kept.")
-    if best.best is None or not math.isfinite(best.best):
+    progress, best = Progress(images.num_train, steps), Best(folder / "model.keras", judge)
+    while True:  # twice, if the first is the rest of an epoch
+        rescue = Rescue(rate)
+        counting: list[Any] = [progress, best, rescue]
+        if settings.patience:
+            counting.append(keras.callbacks.EarlyStopping(judge, mode="min", patience=settings.patience))
+        resume = Resume(folder / unfinished.STATE, counting, save_seconds)
+        first = resume.epoch
+        unfinished.tidy(folder, first)
+        callbacks = [
+            *([keras.callbacks.SwapEMAWeights(swap_on_epoch=True)] if settings.ema else []),  # all others see averages
+            keras.callbacks.CSVLogger(str(folder / "history.csv"), append=True),
+            *counting,
+            resume,
+            *([UpToNextEpoch()] if resume.batch else []),
+        ]
+        batches = images.split("train", shuffle=True, labels=labels, epoch=first, skip=resume.batch)
+        try:
+            with unfinished.stoppable(resume):
+                model.fit(
+                    on_device(batches), validation_data=images.split("validation", labels=labels),
+                    epochs=first if resume.finished else settings.epochs, initial_epoch=first, callbacks=callbacks,
+                    shuffle=False, verbose=0,
+                )  # fmt: skip
+        except UpToNextEpoch.Reached:
+            continue
+        except KeyboardInterrupt:
+            where = f"{resume.epoch} epochs" + (f" and {resume.batch} of {steps} steps" if resume.batch else "")
+            raise KeyboardInterrupt(
+                f"stopped; saved after {where}. Go on with: kvae train --resume {folder.parent}"
+            ) from None
+        except OSError as error:
+            raise CommandError(
+                f"The training could not be saved ({error}). What was saved after {resume.epoch} epochs is there: make "
+                f"room, and go on with: kvae train --resume {folder.parent}"
+            ) from error
+        break
+    if not math.isfinite(best.best):
+        resume.path.unlink()
         raise CommandError(
-            "The loss became infinite or not a number in the first epoch. Lower --learning-rate "
+            f"No epoch had a finite {judge}. {rescue.diagnosis or ''} Lower --learning-rate "
             f"(it was {settings.learning_rate}), or use --precision float32 (it was {settings.precision})"
         )
+    if rescue.diagnosis:
+        say(f"\nStopped, and the best epoch is kept: {rescue.diagnosis}.")
     return progress
 
 

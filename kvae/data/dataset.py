@@ -106,6 +106,7 @@ class Data:
         limit: int | None = None,
         batch_size: int | None = None,
         epoch: int = 0,
+        skip: int = 0,
     ) -> tf.data.Dataset:
         """One split as a dataset of `x` (B, H, W, C) or `(x, label (B,))`.
 
@@ -118,9 +119,11 @@ class Data:
             batch_size: instead of the one given to `load`.
             epoch: the number of the first pass when shuffled. Pass `k` is the same whether it is reached by
                 `k` passes before it or asked for, so a resumed training sees what an unbroken one would have.
+            skip: when shuffled, how many batches of a pass are left out: to go on within one.
 
         Raises:
-            DataError: for an unknown or empty split, labels where there are none, or a limit below 1.
+            DataError: for an unknown or empty split, labels where there are none, a limit below 1, or a skip that
+                leaves no batch.
 
         Example:
             >>> import kvae
@@ -132,7 +135,13 @@ class Data:
         count = self._count(name, limit)
         if labels and not self.has_labels:
             raise DataError(f"{self.name}: expected labels, and this source has none. Received: labels=True")
-        plan = self._plan(name, batch_size, labels=labels, shuffle=shuffle, epoch=epoch)
+        plan = self._plan(name, batch_size, labels=labels, shuffle=shuffle, epoch=epoch, skip=skip)
+        batches = -(-count // plan.batch_size)
+        if skip and not (shuffle and 0 < skip < batches):
+            raise DataError(
+                f"{self.name}: expected 'skip' to be of a shuffled split, and below its {batches} batches. "
+                f"Received: skip={skip}"
+            )
         return pipeline.batches(self.source.splits[name], count, plan)
 
     def _plan(self, name: str, batch_size: int | None, **options: Any) -> pipeline.Plan:

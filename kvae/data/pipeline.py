@@ -39,6 +39,7 @@ class Plan:
         shuffle: a training pass: another order and fresh draws each time.
         labels: whether elements are `(x, label)`.
         epoch: the number of the first training pass.
+        skip: leave out the first batches of every pass, which are done already.
         numbers: with `labels`, elements are `(x, [label, number of the image in its source])`.
     """
 
@@ -51,6 +52,7 @@ class Plan:
     shuffle: bool = False
     labels: bool = False
     epoch: int = 0
+    skip: int = 0
     numbers: bool = False
 
 
@@ -62,7 +64,8 @@ def batches(split: Split, count: int, plan: Plan) -> tf.data.Dataset:
         dataset = _from_stream(split, count, plan)
     dataset = dataset.map(_plain(lambda x, y, key: _finish(x, y, key, plan)), tf.data.AUTOTUNE)
     if isinstance(split, MemorySplit) or split.exact:
-        dataset = dataset.apply(tf.data.experimental.assert_cardinality(-(-count // plan.batch_size)))
+        batches_left = -(-count // plan.batch_size) - plan.skip
+        dataset = dataset.apply(tf.data.experimental.assert_cardinality(batches_left))
     options = tf.data.Options()
     options.deterministic = True
     return dataset.with_options(options).prefetch(tf.data.AUTOTUNE)
@@ -105,7 +108,7 @@ def _from_memory(split: MemorySplit, count: int, plan: Plan) -> tf.data.Dataset:
     def one_pass(key: tf.Tensor) -> tf.data.Dataset:
         order = tf.numpy_function(permutation, [key], tf.int64, stateful=False) if plan.shuffle else stable
         order = tf.ensure_shape(order, [count])
-        starts = tf.data.Dataset.range(0, count, step)
+        starts = tf.data.Dataset.range(plan.skip * step, count, step)
         return starts.map(_plain(lambda i: (order[i : i + step], tf.stack([key, i // step]))))
 
     def gather(index: tf.Tensor, key: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
@@ -126,7 +129,8 @@ def _from_stream(split: StreamSplit, count: int, plan: Plan) -> tf.data.Dataset:
 
     def one_pass(key: tf.Tensor) -> tf.data.Dataset:
         dataset = split.elements(key, count).batch(plan.batch_size)
-        return dataset.enumerate().map(_plain(lambda number, element: keyed(number, element, key)))
+        numbered = dataset.enumerate().skip(plan.skip)
+        return numbered.map(_plain(lambda number, element: keyed(number, element, key)))
 
     if plan.shuffle:
         return _epoch_keys(plan).flat_map(_plain(one_pass))

@@ -8,11 +8,13 @@ import tensorflow as tf
 from keras import ops
 
 from kvae.distributions import Distribution, Noise
+from kvae.models.metrics import SkippedSteps
 from kvae.networks import Decoder, Encoder, check_image_shape
 
 NO_CONDITION = "Expected conditions that are integers from 0 to condition_dim − 1, or finite vectors. Received: others"
 OUTSIDE = "Expected images with values in [0, 1] and no NaN; scale them, for example x / 255. Received: values outside"
 NO_LABEL = "Expected labels that are integers from 0 to num_classes − 1, or −1 for none. Received: others"
+CLIP_NORM = 200.0  # of the gradient, in nats: far above ordinary ones, only an explosion is cut
 NOT_FINITE = "Expected values that are finite. Received: NaN or infinite ones"
 
 
@@ -55,6 +57,7 @@ class LatentModel(keras.Model):
             name="step", shape=(), dtype="int64", initializer="zeros", trainable=False,
             aggregation="only_first_replica",
         )  # fmt: skip
+        self.skipped = SkippedSteps()
         self.trackers = {name: keras.metrics.Mean(name=name) for name in self.value_names}
 
     # What a subclass defines.
@@ -113,11 +116,11 @@ class LatentModel(keras.Model):
         """Shape of what the decoder gets, without the batch: latents and condition."""
         return (self.latent_dim + (self.condition_dim or 0),)
 
-    def check_images(self, x: Any) -> Any:
+    def check_images(self, x: Any, training: bool = False) -> Any:
         """`x` as float32 images of the right shape with values in [0, 1]; ValueError otherwise.
 
-        Of a model with `bounded=False`, any finite values will do. (Inside a `tf.function` the values are checked by
-        an assertion, which XLA leaves out.)
+        Of a model with `bounded=False`, any finite values will do. In training NaN will, too: the step is skipped.
+        (Inside a `tf.function` the values are checked by an assertion, which XLA leaves out.)
         """
         x = ops.cast(x, "float32")
         if tuple(x.shape[1:]) != self.image_shape:
@@ -126,7 +129,8 @@ class LatentModel(keras.Model):
                 f"Received: shape {tuple(x.shape)}"
             )
         message = OUTSIDE if self.bounded else NOT_FINITE
-        inside = tf.reduce_all((x >= 0.0) & (x <= 1.0) if self.bounded else tf.math.is_finite(x))  # false for NaN
+        inside = (x >= 0.0) & (x <= 1.0) if self.bounded else tf.math.is_finite(x)  # false for NaN
+        inside = tf.reduce_all(inside | tf.math.is_nan(x) if training else inside)
         if not tf.is_symbolic_tensor(inside) and not inside:
             raise ValueError(message)
         tf.debugging.Assert(inside, [message])
@@ -253,13 +257,18 @@ class LatentModel(keras.Model):
     # Training.
 
     def compile(self, optimizer: Any = "adam", **kwargs: Any) -> None:
-        """As `keras.Model.compile`; the loss and the metrics are the model's own."""
+        """As `keras.Model.compile`; the loss and the metrics are the model's own.
+
+        An optimizer that is given by its name clips gradients to a norm of 200, which only an explosion reaches.
+        """
         for name in ("loss", "metrics", "weighted_metrics", "loss_weights"):
             if kwargs.get(name) is not None:
                 raise ValueError(
                     f"{type(self).__name__} computes its own loss and metrics from its parts: choose another "
                     f"`likelihood` or `objective` instead. Received: {name}={kwargs[name]}"
                 )
+        if isinstance(optimizer, str):
+            optimizer = keras.optimizers.get({"class_name": optimizer, "config": {"global_clipnorm": CLIP_NORM}})
         super().compile(optimizer=optimizer, **kwargs)
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
@@ -296,17 +305,21 @@ class LatentModel(keras.Model):
 
     def train_step(self, data: Any) -> dict[str, Any]:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        x = self.check_images(x)
+        x = self.check_images(x, training=True)
         with tf.GradientTape() as tape:
             values = self.batch_values(x, self.noise(self.step), True, y)
             loss = _weighted_mean(values["loss"], sample_weight) + sum(self.losses)
             # Gradients of the replicas are summed; float16 needs the loss scaled.
             loss = self.optimizer.scale_loss(loss / tf.distribute.get_strategy().num_replicas_in_sync)
-        weights = self.trainable_weights
-        self.optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights))
+        gradients = tape.gradient(loss, self.trainable_weights)
+        finite = _all_finite([x, loss, *gradients])
+        _apply_if(finite, self.optimizer, gradients, self.trainable_weights)
+        self.skipped.update(finite)
         self.after_step(_overall_means(values, sample_weight))
         self.step.assign_add(1)
-        return self._update_metrics(values, sample_weight)
+        counted = ops.cast(finite, "float32")
+        counted *= ops.ones_like(values["loss"]) if sample_weight is None else ops.cast(sample_weight, "float32")
+        return self._update_metrics({name: ops.where(finite, v, 0.0) for name, v in values.items()}, counted)
 
     def test_step(self, data: Any) -> dict[str, Any]:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
@@ -358,6 +371,38 @@ def _weighted_mean(values: Any, sample_weight: Any) -> Any:
     if sample_weight is not None:
         values = values * ops.cast(sample_weight, values.dtype)
     return ops.sum(values) / ops.maximum(ops.cast(ops.shape(values)[0], values.dtype), 1.0)
+
+
+def _all_finite(tensors: list[Any]) -> Any:
+    """Whether all values are finite, on all replicas. (Their sum is, unless one isn't, or it is beyond 1e38.)"""
+    total = sum(tf.reduce_sum(tf.convert_to_tensor(tensor)) for tensor in tensors if tensor is not None)
+    finite = tf.math.is_finite(total)
+    context = tf.distribute.get_replica_context()
+    if context is not None and context.num_replicas_in_sync > 1:
+        finite = context.all_reduce(tf.distribute.ReduceOp.SUM, 1.0 - tf.cast(finite, "float32")) == 0.0
+    return finite
+
+
+def _apply_if(finite: Any, optimizer: Any, gradients: list[Any], weights: list[Any]) -> None:
+    """Take the step, or leave weights and optimizer as they are."""
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        optimizer.apply(gradients, weights)  # skips by itself, and lowers the scale
+        return
+    if not optimizer.built:
+        optimizer.build(weights)
+    if tf.distribute.get_strategy().num_replicas_in_sync == 1:
+        tf.cond(finite, lambda: optimizer.apply(gradients, weights), lambda: None)
+        return
+
+    def in_all_replicas(strategy: Any, finite: Any, gradients: list[Any]) -> None:
+        """A condition in a replica can't have a branch in which replicas meet: it is put around them."""
+
+        def apply() -> None:
+            strategy.extended.call_for_each_replica(optimizer.apply, args=(gradients, weights))
+
+        tf.cond(strategy.experimental_local_results(finite)[0], apply, lambda: None)
+
+    tf.distribute.get_replica_context().merge_call(in_all_replicas, args=(finite, gradients))
 
 
 def _overall_means(values: dict[str, Any], sample_weight: Any) -> dict[str, Any]:

@@ -8,6 +8,37 @@ from keras import ops
 ACTIVE_VARIANCE = 0.01
 
 
+class SkippedSteps:
+    """Training steps that were not taken, since the loss or a gradient was not finite; not saved with the model.
+
+    Attributes:
+        total: how many, since the model was made.
+        in_a_row: how many of them were the last ones.
+    """
+
+    def __init__(self) -> None:
+        settings: dict[str, Any] = {"dtype": "int32", "trainable": False, "aggregation": "only_first_replica"}
+        self._total = keras.Variable(0, name="total", **settings)
+        self._in_a_row = keras.Variable(0, name="in_a_row", **settings)
+
+    @property
+    def total(self) -> int:
+        return int(ops.convert_to_numpy(self._total))
+
+    @property
+    def in_a_row(self) -> int:
+        return int(ops.convert_to_numpy(self._in_a_row))
+
+    def update(self, finite: Any) -> None:
+        """Count a step; inside the graph."""
+        skipped = 1 - ops.cast(finite, "int32")
+        self._total.assign_add(skipped)
+        self._in_a_row.assign(skipped * (self._in_a_row + 1))
+
+    def begin_row(self) -> None:
+        self._in_a_row.assign(0)
+
+
 @keras.saving.register_keras_serializable("kvae")
 class ActiveUnits(keras.metrics.Metric):
     """Number of latents whose posterior mean varies over the data: Var_x(E[z_d|x]) > 0.01.
@@ -33,7 +64,9 @@ class ActiveUnits(keras.metrics.Metric):
 
     def update_state(self, z_mean: Any, sample_weight: Any = None) -> None:
         z_mean = ops.cast(z_mean, "float32")
-        self.count.assign(self.count + ops.cast(ops.shape(z_mean)[0], "float32"))
+        finite = ops.all(ops.isfinite(z_mean), axis=-1, keepdims=True)  # others belong to a step that is skipped
+        z_mean = ops.where(finite, z_mean, 0.0)
+        self.count.assign(self.count + ops.sum(ops.cast(finite, "float32")))
         self.total.assign(self.total + ops.sum(z_mean, axis=0))
         self.squares.assign(self.squares + ops.sum(ops.square(z_mean), axis=0))
 

@@ -1,0 +1,299 @@
+"""Callbacks for `fit`: training that survives being killed, and values that aren't finite."""
+
+import json
+import os
+import time
+import warnings
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from kvae.files import atomic_file
+
+FORMAT = 1
+Numbers = int | float | bool | str | None
+
+
+class Resume(keras.callbacks.Callback):
+    """Saves the whole state of a training after every epoch, and goes on from it as if nothing had happened.
+
+    On a CPU with deterministic operations the weights at the end are those of an unbroken training, to the bit,
+    wherever it was killed. Saved are: the model's variables (with the step that its noise depends on), the optimizer's
+    (moments, iterations, averages, loss scale), the number of the epoch, and the numbers that other callbacks count
+    with. The file is replaced whole; a process that is killed while it writes leaves the one before.
+
+    Put it last among the callbacks, start `fit` where it says, and give it data that is the same in epoch k however k
+    is reached: that of `kvae.data` is, and so is any dataset that isn't shuffled.
+
+    Args:
+        path: of the file, such as "runs/state.npz". If it is there, `fit` goes on from it.
+        others: callbacks that count (EarlyStopping, ReduceLROnPlateau, …): theirs is saved and restored, too.
+        save_seconds: save within an epoch as well, when so many have passed since the last time. To go on from there
+            takes a dataset of the epoch's other batches (`Data.split(..., epoch=resume.epoch, skip=resume.batch)`) in a
+            `fit` of its own, as `kvae train` does.
+
+    Attributes:
+        epoch: the epoch to go on with: `initial_epoch` of `fit`; 0 if nothing is saved.
+        batch: how many of its batches are done already.
+        finished: whether the saved training came to its end.
+
+    Raises:
+        ValueError: if the file is damaged or of another model, or `fit` starts elsewhere.
+
+    Example:
+
+        >>> import kvae, tempfile
+        >>> data = kvae.data.load("digits")
+        >>> def train(epochs, path):
+        ...     keras.utils.set_random_seed(0)
+        ...     vae = kvae.VAE(latent_dim=2, image_shape=(8, 8, 1))
+        ...     vae.compile("adam")
+        ...     resume = Resume(path)
+        ...     batches = data.split("train", shuffle=True, epoch=resume.epoch)
+        ...     history = vae.fit(batches, epochs=epochs, initial_epoch=resume.epoch, callbacks=[resume], verbose=0)
+        ...     return history.epoch
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     train(1, f"{folder}/state.npz"), train(3, f"{folder}/state.npz")
+        ([0], [1, 2])
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        others: Sequence[keras.callbacks.Callback] = (),
+        save_seconds: float | None = None,
+    ):
+        super().__init__()
+        self.path = Path(path)
+        self.others = list(others)
+        self.save_seconds = save_seconds
+        self.interrupted = False  # set from outside: save after this step, and stop
+        self.epoch, self.batch, self.finished = 0, 0, False
+        self._arrays: list[np.ndarray] | None = None
+        if self.path.exists():
+            self._read()
+
+    # What `fit` calls.
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        if not self.model.optimizer.built:
+            self.model.optimizer.build(self.model.trainable_variables)
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        if self._arrays is not None:
+            if epoch != self.epoch:
+                raise ValueError(
+                    f"Expected `fit` to start where {self.path} was saved: pass initial_epoch={self.epoch}. "
+                    f"Received: epoch {epoch}"
+                )
+            self._restore(self._arrays)
+            self._arrays = None
+        elif epoch > self.epoch or not self.path.exists():
+            self._save(epoch, 0)
+        self._stop_if_interrupted()
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        done, steps = batch + 1, self.params.get("steps")
+        if self.save_seconds is None or steps is None or done >= steps:
+            return  # the end of the epoch will save
+        if self.interrupted or time.monotonic() - self._saved_at > self.save_seconds:
+            self._save(self.epoch, self._first + done)
+            self._stop_if_interrupted()
+
+    def on_train_end(self, logs: Any = None) -> None:
+        if self._arrays is not None:  # it was finished before: no epoch was left to do
+            self._restore(self._arrays)
+            self._arrays = None
+            return
+        self._save(self.epoch + 1, 0, finished=True)
+
+    def _stop_if_interrupted(self) -> None:
+        if self.interrupted:
+            raise KeyboardInterrupt
+
+    # The file.
+
+    def _variables(self) -> list[Any]:
+        metrics = [variable for metric in self.model.metrics for variable in metric.variables]
+        found = [*self.model.variables, *self.model.optimizer.variables, *metrics]
+        return list({id(variable): variable for variable in found}.values())
+
+    def _save(self, epoch: int, batch: int, finished: bool = False) -> None:
+        values = [_plain(keras.ops.convert_to_numpy(variable)) for variable in self._variables()]
+        arrays: dict[str, Any] = {f"{number:05d}": value for number, value in enumerate(values)}
+        state = {
+            "format": FORMAT,
+            "epoch": epoch,
+            "batch": batch,
+            "finished": finished,
+            "callbacks": [_numbers(callback) for callback in self.others],
+        }
+        encoded = np.frombuffer(json.dumps(state).encode(), np.uint8)
+        with atomic_file(self.path) as temporary:
+            np.savez(temporary, state=encoded, **arrays)
+        self.epoch, self.batch, self.finished = epoch, batch, finished
+        if not batch:
+            self._first = 0
+        self._saved_at = time.monotonic()
+
+    def _read(self) -> None:
+        try:
+            with np.load(self.path, allow_pickle=False) as file:
+                state = json.loads(bytes(file["state"]))
+                self._arrays = [file[name] for name in sorted(set(file.files) - {"state"})]
+            if state["format"] != FORMAT:
+                raise ValueError(f"format {state['format']}")
+            self.epoch, self.batch, self.finished = int(state["epoch"]), int(state["batch"]), bool(state["finished"])
+            self._counts = [dict(numbers) for numbers in state["callbacks"]]
+        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+            raise ValueError(
+                f"Expected a state saved by kvae.callbacks.Resume. Received: {self.path}, which can't be read "
+                f"({type(error).__name__}: {error}). Remove it to begin anew"
+            ) from error
+
+    def _restore(self, arrays: list[np.ndarray]) -> None:
+        variables = self._variables()
+        shapes = [tuple(variable.shape) for variable in variables]
+        saved = [array.shape for array in arrays]
+        if shapes != saved or len(self._counts) != len(self.others):
+            different = next((pair for pair in zip(saved, shapes) if pair[0] != pair[1]), (len(saved), len(shapes)))
+            raise ValueError(
+                f"Expected the model, the optimizer and the callbacks that {self.path} was saved with. Received: "
+                f"others (saved {different[0]}, now {different[1]})"
+            )
+        for variable, array in zip(variables, arrays):
+            variable.assign(array)
+        for callback, numbers in zip(self.others, self._counts):
+            vars(callback).update(numbers)
+        self._first, self._saved_at = self.batch, time.monotonic()
+
+
+class TrainingWarning(UserWarning):
+    """Something about the training that a user should see."""
+
+
+@keras.saving.register_keras_serializable("kvae")
+class LowerableRate(keras.optimizers.schedules.LearningRateSchedule):
+    """A learning rate schedule times a factor, which `Rescue` can lower while it trains.
+
+    Example:
+
+        >>> rate = LowerableRate(keras.optimizers.schedules.CosineDecay(1e-3, 1000))
+        >>> _ = rate.factor.assign(0.5)
+        >>> round(float(rate(0)), 6)
+        0.0005
+    """
+
+    def __init__(self, schedule: Any):
+        is_config = isinstance(schedule, dict)
+        self.schedule = keras.saving.deserialize_keras_object(schedule) if is_config else schedule
+        self.factor = keras.Variable(1.0, trainable=False, name="factor")
+
+    def __call__(self, step: Any) -> Any:
+        return self.factor * self.schedule(step)
+
+    def get_config(self) -> dict[str, Any]:
+        return {"schedule": keras.saving.serialize_keras_object(self.schedule)}
+
+
+class Rescue(keras.callbacks.Callback):
+    """Brings a training back that has become infinite or not a number.
+
+    Steps whose loss or gradients aren't finite are skipped anyway; `vae.skipped` counts them. When too many in a row
+    are, the weights from the beginning of the epoch are restored and the learning rate is lowered; when that doesn't
+    help either, training stops, and `diagnosis` says why. A `TrainingWarning` tells of rescues and of skipped steps.
+
+    Args:
+        rate: the optimizer's schedule; None if its learning rate is a number.
+        in_a_row: skipped steps that are too many. (float16 begins with up to 15, until its loss scale is found.)
+        factor: what the learning rate is multiplied with.
+        times: how often; then training stops.
+
+    Example:
+
+        >>> import kvae
+        >>> vae = kvae.VAE(latent_dim=2, image_shape=(8, 8, 1))
+        >>> vae.compile(keras.optimizers.Adam(1e-3))
+        >>> rescue = Rescue(in_a_row=2, times=1)
+        >>> with warnings.catch_warnings():
+        ...     warnings.simplefilter("ignore", TrainingWarning)
+        ...     history = vae.fit(np.full((64, 8, 8, 1), np.nan), batch_size=8, callbacks=[rescue], verbose=0)
+        >>> rescue.diagnosis.split(",")[0]
+        '2 steps in a row had no finite loss or gradients'
+    """
+
+    def __init__(self, rate: LowerableRate | None = None, in_a_row: int = 30, factor: float = 0.3, times: int = 3):
+        super().__init__()
+        self.rate, self.in_a_row, self.factor, self.times = rate, in_a_row, factor, times
+        self.lowered = 1.0  # what the rate is multiplied with by now
+        self.rescues = 0
+        self.diagnosis: str | None = None
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        self._seen = self.model.skipped.total
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._good: list[np.ndarray] = []
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        if not self._good:  # not in on_epoch_begin, where other callbacks restore and swap weights
+            self._good = [keras.ops.convert_to_numpy(variable) for variable in self._variables()]
+            if self.rate is not None:
+                self.rate.factor.assign(self.lowered)
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        in_a_row = self.model.skipped.in_a_row
+        if in_a_row < self.in_a_row:
+            return
+        if self.rescues == self.times:
+            self.diagnosis = (
+                f"{in_a_row} steps in a row had no finite loss or gradients, after going back {self.times} times and "
+                f"with {self.lowered:.2g} of the learning rate. Look for NaN in the images; or take a lower learning "
+                "rate, float32, or a likelihood whose variance has a bound"
+            )
+            self.model.stop_training = True
+            return
+        self.rescues += 1
+        self.lowered *= self.factor
+        for variable, value in zip(self._variables(), self._good):
+            variable.assign(value)
+        self.model.skipped.begin_row()
+        if self.rate is not None:
+            self.rate.factor.assign(self.lowered)
+        else:
+            self.model.optimizer.learning_rate = float(self.model.optimizer.learning_rate) * self.factor
+        warnings.warn(
+            f"{in_a_row} steps in a row had no finite loss or gradients: back to the weights before, and on with "
+            f"{self.lowered:.2g} of the learning rate",
+            TrainingWarning, stacklevel=2,
+        )  # fmt: skip
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        skipped = self.model.skipped.total - self._seen
+        self._seen += skipped
+        if skipped:
+            warnings.warn(
+                f"epoch {epoch + 1}: {skipped} steps were skipped, whose loss or gradients were not finite",
+                TrainingWarning, stacklevel=2,
+            )  # fmt: skip
+
+    def _variables(self) -> list[Any]:
+        """All but the step, since new noise is worth a trial, and the learning rate."""
+        kept = (id(self.model.step), id(self.model.optimizer.learning_rate))
+        found = [*self.model.variables, *self.model.optimizer.variables]
+        return [variable for variable in found if id(variable) not in kept]
+
+
+def _plain(array: np.ndarray) -> np.ndarray:
+    """As a dtype that NumPy knows by itself: bfloat16 goes to float32, which holds it exactly."""
+    return array.astype("float32") if array.dtype.kind == "V" or array.dtype.name == "bfloat16" else array
+
+
+def _numbers(callback: keras.callbacks.Callback) -> dict[str, Numbers]:
+    """What a callback counts with."""
+    plain = {name: value.item() if isinstance(value, np.generic) else value for name, value in vars(callback).items()}
+    return {name: value for name, value in plain.items() if isinstance(value, Numbers)}

@@ -1,0 +1,150 @@
+"""Losses and gradients that are not finite: skipped, counted, shown; and what happens when there are too many."""
+
+import warnings
+
+import keras
+import numpy as np
+import pytest
+
+import kvae
+from kvae.callbacks import LowerableRate, Rescue, TrainingWarning
+
+
+def small(**parts):
+    return kvae.VAE(kvae.Encoder(2, kvae.networks.MLP((8,))), kvae.Decoder((8, 8, 1), kvae.networks.MLP((8,))), **parts)
+
+
+@pytest.fixture
+def x():
+    return np.random.default_rng(0).random((256, 8, 8, 1)).astype("float32")
+
+
+OPTIMIZERS = {
+    "by name": lambda: "adam",
+    "Adam": lambda: keras.optimizers.Adam(1e-3),
+    "loss scale": lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(1e-3)),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_nan_image_costs_its_step_and_nothing_else(x, name):
+    bad = x.copy()
+    bad[70, 3, 3] = np.nan  # in the third of eight batches
+    vae = small()
+    vae.compile(OPTIMIZERS[name](), steps_per_execution=4)
+    before = [np.array(weight) for weight in vae.trainable_weights]
+    history = vae.fit(bad, batch_size=32, epochs=2, shuffle=False, verbose=0).history
+    assert (vae.skipped.total, vae.skipped.in_a_row, int(vae.step)) == (2, 0, 16)
+    assert int(vae.optimizer.iterations) == 14
+    assert np.isfinite(list(history.values())).all()
+    assert all(np.isfinite(weight).all() for weight in vae.get_weights())
+    assert any((np.asarray(weight) != old).any() for weight, old in zip(vae.trainable_weights, before))
+
+
+def test_a_skipped_step_leaves_weights_and_moments_and_metrics_alone(x):
+    vae = small()
+    vae.compile("adam")
+    vae.train_on_batch(x[:32])
+    held = [*vae.trainable_weights, *vae.optimizer.variables]
+    before = [np.array(variable) for variable in held]
+    logs = vae.train_on_batch(np.full_like(x[:32], np.nan), return_dict=True)
+    for variable, old in zip(held, before, strict=True):
+        np.testing.assert_array_equal(variable, old)
+    assert np.isfinite(list(logs.values())).all()
+
+
+def test_metrics_of_an_epoch_are_those_of_the_steps_that_were_taken(x):
+    vae = small()
+    vae.compile(keras.optimizers.SGD(0.0))
+    vae.reset_metrics()
+    clean = {name: float(value) for name, value in vae.train_step(keras.ops.convert_to_tensor(x[:32])).items()}
+    vae.train_step(keras.ops.convert_to_tensor(np.full_like(x[:32], np.nan)))
+    assert {name: float(value) for name, value in vae.get_metrics_result().items()} == clean
+
+
+def test_replicas_skip_together(x, two_replicas):
+    bad = x.copy()
+    bad[70] = np.nan
+    with two_replicas.scope():
+        vae = small()
+        vae.compile("adam")
+    vae.fit(bad, batch_size=64, shuffle=False, verbose=0)
+    assert (vae.skipped.total, int(vae.optimizer.iterations.numpy())) == (1, 3)
+    assert all(np.isfinite(weight).all() for weight in vae.get_weights())
+
+
+def test_gradients_are_clipped_where_the_optimizer_has_a_name_only():
+    vae = small()
+    vae.compile("adam")
+    assert vae.optimizer.global_clipnorm == 200
+    vae.compile(keras.optimizers.Adam())
+    assert vae.optimizer.global_clipnorm is None
+
+
+class Explodes(keras.callbacks.Callback):
+    """Weights that are no numbers any more, as an exploding learning rate leaves them; `times` times."""
+
+    def __init__(self, times, at=5):
+        super().__init__()
+        self.times, self.at = times, at
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if self.times and batch == self.at:
+            self.times -= 1
+            weight = self.model.trainable_weights[-1]
+            weight.assign(np.nan * weight.numpy())
+
+
+@pytest.mark.parametrize("scheduled", [False, True])
+def test_too_many_in_a_row_go_back_and_lower_the_rate(x, scheduled):
+    rate = LowerableRate(keras.optimizers.schedules.PiecewiseConstantDecay([10_000], [1e-2, 1e-3]))
+    vae = small()
+    vae.compile(keras.optimizers.Adam(rate if scheduled else 1e-2))
+    rescue = Rescue(rate if scheduled else None, in_a_row=3, factor=0.5)
+    with pytest.warns(TrainingWarning) as caught:
+        history = vae.fit(x, batch_size=8, epochs=3, callbacks=[Explodes(2), rescue], verbose=0).history
+    said = [str(warning.message) for warning in caught if warning.category is TrainingWarning]
+    rescued = "3 steps in a row had no finite loss or gradients"
+    assert [message.split(":")[0] for message in said] == [rescued, "epoch 1", rescued, "epoch 2"]
+    assert "epoch 1: 3 steps were skipped" in said[1]
+    assert (rescue.rescues, rescue.lowered, rescue.diagnosis) == (2, 0.25, None)
+    assert float(vae.optimizer.learning_rate) == pytest.approx(2.5e-3)
+    assert history["loss"][2] < history["loss"][0]
+    assert all(np.isfinite(weight).all() for weight in vae.get_weights())
+
+
+def test_what_cannot_be_rescued_stops_with_a_diagnosis(x):
+    vae = small()
+    vae.compile(keras.optimizers.Adam(1e-3))
+    rescue = Rescue(in_a_row=3, times=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", TrainingWarning)
+        history = vae.fit(np.full_like(x, np.nan), batch_size=8, epochs=5, callbacks=[rescue], verbose=0)
+    assert len(history.epoch) == 1
+    assert "Look for NaN in the images" in rescue.diagnosis
+    assert all(np.isfinite(weight).all() for weight in vae.get_weights())
+
+
+def test_an_exploding_learning_rate_is_lowered_until_it_trains(x):
+    vae = small(likelihood=kvae.likelihoods.Normal(0.1))
+    vae.compile(keras.optimizers.SGD(1e18))
+    rescue = Rescue(in_a_row=2, factor=1e-12, times=3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", TrainingWarning)
+        history = vae.fit(x, batch_size=8, epochs=3, callbacks=[rescue], verbose=0).history
+    assert rescue.rescues >= 1
+    assert rescue.diagnosis is None
+    assert np.isfinite(history["loss"][-1])
+
+
+@pytest.mark.slow
+def test_an_overflow_of_float16_is_skipped(x):
+    keras.config.set_dtype_policy("mixed_float16")
+    vae = small()
+    vae.compile("adam")
+    assert isinstance(vae.optimizer, keras.optimizers.LossScaleOptimizer)
+    vae.optimizer.build(vae.trainable_variables)
+    vae.optimizer.dynamic_scale.assign(2.0**40)  # every gradient overflows, until it is lower
+    history = vae.fit(x, batch_size=8, epochs=3, verbose=0).history
+    assert vae.skipped.total > 5
+    assert history["loss"][2] < history["loss"][0]

@@ -1,0 +1,252 @@
+"""A training that is stopped, killed or out of room goes on as if nothing had happened."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+
+import kvae
+from kvae.callbacks import Resume
+
+EPOCHS = 4
+
+
+def parts():
+    return {
+        "encoder": kvae.Encoder(2, kvae.networks.MLP((16,))),
+        "decoder": kvae.Decoder((8, 8, 1), kvae.networks.MLP((16,))),
+        "objective": kvae.objectives.TargetRate(3.0),  # a controller: it has a state of its own
+    }
+
+
+@pytest.fixture(scope="module")
+def data():
+    return kvae.data.load("digits", binarize="stochastic", batch_size=128)
+
+
+class Killed(Exception):
+    pass
+
+
+class KillAt(keras.callbacks.Callback):
+    def __init__(self, step):
+        super().__init__()
+        self.step = step
+
+    def on_train_batch_end(self, batch, logs=None):
+        if int(self.model.step) >= self.step:
+            raise Killed
+
+
+def train(data, path, kill_at=10**9, precision="float32", others=(), epochs=EPOCHS):
+    """A process's worth of training: everything is made anew but the file."""
+    keras.utils.set_random_seed(1)
+    keras.config.set_dtype_policy(precision)
+    vae = kvae.VAE(**parts())
+    rate = keras.optimizers.schedules.CosineDecay(1e-2, 100)
+    vae.compile(keras.optimizers.Adam(rate, use_ema=True, ema_momentum=0.9))
+    resume = Resume(path, others)
+    swap = keras.callbacks.SwapEMAWeights(swap_on_epoch=True)
+    batches = data.split("train", shuffle=True, epoch=resume.epoch)
+    try:
+        history = vae.fit(
+            batches, validation_data=data.split("validation"), epochs=epochs, initial_epoch=resume.epoch, verbose=0,
+            callbacks=[swap, *others, resume, KillAt(kill_at)],
+        )  # fmt: skip
+    except Killed:
+        return None, None
+    return vae, history
+
+
+def assert_equal_weights(first, second):
+    for a, b in zip(
+        [*first.variables, *first.optimizer.variables], [*second.variables, *second.optimizer.variables], strict=True
+    ):
+        np.testing.assert_array_equal(np.asarray(a), np.asarray(b), err_msg=a.path)
+
+
+@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16", "mixed_float16"])
+def test_what_is_resumed_ends_with_the_same_bits(data, tmp_path, precision):
+    unbroken, whole = train(data, tmp_path / "unbroken.npz", precision=precision)
+    path = tmp_path / "state.npz"
+    epochs = []
+    for step in (5, 14, 30, 41):  # in epochs 0, 1, 2 and 3, of 12 steps each
+        assert train(data, path, step, precision) == (None, None)
+        epochs.append(Resume(path).epoch)
+    assert epochs == [0, 1, 2, 3]
+    resumed, last = train(data, path, precision=precision)
+    assert last.epoch == [3]
+    assert last.history["val_loss"] == whole.history["val_loss"][3:]
+    assert_equal_weights(unbroken, resumed)
+    assert Resume(path).finished
+
+
+def test_a_finished_training_gives_its_weights_and_can_be_made_longer(data, tmp_path):
+    path = tmp_path / "state.npz"
+    first, _ = train(data, path)
+    again, history = train(data, path)
+    assert history.epoch == []
+    assert_equal_weights(first, again)
+    _, history = train(data, path, epochs=EPOCHS + 2)
+    assert history.epoch == [EPOCHS, EPOCHS + 1]
+
+
+def test_callbacks_that_count_go_on_counting(data, tmp_path):
+    path = tmp_path / "state.npz"
+
+    def counting():
+        stopping = keras.callbacks.EarlyStopping("rate", mode="max", min_delta=1e6, patience=3)  # never better
+        return [stopping]
+
+    train(data, path, kill_at=26, others=counting(), epochs=10)
+    assert Resume(path, counting()).epoch == 2
+    _, history = train(data, path, others=counting(), epochs=10)
+    assert history.epoch == [2, 3]  # without its count: to epoch 5
+
+
+def test_the_file_is_refused_where_it_does_not_fit(data, tmp_path):
+    path = tmp_path / "state.npz"
+    train(data, path, kill_at=14)
+    other = kvae.VAE(latent_dim=3, image_shape=(8, 8, 1))
+    other.compile("adam")
+    with pytest.raises(ValueError, match="Expected the model, the optimizer"):
+        other.fit(data.train, epochs=3, initial_epoch=1, callbacks=[Resume(path)], verbose=0)
+    same = kvae.VAE(**parts())
+    same.compile("adam")
+    with pytest.raises(ValueError, match="pass initial_epoch=1"):
+        same.fit(data.train, epochs=3, callbacks=[Resume(path)], verbose=0)
+    content = path.read_bytes()
+    for damaged in (content[:1000], content[:-10], b"", b"PK\x03\x04nonsense", b"\x80\x04pickle"):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"saved by kvae\.callbacks\.Resume"):
+            Resume(path)
+
+
+def test_no_room_leaves_the_state_before(data, tmp_path, monkeypatch):
+    path = tmp_path / "state.npz"
+    write = np.savez
+    full = []
+
+    def savez(file, *args, **kwargs):
+        write(file, *args, **kwargs)
+        if len(full) == 2:
+            with open(file, "r+b") as half:
+                half.truncate(1000)
+            raise OSError(28, "No space left on device")
+        full.append(file)
+
+    monkeypatch.setattr(np, "savez", savez)
+    with pytest.raises(OSError, match="No space left"):
+        train(data, path)
+    monkeypatch.undo()
+    assert Resume(path).epoch == 1
+    assert [file.name for file in tmp_path.iterdir()] == ["state.npz"]
+
+
+def test_skipped_batches_are_those_at_the_beginning_of_the_pass(data):
+    whole = [x.numpy() for x in data.split("train", shuffle=True, epoch=3)]
+    rest = data.split("train", shuffle=True, epoch=3, skip=9)
+    assert int(rest.cardinality()) == len(whole) - 9
+    for a, b in zip(whole[9:], rest, strict=True):
+        np.testing.assert_array_equal(a, b)
+    for skip, shuffle in ((len(whole), True), (1, False), (-1, True)):
+        with pytest.raises(kvae.data.DataError, match="skip"):
+            data.split("train", shuffle=shuffle, skip=skip)
+
+
+# The command.
+
+SMALL = ["digits", "--network", "mlp", "--latent-dim", "2", "--batch-size", "64", "--deterministic", "--ema", "0.9",
+         "--binarize", "stochastic", "--patience", "50"]  # fmt: skip
+
+
+def command(*arguments):
+    return [sys.executable, "-m", "kvae", *map(str, arguments)]
+
+
+def start(*arguments):
+    """The command, and what it says; returned when its first step is about to run."""
+    process = subprocess.Popen(command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert process.stdout
+    for line in process.stdout:
+        if line.startswith("  epoch"):
+            return process
+    raise AssertionError(f"exit status {process.wait()}")
+
+
+def outcome(run):
+    """What a training comes to: the history's text, and all weights."""
+    model = kvae.load(run / "model.keras")
+    weights = [np.asarray(variable) for variable in [*model.variables, *model.optimizer.variables]]
+    return (run / "history.csv").read_text(), weights
+
+
+def assert_same_outcome(first, second):
+    (history, weights), (other_history, other_weights) = outcome(first), outcome(second)
+    assert history == other_history
+    for a, b in zip(weights, other_weights, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.slow
+def test_thirty_kills_at_random_moments(tmp_path):
+    unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
+    settings = [*SMALL, "--epochs", 90, "--samples", 1]
+    subprocess.run(command("train", *settings, "--out", unbroken), check=True, stdout=subprocess.DEVNULL)
+    rng = random.Random(0)
+    kills, progress = 0, []
+    arguments = ["train", *settings, "--out", broken, "--save-seconds", 0.2]
+    while kills < 30:
+        process = start(*arguments)
+        time.sleep(rng.uniform(0, 5))
+        if process.poll() is not None:
+            break
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        kills += 1
+        state = broken / "training" / "state.npz"
+        arguments = ["train", "--resume", broken, "--save-seconds", 0.2, "--samples", 1]
+        if state.exists():
+            saved = Resume(state)
+            progress.append((saved.epoch, saved.batch))
+        else:
+            arguments = ["train", *settings, "--out", broken, "--save-seconds", 0.2]
+    assert kills == 30, f"the training was over after {kills} kills"
+    assert progress == sorted(progress)
+    assert any(batch for _, batch in progress)  # within an epoch, too
+    subprocess.run(command("train", "--resume", broken, "--samples", 1), check=True, stdout=subprocess.DEVNULL)
+    assert_same_outcome(unbroken, broken)
+    assert sorted(os.listdir(unbroken)) == sorted(os.listdir(broken))
+
+
+@pytest.mark.slow
+def test_two_trainings_and_ctrl_c(tmp_path):
+    run = tmp_path / "run"
+    settings = [*SMALL, "--epochs", 400, "--samples", 1]
+    process = start("train", *settings, "--out", run)
+    for arguments in (["train", *settings, "--out", run], ["train", "--resume", run],
+                      ["train", *settings, "--out", run, "--overwrite"]):  # fmt: skip
+        second = subprocess.run(command(*arguments), capture_output=True, text=True, check=False)
+        assert second.returncode == 1
+        assert "is being trained by another process" in second.stderr
+    process.send_signal(signal.SIGINT)
+    said = process.stdout.read()
+    assert process.wait() == 130
+    assert "Finishing the step" in said
+    assert f"Go on with: kvae train --resume {run}" in said
+    assert sorted(os.listdir(run)) == ["training"]
+    again = subprocess.run(command("train", *settings, "--out", run), capture_output=True, text=True, check=False)
+    assert "has an unfinished training" in again.stderr
+    config = json.loads((run / "training" / "config.json").read_text())
+    config["epochs"] = 1 + Resume(run / "training" / "state.npz").epoch
+    (run / "training" / "config.json").write_text(json.dumps(config))
+    subprocess.run(command("train", "--resume", run, "--samples", 1), check=True, stdout=subprocess.DEVNULL)
+    assert "training" not in os.listdir(run)
+    assert (run / "report.html").is_file()
