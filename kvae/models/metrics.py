@@ -18,8 +18,8 @@ class SkippedSteps:
 
     def __init__(self) -> None:
         settings: dict[str, Any] = {"dtype": "int32", "trainable": False, "aggregation": "only_first_replica"}
-        self._total = keras.Variable(0, name="total", **settings)
-        self._in_a_row = keras.Variable(0, name="in_a_row", **settings)
+        self._total = keras.Variable("zeros", shape=(), name="total", **settings)
+        self._in_a_row = keras.Variable("zeros", shape=(), name="in_a_row", **settings)
 
     @property
     def total(self) -> int:
