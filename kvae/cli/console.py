@@ -13,6 +13,10 @@ class CommandError(Exception):
     """An error that a user can mend; its message is all that is shown."""
 
 
+class Stopped(Exception):
+    """The user stopped the command, in order; the message says how to go on."""
+
+
 def say(text: str = "") -> None:
     print(text, flush=True)
 

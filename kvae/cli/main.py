@@ -8,7 +8,7 @@ import typer
 
 from kvae import __version__
 from kvae.cli import demo, evaluate, export, features, plot, recipes, sample, train
-from kvae.cli.console import CommandError, show_only_our_warnings
+from kvae.cli.console import CommandError, Stopped, show_only_our_warnings
 
 app = typer.Typer(
     help="Variational autoencoders from training to the phone. Start with [bold]kvae demo[/bold].",
@@ -46,8 +46,10 @@ def main() -> None:
     debug = "--debug" in sys.argv
     try:
         app()
-    except KeyboardInterrupt as interrupt:
-        print(f"kvae: {interrupt or 'stopped.'}", file=sys.stderr)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Stopped as stopped:
+        print(f"kvae: {stopped}", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:  # `kvae … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

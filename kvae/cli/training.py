@@ -20,7 +20,7 @@ from tqdm import tqdm
 from kvae import data, likelihoods, networks, objectives, posteriors, priors, recipes, schedules
 from kvae.callbacks import LowerableRate, Rescue, Resume
 from kvae.cli import unfinished
-from kvae.cli.console import CommandError, our_warnings, say
+from kvae.cli.console import CommandError, Stopped, our_warnings, say
 from kvae.cli.evaluate import show_scores
 from kvae.cli.features import probe_run, show_probe
 from kvae.cli.plot import draw
@@ -377,9 +377,7 @@ def fit(model: VAE, settings: Settings, images: data.Data, folder: Path, save_se
             continue
         except KeyboardInterrupt:
             where = f"{resume.epoch} epochs" + (f" and {resume.batch} of {steps} steps" if resume.batch else "")
-            raise KeyboardInterrupt(
-                f"stopped; saved after {where}. Go on with: kvae train --resume {folder.parent}"
-            ) from None
+            raise Stopped(f"stopped; saved after {where}. Go on with: kvae train --resume {folder.parent}") from None
         except OSError as error:
             raise CommandError(
                 f"The training could not be saved ({error}). What was saved after {resume.epoch} epochs is there: make "

@@ -260,6 +260,7 @@ class LatentModel(keras.Model):
         """As `keras.Model.compile`; the loss and the metrics are the model's own.
 
         An optimizer that is given by its name clips gradients to a norm of 200, which only an explosion reaches.
+        Under MultiWorkerMirroredStrategy there is one step per execution: Keras 3.15 can't do more there.
         """
         for name in ("loss", "metrics", "weighted_metrics", "loss_weights"):
             if kwargs.get(name) is not None:
@@ -269,6 +270,8 @@ class LatentModel(keras.Model):
                 )
         if isinstance(optimizer, str):
             optimizer = keras.optimizers.get({"class_name": optimizer, "config": {"global_clipnorm": CLIP_NORM}})
+        if _many_workers():
+            kwargs["steps_per_execution"] = 1
         super().compile(optimizer=optimizer, **kwargs)
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
@@ -308,9 +311,10 @@ class LatentModel(keras.Model):
         x = self.check_images(x, training=True)
         with tf.GradientTape() as tape:
             values = self.batch_values(x, self.noise(self.step), True, y)
-            loss = _weighted_mean(values["loss"], sample_weight) + sum(self.losses)
             # Gradients of the replicas are summed; float16 needs the loss scaled.
-            loss = self.optimizer.scale_loss(loss / tf.distribute.get_strategy().num_replicas_in_sync)
+            replicas = tf.distribute.get_strategy().num_replicas_in_sync
+            loss = _part_of_mean(values["loss"], sample_weight) + sum(self.losses) / replicas
+            loss = self.optimizer.scale_loss(loss)
         gradients = tape.gradient(loss, self.trainable_weights)
         finite = _all_finite([x, loss, *gradients])
         _apply_if(finite, self.optimizer, gradients, self.trainable_weights)
@@ -324,7 +328,8 @@ class LatentModel(keras.Model):
     def test_step(self, data: Any) -> dict[str, Any]:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         # Numbered by the examples seen so far: the same noise in every evaluation.
-        noise = self.noise(self.trackers["loss"].count, stream=1)
+        seen = self.trackers["loss"].count * tf.distribute.get_strategy().num_replicas_in_sync
+        noise = self.noise(seen, stream=1)
         return self._update_metrics(self.batch_values(self.check_images(x), noise, False, y), sample_weight)
 
     def predict_step(self, data: Any) -> Any:
@@ -334,7 +339,11 @@ class LatentModel(keras.Model):
     def _update_metrics(self, values: dict[str, Any], sample_weight: Any) -> dict[str, Any]:
         for name, tracker in self.trackers.items():
             tracker.update_state(values[name], sample_weight=sample_weight)
-        return self.get_metrics_result()
+        results = self.get_metrics_result()
+        if _many_workers():
+            # Keras 3.15 sums what the workers report over a first axis, which scalars haven't.
+            return {name: ops.reshape(value, (1,)) for name, value in results.items()}
+        return results
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
@@ -366,11 +375,22 @@ class LatentModel(keras.Model):
         return cls(**{**config, **parts})
 
 
-def _weighted_mean(values: Any, sample_weight: Any) -> Any:
-    """Mean over the batch (Keras divides by the batch, not by the weights); 0 for a replica without examples."""
+def _many_workers() -> bool:
+    return isinstance(tf.distribute.get_strategy(), tf.distribute.MultiWorkerMirroredStrategy)
+
+
+def _part_of_mean(values: Any, sample_weight: Any) -> Any:
+    """What this replica brings to the mean over the batch of all (divided by the batch, as Keras does, not by weights).
+
+    Replicas' batches differ in size, where the last batch of an epoch is a smaller one.
+    """
     if sample_weight is not None:
         values = values * ops.cast(sample_weight, values.dtype)
-    return ops.sum(values) / ops.maximum(ops.cast(ops.shape(values)[0], values.dtype), 1.0)
+    batch = ops.cast(ops.shape(values)[0], values.dtype)
+    context = tf.distribute.get_replica_context()
+    if context is not None and context.num_replicas_in_sync > 1:
+        batch = context.all_reduce(tf.distribute.ReduceOp.SUM, batch)
+    return ops.sum(values) / ops.maximum(batch, 1.0)
 
 
 def _all_finite(tensors: list[Any]) -> Any:
