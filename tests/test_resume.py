@@ -72,7 +72,10 @@ def assert_equal_weights(first, second):
         np.testing.assert_array_equal(np.asarray(a), np.asarray(b), err_msg=a.path)
 
 
-@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize(
+    "precision",
+    ["float32", *(pytest.param(name, marks=pytest.mark.slow) for name in ("mixed_bfloat16", "mixed_float16"))],
+)
 def test_what_is_resumed_ends_with_the_same_bits(data, tmp_path, precision):
     unbroken, whole = train(data, tmp_path / "unbroken.npz", precision=precision)
     path = tmp_path / "state.npz"
