@@ -267,6 +267,7 @@ def run(trained, tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_the_command(run, trained, tmp_path):
     runner = CliRunner()
 

@@ -163,6 +163,7 @@ def test_memory_is_bounded(monkeypatch):
     assert encoded == [(6, 32, 32, 3)] * 4  # and the encoder sees the whole batch, once
 
 
+@pytest.mark.slow
 def test_bound_rises_with_k(digits):
     vae = kvae.VAE(latent_dim=4, image_shape=(8, 8, 1))
     vae.compile(keras.optimizers.Adam(3e-3))
@@ -182,6 +183,7 @@ def test_evaluation_of_nothing_is_an_error(ppca):
         evaluation.evaluate(ppca[0], ppca[1], 0)
 
 
+@pytest.mark.slow
 def test_posterior_collapse_is_named(digits):
     vae = kvae.VAE(latent_dim=8, image_shape=(8, 8, 1), objective=kvae.objectives.ELBO(beta=200.0))
     vae.compile("adam")

@@ -71,7 +71,9 @@ def test_it_says_what_the_estimator_says(name, classes, vae, means, digits):
         np.testing.assert_allclose(got, softmax / softmax.sum(1, keepdims=True), atol=1e-4)
 
 
-@pytest.mark.parametrize("output", ["moments", "hidden", "layers"])
+@pytest.mark.parametrize(
+    "output", ["moments", *(pytest.param(name, marks=pytest.mark.slow) for name in ("hidden", "layers"))]
+)
 def test_other_features(output, vae, digits):
     x, y = digits[0][:300], digits[1][:300]
     features = VAETransformer(features=output, model=vae, epochs=0, mask_inactive=False).fit_transform(x)

@@ -16,6 +16,7 @@ FILES = [*ROOT.glob("kvae/**/*.py"), *ROOT.glob("export/**/*.py")]
 
 #: room: what of kvae it may import (DESIGN: arrows point one way)
 MAY_IMPORT = {
+    "callbacks": {"files"},
     "schedules": set(),
     "files": set(),
     "distributions": set(),

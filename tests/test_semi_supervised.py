@@ -128,7 +128,7 @@ def test_features_of_any_range_can_be_its_data():
     history = net.fit(x, np.arange(32) % 3 - 1, verbose=0)
     assert np.isfinite(history.history["loss"][0])
     with pytest.raises(ValueError, match="finite"):
-        net.fit(np.full_like(x, np.nan), np.full(32, -1), verbose=0)
+        net.fit(np.full_like(x, np.inf), np.full(32, -1), verbose=0)
 
 
 @pytest.mark.parametrize(

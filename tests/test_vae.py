@@ -148,11 +148,11 @@ def test_user_models_stand_in_and_are_saved_along(x, tmp_path):
     "likelihood",
     [
         likelihoods.Bernoulli(),
-        likelihoods.Normal(0.2),
         likelihoods.Normal(learned=True),
-        likelihoods.DiagonalNormal(),
+        pytest.param(likelihoods.Normal(0.2), marks=pytest.mark.slow),
+        pytest.param(likelihoods.DiagonalNormal(), marks=pytest.mark.slow),
     ],
-    ids=["bernoulli", "normal", "normal-learned", "normal-pixel"],
+    ids=["bernoulli", "normal-learned", "normal", "normal-pixel"],
 )
 @pytest.mark.parametrize("shape", [(8, 8, 1), pytest.param((9, 7, 3), marks=pytest.mark.slow)], ids=str)
 def test_every_likelihood_trains_saves_and_gives_gradients_to_every_weight(likelihood, shape, tmp_path):

@@ -132,11 +132,12 @@ def show(stored: dict) -> None:
     """The stored results, a line each."""
     print(f"{'':<26}{'−ELBO':>9}{'NLL':>9} ± s.e.{'K':>7}{'images':>8}{'bits/dim':>10}{'epochs':>8}{'training':>10}")
     for name, entry in stored.items():
-        scores, minutes = entry["evaluation"], entry["wall_seconds"][0] / 60
+        scores, seconds = entry["evaluation"], entry["wall_seconds"][0]
+        took = "" if seconds is None else f"{seconds / 60:.0f} min"
         print(
             f"{name:<26}{-scores['elbo']:>9.2f}{scores['nll']:>9.2f} ± {scores['nll_error']:.2f}"
             f"{scores['num_samples']:>7}{scores['examples']:>8}{scores['bits_per_dim_nll']:>10.3f}"
-            f"{entry['epochs']:>8}{minutes:>6.0f} min"
+            f"{entry['epochs']:>8}{took:>10}"
         )
 
 

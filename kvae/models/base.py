@@ -8,7 +8,7 @@ import tensorflow as tf
 from keras import ops
 
 from kvae.distributions import Distribution, Noise
-from kvae.models.metrics import SkippedSteps
+from kvae.models.metrics import SkippedSteps, StepMean
 from kvae.networks import Decoder, Encoder, check_image_shape
 
 NO_CONDITION = "Expected conditions that are integers from 0 to condition_dim − 1, or finite vectors. Received: others"
@@ -58,7 +58,7 @@ class LatentModel(keras.Model):
             aggregation="only_first_replica",
         )  # fmt: skip
         self.skipped = SkippedSteps()
-        self.trackers = {name: keras.metrics.Mean(name=name) for name in self.value_names}
+        self.trackers = {name: StepMean(name=name) for name in self.value_names}
 
     # What a subclass defines.
 

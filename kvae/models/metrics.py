@@ -8,6 +8,13 @@ from keras import ops
 ACTIVE_VARIANCE = 0.01
 
 
+class StepMean(keras.metrics.Mean):
+    """A mean over examples; not a number, instead of 0, where there was none: when every step was skipped."""
+
+    def result(self) -> Any:
+        return ops.where(self.count > 0, super().result(), float("nan"))
+
+
 class SkippedSteps:
     """Training steps that were not taken, since the loss or a gradient was not finite; not saved with the model.
 

@@ -16,7 +16,7 @@ from kvae.distributions import (
     seed_words,
 )
 from kvae.models.base import LatentModel
-from kvae.models.metrics import ActiveUnits
+from kvae.models.metrics import ActiveUnits, StepMean
 from kvae.objectives import ELBO, GradientScale, Objective, Terms
 from kvae.objectives.iwae import log_mean_exp
 from kvae.priors import Prior, StandardNormal
@@ -99,7 +99,7 @@ class VAE(LatentModel):
         self.objective = objective or ELBO()
         self.active_units = ActiveUnits(self.latent_dim)
         if self.objective.num_samples > 1:
-            self.trackers["nll"] = keras.metrics.Mean(name="nll")
+            self.trackers["nll"] = StepMean(name="nll")
         self.build()
 
     def posterior_size(self) -> int:
