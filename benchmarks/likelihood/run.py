@@ -88,7 +88,7 @@ EXPERIMENTS: dict[str, dict[str, list[str]]] = {
             f"train cifar10_small --likelihood {likelihood} {COLOUR} --out {{run}}",
             "evaluate {run} --samples 100 --limit 2000",
         ]
-        for likelihood in ("logistic-mixture", "logistic", "normal-pixel", "normal-learned")
+        for likelihood in ("logistic-mixture", "normal-learned", "logistic", "normal-pixel")
     },
 }
 
