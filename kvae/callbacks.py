@@ -167,7 +167,8 @@ class Resume(keras.callbacks.Callback):
         for variable, array in zip(variables, arrays):
             variable.assign(array)
         for callback, numbers in zip(self.others, self._counts):
-            vars(callback).update(numbers)
+            known = _numbers(callback)  # a file can't give it anything else
+            vars(callback).update({name: numbers[name] for name in known if isinstance(numbers.get(name), Numbers)})
         self._first, self._saved_at = self.batch, time.monotonic()
 
 
@@ -203,8 +204,9 @@ class Rescue(keras.callbacks.Callback):
     """Brings a training back that has become infinite or not a number.
 
     Steps whose loss or gradients aren't finite are skipped anyway; `vae.skipped` counts them. When too many in a row
-    are, the weights from the beginning of the epoch are restored and the learning rate is lowered; when that doesn't
-    help either, training stops, and `diagnosis` says why. A `TrainingWarning` tells of rescues and of skipped steps.
+    are, the weights from the beginning of the epoch are restored (it keeps a copy) and the learning rate is lowered;
+    when that doesn't help either, training stops, and `diagnosis` says why. A `TrainingWarning` tells of rescues and of
+    skipped steps.
 
     Args:
         rate: the optimizer's schedule; None if its learning rate is a number.
