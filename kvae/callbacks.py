@@ -168,7 +168,7 @@ class Resume(keras.callbacks.Callback):
             variable.assign(array)
         for callback, numbers in zip(self.others, self._counts):
             known = _numbers(callback)  # a file can't give it anything else
-            vars(callback).update({name: numbers[name] for name in known if isinstance(numbers.get(name), Numbers)})
+            vars(callback).update({name: n for name, n in numbers.items() if name in known and isinstance(n, Numbers)})
         self._first, self._saved_at = self.batch, time.monotonic()
 
 

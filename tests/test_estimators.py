@@ -99,6 +99,7 @@ def test_scores_approach_the_analytic_likelihood(table):
     assert few < scores.mean()
 
 
+@pytest.mark.slow
 def test_it_is_reproducible_and_leaves_random_numbers_alone(table):
     import random
 

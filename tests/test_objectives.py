@@ -462,7 +462,7 @@ def test_objective_is_finite_at_extremes(name, size):
 
 
 #: what XLA could trip over most: a gradient of our own, and state
-TRICKY = {"PIWAE", "TargetRate"}
+TRICKY = {"TargetRate"}
 
 
 @pytest.mark.parametrize(

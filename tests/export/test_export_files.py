@@ -71,6 +71,7 @@ def test_the_same_model_gives_the_same_bytes(vae, exported, images, tmp_path):
         assert (tmp_path / "again" / name).read_bytes() == (exported / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_steps_are_told_and_nothing_is_printed(vae, tmp_path, capfd):
     steps = []
     report = kvae.export.export(vae, tmp_path, precisions=("float32",), batch_sizes=(1,), on_step=steps.append)

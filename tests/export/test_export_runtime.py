@@ -130,6 +130,7 @@ def test_a_changed_file_is_found_by_its_checksum(exported, tmp_path):
     assert runtime.load(path, sha256=hashlib.sha256(data).hexdigest()).latent_dim == 2
 
 
+@pytest.mark.slow
 def test_a_signature_for_any_batch_size(vae, tmp_path):
     kvae.export.export(vae, tmp_path, precisions=("float32",), batch_sizes=(4, None))
     model = runtime.load(tmp_path / "vae_float32.tflite")
