@@ -34,6 +34,21 @@ def spread(values: list[float]) -> str:
     return f"{min(values):,.4g} – {max(values):,.4g}"
 
 
+def rates(seconds: dict[str, list[float]], base: str, images: int, ratio: str) -> dict[str, dict[str, Any]]:
+    """Images per second of every contestant, and their ratio to `base`, printed and as rows with `ratio` as its key."""
+    rows = {
+        name: {
+            ratio: round(median_ratio(seconds[base], values), 3),
+            "images_per_second": round(images / statistics.median(values)),
+            "spread": spread([images / value for value in values]),
+        }
+        for name, values in seconds.items()
+    }
+    for name, row in rows.items():
+        print(f"  {row[ratio]:5.2f}×  {row['images_per_second']:7,} images/s  ({row['spread']})  {name}")
+    return rows
+
+
 def machine() -> dict[str, Any]:
     import tensorflow as tf
 

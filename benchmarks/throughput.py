@@ -2,14 +2,13 @@
 
 import argparse
 import os
-import statistics
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
 import tensorflow as tf
-from common import interleaved, median_ratio, spread, store
+from common import interleaved, rates, store
 
 import kvae
 from kvae import networks
@@ -60,19 +59,8 @@ def compare(network: str, images: int, rounds: int) -> dict:
         vae.compile(keras.optimizers.Adam(1e-3), steps_per_execution=per_execution)
         contestants[name] = lambda vae=vae: vae.fit(data, verbose=0)
     seconds = interleaved(contestants, rounds)
-    bare = seconds["bare tf.function loop"]
-    rows = {
-        name: {
-            "ratio_to_bare": round(median_ratio(bare, values), 3),
-            "images_per_second": round(images / statistics.median(values)),
-            "spread": spread([images / value for value in values]),
-        }
-        for name, values in seconds.items()
-    }
     print(f"\n{network}, {images:,} images of 28×28, batch {BATCH}, {rounds} rounds")
-    for name, row in rows.items():
-        print(f"  {row['ratio_to_bare']:5.2f}×  {row['images_per_second']:7,} images/s  ({row['spread']})  {name}")
-    return rows
+    return rates(seconds, "bare tf.function loop", images, "ratio_to_bare")
 
 
 if __name__ == "__main__":

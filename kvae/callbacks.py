@@ -72,6 +72,7 @@ class Resume(keras.callbacks.Callback):
         self.save_seconds = save_seconds
         self.interrupted = False  # set from outside: save after this step, and stop
         self.epoch, self.batch, self.finished = 0, 0, False
+        self._first, self._saved_at = 0, time.monotonic()  # the epoch's first batch in this `fit`, and the last save
         self._arrays: list[np.ndarray] | None = None
         if self.path.exists():
             self._read()
@@ -118,8 +119,7 @@ class Resume(keras.callbacks.Callback):
 
     def _variables(self) -> list[Any]:
         metrics = [variable for metric in self.model.metrics for variable in metric.variables]
-        found = [*self.model.variables, *self.model.optimizer.variables, *metrics]
-        return list({id(variable): variable for variable in found}.values())
+        return list({id(variable): variable for variable in [*_variables(self.model), *metrics]}.values())
 
     def _save(self, epoch: int, batch: int, finished: bool = False) -> None:
         values = [_plain(keras.ops.convert_to_numpy(variable)) for variable in self._variables()]
@@ -285,8 +285,11 @@ class Rescue(keras.callbacks.Callback):
     def _variables(self) -> list[Any]:
         """All but the step, since new noise is worth a trial, and the learning rate."""
         kept = (id(self.model.step), id(self.model.optimizer.learning_rate))
-        found = [*self.model.variables, *self.model.optimizer.variables]
-        return [variable for variable in found if id(variable) not in kept]
+        return [variable for variable in _variables(self.model) if id(variable) not in kept]
+
+
+def _variables(model: keras.Model) -> list[Any]:
+    return [*model.variables, *model.optimizer.variables]
 
 
 def _plain(array: np.ndarray) -> np.ndarray:

@@ -69,7 +69,7 @@ def assert_equal_weights(first, second):
     for a, b in zip(
         [*first.variables, *first.optimizer.variables], [*second.variables, *second.optimizer.variables], strict=True
     ):
-        np.testing.assert_array_equal(np.asarray(a), np.asarray(b), err_msg=a.path)
+        np.testing.assert_array_equal(a.numpy(), b.numpy(), err_msg=a.path)
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,7 @@ def start(*arguments):
 def outcome(run):
     """What a training comes to: the history's text, and all weights."""
     model = kvae.load(run / "model.keras")
-    weights = [np.asarray(variable) for variable in [*model.variables, *model.optimizer.variables]]
+    weights = [variable.numpy() for variable in [*model.variables, *model.optimizer.variables]]
     return (run / "history.csv").read_text(), weights
 
 

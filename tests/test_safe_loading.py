@@ -166,6 +166,13 @@ FUZZ = settings(
 )  # fmt: skip
 
 
+def content_of(save):
+    """What `save` writes into a file."""
+    file = io.BytesIO()
+    save(file)
+    return file.getvalue()
+
+
 @st.composite
 def damage(draw):
     """A function that changes some bytes, cuts, doubles or overwrites a piece."""
@@ -257,12 +264,9 @@ def test_fuzz_config_json(run_folder, tmp_path, quick, data):
 
 @pytest.fixture(scope="module")
 def arrays():
-    out = {}
-    for suffix, save in ((".npy", np.save), (".npz", np.savez), ("_compressed.npz", np.savez_compressed)):
-        file = io.BytesIO()
-        save(file, np.zeros((20, 8, 8, 1), np.uint8))
-        out[suffix] = file.getvalue()
-    return out
+    ways = {".npy": np.save, ".npz": np.savez, "_compressed.npz": np.savez_compressed}
+    zeros = np.zeros((20, 8, 8, 1), np.uint8)
+    return {suffix: content_of(lambda file, save=save: save(file, zeros)) for suffix, save in ways.items()}
 
 
 @pytest.mark.slow
@@ -278,13 +282,9 @@ def test_fuzz_arrays(run_folder, arrays, tmp_path, quick, change, suffix):
 def images(tmp_path_factory):
     from PIL import Image
 
-    pixels = np.random.default_rng(0).integers(0, 256, (8, 8), np.uint8)
-    out = {}
-    for suffix in ("png", "jpg", "bmp"):
-        file = io.BytesIO()
-        Image.fromarray(pixels).save(file, {"jpg": "jpeg"}.get(suffix, suffix))
-        out[suffix] = file.getvalue()
-    return out
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 8), np.uint8))
+    formats = {"png": "png", "jpg": "jpeg", "bmp": "bmp"}
+    return {suffix: content_of(lambda file, name=name: image.save(file, name)) for suffix, name in formats.items()}
 
 
 @pytest.mark.slow

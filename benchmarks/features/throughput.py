@@ -10,7 +10,6 @@ the hidden layer, streamed to a file (as `kvae features` does) and held in memor
 
 import argparse
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -23,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 import tensorflow as tf
-from common import interleaved, median_ratio, spread, store
+from common import interleaved, rates, store
 
 import kvae
 from kvae.features import extract, feature_model
@@ -84,18 +83,8 @@ def speed(images: int, rounds: int) -> dict[str, Any]:
         for other in others:
             np.testing.assert_allclose(other, first, atol=1e-4)
         seconds = interleaved(contestants, rounds)
-    base = seconds["predict, batch 32 (Keras's default)"]
-    rows = {
-        name: {
-            "ratio_to_predict": round(median_ratio(base, values), 2),
-            "images_per_second": round(images / statistics.median(values)),
-            "spread": spread([images / value for value in values]),
-        }
-        for name, values in seconds.items()
-    }
     print(f"{images:,} images of 28×28, {LATENTS} latents, {rounds} rounds")
-    for name, row in rows.items():
-        print(f"  {row['ratio_to_predict']:5.2f}×  {row['images_per_second']:7,} images/s  ({row['spread']})  {name}")
+    rows = rates(seconds, next(iter(BATCHES)), images, "ratio_to_predict")
     return {"images": images, "rounds": rounds, "rows": rows}
 
 

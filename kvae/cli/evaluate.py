@@ -94,16 +94,16 @@ def _score(run: Run, split: str, samples: int, seed: int, limit: int | None, dat
     from kvae.evaluation import evaluate as score
 
     data = run.data(data_dir=data_dir)
-    unfinished = Unfinished(
+    leftover = Unfinished(
         run.path, [split, samples, seed, limit, *(run.config[key] for key in ("source", "binarize", "size", "seed"))]
     )
-    done = unfinished.load()
+    done = leftover.load()
     if done is not None:
         say(f"Going on behind the {len(done['nll']):,} images that are done.")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", EvaluationWarning)  # they are printed as findings
         go = functools.partial(
-            score, run.model, data, samples, split, progress=True, seed=seed, limit=limit, save=unfinished.save
+            score, run.model, data, samples, split, progress=True, seed=seed, limit=limit, save=leftover.save
         )
         try:
             scores = go(done=done)
@@ -112,7 +112,7 @@ def _score(run: Run, split: str, samples: int, seed: int, limit: int | None, dat
                 raise
             say("They are others than the images of today: from the first one again.")
             scores = go()
-    unfinished.path.unlink(missing_ok=True)
+    leftover.path.unlink(missing_ok=True)
     return scores
 
 

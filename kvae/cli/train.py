@@ -132,7 +132,7 @@ def train(
     ] = None,
     save_seconds: Annotated[
         float, typer.Option(min=0, help="Save within an epoch, too, when so many have passed. Epochs are always saved.")
-    ] = 300,
+    ] = unfinished.SAVE_SECONDS,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that is there.")] = False,
 ) -> None:
     """Train a VAE, score it on the test split, and write a RUN folder with model, figures and report.

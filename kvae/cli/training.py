@@ -33,7 +33,6 @@ from kvae.report import write_report
 
 STEPS, MIN_EPOCHS, MAX_EPOCHS = 5_000, 10, 100
 MAX_LINES = 20  # of the table that training prints
-SAVE_SECONDS = 300.0  # after which the state of a training is saved within an epoch, too
 
 LIKELIHOODS: dict[str, Any] = {
     "bernoulli": likelihoods.Bernoulli,
@@ -264,7 +263,11 @@ class UpToNextEpoch(keras.callbacks.Callback):
 
 
 def train_run(
-    settings: Settings, run: Path, num_samples: int = 16, resume: bool = False, save_seconds: float = SAVE_SECONDS
+    settings: Settings,
+    run: Path,
+    num_samples: int = 16,
+    resume: bool = False,
+    save_seconds: float = unfinished.SAVE_SECONDS,
 ) -> VAE:
     """Train, score and draw. RUN is written when the model is trained; until then all is in RUN/training.
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from kvae.callbacks import Resume
 
 FOLDER, LOCK, STATE = "training", "lock", "state.npz"
+SAVE_SECONDS = 300.0  # after which the state is saved within an epoch, too
 MOVED = ("history.csv", "model.keras", "metrics.json", "config.json")  # into RUN, when it is finished
 
 

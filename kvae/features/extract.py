@@ -69,7 +69,7 @@ class BatchEncoder:
             outputs["hidden"] = ops.cast(encoder_output(model, x, "hidden"), "float32")
         self.model = model
         encoder = keras.Model(inputs, outputs)
-        # half the overhead of `predict_on_batch` (benchmarks/features/throughput.py)
+        # with less overhead than `predict_on_batch` (benchmarks/features/throughput.py)
         self.predict = tf.function(lambda batch: encoder(batch, training=False))
 
     def __call__(self, images: Any, labels: Any = None) -> dict[str, np.ndarray]:

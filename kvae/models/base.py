@@ -379,6 +379,14 @@ def _many_workers() -> bool:
     return isinstance(tf.distribute.get_strategy(), tf.distribute.MultiWorkerMirroredStrategy)
 
 
+def _over_replicas(value: Any) -> Any:
+    """The sum of `value` over the replicas, on each of them."""
+    context = tf.distribute.get_replica_context()
+    if context is None or context.num_replicas_in_sync == 1:
+        return value
+    return context.all_reduce(tf.distribute.ReduceOp.SUM, value)
+
+
 def _part_of_mean(values: Any, sample_weight: Any) -> Any:
     """What this replica brings to the mean over the batch of all (divided by the batch, as Keras does, not by weights).
 
@@ -386,21 +394,14 @@ def _part_of_mean(values: Any, sample_weight: Any) -> Any:
     """
     if sample_weight is not None:
         values = values * ops.cast(sample_weight, values.dtype)
-    batch = ops.cast(ops.shape(values)[0], values.dtype)
-    context = tf.distribute.get_replica_context()
-    if context is not None and context.num_replicas_in_sync > 1:
-        batch = context.all_reduce(tf.distribute.ReduceOp.SUM, batch)
+    batch = _over_replicas(ops.cast(ops.shape(values)[0], values.dtype))
     return ops.sum(values) / ops.maximum(batch, 1.0)
 
 
 def _all_finite(tensors: list[Any]) -> Any:
     """Whether all values are finite, on all replicas. (Their sum is, unless one isn't, or it is beyond 1e38.)"""
     total = sum(tf.reduce_sum(tf.convert_to_tensor(tensor)) for tensor in tensors if tensor is not None)
-    finite = tf.math.is_finite(total)
-    context = tf.distribute.get_replica_context()
-    if context is not None and context.num_replicas_in_sync > 1:
-        finite = context.all_reduce(tf.distribute.ReduceOp.SUM, 1.0 - tf.cast(finite, "float32")) == 0.0
-    return finite
+    return _over_replicas(1.0 - tf.cast(tf.math.is_finite(total), "float32")) == 0.0
 
 
 def _apply_if(finite: Any, optimizer: Any, gradients: list[Any], weights: list[Any]) -> None:
@@ -430,10 +431,7 @@ def _overall_means(values: dict[str, Any], sample_weight: Any) -> dict[str, Any]
     table = ops.stack([ops.ones_like(values["loss"]), *values.values()])  # (1 + number of values, B)
     if sample_weight is not None:
         table = table * ops.cast(sample_weight, table.dtype)
-    sums = ops.sum(table, axis=1)
-    context = tf.distribute.get_replica_context()
-    if context is not None and context.num_replicas_in_sync > 1:
-        sums = context.all_reduce(tf.distribute.ReduceOp.SUM, sums)
+    sums = _over_replicas(ops.sum(table, axis=1))
     return {name: total / ops.maximum(sums[0], 1e-30) for name, total in zip(values, ops.unstack(sums[1:]))}
 
 
