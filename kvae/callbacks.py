@@ -10,11 +10,23 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from kvae.files import atomic_file
 
 FORMAT = 1
 Numbers = int | float | bool | str | None
+
+
+def is_chief() -> bool:
+    """Whether this process is the one that writes files, of those that train together in the strategy in scope.
+
+    Example:
+
+        >>> is_chief()
+        True
+    """
+    return bool(tf.distribute.get_strategy().extended.should_checkpoint)
 
 
 class Resume(keras.callbacks.Callback):
@@ -24,6 +36,8 @@ class Resume(keras.callbacks.Callback):
     wherever it was killed. Saved are: the model's variables (with the step that its noise depends on), the optimizer's
     (moments, iterations, averages, loss scale), the number of the epoch, and the numbers that other callbacks count
     with. The file is replaced whole; a process that is killed while it writes leaves the one before.
+
+    Of several workers (MultiWorkerMirroredStrategy) the chief writes, and all read: `path` is in a folder they share.
 
     Put it last among the callbacks, start `fit` where it says, and give it data that is the same in epoch k however k
     is reached: that of `kvae.data` is, and so is any dataset that isn't shuffled.
@@ -74,7 +88,8 @@ class Resume(keras.callbacks.Callback):
         self.epoch, self.batch, self.finished = 0, 0, False
         self._first, self._saved_at = 0, time.monotonic()  # the epoch's first batch in this `fit`, and the last save
         self._arrays: list[np.ndarray] | None = None
-        if self.path.exists():
+        self._is_saved = self.path.exists()
+        if self._is_saved:
             self._read()
 
     # What `fit` calls.
@@ -92,7 +107,7 @@ class Resume(keras.callbacks.Callback):
                 )
             self._restore(self._arrays)
             self._arrays = None
-        elif epoch > self.epoch or not self.path.exists():
+        elif epoch > self.epoch or not self._is_saved:
             self._save(epoch, 0)
         self._stop_if_interrupted()
 
@@ -131,9 +146,11 @@ class Resume(keras.callbacks.Callback):
             "finished": finished,
             "callbacks": [_numbers(callback) for callback in self.others],
         }
-        encoded = np.frombuffer(json.dumps(state).encode(), np.uint8)
-        with atomic_file(self.path) as temporary:
-            np.savez(temporary, state=encoded, **arrays)
+        if is_chief():
+            encoded = np.frombuffer(json.dumps(state).encode(), np.uint8)
+            with atomic_file(self.path) as temporary:
+                np.savez(temporary, state=encoded, **arrays)
+        self._is_saved = True
         self.epoch, self.batch, self.finished = epoch, batch, finished
         if not batch:
             self._first = 0

@@ -2,12 +2,19 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
+
+import kvae
+from kvae.callbacks import Resume
+from kvae.cli import workers
+from kvae.cli.console import CommandError
 
 WORKER = """
 import json, os, sys
@@ -77,3 +84,142 @@ def test_two_and_four_workers_equal_one(tmp_path):
             for name in ("loss", "elbo", "distortion", "rate"):
                 np.testing.assert_allclose(told[name], history[name], rtol=1e-4)
                 np.testing.assert_allclose(told[f"val_{name}"], history[f"val_{name}"], rtol=1e-4)
+
+
+# The command.
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """320 digits: 288 of them for training, in batches of 60 and 48, which two workers can divide."""
+    from sklearn.datasets import load_digits
+
+    path = tmp_path_factory.mktemp("images") / "digits.npy"
+    np.save(path, (load_digits().images[:360] * 15.9).astype("uint8")[..., None])
+    return path
+
+
+def command(images, run, *options, background=False, **environment):
+    settings = "--batch-size 60 --network mlp --latent-dim 4 --epochs 4 --learning-rate 1e-3 --deterministic"
+    arguments = [sys.executable, "-m", "kvae", "train", str(images), *settings.split(), "--out", str(run), *options]
+    environment = {**os.environ, "TF_NUM_INTRAOP_THREADS": "1", **environment}
+    process = subprocess.Popen(arguments, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return process if background else (*process.communicate(timeout=300), process.returncode)
+
+
+def trained(run):
+    history = np.genfromtxt(run / "history.csv", delimiter=",", names=True)
+    return history, kvae.load(run / "model.keras").get_weights()
+
+
+@pytest.fixture(scope="module")
+def by_two(images, tmp_path_factory):
+    run = tmp_path_factory.mktemp("two") / "run"
+    out, errors, status = command(images, run, "--workers", "2")
+    assert status == 0, errors
+    assert "validation −ELBO" in out
+    assert "linear probe" not in out
+    return run
+
+
+@pytest.mark.slow
+def test_the_command_with_two_workers_equals_one(images, by_two, tmp_path):
+    _, errors, status = command(images, tmp_path / "one")
+    assert status == 0, errors
+    (history, weights), (expected, of_one) = trained(by_two), trained(tmp_path / "one")
+    assert list(history["epoch"]) == [0, 1, 2, 3]
+    for name in ("loss", "val_loss", "rate", "val_distortion"):
+        np.testing.assert_allclose(history[name], expected[name], rtol=1e-4)
+    for a, b in zip(weights, of_one, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+    assert sorted(path.name for path in by_two.iterdir()) == sorted(path.name for path in (tmp_path / "one").iterdir())
+
+
+def worker_processes(process):
+    """The processes that a command has started, by their number."""
+    with open(f"/proc/{process.pid}/task/{process.pid}/children") as file:
+        children = [int(pid) for pid in file.read().split()]
+    found = {}
+    for pid in children:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            variables = dict(item.split(b"=", 1) for item in file.read().split(b"\0") if b"=" in item)
+        found[json.loads(variables[b"TF_CONFIG"])["task"]["index"]] = pid
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="finds the workers in Linux's /proc")
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_killed_worker_is_started_again(images, by_two, tmp_path, index):
+    run = tmp_path / "run"
+    process = command(images, run, "--workers", "2", background=True)
+    state = run / "training" / "state.npz"
+    deadline = time.monotonic() + 200
+    while not state.exists() or Resume(state).epoch < 2:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.kill(worker_processes(process)[index], signal.SIGKILL)
+    out, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    assert f"Worker {index} was killed (SIGKILL): all workers start again, from the last epoch that was saved" in out
+    assert errors.count("error") == 0
+    (history, weights), (expected, unbroken) = trained(run), trained(by_two)
+    np.testing.assert_array_equal(history, expected)
+    for a, b in zip(weights, unbroken, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.slow
+def test_what_workers_began_one_process_can_finish(images, by_two, tmp_path):
+    run = tmp_path / "run"
+    process = command(images, run, "--workers", "2", background=True)
+    state = run / "training" / "state.npz"
+    deadline = time.monotonic() + 200
+    while not state.exists() or Resume(state).epoch < 1:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.strip().endswith(f"Go on with: kvae train --resume {run}")
+    resumed = [sys.executable, "-m", "kvae", "train", "--resume", str(run)]
+    subprocess.run(resumed, check=True, timeout=300, capture_output=True)
+    for a, b in zip(trained(run)[1], trained(by_two)[1], strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_worker_that_never_comes(images, tmp_path):
+    addresses = [f"localhost:{port}" for port in free_ports(2)]
+    cluster = json.dumps({"cluster": {"worker": addresses}, "task": {"type": "worker", "index": 0}})
+    options = ("--workers", "2", "--worker-timeout", "15")
+    _, errors, status = command(images, tmp_path / "run", *options, TF_CONFIG=cluster)
+    assert status == 1
+    (line,) = errors.strip().splitlines()
+    assert f"Expected 2 workers to meet within 15 s: {addresses[0]}, {addresses[1]}" in line
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_what_no_worker_can_do_is_said_once(images, tmp_path):
+    _, errors, status = command(images, tmp_path / "run", "--workers", "7")
+    assert status == 1
+    (line,) = errors.strip().splitlines()
+    assert "a multiple of 7 images for 7 workers" in line
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ("{", "Expected TF_CONFIG="),
+        ('{"cluster": {"worker": ["a:1"]}, "task": {"type": "ps", "index": 0}}', "Expected TF_CONFIG="),
+        ('{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 0}}', "Expected --workers 2"),
+    ],
+)
+def test_errors_of_tf_config(monkeypatch, config, message):
+    monkeypatch.setenv("TF_CONFIG", config)
+    with pytest.raises(CommandError, match=message):
+        workers.Cluster.of(3)

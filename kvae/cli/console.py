@@ -56,8 +56,11 @@ def _native_stderr_off() -> Iterator[None]:
         os.close(saved)
 
 
-def start_tensorflow(debug: bool = False) -> None:
-    """Import TensorFlow and Keras, quietly, with GPU memory that grows as it is needed."""
+def start_tensorflow(debug: bool = False, first_operation: bool = True) -> None:
+    """Import TensorFlow and Keras, quietly, with GPU memory that grows as it is needed.
+
+    Workers must meet before the first operation.
+    """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0" if debug else "3")
     with contextlib.nullcontext() if debug else _native_stderr_off():
         import keras  # noqa: F401
@@ -65,7 +68,8 @@ def start_tensorflow(debug: bool = False) -> None:
 
         for gpu in tf.config.list_physical_devices("GPU"):
             tf.config.experimental.set_memory_growth(gpu, True)
-        tf.constant(0) + 0  # drivers are looked for now, not in the middle of a table
+        if first_operation:
+            tf.constant(0) + 0  # drivers are looked for now, not in the middle of a table
     if not debug:
         logging.getLogger("absl").setLevel(logging.ERROR)
 

@@ -1,12 +1,13 @@
 """`kvae train`."""
 
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from kvae.cli import unfinished
+from kvae.cli import unfinished, workers
 from kvae.cli.console import CommandError, say, start_tensorflow
 from kvae.cli.run import DataDirOption, open_run
 
@@ -133,6 +134,11 @@ def train(
     save_seconds: Annotated[
         float, typer.Option(min=0, help="Save within an epoch, too, when so many have passed. Epochs are always saved.")
     ] = unfinished.SAVE_SECONDS,
+    num_workers: Annotated[
+        int,
+        typer.Option("--workers", min=1, help="Processes that train together: here, or on the machines of TF_CONFIG."),
+    ] = 1,
+    worker_timeout: Annotated[float, typer.Option(min=1, help="Seconds within which all workers must have met.")] = 120,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that is there.")] = False,
 ) -> None:
     """Train a VAE, score it on the test split, and write a RUN folder with model, figures and report.
@@ -143,21 +149,26 @@ def train(
     """
     if resume is not None:
         given = [name for name in context.params if _was_given(context, name)]
-        if others := set(given) - {"resume", "samples", "save_seconds"}:
+        if others := set(given) - {"resume", "samples", "save_seconds", "num_workers", "worker_timeout"}:
             raise CommandError(
                 f"A training goes on with the settings that it began with: leave out {', '.join(sorted(others))}"
             )
-        _go_on(resume, samples, save_seconds, context.obj)
+        _go_on(resume, samples, save_seconds, num_workers, worker_timeout, context.obj)
         return
     if source is None:
         raise CommandError("Expected a SOURCE to train on, or --resume RUN: see `kvae train --help`")
     run = out or Path("runs") / Path(source).stem
-    check_target(run, overwrite)
+    if not workers.is_worker() and (num_workers == 1 or workers.Cluster.of(num_workers).has_chief):
+        check_target(run, overwrite)
     parsed = _parse_size(size)
     if start is not None and not (start / "model.keras").is_file():
         raise CommandError(f"Expected --from a folder made by `kvae train`. Received: {start}")
-    start_tensorflow(context.obj)
-    from kvae.cli.training import Settings, train_run
+    if num_workers > 1 and not workers.is_worker():
+        if workers.train(sys.argv[1:], run, num_workers, worker_timeout, overwrite):
+            _score(run, samples, context.obj)
+        return
+    start_tensorflow(context.obj, first_operation=not workers.is_worker())
+    from kvae.cli.training import Settings, train_in_worker, train_run
 
     settings = Settings(
         source=source, recipe=recipe, conditional=conditional, start=str(start) if start else None, epochs=epochs,
@@ -170,27 +181,44 @@ def train(
     )  # fmt: skip
     if recipe is not None:
         settings = settings.with_recipe({name for name in context.params if _was_given(context, name)})
+    if workers.is_worker():
+        train_in_worker(settings, run)
+        return
     train_run(settings, run, samples, save_seconds=save_seconds)
     _say_what_next(run)
 
 
-def _go_on(run: Path, samples: int, save_seconds: float, debug: bool) -> None:
+def _go_on(run: Path, samples: int, save_seconds: float, num_workers: int, worker_timeout: float, debug: bool) -> None:
     """Take up what is in RUN/training; or score what is trained, and wasn't scored."""
-    if not unfinished.is_there(run):
+    if workers.is_worker():
+        start_tensorflow(debug, first_operation=False)
+        from kvae.cli.training import Settings, train_in_worker
+
+        train_in_worker(Settings.from_config(unfinished.settings_of(run)), run, resume=True)
+    elif not unfinished.is_there(run):
         if not (run / "model.keras").is_file():
             raise CommandError(f"Expected --resume a folder with an unfinished training. Received: {run}")
         if (run / "report.html").is_file():
             raise CommandError(f"{run} is finished. To train it further: kvae train SOURCE --from {run} --out ANOTHER")
-        opened = open_run(run, debug)
-        from kvae.cli.training import describe_run
-
-        describe_run(run, opened.data(), samples)
+        _score(run, samples, debug)
+    elif num_workers > 1:
+        if workers.train(sys.argv[1:], run, num_workers, worker_timeout, overwrite=False):
+            _score(run, samples, debug)
     else:
         start_tensorflow(debug)
         from kvae.cli.training import Settings, train_run
 
         settings = Settings.from_config(unfinished.settings_of(run))
         train_run(settings, run, samples, resume=True, save_seconds=save_seconds)
+        _say_what_next(run)
+
+
+def _score(run: Path, samples: int, debug: bool) -> None:
+    """Score and draw what is trained."""
+    opened = open_run(run, debug)
+    from kvae.cli.training import describe_run
+
+    describe_run(run, opened.data(), samples)
     _say_what_next(run)
 
 

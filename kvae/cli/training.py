@@ -1,15 +1,19 @@
 """One training run, from settings to a finished RUN folder; also one that was stopped or killed on the way."""
 
+import contextlib
 import dataclasses
 import datetime
+import functools
 import importlib.metadata
 import inspect
 import json
 import math
 import os
 import platform
+import tempfile
 import time
 import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +22,8 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from kvae import data, likelihoods, networks, objectives, posteriors, priors, recipes, schedules
-from kvae.callbacks import LowerableRate, Rescue, Resume
-from kvae.cli import unfinished
+from kvae.callbacks import LowerableRate, Rescue, Resume, is_chief
+from kvae.cli import unfinished, workers
 from kvae.cli.console import CommandError, Stopped, our_warnings, say
 from kvae.cli.evaluate import show_scores
 from kvae.cli.features import probe_run, show_probe
@@ -207,7 +211,7 @@ class Progress(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self.bar = tqdm(
-            total=self.params["steps"], desc=f"epoch {epoch + 1}/{self.params['epochs']}", unit="step",
+            total=self.params["steps"] or self.batches, desc=f"epoch {epoch + 1}/{self.params['epochs']}", unit="step",
             leave=False, disable=None,
         )  # fmt: skip
         self.started = time.perf_counter()
@@ -242,9 +246,17 @@ class Best(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         value = float((logs or {})[self.monitor])
         if value < self.best:
-            with atomic_file(self.path) as temporary:
+            # Workers add up their metrics while they save: all of them do, and what isn't the chief's is thrown away.
+            with atomic_file(self.path) if is_chief() else nowhere(self.path.suffix) as temporary:
                 self.model.save(temporary)
             self.best = value
+
+
+@contextlib.contextmanager
+def nowhere(suffix: str) -> Iterator[Path]:
+    """The name of a file that is removed."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder) / f"file{suffix}"
 
 
 class UpToNextEpoch(keras.callbacks.Callback):
@@ -267,7 +279,7 @@ def train_run(
     run: Path,
     num_samples: int = 16,
     resume: bool = False,
-    save_seconds: float = unfinished.SAVE_SECONDS,
+    save_seconds: float | None = unfinished.SAVE_SECONDS,
 ) -> VAE:
     """Train, score and draw. RUN is written when the model is trained; until then all is in RUN/training.
 
@@ -278,31 +290,51 @@ def train_run(
         resume: go on with what is in RUN/training.
         save_seconds: after which the state is saved within an epoch, too.
     """
+    _set_up(settings)
+    with unfinished.held(run) as folder:
+        images = _train(settings, run, folder, resume, save_seconds)
+    return describe_run(run, images, num_samples)
+
+
+def train_in_worker(settings: Settings, run: Path, resume: bool = False) -> None:
+    """The part of one of several workers in the training; the command that started it holds RUN, and scores it."""
+    strategy = workers.join()  # before any other operation
+    _set_up(settings)
+    with workers.lost_others(), strategy.scope():
+        _train(settings, run, run / unfinished.FOLDER, resume, save_seconds=None)
+
+
+def _set_up(settings: Settings) -> None:
     our_warnings()
     keras.utils.set_random_seed(settings.seed)
     if settings.deterministic:
         tf.config.experimental.enable_op_determinism()
     keras.config.set_dtype_policy("float32" if settings.precision == "float32" else f"mixed_{settings.precision}")
-    with unfinished.held(run) as folder:
-        images = settings.load()
-        if resume:
-            began = unfinished.settings_of(run)["training_images"]
-            if began != images.num_train:
-                raise CommandError(f"{settings.source} had {began:,} training images, and has {images.num_train:,} now")
-            model = dataclasses.replace(settings, start=None).model(images)  # all weights are in the state
-        else:
+
+
+def _train(settings: Settings, run: Path, folder: Path, resume: bool, save_seconds: float | None) -> data.Data:
+    """Train until RUN is there, but for the scores; of several workers the chief alone writes."""
+    images = settings.load()
+    if resume:
+        began = unfinished.settings_of(run)["training_images"]
+        if began != images.num_train:
+            raise CommandError(f"{settings.source} had {began:,} training images, and has {images.num_train:,} now")
+        model = dataclasses.replace(settings, start=None).model(images)  # all weights are in the state
+    else:
+        settings = settings.settle(images)
+        model = settings.model(images)
+        if is_chief():
             unfinished.clear(folder)
-            settings = settings.settle(images)
-            model = settings.model(images)
             write_json(folder / "config.json", _config(settings, images, model))
-        say(
-            f"{images.name}: {images.num_train:,} training, {images.num_validation:,} validation and "
-            f"{images.num_test:,} test images of {'×'.join(map(str, images.image_shape))}"
-        )
-        kind = "Conditional VAE" if model.condition_dim else "VAE"
-        likelihood = type(model.likelihood).__name__
-        say(f"{kind} with {model.latent_dim} latents, {model.count_params():,} weights, {likelihood} likelihood\n")
-        progress = fit(model, settings, images, folder, save_seconds)
+    say(
+        f"{images.name}: {images.num_train:,} training, {images.num_validation:,} validation and "
+        f"{images.num_test:,} test images of {'×'.join(map(str, images.image_shape))}"
+    )
+    kind = "Conditional VAE" if model.condition_dim else "VAE"
+    likelihood = type(model.likelihood).__name__
+    say(f"{kind} with {model.latent_dim} latents, {model.count_params():,} weights, {likelihood} likelihood\n")
+    progress = fit(model, settings, images, folder, save_seconds)
+    if is_chief():
         training = {
             "train_seconds": progress.seconds,
             "epochs": progress.epochs,
@@ -311,7 +343,7 @@ def train_run(
         write_json(folder / "metrics.json", training)
         unfinished.finish(run, folder)
     say(f"\nTrained {progress.epochs} epochs in {progress.seconds:.0f} s.")
-    return describe_run(run, images, num_samples)
+    return images
 
 
 def describe_run(run: Path, images: data.Data, num_samples: int) -> VAE:
@@ -336,7 +368,7 @@ def describe_run(run: Path, images: data.Data, num_samples: int) -> VAE:
     return model
 
 
-def fit(model: VAE, settings: Settings, images: data.Data, folder: Path, save_seconds: float) -> Progress:
+def fit(model: VAE, settings: Settings, images: data.Data, folder: Path, save_seconds: float | None) -> Progress:
     """Fit `model`, from the state in `folder` if there is one.
 
     `folder` gets history.csv, model.keras, the best epoch by the validation images, and the state after every epoch.
@@ -353,6 +385,7 @@ def fit(model: VAE, settings: Settings, images: data.Data, folder: Path, save_se
     # The tighter bound where there is one: importance-weighted training may pay for it with the ELBO.
     judge = "val_nll" if model.objective.num_samples > 1 else "val_loss"
     progress, best = Progress(images.num_train, steps), Best(folder / "model.keras", judge)
+    strategy = tf.distribute.get_strategy()
     while True:  # twice, if the first is the rest of an epoch
         rescue = Rescue(rate)
         counting: list[Any] = [progress, best, rescue]
@@ -360,19 +393,20 @@ def fit(model: VAE, settings: Settings, images: data.Data, folder: Path, save_se
             counting.append(keras.callbacks.EarlyStopping(judge, mode="min", patience=settings.patience))
         resume = Resume(folder / unfinished.STATE, counting, save_seconds)
         first = resume.epoch
-        unfinished.tidy(folder, first)
+        if is_chief():
+            unfinished.tidy(folder, first)
         callbacks = [
             *([keras.callbacks.SwapEMAWeights(swap_on_epoch=True)] if settings.ema else []),  # all others see averages
-            keras.callbacks.CSVLogger(str(folder / "history.csv"), append=True),
+            *([keras.callbacks.CSVLogger(str(folder / "history.csv"), append=True)] if is_chief() else []),
             *counting,
             resume,
             *([UpToNextEpoch()] if resume.batch else []),
         ]
-        batches = images.split("train", shuffle=True, labels=labels, epoch=first, skip=resume.batch)
+        batches = functools.partial(images.split, "train", shuffle=True, labels=labels, epoch=first, skip=resume.batch)
         try:
             with unfinished.stoppable(resume):
                 model.fit(
-                    on_device(batches), validation_data=images.split("validation", labels=labels),
+                    on_devices(batches, strategy), validation_data=by_image(images.split("validation", labels=labels)),
                     epochs=first if resume.finished else settings.epochs, initial_epoch=first, callbacks=callbacks,
                     shuffle=False, verbose=0,
                 )  # fmt: skip
@@ -388,7 +422,7 @@ def fit(model: VAE, settings: Settings, images: data.Data, folder: Path, save_se
             ) from error
         break
     if not math.isfinite(best.best):
-        resume.path.unlink()
+        resume.path.unlink(missing_ok=True)
         raise CommandError(
             f"No epoch had a finite {judge}. {rescue.diagnosis or ''} Lower --learning-rate "
             f"(it was {settings.learning_rate}), or use --precision float32 (it was {settings.precision})"
@@ -398,10 +432,23 @@ def fit(model: VAE, settings: Settings, images: data.Data, folder: Path, save_se
     return progress
 
 
-def on_device(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """Batches wait on the accelerator, where there is one, before the step needs them."""
+def on_devices(batches: Callable[..., tf.data.Dataset], strategy: tf.distribute.Strategy) -> Any:
+    """Batches wait on the accelerator, where there is one, before they are needed; a worker gets its part of each."""
+    if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        workers.meet(strategy)  # all of them have looked for a state by now
+        return strategy.distribute_datasets_from_function(
+            lambda context: batches(worker=(context.input_pipeline_id, context.num_input_pipelines))
+        )
     gpus = tf.config.list_logical_devices("GPU")
+    dataset = batches()
     return dataset.apply(tf.data.experimental.prefetch_to_device(gpus[0].name)) if gpus else dataset
+
+
+def by_image(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """Divided among workers, if there are several, image by image."""
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+    return dataset.with_options(options)
 
 
 def learning_rate_schedule(peak: float, steps: int) -> keras.optimizers.schedules.LearningRateSchedule:

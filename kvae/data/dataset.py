@@ -107,6 +107,7 @@ class Data:
         batch_size: int | None = None,
         epoch: int = 0,
         skip: int = 0,
+        worker: tuple[int, int] = (0, 1),
     ) -> tf.data.Dataset:
         """One split as a dataset of `x` (B, H, W, C) or `(x, label (B,))`.
 
@@ -120,10 +121,12 @@ class Data:
             epoch: the number of the first pass when shuffled. Pass `k` is the same whether it is reached by
                 `k` passes before it or asked for, so a resumed training sees what an unbroken one would have.
             skip: when shuffled, how many batches of a pass are left out: to go on within one.
+            worker: when shuffled, `(index, count)`: the part of every batch that is this worker's. All of them together
+                have the batches of one process (those of a streamed TFDS set are of each worker's own files).
 
         Raises:
-            DataError: for an unknown or empty split, labels where there are none, a limit below 1, or a skip that
-                leaves no batch.
+            DataError: for an unknown or empty split, labels where there are none, a limit below 1, a skip that
+                leaves no batch, or workers among whom a batch can't be divided.
 
         Example:
             >>> import kvae
@@ -135,12 +138,18 @@ class Data:
         count = self._count(name, limit)
         if labels and not self.has_labels:
             raise DataError(f"{self.name}: expected labels, and this source has none. Received: labels=True")
-        plan = self._plan(name, batch_size, labels=labels, shuffle=shuffle, epoch=epoch, skip=skip)
+        plan = self._plan(name, batch_size, labels=labels, shuffle=shuffle, epoch=epoch, skip=skip, worker=worker)
         batches = -(-count // plan.batch_size)
         if skip and not (shuffle and 0 < skip < batches):
             raise DataError(
                 f"{self.name}: expected 'skip' to be of a shuffled split, and below its {batches} batches. "
                 f"Received: skip={skip}"
+            )
+        index, workers = worker
+        if workers > 1 and not (shuffle and 0 <= index < workers and plan.batch_size % workers == 0):
+            raise DataError(
+                f"{self.name}: expected a shuffled split, and batches of a multiple of {workers} images for {workers} "
+                f"workers. Received: worker={worker}, batch_size={plan.batch_size}, shuffle={shuffle}"
             )
         return pipeline.batches(self.source.splits[name], count, plan)
 

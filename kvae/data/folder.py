@@ -12,7 +12,7 @@ import tensorflow as tf
 from kvae.data.errors import DataError, DataWarning
 from kvae.data.files import Header, decode, find_images, in_threads, read_header, warn_unreadable
 from kvae.data.images import check_shape, scale_of
-from kvae.data.splits import Memory, MemorySplit, Request, Source, Split, StreamSplit, complete, spread
+from kvae.data.splits import Memory, MemorySplit, Request, Share, Source, Split, StreamSplit, complete, spread
 
 SPLIT_FOLDERS = {
     "train": "train",
@@ -153,22 +153,25 @@ class _Reader:
     def split(self, rows: np.ndarray) -> StreamSplit:
         label_of = np.full(len(self.layout.paths), -1, np.int64) if self.layout.labels is None else self.layout.labels
 
-        def elements(key: tf.Tensor | None, limit: int) -> tf.data.Dataset:
+        def elements(key: tf.Tensor | None, limit: int, share: Share) -> tf.data.Dataset:
             kept = rows[:limit].astype(np.int64)
             order = tf.constant(kept)
             if key is not None:
-                draw = lambda k: np.random.default_rng(int(k)).permutation(kept)  # noqa: E731
-                order = tf.ensure_shape(tf.numpy_function(draw, [key], tf.int64), [len(kept)])
+                places = share.rows(len(kept))
+                draw = lambda k: np.random.default_rng(int(k)).permutation(kept)[places]  # noqa: E731
+                order = tf.ensure_shape(tf.numpy_function(draw, [key], tf.int64), [len(places)])
             dataset = tf.data.Dataset.from_tensor_slices(order)
             decoded = dataset.map(self._decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
             readable = decoded.filter(lambda image, row, is_read: is_read)
             return readable.map(lambda image, row, is_read: (image, row))
 
-        def labelled(key: tf.Tensor | None, limit: int) -> tf.data.Dataset:
-            return elements(key, limit).map(lambda image, row: (image, tf.gather(label_of, row)))
+        def labelled(key: tf.Tensor | None, limit: int, share: Share) -> tf.data.Dataset:
+            return elements(key, limit, share).map(lambda image, row: (image, tf.gather(label_of, row)))
 
         def numbered(limit: int) -> tf.data.Dataset:
-            return elements(None, limit).map(lambda image, row: (image, tf.stack([tf.gather(label_of, row), row])))
+            return elements(None, limit, Share(1)).map(
+                lambda image, row: (image, tf.stack([tf.gather(label_of, row), row]))
+            )
 
         return StreamSplit(len(rows), labelled, exact=False, numbered=numbered)
 

@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from kvae.data.errors import DataError
 from kvae.data.images import check_shape, convert
-from kvae.data.splits import Memory, MemorySplit, Request, Source, Split, StreamSplit, part_sizes
+from kvae.data.splits import Memory, MemorySplit, Request, Share, Source, Split, StreamSplit, part_sizes
 
 PROBE = 256  # images looked at to tell 0/1 from 0..255
 SHUFFLE_BUFFER = 1_000, 10_000  # images of a streamed set among which the next one is drawn: least and most
@@ -73,17 +73,26 @@ class _Reader:
         self.is_converted = feature.np_dtype != np.uint8 or tuple(feature.shape) != shape
         self.factor = 1
 
-    def raw(self, instruction: str) -> tf.data.Dataset:
-        """(image, label) as they are stored, in stable order."""
+    def raw(self, instruction: str, share: Share | None = None) -> tf.data.Dataset:
+        """(image, label) as they are stored, in stable order; of a share those in its own files."""
         import tensorflow_datasets as tfds
 
+        files = len(self.builder.info.splits[instruction].file_instructions)
+        if share is not None and files < share.of:
+            raise DataError(
+                f"{self.builder.name}: expected at least as many files as workers, for each reads files of its own. "
+                f"Received: {files} files, {share.of} workers"
+            )
         wanted = {"image": True, "label": True} if self.has_labels else {"image": True}
         others = set(self.builder.info.features.keys()) - set(wanted)
         dataset = self.builder.as_dataset(
             split=instruction,
             shuffle_files=False,
             decoders=tfds.decode.PartialDecoding(wanted) if others else None,
-            read_config=tfds.ReadConfig(try_autocache=False),
+            read_config=tfds.ReadConfig(
+                try_autocache=False,
+                input_context=None if share is None else tf.distribute.InputContext(share.of, share.worker),
+            ),
         )
         return dataset.map(lambda e: (e["image"], tf.cast(e["label"], tf.int64) if self.has_labels else np.int64(-1)))
 
@@ -98,9 +107,9 @@ class _Reader:
             self.factor = 255
         return 1.0 if largest == 1 and not self.is_converted else 255.0
 
-    def elements(self, instruction: str) -> tf.data.Dataset:
+    def elements(self, instruction: str, share: Share | None = None) -> tf.data.Dataset:
         """(image of the wanted shape, label), in stable order."""
-        dataset = self.raw(instruction)
+        dataset = self.raw(instruction, share)
         if not self.is_converted:
             return dataset
         size, channels, factor = self.shape[:2], self.shape[2], self.factor
@@ -123,10 +132,10 @@ class _Reader:
         least, most = SHUFFLE_BUFFER
         buffer = max(least, min(most, cache_bytes // image_bytes))
 
-        def elements(key: tf.Tensor | None, limit: int) -> tf.data.Dataset:
-            dataset = self.elements(instruction).take(limit)
+        def elements(key: tf.Tensor | None, limit: int, share: Share) -> tf.data.Dataset:
             if key is None:
-                return dataset
+                return self.elements(instruction).take(limit)
+            dataset = self.elements(instruction, share if share.of > 1 else None).take(limit)
             with _no_global_seed():
                 return dataset.shuffle(buffer, seed=key, reshuffle_each_iteration=False)
 

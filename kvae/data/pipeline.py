@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 
-from kvae.data.splits import MemorySplit, Split, StreamSplit
+from kvae.data.splits import MemorySplit, Share, Split, StreamSplit
 
 BINARIZE = ("none", "threshold", "stochastic")
 DRAW_CHUNK = 64  # images whose fixed binary draws share one generator
@@ -41,6 +41,7 @@ class Plan:
         epoch: the number of the first training pass.
         skip: leave out the first batches of every pass, which are done already.
         numbers: with `labels`, elements are `(x, [label, number of the image in its source])`.
+        worker: `(index, count)` of the worker whose part of each batch this is.
     """
 
     image_shape: tuple[int, int, int]
@@ -54,6 +55,11 @@ class Plan:
     epoch: int = 0
     skip: int = 0
     numbers: bool = False
+    worker: tuple[int, int] = (0, 1)
+
+    @property
+    def share(self) -> Share:
+        return Share(self.batch_size, *self.worker)
 
 
 def batches(split: Split, count: int, plan: Plan) -> tf.data.Dataset:
@@ -62,8 +68,8 @@ def batches(split: Split, count: int, plan: Plan) -> tf.data.Dataset:
         dataset = _from_memory(split, count, plan)
     else:
         dataset = _from_stream(split, count, plan)
-    dataset = dataset.map(_plain(lambda x, y, key: _finish(x, y, key, plan)), tf.data.AUTOTUNE)
-    if isinstance(split, MemorySplit) or split.exact:
+    dataset = dataset.map(_plain(lambda x, y, key: _finish(x, y, key, count, plan)), tf.data.AUTOTUNE)
+    if isinstance(split, MemorySplit) or (split.exact and plan.share.of == 1):
         batches_left = -(-count // plan.batch_size) - plan.skip
         dataset = dataset.apply(tf.data.experimental.assert_cardinality(batches_left))
     options = tf.data.Options()
@@ -100,7 +106,7 @@ def _from_memory(split: MemorySplit, count: int, plan: Plan) -> tf.data.Dataset:
     with tf.device("CPU:0"):
         label_rows = tf.constant(np.full(1, -1) if labels is None else labels, tf.int64)
         stable, numbers = tf.constant(rows, tf.int64), tf.constant(originals, tf.int64)
-    step = plan.batch_size
+    step, share = plan.batch_size, plan.share
 
     def permutation(key: np.ndarray) -> np.ndarray:
         return np.random.default_rng(int(key)).permutation(rows)
@@ -109,7 +115,12 @@ def _from_memory(split: MemorySplit, count: int, plan: Plan) -> tf.data.Dataset:
         order = tf.numpy_function(permutation, [key], tf.int64, stateful=False) if plan.shuffle else stable
         order = tf.ensure_shape(order, [count])
         starts = tf.data.Dataset.range(plan.skip * step, count, step)
-        return starts.map(_plain(lambda i: (order[i : i + step], tf.stack([key, i // step]))))
+
+        def part(i: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            first, end = share.within(tf.minimum(count - i, step))
+            return order[i + first : i + end], tf.stack([key, i // step])
+
+        return starts.map(_plain(part))
 
     def gather(index: tf.Tensor, key: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         found = tf.gather(label_rows, index if labels is not None else tf.zeros_like(index))
@@ -124,17 +135,19 @@ def _from_memory(split: MemorySplit, count: int, plan: Plan) -> tf.data.Dataset:
 def _from_stream(split: StreamSplit, count: int, plan: Plan) -> tf.data.Dataset:
     """Batches `(images, labels, [key, batch number])`, read as they are needed."""
 
+    share = plan.share
+
     def keyed(number: tf.Tensor, element: tuple[tf.Tensor, tf.Tensor], key: tf.Tensor) -> tuple[tf.Tensor, ...]:
         return (*element, tf.stack([key, number]))
 
     def one_pass(key: tf.Tensor) -> tf.data.Dataset:
-        dataset = split.elements(key, count).batch(plan.batch_size)
+        dataset = split.elements(key, count, share).batch(share.local_size)
         numbered = dataset.enumerate().skip(plan.skip)
         return numbered.map(_plain(lambda number, element: keyed(number, element, key)))
 
     if plan.shuffle:
         return _epoch_keys(plan).flat_map(_plain(one_pass))
-    elements = split.elements(None, count) if not plan.numbers else _numbered(split, count)
+    elements = split.elements(None, count, share) if not plan.numbers else _numbered(split, count)
     if plan.binarize != "stochastic":
         dataset = elements.batch(plan.batch_size)
         return dataset.enumerate().map(_plain(lambda number, element: keyed(number, element, number)))
@@ -152,7 +165,9 @@ def _numbered(split: StreamSplit, count: int) -> tf.data.Dataset:
     """Elements in stable order with `[label, number]` for labels."""
     if split.numbered is not None:
         return split.numbered(count)
-    return split.elements(None, count).enumerate().map(_plain(lambda n, element: (element[0], [element[1], n])))
+    return (
+        split.elements(None, count, Share(1)).enumerate().map(_plain(lambda n, element: (element[0], [element[1], n])))
+    )
 
 
 def fixed_draw(images: np.ndarray, chunk: int, plan: Plan) -> np.ndarray:
@@ -162,7 +177,7 @@ def fixed_draw(images: np.ndarray, chunk: int, plan: Plan) -> np.ndarray:
     return (uniform < images / np.float32(plan.scale)).astype(np.uint8)
 
 
-def _finish(images: tf.Tensor, labels: tf.Tensor, key: tf.Tensor, plan: Plan) -> tf.Tensor | tuple:
+def _finish(images: tf.Tensor, labels: tf.Tensor, key: tf.Tensor, count: int, plan: Plan) -> tf.Tensor | tuple:
     """The one step per batch: float32 in [0, 1], binarised as asked."""
     already_drawn = plan.binarize == "stochastic" and not plan.shuffle
     x = tf.cast(images, tf.float32)
@@ -171,6 +186,8 @@ def _finish(images: tf.Tensor, labels: tf.Tensor, key: tf.Tensor, plan: Plan) ->
     if plan.binarize == "threshold":
         x = tf.cast(x >= 0.5, tf.float32)
     elif plan.binarize == "stochastic" and not already_drawn:
-        x = tf.cast(tf.random.stateless_uniform(tf.shape(x), key) < x, tf.float32)
+        whole = tf.random.stateless_uniform((plan.batch_size, *plan.image_shape), key)
+        first, _ = plan.share.within(tf.clip_by_value(count - key[1] * plan.batch_size, 1, plan.batch_size))
+        x = tf.cast(whole[first : first + tf.shape(x, tf.int64)[0]] < x, tf.float32)
     x = tf.ensure_shape(x, [None, *plan.image_shape])
     return (x, tf.ensure_shape(labels, [None, 2] if plan.numbers else [None])) if plan.labels else x

@@ -30,6 +30,42 @@ class Request:
     cache_bytes: int = 1 << 30
 
 
+@dataclass(frozen=True)
+class Share:
+    """Which part of every batch is one worker's.
+
+    Args:
+        batch_size: images in a batch of all workers; a multiple of `of`.
+        worker: number of the worker.
+        of: number of workers.
+
+    Example:
+        >>> [Share(4, worker, of=2).rows(count=10).tolist() for worker in range(2)]
+        [[0, 1, 4, 5, 8], [2, 3, 6, 7, 9]]
+    """
+
+    batch_size: int
+    worker: int = 0
+    of: int = 1
+
+    @property
+    def local_size(self) -> int:
+        """Images of a batch that are this worker's."""
+        return self.batch_size // self.of
+
+    def within(self, size: Any) -> tuple[Any, Any]:
+        """First and behind the last row of a batch of `size` images."""
+        return size * self.worker // self.of, size * (self.worker + 1) // self.of
+
+    def rows(self, count: int) -> np.ndarray:
+        """Places, of `count`, that are this worker's."""
+        row = np.arange(count)
+        in_batch = row % self.batch_size
+        size = np.minimum(self.batch_size, count - (row - in_batch))
+        first, end = self.within(size)
+        return row[(in_batch >= first) & (in_batch < end)]
+
+
 class Memory:
     """Images and labels in memory, read when they are first needed and shared by the splits cut from them.
 
@@ -78,15 +114,16 @@ class StreamSplit:
 
     Args:
         count: number of images; an upper bound unless `exact`.
-        elements: `elements(key, limit)` is a dataset of `(image (H, W, C), label)`, in stable order if `key`
-            is None, else shuffled by that int64 tensor; the label is -1 where there is none.
+        elements: `elements(key, limit, share)` is a dataset of `(image (H, W, C), label)`, in stable order if `key`
+            is None, else those of a worker's share, shuffled by that int64 tensor; the label is -1 where there is none.
+            What isn't in the share isn't read.
         exact: False where images may turn out unreadable on the way.
         numbered: `numbered(limit)` is as `elements(None, limit)`, with `[label, number in the source]` for labels;
             None where the numbers are the positions in the split.
     """
 
     count: int
-    elements: Callable[[tf.Tensor | None, int], tf.data.Dataset]
+    elements: Callable[[tf.Tensor | None, int, Share], tf.data.Dataset]
     exact: bool = True
     numbered: Callable[[int], tf.data.Dataset] | None = None
 

@@ -300,6 +300,12 @@ class LatentModel(keras.Model):
                     raise ValueError(message) from error
             raise
 
+    def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
+        """With replicas, Keras would begin a pass over the data to build the model, which is built already."""
+        if self.optimizer is not None and not self.optimizer.built:
+            with self.distribute_strategy.scope():
+                self.optimizer.build(self.trainable_variables)
+
     def noise(self, step: Any, stream: int = 0) -> Noise:
         """Random numbers for one step: a function of the model's seed, `stream` and `step`, on any replica."""
         context = tf.distribute.get_replica_context()

@@ -1,0 +1,222 @@
+"""Several processes that train one model: `kvae train --workers`.
+
+The command starts them, waits until they have met, and starts all of them again from the last epoch if one is killed.
+It doesn't import TensorFlow itself before it scores the model. On one machine it starts them all; in a cluster, whose
+machines all run the same command, `TF_CONFIG` says who they are, and each starts its own.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kvae.cli import unfinished
+from kvae.cli.console import CommandError, Stopped, say
+
+MET = "KVAE_WORKERS_MET"  # in a worker's environment: the folder where it says that it has met the others
+LOST = 75  # exit status of a worker that has lost another one (EX_TEMPFAIL)
+RESTARTS = 3
+POLL_SECONDS = 0.1
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Who the workers are: `host:port` of each, and which of them this machine starts."""
+
+    addresses: list[str]
+    ours: list[int]
+
+    @property
+    def has_chief(self) -> bool:
+        return 0 in self.ours
+
+    @classmethod
+    def of(cls, workers: int) -> "Cluster":
+        """That of `TF_CONFIG`; without it, as many processes on this machine."""
+        if not os.environ.get("TF_CONFIG"):
+            return cls([f"localhost:{port}" for port in _free_ports(workers)], list(range(workers)))
+        try:
+            config = json.loads(os.environ["TF_CONFIG"])
+            addresses, index = [str(address) for address in config["cluster"]["worker"]], int(config["task"]["index"])
+            assert config["task"]["type"] == "worker"
+            assert 0 <= index < len(addresses)
+        except (ValueError, KeyError, TypeError, AssertionError) as error:
+            raise CommandError(
+                'Expected TF_CONFIG={"cluster": {"worker": ["host:port", …]}, "task": {"type": "worker", "index": 0}}. '
+                f"Received: {os.environ['TF_CONFIG']}"
+            ) from error
+        if len(addresses) != workers:
+            raise CommandError(f"Expected --workers {len(addresses)}, as in TF_CONFIG. Received: --workers {workers}")
+        return cls(addresses, [index])
+
+    def config(self, index: int) -> str:
+        return json.dumps({"cluster": {"worker": self.addresses}, "task": {"type": "worker", "index": index}})
+
+
+def is_worker() -> bool:
+    """Whether this process is one that `train` has started."""
+    return MET in os.environ
+
+
+def train(arguments: list[str], run: Path, workers: int, timeout: float, overwrite: bool) -> bool:
+    """Run `kvae ARGUMENTS` in every worker until the model is trained; True where the chief ran.
+
+    Args:
+        arguments: of the command.
+        run: the folder; on a cluster one that all machines see.
+        workers: how many.
+        timeout: seconds within which they must have met.
+        overwrite: whether what an earlier training left is of no more use.
+
+    Raises:
+        CommandError: if one doesn't come, fails, or was killed too often.
+    """
+    cluster = Cluster.of(workers)
+    with unfinished.held(run) if cluster.has_chief else contextlib.nullcontext():
+        if overwrite and cluster.has_chief:
+            unfinished.clear(run / unfinished.FOLDER)
+        for restart in range(RESTARTS + 1):
+            try:
+                lost = _run(arguments, cluster, timeout)
+            except KeyboardInterrupt:
+                saved = "what the last whole epoch left" if unfinished.is_there(run) else "nothing yet"
+                raise Stopped(f"stopped; saved is {saved}. Go on with: kvae train --resume {run}") from None
+            if lost is None:
+                return cluster.has_chief
+            if restart == RESTARTS:
+                break
+            begin = "the last epoch that was saved" if unfinished.is_there(run) else "the beginning"
+            say(f"{lost}: all workers start again, from {begin}.")
+            if unfinished.is_there(run):
+                arguments = ["train", "--resume", str(run), "--workers", str(workers)]
+            cluster = Cluster.of(workers)
+    raise CommandError(f"{lost}, for the {RESTARTS + 1}th time. Go on with: kvae train --resume {run}")
+
+
+def _run(arguments: list[str], cluster: Cluster, timeout: float) -> str | None:
+    """One try: None if all came to the end, else what happened to one that was killed."""
+    started = time.monotonic()
+    with (
+        tempfile.TemporaryDirectory(prefix="kvae-") as folder,
+        _workers(arguments, cluster, folder) as processes,
+    ):
+        waiting = True
+        while any(process.poll() is None for process in processes.values()):
+            for index, process in processes.items():
+                if process.poll() not in (None, 0):
+                    return _why(index, process.returncode, Path(folder))
+            met = [index for index in cluster.ours if (Path(folder) / str(index)).exists()]
+            waiting = waiting and len(met) < len(processes)
+            if waiting and time.monotonic() - started > timeout:
+                raise CommandError(
+                    f"Expected {len(cluster.addresses)} workers to meet within {timeout:g} s: "
+                    f"{', '.join(cluster.addresses)}. Received: not all of them came. In a cluster, run the same "
+                    "command on each machine; --worker-timeout gives them more time"
+                )
+            time.sleep(POLL_SECONDS)
+        failed = [index for index, process in processes.items() if process.returncode]
+        return _why(failed[0], processes[failed[0]].returncode, Path(folder)) if failed else None
+
+
+@contextlib.contextmanager
+def _workers(arguments: list[str], cluster: Cluster, folder: str) -> Iterator[dict[int, subprocess.Popen]]:
+    """This machine's workers; none of them lives on."""
+    processes: dict[int, subprocess.Popen] = {}
+    threads = str(max(1, (os.cpu_count() or 1) // len(cluster.ours)))
+    try:
+        for index in cluster.ours:
+            environment = {"TF_NUM_INTRAOP_THREADS": threads, **os.environ}
+            environment |= {"TF_CONFIG": cluster.config(index), MET: folder}
+            shown: dict[str, Any] = {}
+            if index:  # the chief speaks for all
+                shown = {"stdout": subprocess.DEVNULL, "stderr": open(f"{folder}/{index}.log", "wb")}
+            command = [sys.executable, "-m", "kvae", *arguments]
+            processes[index] = subprocess.Popen(command, env=environment, start_new_session=True, **shown)
+            if index:
+                shown["stderr"].close()
+        yield processes
+    finally:
+        for process in processes.values():
+            process.kill()
+            process.wait()
+
+
+def _why(index: int, status: int, folder: Path) -> str:
+    """What happened to a worker that may be started again; the command ends with one that would fail again."""
+    if status < 0:
+        return f"Worker {index} was killed ({signal.Signals(-status).name})"
+    if status == LOST:
+        return f"Worker {index} has lost another one"
+    if not index:
+        sys.exit(status)  # the chief has said why
+    said = (folder / f"{index}.log").read_text(errors="replace").strip().splitlines()
+    raise CommandError(f"worker {index}: {said[-1].removeprefix('kvae: error: ') if said else f'status {status}'}")
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for one in sockets:
+            one.bind(("localhost", 0))
+        return [one.getsockname()[1] for one in sockets]
+    finally:
+        for one in sockets:
+            one.close()
+
+
+# In a worker.
+
+
+def join() -> Any:
+    """The strategy of this worker, when all have met. It ends when the command that started it is gone."""
+    import tensorflow as tf
+
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(LOST)
+
+    threading.Thread(target=watch, daemon=True).start()
+    strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    meet(strategy)
+    (Path(os.environ[MET]) / str(strategy.cluster_resolver.task_id)).touch()
+    return strategy
+
+
+def meet(strategy: Any) -> None:
+    """Wait until all workers are here."""
+    import tensorflow as tf
+
+    def counted() -> Any:
+        return strategy.reduce("SUM", strategy.run(lambda: tf.constant(1.0)), axis=None)
+
+    tf.function(counted, autograph=False)()
+
+
+@contextlib.contextmanager
+def lost_others() -> Iterator[None]:
+    """A worker whose step fails because another is gone ends quietly: the command starts all of them again."""
+    import tensorflow as tf
+
+    gone = (
+        tf.errors.UnavailableError,
+        tf.errors.AbortedError,
+        tf.errors.CancelledError,
+        tf.errors.DeadlineExceededError,
+    )
+    try:
+        yield
+    except gone:
+        os._exit(LOST)
