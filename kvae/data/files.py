@@ -37,7 +37,12 @@ def find_images(root: Path) -> list[Path]:
     return sorted(p for p in found if not any(part.startswith(hidden) for part in p.relative_to(root).parts))
 
 
-def read_header(path: Path) -> Header | None:
+def holds_images(root: Path) -> bool:
+    """Whether there is an image file in a folder or below it."""
+    return any(path.suffix.lower() in SUFFIXES for path in root.rglob("*"))
+
+
+def read_header(path: Path | IO[bytes]) -> Header | None:
     """The header of an image file, None if it has no readable one."""
     from PIL import Image
 

@@ -34,8 +34,10 @@ def load(
     Args:
         source: "digits" or "shapes" (no download); a TensorFlow Datasets name, such as "mnist"; a folder of images,
             with class subfolders or not, and with train/validation/test folders above them or not; a `.npy`
-            or `.npz` file; an array (N, H, W) or (N, H, W, C) with C 1 or 3; or `(images, labels)`. A plain
-            name means the named set; write "./name" for a folder that is called the same.
+            or `.npz` file; a folder of TFRecord files, or one (`tf.train.Example` with `image/encoded` or `image`, and
+            perhaps `image/class/label` or `label`; or as TensorFlow Datasets prepares them); an array (N, H, W) or
+            (N, H, W, C) with C 1 or 3; or `(images, labels)`. A plain name means the named set; write "./name" for a
+            folder that is called the same.
         batch_size: images in a batch; the last batch of a pass may be smaller.
         seed: of the splits, the order and the binary draws; >= 0.
         binarize: "none"; "threshold", `x >= 0.5`; or "stochastic", Bernoulli(x): drawn afresh on every

@@ -6,8 +6,6 @@ import difflib
 import socket
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +14,9 @@ import tensorflow as tf
 
 from kvae.data.errors import DataError
 from kvae.data.images import check_shape, convert
-from kvae.data.splits import Memory, MemorySplit, Request, Share, Source, Split, StreamSplit, part_sizes
+from kvae.data.splits import Memory, MemorySplit, Request, Share, Source, Split, StreamSplit, no_global_seed, part_sizes
 
+PREPARED = "dataset_info.json"  # in the folder of a set that is prepared
 PROBE = 256  # images looked at to tell 0/1 from 0..255
 SHUFFLE_BUFFER = 1_000, 10_000  # images of a streamed set among which the next one is drawn: least and most
 
@@ -32,7 +31,21 @@ def tfds_set(name: str, request: Request) -> Source:
         DataError: for an unknown name (with near matches), a set that is neither there nor to be had, one
             without an `image` feature, or one whose images differ in size when no `size` is given.
     """
-    builder = _builder(name, request)
+    return _set(name, _builder(name, request), request)
+
+
+def prepared(root: Path, request: Request) -> Source:
+    """A set that TensorFlow Datasets has prepared, by its folder (that of a version)."""
+    import tensorflow_datasets as tfds
+
+    try:
+        builder = tfds.builder_from_directory(root)
+    except Exception as error:
+        raise DataError(f"{root}: TensorFlow Datasets cannot open this set. Received: {_line(error)}") from error
+    return _set(root.parent.name, builder, request)
+
+
+def _set(name: str, builder: Any, request: Request) -> Source:
     features = builder.info.features
     keys = set(features.keys()) if hasattr(features, "keys") else set()
     if "image" not in keys:
@@ -136,7 +149,7 @@ class _Reader:
             if key is None:
                 return self.elements(instruction).take(limit)
             dataset = self.elements(instruction, share if share.of > 1 else None).take(limit)
-            with _no_global_seed():
+            with no_global_seed():
                 return dataset.shuffle(buffer, seed=key, reshuffle_each_iteration=False)
 
         return StreamSplit(count, elements)
@@ -238,17 +251,3 @@ def _line(error: BaseException, longest: int = 160) -> str:
     """An exception of another library as part of one line."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text[:longest]}{'…' if len(text) > longest else ''}"
-
-
-@contextmanager
-def _no_global_seed() -> Iterator[None]:
-    """Inside a graph, operations are seeded by their own seed alone.
-
-    Otherwise TensorFlow mixes in the global seed, and asks whether both are 0, which a tensor can't answer.
-    """
-    graph = tf.compat.v1.get_default_graph()
-    seed, graph.seed = graph.seed, None
-    try:
-        yield
-    finally:
-        graph.seed = seed

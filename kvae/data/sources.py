@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from kvae.data.errors import DataError
-from kvae.data.files import SUFFIXES
+from kvae.data.files import SUFFIXES, holds_images
 from kvae.data.folder import folder
 from kvae.data.images import check_images, convert_all, scale_of
-from kvae.data.named import is_known_name, tfds_set
+from kvae.data.named import PREPARED, is_known_name, prepared, tfds_set
+from kvae.data.records import find_records, records
 from kvae.data.shapes import CLASSES, grid, render
 from kvae.data.splits import Memory, MemorySplit, Request, Source, Split, complete
 
@@ -52,7 +53,14 @@ def open_source(source: Any, request: Request) -> Source:
         return tfds_set(str(source), request)
     path = Path(source).expanduser()
     if path.is_dir():
-        return replace(folder(path, request), path=path.resolve())
+        opened = folder
+        if (path / PREPARED).is_file():
+            opened = prepared
+        elif not holds_images(path) and find_records(path):
+            opened = records
+        return replace(opened(path, request), path=path.resolve())
+    if path.is_file() and find_records(path):
+        return replace(records(path, request), path=path.resolve())
     if path.is_file():
         return replace(array_file(path, request), path=path.resolve())
     if isinstance(source, str) and "/" in source and is_known_name(source, request):

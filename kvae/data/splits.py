@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -216,3 +217,17 @@ def complete(
 
 def no_such_split(name: Any) -> DataError:
     return DataError(f"Unknown split: expected one of {', '.join(NAMES)}. Received: {name!r}")
+
+
+@contextmanager
+def no_global_seed() -> Iterator[None]:
+    """Inside a graph, operations are seeded by their own seed alone.
+
+    Otherwise TensorFlow mixes in the global seed, and asks whether both are 0, which a tensor can't answer.
+    """
+    graph = tf.compat.v1.get_default_graph()
+    seed, graph.seed = graph.seed, None
+    try:
+        yield
+    finally:
+        graph.seed = seed

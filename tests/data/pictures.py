@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import tensorflow as tf
 from PIL import Image
 
 
@@ -26,6 +27,27 @@ def write_images(root: Path, images: np.ndarray, suffix: str = ".png") -> list[P
     for path, image in zip(paths, images):
         Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(path)
     return paths
+
+
+def write_records(
+    root: Path, images: np.ndarray, files: int = 1, labels: bool = True, name: str = "part"
+) -> list[Path]:
+    """TFRecord files of PNG images; image i has label i % 4, and file k the k-th stretch of them."""
+    root.mkdir(parents=True, exist_ok=True)
+    paths = [root / f"{name}-{k}.tfrecord" for k in range(files)]
+    for path, rows in zip(paths, np.array_split(np.arange(len(images)), files)):
+        with tf.io.TFRecordWriter(str(path)) as writer:
+            for i in rows:
+                features = {"image/encoded": _bytes(tf.io.encode_png(images[i]).numpy())}
+                if labels:
+                    label = tf.train.Int64List(value=[i % 4])
+                    features["image/class/label"] = tf.train.Feature(int64_list=label)
+                writer.write(tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString())
+    return paths
+
+
+def _bytes(content: bytes) -> tf.train.Feature:
+    return tf.train.Feature(bytes_list=tf.train.BytesList(value=[content]))
 
 
 def truncate(path: Path) -> None:

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 import kvae
 
-from .pictures import numbered, write_images
+from .pictures import numbered, write_images, write_records
 
 SOURCES = [
     "digits",
@@ -21,6 +21,8 @@ SOURCES = [
     "npz",
     "folder",
     "folder streamed",
+    "records",
+    "records streamed",
     "tfds streamed",
 ]
 
@@ -43,6 +45,9 @@ def case(request, tmp_path):
     if name.startswith("folder"):
         write_images(tmp_path / "pictures", images)
         return tmp_path / "pictures", {**options, "cache_bytes": 1 << 30 if name == "folder" else 0}, 100
+    if name.startswith("records"):
+        write_records(tmp_path / "shards", images, files=3)
+        return tmp_path / "shards", {**options, "cache_bytes": 1 << 30 if name == "records" else 0}, 100
     arrays = {"bool": images > 127, "float": images / 255.0}
     return arrays.get(name, images), options, 100
 
@@ -66,7 +71,9 @@ def test_every_source_keeps_the_contract(case):
         assert data.train.cardinality() == data.batches_per_epoch
 
 
-@pytest.mark.parametrize("case", ["digits", "shapes", "uint8", "folder streamed", "tfds streamed"], indirect=True)
+@pytest.mark.parametrize(
+    "case", ["digits", "shapes", "uint8", "folder streamed", "records streamed", "tfds streamed"], indirect=True
+)
 def test_every_kind_is_deterministic_and_changes_between_passes(case):
     source, options, _ = case
     one, two, other = (kvae.data.load(source, seed=seed, **options) for seed in (3, 3, 4))

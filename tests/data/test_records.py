@@ -1,0 +1,188 @@
+"""TFRecord files: what is read, how it is divided, and records that are damaged."""
+
+import itertools
+import json
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import kvae
+from kvae.data import DataError, DataWarning
+
+from .pictures import numbered, numbers, write_records
+
+IMAGES = numbered(200)
+EVERYTHING = list(range(200))
+
+
+def all_numbers(data):
+    return {split: numbers(data.arrays(split)[0]) for split in ("train", "validation", "test")}
+
+
+@pytest.mark.parametrize("cache_bytes", [0, 1 << 30])
+def test_images_labels_and_numbers(tmp_path, cache_bytes):
+    write_records(tmp_path, IMAGES, files=3)
+    data = kvae.data.load(tmp_path, cache_bytes=cache_bytes, batch_size=32)
+    assert data.image_shape == (9, 10, 1)
+    assert (data.num_train, data.num_validation, data.num_test) == (160, 20, 20)
+    assert sorted(itertools.chain(*all_numbers(data).values())) == EVERYTHING
+    for split in ("train", "test"):
+        for x, pairs in data.numbered(split):
+            np.testing.assert_array_equal(pairs[:, 1], numbers(x))
+            np.testing.assert_array_equal(pairs[:, 0], np.array(numbers(x)) % 4)
+    assert sorted(n for x in data.train for n in numbers(x)) == sorted(all_numbers(data)["train"])
+
+
+def test_held_out_images_are_of_every_file(tmp_path):
+    write_records(tmp_path, IMAGES, files=4)
+    held_out = all_numbers(kvae.data.load(tmp_path))["test"]
+    assert [sum(k * 50 <= n < (k + 1) * 50 for n in held_out) for k in range(4)] == [5, 5, 5, 5]
+
+
+@pytest.mark.parametrize("names", [("train", "test"), ("digits-train", "digits-test"), ("train/part", "test/part")])
+def test_splits_by_name(tmp_path, names):
+    for name, part in zip(names, (IMAGES[:150], IMAGES[150:])):
+        write_records((tmp_path / name).parent, part, files=2, name=(tmp_path / name).name)
+    found = all_numbers(kvae.data.load(tmp_path))
+    assert sorted(found["test"]) == list(range(150, 200))
+    assert sorted(found["train"] + found["validation"]) == list(range(150))
+
+
+def test_one_file_without_labels(tmp_path):
+    (path,) = write_records(tmp_path, IMAGES, labels=False)
+    data = kvae.data.load(path, size=8)
+    assert data.image_shape == (8, 8, 1)
+    assert not data.has_labels
+
+
+@pytest.mark.parametrize("cache_bytes", [0, 1 << 30])
+def test_damaged_records_are_counted_and_named(tmp_path, cache_bytes):
+    first, second = write_records(tmp_path, IMAGES, files=2)
+    content = bytearray(first.read_bytes())
+    place = content.index(b"IHDR", content.index(b"IHDR") + 1)  # in the second record
+    content[place] ^= 1
+    first.write_bytes(bytes(content))
+    second.write_bytes(second.read_bytes()[:-10])  # in the last one
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", DataWarning)
+        data = kvae.data.load(tmp_path, cache_bytes=cache_bytes, validation_fraction=0, test_fraction=0)
+        found = numbers(data.arrays("train")[0])
+    messages = [str(warning.message) for warning in told]
+    assert "part-1.tfrecord is damaged behind its record 99: left out the last" in messages[0]
+    assert (
+        "left out 1 records that are damaged, or hold no image of 9x10x1 (part-0.tfrecord: 1); 1 so far" in messages[1]
+    )
+    assert len(messages) == 2
+    assert sorted(found) == [0, *range(2, 199)]
+
+
+def test_images_of_another_size_are_left_out(tmp_path):
+    write_records(tmp_path, IMAGES[:100], name="a")
+    write_records(tmp_path, numbered(3, height=12), name="b")
+    with pytest.warns(DataWarning, match=r"left out 3 records .*9x10x1 \(b-0\.tfrecord: 0, 1, 2\)"):
+        assert len(kvae.data.load(tmp_path, test_fraction=0, validation_fraction=0).arrays("train")[0]) == 100
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"", "expected enough images"), (b"not a record at all", "expected enough images")],
+)
+def test_files_without_records(tmp_path, content, message):
+    (tmp_path / "x.tfrecord").write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        kvae.data.load(tmp_path)
+
+
+def test_records_without_images(tmp_path):
+    with tf.io.TFRecordWriter(str(tmp_path / "x.tfrecord")) as writer:
+        for _ in range(20):
+            writer.write(b"something else")
+    with pytest.raises(DataError, match=r"expected records of tf\.train\.Example with an encoded image"):
+        kvae.data.load(tmp_path)
+
+
+def test_a_prepared_set_by_its_folder(tfds_dir, tmp_path):
+    (version,) = sorted(path.parent for path in (tmp_path.__class__(tfds_dir) / "mnist").glob("*/dataset_info.json"))
+    data = kvae.data.load(version)
+    assert (data.num_train, data.num_test, data.image_shape) == (54_000, 10_000, (28, 28, 1))
+    assert data.name == "mnist"
+
+
+# Parts of several workers.
+
+
+@pytest.mark.parametrize("binarize", ["none", "stochastic"])
+@pytest.mark.parametrize("source", ["memory", "folder streamed"])
+def test_parts_of_workers_are_the_batches_of_one(tmp_path, source, binarize):
+    from .pictures import write_images
+
+    source_, options = IMAGES, {}
+    if source == "folder streamed":
+        write_images(tmp_path, IMAGES)
+        source_, options = tmp_path, {"cache_bytes": 0}
+    data = kvae.data.load(source_, batch_size=32, binarize=binarize, **options)
+    whole = list(data.split("train", shuffle=True, epoch=2).as_numpy_iterator())
+    parts = [list(data.split("train", shuffle=True, epoch=2, worker=(w, 4)).as_numpy_iterator()) for w in range(4)]
+    for batch, *shares in zip(whole, *parts, strict=True):
+        np.testing.assert_array_equal(np.concatenate(shares), batch)
+        assert {len(share) for share in shares} == {len(batch) // 4}
+
+
+def test_workers_read_no_record_twice(tmp_path):
+    write_records(tmp_path, IMAGES, files=3)
+    data = kvae.data.load(tmp_path, batch_size=8, cache_bytes=0)
+    read = [[n for x in data.split("train", shuffle=True, worker=(w, 2)) for n in numbers(x)] for w in range(2)]
+    assert sorted(itertools.chain(*read)) == sorted(all_numbers(data)["train"])
+    assert all(len(part) > 30 for part in read)
+
+
+def test_workers_among_whom_a_batch_cannot_be_divided():
+    data = kvae.data.load("digits", batch_size=32)
+    with pytest.raises(DataError, match="batches of a multiple of 3 images for 3 workers"):
+        data.split("train", shuffle=True, worker=(0, 3))
+    with pytest.raises(DataError, match="expected a shuffled split"):
+        data.split("train", worker=(0, 2))
+
+
+# Larger than memory.
+
+STREAM = """
+import json, resource, sys
+import kvae
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() / 2**20
+data = kvae.data.load(sys.argv[1], batch_size=256, cache_bytes=0)
+count, most = 0, 0.0
+while count < 40_000:
+    for batch in data.split("train", shuffle=True, epoch=count):
+        count += len(batch)
+        most = max(most, resident())
+        if count >= 40_000:
+            break
+print(json.dumps({"megabytes": most, "images": data.num_train}))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's /proc")
+def test_memory_stays_flat_from_ten_thousand_to_a_million_images(tmp_path):
+    """A million records in a hundred links to each of ten files: what counts is how many there are to be read."""
+    images = np.random.default_rng(0).integers(0, 256, (10_000, 28, 28, 1), np.uint8)
+    few = tmp_path / "few"
+    write_records(few, images, files=10, labels=False)
+    many = tmp_path / "many"
+    many.mkdir()
+    for copy in range(100):
+        for path in few.iterdir():
+            (many / f"{copy}-{path.name}").hardlink_to(path)
+    found = {}
+    for folder in (few, many):
+        command = [sys.executable, "-c", STREAM, str(folder)]
+        printed = subprocess.run(command, check=True, capture_output=True, text=True)
+        found[folder.name] = json.loads(printed.stdout)
+    assert (found["few"]["images"], found["many"]["images"]) == (8_000, 800_000)
+    assert found["many"]["megabytes"] < 1.1 * found["few"]["megabytes"], found
