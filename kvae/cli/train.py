@@ -62,7 +62,8 @@ def train(
     source: Annotated[
         str | None,
         typer.Argument(
-            help="digits, shapes, a TFDS name, a folder of images, or an .npy/.npz file.", show_default=False
+            help="digits, shapes, a TFDS name, a folder of images or TFRecord files, or an .npy/.npz file.",
+            show_default=False,
         ),
     ] = None,
     out: Annotated[
