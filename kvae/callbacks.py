@@ -10,23 +10,11 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from kvae.files import atomic_file
 
 FORMAT = 1
 Numbers = int | float | bool | str | None
-
-
-def is_chief() -> bool:
-    """Whether this process is the one that writes files, of those that train together in the strategy in scope.
-
-    Example:
-
-        >>> is_chief()
-        True
-    """
-    return bool(tf.distribute.get_strategy().extended.should_checkpoint)
 
 
 class Resume(keras.callbacks.Callback):
@@ -146,7 +134,7 @@ class Resume(keras.callbacks.Callback):
             "finished": finished,
             "callbacks": [_numbers(callback) for callback in self.others],
         }
-        if is_chief():
+        if self.model.distribute_strategy.extended.should_checkpoint:  # not so of workers but the chief
             encoded = np.frombuffer(json.dumps(state).encode(), np.uint8)
             with atomic_file(self.path) as temporary:
                 np.savez(temporary, state=encoded, **arrays)

@@ -22,7 +22,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from kvae import data, likelihoods, networks, objectives, posteriors, priors, recipes, schedules
-from kvae.callbacks import LowerableRate, Rescue, Resume, is_chief
+from kvae.callbacks import LowerableRate, Rescue, Resume
 from kvae.cli import unfinished, workers
 from kvae.cli.console import CommandError, Stopped, our_warnings, say
 from kvae.cli.evaluate import show_scores
@@ -247,7 +247,7 @@ class Best(keras.callbacks.Callback):
         value = float((logs or {})[self.monitor])
         if value < self.best:
             # Workers add up their metrics while they save: all of them do, and what isn't the chief's is thrown away.
-            with atomic_file(self.path) if is_chief() else nowhere(self.path.suffix) as temporary:
+            with atomic_file(self.path) if workers.is_chief() else nowhere(self.path.suffix) as temporary:
                 self.model.save(temporary)
             self.best = value
 
@@ -323,7 +323,7 @@ def _train(settings: Settings, run: Path, folder: Path, resume: bool, save_secon
     else:
         settings = settings.settle(images)
         model = settings.model(images)
-        if is_chief():
+        if workers.is_chief():
             unfinished.clear(folder)
             write_json(folder / "config.json", _config(settings, images, model))
     say(
@@ -334,7 +334,7 @@ def _train(settings: Settings, run: Path, folder: Path, resume: bool, save_secon
     likelihood = type(model.likelihood).__name__
     say(f"{kind} with {model.latent_dim} latents, {model.count_params():,} weights, {likelihood} likelihood\n")
     progress = fit(model, settings, images, folder, save_seconds)
-    if is_chief():
+    if workers.is_chief():
         training = {
             "train_seconds": progress.seconds,
             "epochs": progress.epochs,
@@ -393,11 +393,11 @@ def fit(model: VAE, settings: Settings, images: data.Data, folder: Path, save_se
             counting.append(keras.callbacks.EarlyStopping(judge, mode="min", patience=settings.patience))
         resume = Resume(folder / unfinished.STATE, counting, save_seconds)
         first = resume.epoch
-        if is_chief():
+        if workers.is_chief():
             unfinished.tidy(folder, first)
         callbacks = [
             *([keras.callbacks.SwapEMAWeights(swap_on_epoch=True)] if settings.ema else []),  # all others see averages
-            *([keras.callbacks.CSVLogger(str(folder / "history.csv"), append=True)] if is_chief() else []),
+            *([keras.callbacks.CSVLogger(str(folder / "history.csv"), append=True)] if workers.is_chief() else []),
             *counting,
             resume,
             *([UpToNextEpoch()] if resume.batch else []),

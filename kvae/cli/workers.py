@@ -195,6 +195,13 @@ def join() -> Any:
     return strategy
 
 
+def is_chief() -> bool:
+    """Whether this process writes the files: it trains alone, or is the first worker."""
+    import tensorflow as tf
+
+    return bool(tf.distribute.get_strategy().extended.should_checkpoint)
+
+
 def meet(strategy: Any) -> None:
     """Wait until all workers are here."""
     import tensorflow as tf
