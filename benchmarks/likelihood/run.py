@@ -83,6 +83,19 @@ EXPERIMENTS: dict[str, dict[str, list[str]]] = {
             ("phone", "phone_vae", 4, 1000),
         )
     },
+    # The same training in every precision, compiled or not; three seeds of the first say what noise is.
+    "precision": {
+        f"precision-{name}": [f"train {DYNAMIC} --epochs 3 {options} --out {{run}}", "evaluate {run} --samples 16"]
+        for name, options in {
+            "float32": "--seed 0",
+            "float32-seed1": "--seed 1",
+            "float32-seed2": "--seed 2",
+            "bfloat16": "--precision bfloat16",
+            "float16": "--precision float16",
+            "xla": "--xla",
+            "deterministic": "--deterministic",
+        }.items()
+    },
     "colour": {
         f"colour-{likelihood}": [
             f"train cifar10_small --likelihood {likelihood} {COLOUR} --out {{run}}",

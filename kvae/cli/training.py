@@ -406,7 +406,8 @@ def fit(model: VAE, settings: Settings, images: data.Data, folder: Path, save_se
         try:
             with unfinished.stoppable(resume):
                 model.fit(
-                    on_devices(batches, strategy), validation_data=by_image(images.split("validation", labels=labels)),
+                    on_devices(batches, images.batch_size, strategy),
+                    validation_data=by_image(images.split("validation", labels=labels)),
                     epochs=first if resume.finished else settings.epochs, initial_epoch=first, callbacks=callbacks,
                     shuffle=False, verbose=0,
                 )  # fmt: skip
@@ -432,13 +433,18 @@ def fit(model: VAE, settings: Settings, images: data.Data, folder: Path, save_se
     return progress
 
 
-def on_devices(batches: Callable[..., tf.data.Dataset], strategy: tf.distribute.Strategy) -> Any:
+def on_devices(batches: Callable[..., tf.data.Dataset], batch_size: int, strategy: tf.distribute.Strategy) -> Any:
     """Batches wait on the accelerator, where there is one, before they are needed; a worker gets its part of each."""
     if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         workers.meet(strategy)  # all of them have looked for a state by now
-        return strategy.distribute_datasets_from_function(
-            lambda context: batches(worker=(context.input_pipeline_id, context.num_input_pipelines))
-        )
+
+        def of_worker(context: tf.distribute.InputContext) -> tf.data.Dataset:
+            dataset = batches(worker=(context.input_pipeline_id, context.num_input_pipelines))
+            if context.num_replicas_in_sync == context.num_input_pipelines:
+                return dataset
+            return dataset.rebatch(context.get_per_replica_batch_size(batch_size))  # a worker with several GPUs
+
+        return strategy.distribute_datasets_from_function(of_worker)
     gpus = tf.config.list_logical_devices("GPU")
     dataset = batches()
     return dataset.apply(tf.data.experimental.prefetch_to_device(gpus[0].name)) if gpus else dataset
