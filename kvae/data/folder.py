@@ -75,9 +75,7 @@ def folder(root: Path, request: Request) -> Source:
 def _layout(root: Path, name: str) -> _Layout:
     paths = find_images(root)
     if not paths:
-        raise DataError(
-            f"{name}: expected a folder with images (png, jpg, ...) or TFRecord files in it. Received: neither"
-        )
+        raise DataError(f"{name}: expected a folder with images (png, jpg, …) or TFRecord files. Received: neither")
     parts = [path.relative_to(root).parts[:-1] for path in paths]
     splits = ["train"] * len(paths)
     if any(part and part[0].lower() == "train" for part in parts):

@@ -66,7 +66,8 @@ def open_source(source: Any, request: Request) -> Source:
     if isinstance(source, str) and "/" in source and is_known_name(source, request):
         return tfds_set(source, request)  # name/config
     raise DataError(
-        f"Expected the path of a folder of images or TFRecord files, or of a .tfrecord, .npy or .npz file: no such file or folder. Received: {source}"
+        "Expected the path of a folder of images or TFRecord files, or of a .tfrecord, .npy or .npz file: no such file "
+        f"or folder. Received: {source}"
     )
 
 

@@ -127,7 +127,7 @@ def test_the_warning_names_five_files_and_counts_all(tmp_path):
 
 def test_folders_without_images(tmp_path):
     (tmp_path / "notes.txt").write_text("hello")
-    with pytest.raises(kvae.data.DataError, match=r"expected a folder with images.*Received: no image files"):
+    with pytest.raises(kvae.data.DataError, match=r"expected a folder with images.*Received: neither"):
         kvae.data.load(tmp_path)
     for suffix in (".png", ".jpg"):
         (tmp_path / f"broken{suffix}").write_text("hello")
