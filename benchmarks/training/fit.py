@@ -26,11 +26,11 @@ from pathlib import Path
 from typing import Any
 
 BATCH = 128
-#: widths of the layers: strided 3×3 convolutions, or dense ones before a last small one; latents; image
+#: the image; widths of strided 3×3 convolutions and of dense layers; latents; images in an epoch, some seconds long
 NETWORKS: dict[str, dict[str, Any]] = {
-    "keras.io": {"image": (28, 28, 1), "filters": (32, 64), "units": (16,), "latents": 2},
-    "mlp": {"image": (28, 28, 1), "filters": (), "units": (200, 200), "latents": 50},
-    "64x64x3": {"image": (64, 64, 3), "filters": (32, 64, 64, 128), "units": (), "latents": 64},
+    "keras.io": {"image": (28, 28, 1), "filters": (32, 64), "units": (16,), "latents": 2, "epoch": 6400},
+    "mlp": {"image": (28, 28, 1), "filters": (), "units": (200, 200), "latents": 50, "epoch": 38_400},
+    "64x64x3": {"image": (64, 64, 3), "filters": (32, 64, 64, 128), "units": (), "latents": 64, "epoch": 1280},
 }
 
 
@@ -224,10 +224,11 @@ def contestants(name: str, x: Any) -> dict[str, Callable[[], Any]]:
     }
 
 
-def compare(name: str, images: int, rounds: int, peer_python: str | None) -> dict[str, Any]:
+def compare(name: str, images: int | None, rounds: int, peer_python: str | None) -> dict[str, Any]:
     import numpy as np
     from common import interleaved, median_ratio, rates
 
+    images = images or NETWORKS[name]["epoch"]
     x = (np.random.default_rng(0).random((images, *NETWORKS[name]["image"])) < 0.13).astype("uint8")
     runs = contestants(name, x)
     with tempfile.TemporaryDirectory() as folder:
@@ -254,7 +255,7 @@ def compare(name: str, images: int, rounds: int, peer_python: str | None) -> dic
     rows: dict[str, Any] = rates(seconds, "keras.io's way", images, "ratio_to_keras_io")
     for row, values in zip(rows.values(), seconds.values()):
         row["ratio_to_bare"] = round(median_ratio(seconds["bare loop"], values), 3)
-    return {"rows": rows} | ({"peer": about} if peer_python else {})
+    return {"images": images, "rows": rows} | ({"peer": about} if peer_python else {})
 
 
 if __name__ == "__main__":
@@ -263,7 +264,7 @@ if __name__ == "__main__":
         raise SystemExit
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("networks", nargs="*", help=f"of {', '.join(NETWORKS)} (default: all)")
-    parser.add_argument("--images", type=int, default=6400)
+    parser.add_argument("--images", type=int, help="in an epoch, instead of those of each network")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--peer-python", help="Interpreter of an environment with pythae 0.1.2.")
     options = parser.parse_args()
@@ -275,4 +276,5 @@ if __name__ == "__main__":
         name: compare(name, options.images, options.rounds, options.peer_python)
         for name in options.networks or NETWORKS
     }
-    store("training_fit", {"batch": BATCH, "images": options.images, "rounds": options.rounds, "networks": found})
+    if options.rounds >= 3:
+        store("training_fit", {"batch": BATCH, "rounds": options.rounds, "networks": found})

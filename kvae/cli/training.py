@@ -379,7 +379,7 @@ def fit(model: VAE, settings: Settings, images: data.Data, folder: Path, save_se
     optimizer = keras.optimizers.Adam(
         rate, global_clipnorm=CLIP_NORM, use_ema=bool(settings.ema), ema_momentum=settings.ema or 0.99
     )
-    # Many steps in one call: the framework's overhead is paid once (benchmarks/throughput.py).
+    # Many steps in one call: the framework's overhead is paid once (benchmarks/training/fit.py).
     model.compile(optimizer, jit_compile=settings.xla or "auto", steps_per_execution=max(1, min(50, steps // 8)))
     labels = model.condition_dim is not None
     # The tighter bound where there is one: importance-weighted training may pay for it with the ELBO.
