@@ -10,6 +10,8 @@ import tensorflow_datasets as tfds
 
 import kvae
 
+from .pictures import numbered, numbers
+
 
 def test_mnist_in_memory_and_streamed_agree(tfds_dir):
     loaded = kvae.data.load("mnist", data_dir=tfds_dir)
@@ -133,21 +135,36 @@ def test_a_folder_of_the_same_name_is_pointed_out(tmp_path, monkeypatch):
         kvae.data.load("mnist", data_dir=tmp_path / "none", download=False)
 
 
-def write_set(root, name, features, values, key="image"):
+def write_set(root, name, features, values, key="image", files=1):
     """A prepared set of one split, as TFDS writes it, that no builder knows."""
     folder = root / name / "1.0.0"
     folder.mkdir(parents=True, exist_ok=True)
     features = tfds.features.FeaturesDict(features)
+    parts = np.array_split(np.arange(len(values)), files)
     split = tfds.core.SplitInfo(
         name="train",
-        shard_lengths=[len(values)],
+        shard_lengths=[len(part) for part in parts],
         num_bytes=0,
         filename_template=tfds.core.ShardedFileTemplate(
             data_dir=folder, dataset_name=name, split="train", filetype_suffix="tfrecord"
         ),
     )
-    path = folder / f"{name}-train.tfrecord-00000-of-00001"
-    with tf.io.TFRecordWriter(str(path)) as writer:
-        for value in values:
-            writer.write(features.serialize_example(features.encode_example({key: value})))
+    for i, part in enumerate(parts):
+        path = folder / f"{name}-train.tfrecord-{i:05d}-of-{files:05d}"
+        with tf.io.TFRecordWriter(str(path)) as writer:
+            for row in part:
+                writer.write(features.serialize_example(features.encode_example({key: values[row]})))
     tfds.folder_dataset.write_metadata(data_dir=folder, features=features, split_infos=[split], check_data=False)
+
+
+def test_workers_read_files_of_their_own(tmp_path):
+    images = numbered(90, channels=1)
+    write_set(tmp_path, "sharded", {"image": tfds.features.Image(shape=(9, 10, 1))}, images, files=3)
+    data = kvae.data.load("sharded", data_dir=tmp_path, cache_bytes=0, batch_size=6, test_fraction=0)
+    parts = [[n for x in data.split("train", shuffle=True, worker=(w, 3)) for n in numbers(x)] for w in range(3)]
+    assert [sorted(part) for part in parts] == [list(range(30)), list(range(30, 60)), list(range(60, 81))]
+    with pytest.raises(kvae.data.DataError, match=r"at least as many files as workers.* Received: 3 files, 6 workers"):
+        next(iter(data.split("train", shuffle=True, worker=(0, 6))))
+    by_folder = kvae.data.load(tmp_path / "sharded" / "1.0.0", test_fraction=0)
+    assert by_folder.num_train == data.num_train
+    assert by_folder.name == "sharded"
