@@ -541,8 +541,12 @@ def test_noise_is_a_function_of_seed_and_step_and_splits_over_replicas():
     np.testing.assert_array_equal(whole, standard_normal((3, 8, 2), Noise(1, 5)))
     assert np.any(whole != np.asarray(standard_normal((3, 8, 2), Noise(1, 6))))
     assert np.any(whole != np.asarray(standard_normal((3, 8, 2), Noise(2, 5))))
-    parts = [standard_normal((3, 2, 2), Noise(1, 5, (i, 4))) for i in range(4)]
+    parts = [standard_normal((3, 2, 2), Noise(1, 5, (2 * i, 2, 8))) for i in range(4)]
     np.testing.assert_array_equal(whole, np.concatenate(parts, axis=1))
+    uneven = [standard_normal((3, own, 2), Noise(1, 5, (first, own, 8))) for first, own in ((0, 5), (5, 3), (8, 0))]
+    np.testing.assert_array_equal(whole, np.concatenate(uneven, axis=1))
+    of_four = [standard_normal((3, 2 * own, 2), Noise(1, 5, (first, own, 4))) for first, own in ((0, 3), (3, 1))]
+    np.testing.assert_array_equal(whole, np.concatenate(of_four, axis=1))  # two rows of each example
     noise = Noise(1, 5)
     first, second = (np.asarray(standard_normal((3, 8, 2), noise)) for _ in range(2))
     assert np.any(first != second)

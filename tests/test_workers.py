@@ -23,7 +23,7 @@ count, folder = int(sys.argv[1]), sys.argv[2]
 strategy = tf.distribute.MultiWorkerMirroredStrategy() if count > 1 else tf.distribute.get_strategy()
 import kvae
 keras.utils.set_random_seed(0)
-x = np.random.default_rng(0).random((240, 8, 8, 1)).astype("float32")
+x = np.random.default_rng(0).random((245, 8, 8, 1)).astype("float32")
 x[70] = np.nan  # a step that all of them skip
 with strategy.scope():
     vae = kvae.VAE(
@@ -91,11 +91,11 @@ def test_two_and_four_workers_equal_one(tmp_path):
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    """320 digits: 288 of them for training, in batches of 60 and 48, which two workers can divide."""
+    """361 digits: 289 of them for training, in batches of 60 and 49, which two workers can't halve."""
     from sklearn.datasets import load_digits
 
     path = tmp_path_factory.mktemp("images") / "digits.npy"
-    np.save(path, (load_digits().images[:360] * 15.9).astype("uint8")[..., None])
+    np.save(path, (load_digits().images[:361] * 15.9).astype("uint8")[..., None])
     return path
 
 

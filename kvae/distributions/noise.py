@@ -20,26 +20,26 @@ class Noise(keras.random.SeedGenerator):
     draws other numbers than an unbroken one. A model that owns its step counter (a saved weight) draws from
     `Noise(seed, step)` instead and loses nothing.
 
-    On `shard=(i, n)`, replica `i` of `n` gets rows `i·B … (i+1)·B` of what one replica would have drawn for the
-    whole batch, so that training doesn't depend on the number of replicas.
+    A replica gets the rows of its own examples, of what one replica would have drawn for the whole batch, so that
+    training doesn't depend on the number of replicas.
 
     Args:
         seed: integer.
         step: integer or scalar tensor.
-        shard: `(index, count)` of this replica.
+        rows: `(first, own, total)` of a replica that has `own` of the batch's `total` examples, behind `first` others.
 
     Example:
 
         >>> from kvae.distributions import Noise, standard_normal
         >>> whole = standard_normal((1, 4, 2), Noise(0, step=3))
-        >>> half = standard_normal((1, 2, 2), Noise(0, step=3, shard=(1, 2)))
+        >>> half = standard_normal((1, 2, 2), Noise(0, step=3, rows=(2, 2, 4)))
         >>> bool(ops.all(half == whole[:, 2:]))
         True
     """
 
-    def __init__(self, seed: int, step: Any = 0, shard: tuple[Any, int] = (0, 1)):
+    def __init__(self, seed: int, step: Any = 0, rows: tuple[Any, Any, Any] | None = None):
         # Deliberately no super().__init__(): it would create the variable that this class does without.
-        self.seed, self.step, self.shard = seed, step, shard
+        self.seed, self.step, self.rows = seed, step, rows
         self.draws = 0
 
     def next(self, ordered: bool = True) -> Any:
@@ -49,20 +49,21 @@ class Noise(keras.random.SeedGenerator):
         return ops.stack([ops.cast(word, "int32"), ops.cast(self.step, "int32")])
 
     def normal(self, shape: Sequence[Any]) -> Any:
-        """float32 numbers from N(0, 1) of shape `(n, batch, …)`."""
+        """float32 numbers from N(0, 1) of shape `(n, batch, …)`; `batch` is a multiple of the examples."""
         return self._draw(keras.random.normal, shape)
 
     def uniform(self, shape: Sequence[Any]) -> Any:
-        """float32 numbers from U(0, 1) of shape `(n, batch, …)`."""
+        """float32 numbers from U(0, 1) of shape `(n, batch, …)`; `batch` is a multiple of the examples."""
         return self._draw(keras.random.uniform, shape)
 
     def _draw(self, sampler: Callable[..., Any], shape: Sequence[Any]) -> Any:
-        index, count = self.shard
-        if count == 1:
+        if self.rows is None:
             return sampler(shape, dtype="float32", seed=self)
         n, batch, *event = shape
-        whole = sampler((n, batch * count, *event), dtype="float32", seed=self)
-        return ops.take(whole, index * batch + ops.arange(batch), axis=1)
+        first, own, total = self.rows
+        times = batch // ops.maximum(own, 1)  # rows of an example: more than one where it stands for each class
+        whole = sampler((n, total * times, *event), dtype="float32", seed=self)
+        return ops.take(whole, first * times + ops.arange(batch), axis=1)
 
 
 class IndexedNoise(Noise):

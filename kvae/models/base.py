@@ -306,17 +306,25 @@ class LatentModel(keras.Model):
             with self.distribute_strategy.scope():
                 self.optimizer.build(self.trainable_variables)
 
-    def noise(self, step: Any, stream: int = 0) -> Noise:
-        """Random numbers for one step: a function of the model's seed, `stream` and `step`, on any replica."""
-        context = tf.distribute.get_replica_context()
-        shard = (0, 1) if context is None else (context.replica_id_in_sync_group, context.num_replicas_in_sync)
-        return Noise(self.seed + 7919 * stream, step, shard)
+    def noise(self, step: Any, batch: Any = None, stream: int = 0) -> Noise:
+        """Random numbers for one step: a function of the model's seed, `stream` and `step`, on any replica.
+
+        `batch` is how many examples this replica has.
+        """
+        seed, context = self.seed + 7919 * stream, tf.distribute.get_replica_context()
+        if context is None or context.num_replicas_in_sync == 1:
+            return Noise(seed, step)
+        index, count = context.replica_id_in_sync_group, context.num_replicas_in_sync
+        if isinstance(batch, int) or self.jit_compile:  # all have as many; XLA can't draw what it learns on the way
+            return Noise(seed, step, (index * batch, batch, count * batch))
+        sizes = _over_replicas(tf.one_hot(index, count, dtype="int32") * batch)
+        return Noise(seed, step, (tf.reduce_sum(sizes[:index]), batch, tf.reduce_sum(sizes)))
 
     def train_step(self, data: Any) -> dict[str, Any]:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         x = self.check_images(x, training=True)
         with tf.GradientTape() as tape:
-            values = self.batch_values(x, self.noise(self.step), True, y)
+            values = self.batch_values(x, self.noise(self.step, ops.shape(x)[0]), True, y)
             # Gradients of the replicas are summed; float16 needs the loss scaled.
             replicas = tf.distribute.get_strategy().num_replicas_in_sync
             loss = _part_of_mean(values["loss"], sample_weight) + sum(self.losses) / replicas
@@ -335,8 +343,9 @@ class LatentModel(keras.Model):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         # Numbered by the examples seen so far: the same noise in every evaluation.
         seen = self.trackers["loss"].count * tf.distribute.get_strategy().num_replicas_in_sync
-        noise = self.noise(seen, stream=1)
-        return self._update_metrics(self.batch_values(self.check_images(x), noise, False, y), sample_weight)
+        x = self.check_images(x)
+        noise = self.noise(seen, ops.shape(x)[0], stream=1)
+        return self._update_metrics(self.batch_values(x, noise, False, y), sample_weight)
 
     def predict_step(self, data: Any) -> Any:
         x, y, _ = keras.utils.unpack_x_y_sample_weight(data)

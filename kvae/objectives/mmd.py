@@ -76,8 +76,8 @@ class MMD(Objective):
 
 def prior_samples(terms: Terms) -> Any:
     """As many latents from p(z) as the batch has examples, `(B, D)`; constants."""
-    batch, (shard, _) = ops.shape(terms.q)[0], terms.noise.shard
-    index = ops.cast(shard * batch + ops.arange(batch), "int32")
+    first = 0 if terms.noise.rows is None else terms.noise.rows[0]
+    index = ops.cast(first + ops.arange(ops.shape(terms.q)[0]), "int32")
     return ops.stop_gradient(terms.prior.draw(terms.noise.next(), index, condition=terms.c))
 
 
