@@ -87,7 +87,8 @@ def train(arguments: list[str], run: Path, workers: int, timeout: float, overwri
             unfinished.clear(run / unfinished.FOLDER)
         for restart in range(RESTARTS + 1):
             try:
-                lost = _run(arguments, cluster, timeout)
+                with _stoppable():
+                    lost = _run(arguments, cluster, timeout)
             except KeyboardInterrupt:
                 saved = "what the last whole epoch left" if unfinished.is_there(run) else "nothing yet"
                 raise Stopped(f"stopped; saved is {saved}. Go on with: kvae train --resume {run}") from None
@@ -103,6 +104,24 @@ def train(arguments: list[str], run: Path, workers: int, timeout: float, overwri
     raise CommandError(f"{lost}, for the {RESTARTS + 1}th time. Go on with: kvae train --resume {run}")
 
 
+@contextlib.contextmanager
+def _stoppable() -> Iterator[None]:
+    """Ctrl-C and SIGTERM end all workers, also where a shell has told its background jobs to ignore the former."""
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def _run(arguments: list[str], cluster: Cluster, timeout: float) -> str | None:
     """One try: None if all came to the end, else what happened to one that was killed."""
     started = time.monotonic()
@@ -112,9 +131,8 @@ def _run(arguments: list[str], cluster: Cluster, timeout: float) -> str | None:
     ):
         waiting = True
         while any(process.poll() is None for process in processes.values()):
-            for index, process in processes.items():
-                if process.poll() not in (None, 0):
-                    return _why(index, process.returncode, Path(folder))
+            if any(process.poll() for process in processes.values()):
+                return _why(_ended(processes), Path(folder))
             met = [index for index in cluster.ours if (Path(folder) / str(index)).exists()]
             waiting = waiting and len(met) < len(processes)
             if waiting and time.monotonic() - started > timeout:
@@ -124,8 +142,8 @@ def _run(arguments: list[str], cluster: Cluster, timeout: float) -> str | None:
                     "command on each machine; --worker-timeout gives them more time"
                 )
             time.sleep(POLL_SECONDS)
-        failed = [index for index, process in processes.items() if process.returncode]
-        return _why(failed[0], processes[failed[0]].returncode, Path(folder)) if failed else None
+        failed = _ended(processes)
+        return _why(failed, Path(folder)) if failed else None
 
 
 @contextlib.contextmanager
@@ -151,8 +169,19 @@ def _workers(arguments: list[str], cluster: Cluster, folder: str) -> Iterator[di
             process.wait()
 
 
-def _why(index: int, status: int, folder: Path) -> str:
+def _ended(processes: dict[int, subprocess.Popen]) -> dict[int, int]:
+    """Status of those that failed; what fails in one for a reason of its own fails in all, if they get the time."""
+    reasons = (process.poll() for process in processes.values())
+    if any(status is not None and status > 0 and status != LOST for status in reasons):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            next(iter(processes.values())).wait(5)
+    return {index: process.returncode for index, process in processes.items() if process.poll()}
+
+
+def _why(failed: dict[int, int], folder: Path) -> str:
     """What happened to a worker that may be started again; the command ends with one that would fail again."""
+    index = min(failed, key=lambda i: (failed[i] >= 0, failed[i] == LOST, i))  # the cause, not what came of it
+    status = failed[index]
     if status < 0:
         return f"Worker {index} was killed ({signal.Signals(-status).name})"
     if status == LOST:
