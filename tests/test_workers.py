@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -43,18 +42,8 @@ np.savez(f"{folder}/{count}-{index}.npz", history=json.dumps(history), skipped=v
 """
 
 
-def free_ports(count):
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("localhost", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
-
-
 def train(count, folder):
-    cluster = {"worker": [f"localhost:{port}" for port in free_ports(count)]}
+    cluster = {"worker": [f"localhost:{port}" for port in workers.free_ports(count)]}
     processes = []
     for index in range(count):
         environment = {**os.environ, "TF_NUM_INTRAOP_THREADS": "1"}
@@ -74,11 +63,11 @@ def test_two_and_four_workers_equal_one(tmp_path):
     assert int(one["skipped"]) == 3
     history = json.loads(str(one["history"]))
     for count in (2, 4):  # processes
-        workers = train(count, tmp_path)
-        for worker in workers:
+        trained_by = train(count, tmp_path)
+        for worker in trained_by:
             assert int(worker["skipped"]) == 3
             for name in set(one.files) - {"history", "skipped"}:
-                np.testing.assert_array_equal(worker[name], workers[0][name])  # to the bit, among the workers
+                np.testing.assert_array_equal(worker[name], trained_by[0][name])  # to the bit, among the workers
                 np.testing.assert_allclose(worker[name], one[name], atol=2e-5)  # up to the order of sums
             told = json.loads(str(worker["history"]))
             for name in ("loss", "elbo", "distortion", "rate"):
@@ -135,6 +124,16 @@ def test_the_command_with_two_workers_equals_one(images, by_two, tmp_path):
     assert sorted(path.name for path in by_two.iterdir()) == sorted(path.name for path in (tmp_path / "one").iterdir())
 
 
+def wait_for_epoch(epoch, run, process):
+    """Until as many epochs are saved."""
+    state = run / "training" / "state.npz"
+    deadline = time.monotonic() + 200
+    while not state.exists() or Resume(state).epoch < epoch:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 def worker_processes(process):
     """The processes that a command has started, by their number."""
     with open(f"/proc/{process.pid}/task/{process.pid}/children") as file:
@@ -153,12 +152,7 @@ def worker_processes(process):
 def test_a_killed_worker_is_started_again(images, by_two, tmp_path, index):
     run = tmp_path / "run"
     process = command(images, run, "--workers", "2", background=True)
-    state = run / "training" / "state.npz"
-    deadline = time.monotonic() + 200
-    while not state.exists() or Resume(state).epoch < 2:
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_for_epoch(2, run, process)
     os.kill(worker_processes(process)[index], signal.SIGKILL)
     out, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
@@ -175,12 +169,7 @@ def test_a_killed_worker_is_started_again(images, by_two, tmp_path, index):
 def test_what_workers_began_one_process_can_finish(images, by_two, tmp_path, number):
     run = tmp_path / "run"
     process = command(images, run, "--workers", "2", background=True)
-    state = run / "training" / "state.npz"
-    deadline = time.monotonic() + 200
-    while not state.exists() or Resume(state).epoch < 1:
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_for_epoch(1, run, process)
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -193,7 +182,7 @@ def test_what_workers_began_one_process_can_finish(images, by_two, tmp_path, num
 
 @pytest.mark.slow
 def test_a_worker_that_never_comes(images, tmp_path):
-    addresses = [f"localhost:{port}" for port in free_ports(2)]
+    addresses = [f"localhost:{port}" for port in workers.free_ports(2)]
     cluster = json.dumps({"cluster": {"worker": addresses}, "task": {"type": "worker", "index": 0}})
     options = ("--workers", "2", "--worker-timeout", "15")
     _, errors, status = command(images, tmp_path / "run", *options, TF_CONFIG=cluster)

@@ -385,7 +385,6 @@ def fit(model: VAE, settings: Settings, images: data.Data, folder: Path, save_se
     # The tighter bound where there is one: importance-weighted training may pay for it with the ELBO.
     judge = "val_nll" if model.objective.num_samples > 1 else "val_loss"
     progress, best = Progress(images.num_train, steps), Best(folder / "model.keras", judge)
-    strategy = tf.distribute.get_strategy()
     while True:  # twice, if the first is the rest of an epoch
         rescue = Rescue(rate)
         counting: list[Any] = [progress, best, rescue]
@@ -406,7 +405,7 @@ def fit(model: VAE, settings: Settings, images: data.Data, folder: Path, save_se
         try:
             with unfinished.stoppable(resume):
                 model.fit(
-                    on_devices(batches, images.batch_size, strategy),
+                    on_devices(batches, images.batch_size),
                     validation_data=by_image(images.split("validation", labels=labels)),
                     epochs=first if resume.finished else settings.epochs, initial_epoch=first, callbacks=callbacks,
                     shuffle=False, verbose=0,
@@ -433,8 +432,9 @@ def fit(model: VAE, settings: Settings, images: data.Data, folder: Path, save_se
     return progress
 
 
-def on_devices(batches: Callable[..., tf.data.Dataset], batch_size: int, strategy: tf.distribute.Strategy) -> Any:
+def on_devices(batches: Callable[..., tf.data.Dataset], batch_size: int) -> Any:
     """Batches wait on the accelerator, where there is one, before they are needed; a worker gets its part of each."""
+    strategy = tf.distribute.get_strategy()
     if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         workers.meet(strategy)  # all of them have looked for a state by now
 

@@ -10,7 +10,7 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -100,9 +100,6 @@ def settings_of(run: Path) -> dict[str, Any]:
 @contextlib.contextmanager
 def stoppable(resume: "Resume") -> Iterator[None]:
     """Ctrl-C or SIGTERM has `resume` save after the step that is running; a second one stops at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
 
     def stop(number: int, frame: FrameType | None) -> None:
         if resume.interrupted:
@@ -110,6 +107,16 @@ def stoppable(resume: "Resume") -> Iterator[None]:
         resume.interrupted = True
         say("\nFinishing the step, and saving. Once more stops at once.")
 
+    with stopped_by(stop):
+        yield
+
+
+@contextlib.contextmanager
+def stopped_by(stop: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """`stop` is what Ctrl-C and SIGTERM call, also where a shell has told its background jobs to ignore the former."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield

@@ -44,7 +44,7 @@ class Cluster:
     def of(cls, workers: int) -> "Cluster":
         """That of `TF_CONFIG`; without it, as many processes on this machine."""
         if not os.environ.get("TF_CONFIG"):
-            return cls([f"localhost:{port}" for port in _free_ports(workers)], list(range(workers)))
+            return cls([f"localhost:{port}" for port in free_ports(workers)], list(range(workers)))
         try:
             config = json.loads(os.environ["TF_CONFIG"])
             addresses, index = [str(address) for address in config["cluster"]["worker"]], int(config["task"]["index"])
@@ -87,7 +87,7 @@ def train(arguments: list[str], run: Path, workers: int, timeout: float, overwri
             unfinished.clear(run / unfinished.FOLDER)
         for restart in range(RESTARTS + 1):
             try:
-                with _stoppable():
+                with unfinished.stopped_by(_stop):
                     lost = _run(arguments, cluster, timeout)
             except KeyboardInterrupt:
                 saved = "what the last whole epoch left" if unfinished.is_there(run) else "nothing yet"
@@ -104,22 +104,8 @@ def train(arguments: list[str], run: Path, workers: int, timeout: float, overwri
     raise CommandError(f"{lost}, for the {RESTARTS + 1}th time. Go on with: kvae train --resume {run}")
 
 
-@contextlib.contextmanager
-def _stoppable() -> Iterator[None]:
-    """Ctrl-C and SIGTERM end all workers, also where a shell has told its background jobs to ignore the former."""
-
-    def stop(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def _stop(*_: Any) -> None:
+    raise KeyboardInterrupt
 
 
 def _run(arguments: list[str], cluster: Cluster, timeout: float) -> str | None:
@@ -192,7 +178,7 @@ def _why(failed: dict[int, int], folder: Path) -> str:
     raise CommandError(f"worker {index}: {said[-1].removeprefix('kvae: error: ') if said else f'status {status}'}")
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     sockets = [socket.socket() for _ in range(count)]
     try:
         for one in sockets:

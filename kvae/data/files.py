@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeVar
@@ -37,9 +37,9 @@ def find_images(root: Path) -> list[Path]:
     return sorted(p for p in found if not any(part.startswith(hidden) for part in p.relative_to(root).parts))
 
 
-def holds_images(root: Path) -> bool:
-    """Whether there is an image file in a folder or below it."""
-    return any(path.suffix.lower() in SUFFIXES for path in root.rglob("*"))
+def holds(root: Path, suffixes: Container[str] = SUFFIXES) -> bool:
+    """Whether there is an image file, or another of these suffixes, in a folder or below it."""
+    return any(path.suffix.lower() in suffixes for path in root.rglob("*"))
 
 
 def read_header(path: Path | IO[bytes]) -> Header | None:
@@ -92,12 +92,16 @@ def in_threads(work: Callable[[A], B], items: Iterable[A]) -> list[B]:
         return list(pool.map(work, items))
 
 
+def listed(names: Sequence[Any]) -> str:
+    """The first of them, as a warning names them."""
+    return ", ".join(map(str, names[:SHOWN])) + (", …" if len(names) > SHOWN else "")
+
+
 def warn_unreadable(name: str, bad: Sequence[Path], total: int) -> None:
     """One warning that names the first unreadable files and counts all of them."""
     if bad:
-        shown = ", ".join(path.name for path in bad[:SHOWN]) + (", …" if len(bad) > SHOWN else "")
         warnings.warn(
-            f"{name}: skipped {len(bad)} of {total} images that cannot be read: {shown}",
+            f"{name}: skipped {len(bad)} of {total} images that cannot be read: {listed([p.name for p in bad])}",
             DataWarning,
             stacklevel=2,
         )

@@ -25,7 +25,8 @@ import numpy as np
 import tensorflow as tf
 
 from kvae.data.errors import DataError, DataWarning
-from kvae.data.files import SHOWN, decode, in_threads, read_header
+from kvae.data.files import decode, in_threads, listed, read_header
+from kvae.data.folder import SPLIT_FOLDERS
 from kvae.data.images import check_shape, scale_of
 from kvae.data.splits import (
     NAMES,
@@ -41,7 +42,7 @@ from kvae.data.splits import (
 )
 
 NAME = re.compile(r"\.tfrecords?($|[-.])")
-SPLIT = re.compile(r"(?:^|[-_./])(train|validation|valid|val|test)(?=[-_./])")
+SPLIT = re.compile(rf"(?:^|[-_./])({'|'.join(SPLIT_FOLDERS)})(?=[-_./])")
 IMAGE, LABEL = ("image/encoded", "image"), ("image/class/label", "label")
 HEADER, FOOTER = 12, 4  # bytes around the data of a record
 STRETCH = 64  # records that are read at once
@@ -140,7 +141,7 @@ def _splits(name: str, root: Path, shards: Sequence[Shard], request: Request) ->
     """The stretches of each split, in order."""
     folder = root if root.is_dir() else root.parent
     found = [SPLIT.search("/" + shard.path.relative_to(folder).as_posix()) for shard in shards]
-    named = [{"val": "validation", "valid": "validation"}.get(match[1], match[1]) if match else "" for match in found]
+    named = [SPLIT_FOLDERS[match[1]] if match else "" for match in found]
     if "train" not in named:
         named = ["train"] * len(shards)
     if left := named.count(""):
@@ -271,11 +272,10 @@ class _Reader:
         new = [record for record, number in bad if number not in self.known_bad]
         if new:
             self.known_bad.update(number for _, number in bad)
-            shown = ", ".join(map(str, new[:SHOWN])) + (", …" if len(new) > SHOWN else "")
             height, width, channels = self.shape
             warnings.warn(
                 f"{self.name}: left out {len(new)} records that are damaged, or hold no image of "
-                f"{height}x{width}x{channels} ({self.shards[stretch.shard].path.name}: {shown}); "
+                f"{height}x{width}x{channels} ({self.shards[stretch.shard].path.name}: {listed(new)}); "
                 f"{len(self.known_bad)} so far",
                 DataWarning, stacklevel=2,
             )  # fmt: skip

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from kvae.data.errors import DataError
-from kvae.data.files import SUFFIXES, holds_images
+from kvae.data.files import SUFFIXES, holds
 from kvae.data.folder import folder
 from kvae.data.images import check_images, convert_all, scale_of
 from kvae.data.named import PREPARED, is_known_name, prepared, tfds_set
@@ -56,7 +56,7 @@ def open_source(source: Any, request: Request) -> Source:
         opened = folder
         if (path / PREPARED).is_file():
             opened = prepared
-        elif not holds_images(path) and find_records(path):
+        elif not holds(path) and find_records(path):
             opened = records
         return replace(opened(path, request), path=path.resolve())
     if path.is_file() and find_records(path):

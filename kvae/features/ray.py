@@ -3,13 +3,12 @@
 import io
 import logging
 import os
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from kvae.data.files import SUFFIXES, decode
+from kvae.data.files import SUFFIXES, decode, holds
 from kvae.features.extract import ROWS
 from kvae.files import atomic_directory
 
@@ -137,9 +136,9 @@ def _read(data: Any, source: str) -> Any:
     path = Path(source)
     if source.rstrip("/").endswith(".parquet") or (path.is_dir() and any(path.glob("*.parquet"))):
         return _numbered(data, data.read_parquet(source).map(_from_parquet))
-    if source.endswith(TFRECORDS) or (path.is_dir() and _any(path, TFRECORDS)):
+    if source.endswith(TFRECORDS) or (path.is_dir() and holds(path, TFRECORDS)):
         return _numbered(data, data.read_tfrecords(source).map(_from_example))
-    if "://" in source or (path.is_dir() and _any(path, SUFFIXES)):
+    if "://" in source or (path.is_dir() and holds(path)):
         root = source.rstrip("/") if "://" in source else str(path.resolve())
         extensions = [suffix[1:] for suffix in sorted(SUFFIXES)]
         files = data.read_binary_files(root, include_paths=True, file_extensions=extensions)
@@ -152,10 +151,6 @@ def _read(data: Any, source: str) -> Any:
         "Expected a folder of images, Parquet (.parquet) or TFRecord (.tfrecord) files to read on Ray. "
         f"Received: {source}"
     )
-
-
-def _any(path: Path, suffixes: Iterable[str]) -> bool:
-    return any(file.suffix.lower() in suffixes for file in path.rglob("*"))
 
 
 def _numbered(data: Any, dataset: Any) -> Any:
