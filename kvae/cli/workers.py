@@ -144,7 +144,7 @@ def _workers(arguments: list[str], cluster: Cluster, folder: str) -> Iterator[di
             shown: dict[str, Any] = {}
             if index:  # the chief speaks for all
                 shown = {"stdout": subprocess.DEVNULL, "stderr": open(f"{folder}/{index}.log", "wb")}
-            command = [sys.executable, "-m", "kvae", *arguments]
+            command = [sys.executable, "-P", "-m", "kvae", *arguments]  # -P: not a folder called kvae that is here
             processes[index] = subprocess.Popen(command, env=environment, start_new_session=True, **shown)
             if index:
                 shown["stderr"].close()
