@@ -7,6 +7,7 @@ import cases
 import keras
 import numpy as np
 import pytest
+import scipy.special
 import tensorflow as tf
 from keras import ops
 from scipy import stats
@@ -14,9 +15,9 @@ from scipy.special import logsumexp
 
 from kvae import likelihoods, posteriors, priors
 from kvae.distributions import IndexedNoise, Noise, closed_form_kl, seed_words, standard_normal
-from kvae.distributions.discretized_logistic import log_sigmoid
 from kvae.distributions.kl import _CLOSED_FORMS
 from kvae.distributions.location_scale import soft_clip
+from kvae.distributions.log_sigmoid import log_sigmoid
 
 RNG = np.random.default_rng(0)
 
@@ -636,6 +637,20 @@ def test_derivative_where_two_branches_meet(function, slope):
         tape.watch(x)
         y = function(x)
     assert float(tape.gradient(y, x)[0]) == pytest.approx(slope)
+
+
+def test_derivatives_of_log_sigmoid():
+    x = tf.constant([-1e3, -5.0, -0.1, 0.3, 4.0, 1e3])
+    with tf.GradientTape() as outer:
+        outer.watch(x)
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = log_sigmoid(x)
+        first = tape.gradient(y, x)
+    np.testing.assert_allclose(y, scipy.special.log_expit(x.numpy().astype("float64")), rtol=1e-6)
+    np.testing.assert_allclose(first, scipy.special.expit(-x.numpy()), rtol=1e-6)
+    second = outer.gradient(first, x)
+    np.testing.assert_allclose(second, -scipy.special.expit(x.numpy()) * scipy.special.expit(-x.numpy()), atol=1e-7)
 
 
 def test_optimal_scale_forgets_batches_that_say_nothing():

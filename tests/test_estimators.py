@@ -260,6 +260,8 @@ def test_the_criteria_are_what_they_say(fitted, table):
         detector.fit(x)
         got = -detector.score_samples(x)
         np.testing.assert_allclose(got, values, rtol=0.3, atol=1.5)  # other noise
+        np.testing.assert_array_equal(-detector.score_by_criterion(x)[criterion], got)
+    assert set(detector.score_by_criterion(x)) == set(expected)  # rows of numbers have no "complexity"
     assert set(CRITERIA) == {*expected, "complexity"}
 
 

@@ -194,10 +194,18 @@ def test_a_worker_that_never_comes(images, tmp_path):
 
 @pytest.mark.slow
 def test_what_no_worker_can_do_is_said_once(images, tmp_path):
+    _, errors, status = command(images, tmp_path / "run", "--workers", "2", "--conditional")
+    assert status == 1
+    (line,) = errors.strip().splitlines()
+    assert "A conditional VAE needs labels" in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_batches_that_workers_cannot_share(images, tmp_path):
     _, errors, status = command(images, tmp_path / "run", "--workers", "7")
     assert status == 1
     (line,) = errors.strip().splitlines()
-    assert "a multiple of 7 images for 7 workers" in line
+    assert "a multiple of 7 images. Received: --batch-size 60" in line
     assert not (tmp_path / "run").exists()
 
 

@@ -32,7 +32,6 @@ import kvae
 from kvae.features import AnomalyDetector
 
 LATENTS, SAMPLES, BATCH = 16, 8, 64
-CRITERIA = ("elbo", "likelihood", "distortion", "rate", "typicality", "complexity")
 NEIGHBOURS = 10_000  # training images that the nearest one is sought among
 
 
@@ -49,10 +48,8 @@ def scores(train: np.ndarray, tests: list[np.ndarray], epochs: int, seed: int) -
         LATENTS, model=vae, epochs=epochs, batch_size=BATCH, num_samples=SAMPLES, random_state=seed
     )
     detector.fit(train)
-    found = {
-        criterion: [-detector.set_params(criterion=criterion).score_samples(test) for test in tests]
-        for criterion in CRITERIA
-    }
+    by_criterion = [detector.score_by_criterion(test) for test in tests]
+    found = {criterion: [-scores[criterion] for scores in by_criterion] for criterion in by_criterion[0]}
     keras.utils.set_random_seed(seed)
     likelihood = kvae.likelihoods.Normal(0.1)
     autoencoder = kvae.Autoencoder(latent_dim=LATENTS, image_shape=train.shape[1:], likelihood=likelihood)

@@ -123,6 +123,7 @@ def curves(name: str, sizes: list[int], draws: int, steps: int, epochs: int) -> 
 
 def draw_figure(results: dict[str, Any], path: Path) -> None:
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator, NullLocator
 
     sets = [name for name in SETS if name in results]
     figure, axes = plt.subplots(1, len(sets), figsize=(4.2 * len(sets), 3.6), squeeze=False)
@@ -134,8 +135,9 @@ def draw_figure(results: dict[str, Any], path: Path) -> None:
             (line,) = axis.plot(sizes, errors.mean(axis=1), style, marker="o", markersize=3, label=method)
             axis.fill_between(sizes, errors.min(axis=1), errors.max(axis=1), color=line.get_color(), alpha=0.12, lw=0)
         axis.set(xscale="log", yscale="log", title=name, xlabel="labels")
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8)))
+        axis.yaxis.set_minor_locator(NullLocator())
         axis.yaxis.set_major_formatter("{x:g}")
-        axis.yaxis.set_minor_formatter("{x:g}")
         axis.tick_params(which="both", labelsize=8)
         axis.grid(alpha=0.25, which="both", lw=0.5)
         axis.spines[["top", "right"]].set_visible(False)

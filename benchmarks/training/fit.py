@@ -8,7 +8,7 @@ environment of its own that has Pythae (`pip install pythae==0.1.2 torch`).
 
 * kvae, Keras's default: `vae.compile(Adam)`, `vae.fit(data.train)`.
 * kvae, as `kvae train`: the same with up to 50 steps in one execution; once more with bfloat16 networks.
-* keras.io's way: a subclass with a `train_step`, three `Mean` metrics, a sigmoid at the end, `fit` on an array.
+* keras.io's way: a subclass with a `train_step` (`by_hand.py`), `fit` on an array.
 * bare loop: a `tf.function` that has no metrics, no callbacks and no checks, on slices of a tensor.
 * Pythae: its `VAE` and `BaseTrainer`, networks in PyTorch.
 """
@@ -117,6 +117,7 @@ def peer(name: str, folder: str) -> None:
 def contestants(name: str, x: Any) -> dict[str, Callable[[], Any]]:
     import keras
     import tensorflow as tf
+    from by_hand import ByHand
 
     import kvae
 
@@ -147,37 +148,8 @@ def contestants(name: str, x: Any) -> dict[str, Callable[[], Any]]:
             ]
         )
 
-    class WrittenByHand(keras.Model):
-        """A VAE as keras.io's example has it."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.encoder, self.decoder = encoder(2 * latents), decoder("sigmoid")
-            self.seeds = keras.random.SeedGenerator(0)
-            self.trackers = [keras.metrics.Mean(name=n) for n in ("loss", "reconstruction_loss", "kl_loss")]
-
-        @property
-        def metrics(self) -> list[Any]:
-            return self.trackers
-
-        def train_step(self, data: Any) -> dict[str, Any]:
-            with tf.GradientTape() as tape:
-                mean, log_variance = tf.split(self.encoder(data), 2, axis=-1)
-                noise = keras.random.normal(tf.shape(mean), seed=self.seeds)
-                images = self.decoder(mean + tf.exp(0.5 * log_variance) * noise)
-                pixels = keras.losses.binary_crossentropy(data, images)
-                reconstruction = tf.reduce_mean(tf.reduce_sum(pixels, axis=(1, 2)))
-                kl = -0.5 * (1 + log_variance - tf.square(mean) - tf.exp(log_variance))
-                kl = tf.reduce_mean(tf.reduce_sum(kl, axis=1))
-                loss = reconstruction + kl
-            gradients = tape.gradient(loss, self.trainable_weights)
-            self.optimizer.apply_gradients(zip(gradients, self.trainable_weights))
-            for tracker, value in zip(self.trackers, (loss, reconstruction, kl)):
-                tracker.update_state(value)
-            return {tracker.name: tracker.result() for tracker in self.trackers}
-
     def by_hand() -> Callable[[], Any]:
-        model, images = WrittenByHand(), x.astype("float32")
+        model, images = ByHand(encoder(2 * latents), decoder("sigmoid")), x.astype("float32")
         model.compile(keras.optimizers.Adam(1e-3))
         return lambda: model.fit(images, batch_size=BATCH, verbose=0)
 

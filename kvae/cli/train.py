@@ -165,6 +165,8 @@ def train(
     if start is not None and not (start / "model.keras").is_file():
         raise CommandError(f"Expected --from a folder made by `kvae train`. Received: {start}")
     if num_workers > 1 and not workers.is_worker():
+        if recipe is None or _was_given(context, "batch_size"):
+            _check_shares(batch_size, num_workers)
         if workers.train(sys.argv[1:], run, num_workers, worker_timeout, overwrite):
             _score(run, samples, context.obj)
         return
@@ -189,6 +191,14 @@ def train(
     _say_what_next(run)
 
 
+def _check_shares(batch_size: int, num_workers: int) -> None:
+    if batch_size % num_workers:
+        raise CommandError(
+            f"Expected batches that {num_workers} workers can share: a multiple of {num_workers} images. "
+            f"Received: --batch-size {batch_size}"
+        )
+
+
 def _go_on(run: Path, samples: int, save_seconds: float, num_workers: int, worker_timeout: float, debug: bool) -> None:
     """Take up what is in RUN/training; or score what is trained, and wasn't scored."""
     if workers.is_worker():
@@ -203,6 +213,7 @@ def _go_on(run: Path, samples: int, save_seconds: float, num_workers: int, worke
             raise CommandError(f"{run} is finished. To train it further: kvae train SOURCE --from {run} --out ANOTHER")
         _score(run, samples, debug)
     elif num_workers > 1:
+        _check_shares(unfinished.settings_of(run)["batch_size"], num_workers)
         if workers.train(sys.argv[1:], run, num_workers, worker_timeout, overwrite=False):
             _score(run, samples, debug)
     else:

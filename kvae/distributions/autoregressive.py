@@ -8,7 +8,7 @@ from keras import layers, ops
 
 from kvae.distributions.base import Distribution
 from kvae.distributions.diagonal_normal import DiagonalNormal, normal_log_density
-from kvae.distributions.discretized_logistic import log_sigmoid
+from kvae.distributions.log_sigmoid import log_sigmoid
 from kvae.distributions.noise import Seed, standard_normal
 
 PAIRS = 8  # of antithetic draws that mean and variance are averaged over

@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from kvae.distributions.base import Distribution
+from kvae.distributions.log_sigmoid import log_sigmoid
 from kvae.distributions.noise import Seed, uniform
 
 
@@ -30,11 +31,9 @@ class Bernoulli(Distribution):
         return event_shape[-1]
 
     def log_prob(self, params: Any, value: Any) -> Any:
-        # x log σ(l) + (1 − x) log(1 − σ(l)) = x·l − log(1 + eˡ), with the last term as max(l, 0) + log(1 + e^−|l|):
-        # finite for every l, also in LiteRT, and with the right gradient at 0.
+        # x log σ(l) + (1 − x) log σ(−l) = x·l + log σ(−l)
         logits = ops.cast(params, "float32")
-        softplus = ops.maximum(logits, 0.0) + ops.log1p(ops.exp(-ops.maximum(logits, -logits)))
-        return self.sum_event(ops.cast(value, "float32") * logits - softplus)
+        return self.sum_event(ops.cast(value, "float32") * logits + log_sigmoid(-logits))
 
     def sample(self, params: Any, n: int, seed: Seed) -> Any:
         probability = self.mean(params)

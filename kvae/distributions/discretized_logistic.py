@@ -9,6 +9,7 @@ from keras import ops
 from kvae.distributions.base import Distribution
 from kvae.distributions.continuous_bernoulli import log_one_minus_exp_over
 from kvae.distributions.location_scale import soft_clip
+from kvae.distributions.log_sigmoid import log_sigmoid
 from kvae.distributions.noise import Seed, uniform
 
 LOW, HIGH = -7.0, 3.0  # of the log-scale: from a seventh of an 8-bit level to ten times the whole range
@@ -73,12 +74,6 @@ class Levels(Distribution):
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "levels": self.levels}
-
-
-def log_sigmoid(x: Any) -> Any:
-    """log σ(x), finite for every x, also in LiteRT."""
-    # Of two equal ones the first has the derivative: at 0 it is ½, as it should be.
-    return ops.minimum(x, 0.0) - ops.log1p(ops.exp(-ops.maximum(-x, x)))
 
 
 def bounded_log_scale(raw: Any) -> Any:

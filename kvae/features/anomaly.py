@@ -2,6 +2,7 @@
 
 import io
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -116,14 +117,21 @@ class AnomalyDetector(OutlierMixin, LatentEstimator):
         images = self._images(self._validate(X))
         rows = self._scores(images)
         self.typical_ = float(np.median(rows["nll"]))
-        self.offset_ = float(np.percentile(-self._anomaly(rows, images), 100 * self.contamination))
+        self.offset_ = float(np.percentile(-self._anomaly(rows, images)[self.criterion](), 100 * self.contamination))
         return self
 
     def score_samples(self, X: Any) -> np.ndarray:
         """The negated score of each row, `(N,)` in nats: higher is more ordinary."""
         check_is_fitted(self)
         images = self._images(self._validate(X))
-        return -self._anomaly(self._scores(images), images)
+        return -self._anomaly(self._scores(images), images)[self.criterion]()
+
+    def score_by_criterion(self, X: Any) -> dict[str, np.ndarray]:
+        """`score_samples` by every criterion (by "complexity" only of images), from one pass: `(N,)` each."""
+        check_is_fitted(self)
+        images = self._images(self._validate(X))
+        scores = self._anomaly(self._scores(images), images)
+        return {name: -score() for name, score in scores.items() if self.model_.bounded or name != "complexity"}
 
     def decision_function(self, X: Any) -> np.ndarray:
         """`score_samples(X) - offset_`, `(N,)`: negative for outliers."""
@@ -133,7 +141,7 @@ class AnomalyDetector(OutlierMixin, LatentEstimator):
         """1 for ordinary rows, −1 for outliers, `(N,)`."""
         return np.where(self.decision_function(X) < 0, -1, 1)
 
-    def _anomaly(self, rows: Rows, images: np.ndarray) -> np.ndarray:
+    def _anomaly(self, rows: Rows, images: np.ndarray) -> dict[str, Callable[[], np.ndarray]]:
         return {
             "elbo": lambda: rows["distortion"] + rows["rate"],
             "likelihood": lambda: rows["nll"],
@@ -141,7 +149,7 @@ class AnomalyDetector(OutlierMixin, LatentEstimator):
             "rate": lambda: rows["rate"],
             "typicality": lambda: np.abs(rows["nll"] - self.typical_),
             "complexity": lambda: rows["nll"] - png_nats(images),
-        }[self.criterion]()
+        }
 
 
 def png_nats(images: np.ndarray) -> np.ndarray:

@@ -1,0 +1,59 @@
+"""One, two and four workers on one machine, the same total work: images per second of `kvae train --workers N`.
+
+    python benchmarks/training/scaling.py
+    python benchmarks/training/scaling.py --rounds 1 --images 1280 --workers 1 2        # tries it out
+
+Epochs of synthetic 28×28 images, the default network, global batches of 128, divided among the workers. Threads of one
+process use all cores already: with as many workers as cores the best that can be hoped for is a ratio of 1.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
+from common import median_ratio, spread, store
+
+EPOCHS = 3  # the first one traces the step
+
+
+def images_per_second(source: Path, workers: int, folder: str) -> float:
+    run = Path(tempfile.mkdtemp(dir=folder)) / "run"
+    command = ["train", str(source), "--out", str(run), "--epochs", str(EPOCHS), "--samples", "1"]
+    more = ["--workers", str(workers)] if workers > 1 else []
+    subprocess.run([sys.executable, "-m", "kvae", *command, *more], check=True, capture_output=True)
+    return json.loads((run / "metrics.json").read_text())["images_per_second"]
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--images", type=int, default=20_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    found: dict[int, list[float]] = {count: [] for count in options.workers}
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "images.npy"
+        np.save(source, np.random.default_rng(0).integers(0, 2, (options.images, 28, 28), np.uint8) * 255)
+        for _ in range(options.rounds):
+            for count, values in found.items():
+                values.append(images_per_second(source, count, folder))
+    base = found[options.workers[0]]
+    rows = {
+        str(count): {
+            "ratio": round(median_ratio(values, base), 3),
+            "images_per_second": round(statistics.median(values)),
+            "spread": spread(values),
+        }
+        for count, values in found.items()
+    }
+    for count, row in rows.items():
+        print(f"  {row['ratio']:5.2f}×  {row['images_per_second']:7,} images/s  ({row['spread']})  {count} workers")
+    if options.rounds >= 3:
+        store("training_scaling", {"images": options.images, "epochs": EPOCHS, "workers": rows})
