@@ -233,7 +233,7 @@ class _Work:
 
     def _write_litert(self, path: Path, precision: str, float32: bytes) -> Artifact:
         calibration = self._calibration() if precision == "full_int8" else None
-        path.write_bytes(litert.quantize(float32, precision, calibration))
+        path.write_bytes(runtime.sealed(litert.quantize(float32, precision, calibration)))
         artifact = verify_litert(path, precision, self.reference, self.batch_sizes)
         with quiet():
             model = runtime.load(path)

@@ -30,6 +30,8 @@ REPORT = "report.json"
 FORMAT, FORMAT_VERSION = "kvae", 1  # of the JSON that `info` gives
 DYNAMIC_BATCH = 64  # with a signature for any batch size, rows are run in pieces of this size
 MAX_BYTES = 2**31  # of one answer; more is better drawn in parts
+#: At the end of a file, where LiteRT doesn't look: this, and the sha256 of all that comes before.
+SEAL = b"\nkvae sha256\n"
 
 
 class Model:
@@ -375,7 +377,8 @@ def load(path: str | os.PathLike[str], num_threads: int = 1, sha256: str | None 
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is empty, cut off, no LiteRT file, not one of kvae's, or has another checksum.
+        ValueError: if it is empty, cut off, changed by a single bit, no LiteRT file, not one of kvae's, or has another
+            checksum.
     """
     return Model(path, num_threads, sha256)
 
@@ -386,6 +389,14 @@ def seed_words(seed: int) -> np.ndarray:
         raise ValueError(f"Argument `seed` must fit into 64 bits. Received: seed={seed}")
     high, low = divmod(int(seed) % 2**64, 2**32)
     return np.array([high, low], np.uint32).view(np.int32)
+
+
+def sealed(data: bytes) -> bytes:
+    """The contents of a LiteRT file with their checksum behind them, as `load` wants it.
+
+    LiteRT checks the structure of a file in part only: a damaged one may compute nonsense, or crash the process.
+    """
+    return data + SEAL + hashlib.sha256(data).digest()
 
 
 def _read(path: Path, sha256: str | None) -> bytes:
@@ -404,6 +415,14 @@ def _read(path: Path, sha256: str | None) -> bytes:
             f"'{path}' was changed or damaged since it was exported: copy it again. Expected sha256 "
             f"{wanted[:16]}…. Received: {found[:16]}…"
         )
+    end = len(data) - len(SEAL) - hashlib.sha256().digest_size
+    if not data.startswith(SEAL, end):
+        raise ValueError(
+            "Expected a file as kvae.export wrote it, with its checksum at the end. Received: "
+            f"'{path}', which was cut off or damaged, or was made by something else"
+        )
+    if hashlib.sha256(memoryview(data)[:end]).digest() != data[end + len(SEAL) :]:
+        raise ValueError(f"'{path}' was changed or damaged since it was exported: copy it again")
     return data
 
 
@@ -422,7 +441,7 @@ def _open(path: Path, data: bytes, num_threads: int) -> Any:
     try:
         return Interpreter(model_content=data, num_threads=num_threads)
     except (RuntimeError, ValueError) as error:
-        raise ValueError(f"Expected a whole .tflite file. Received: '{path}', damaged: {_first_line(error)}") from error
+        raise ValueError(f"LiteRT can't open '{path}'. It says: {_first_line(error)}") from error
 
 
 def _first_line(error: Exception) -> str:

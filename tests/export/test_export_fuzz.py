@@ -1,57 +1,62 @@
-"""Damaged files and odd inputs, more than a thousand: no crash, no hang, no nonsense where a checksum is given."""
+"""Damaged files and odd inputs, more than a thousand: no crash, no hang, no nonsense."""
 
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
-import fuzz_runtime
 import numpy as np
 import pytest
 
-import kvae.export
 from kvae.export import runtime
 
-ROOT = Path(kvae.export.__file__).parent.parent
 FILES = 300  # of each precision
 
 
+def mutate(data: bytes, rng: np.random.Generator) -> bytes:
+    """One of the things that happen to files: flipped or overwritten bytes, missing or doubled parts."""
+    kind, changed = rng.integers(6), bytearray(data)
+    structure = min(len(data), 40_000)  # flatbuffers keep it in front of, and between, the weights
+    at = int(rng.integers(8, structure if kind < 3 else len(data)))
+    if kind in (0, 3):
+        changed[at] ^= 1 << int(rng.integers(8))
+    elif kind == 1:
+        changed[at : at + 4] = rng.bytes(4)
+    elif kind == 2:
+        changed[at] = int(rng.choice([0, 1, 0x7F, 0x80, 0xFF]))
+    elif kind == 4:
+        del changed[at : at + int(rng.integers(1, 10_000))]
+    else:
+        changed[at:at] = changed[at : at + int(rng.integers(1, 1000))]
+    return bytes(changed)
+
+
+@pytest.mark.parametrize("reported", [True, False])
 @pytest.mark.parametrize("precision", ["float32", "int8"])
-def test_damaged_files_neither_crash_nor_hang(exported, precision):
-    """Without a checksum a file with damaged weights may still answer: that's what the checksum is for."""
-    command = [sys.executable, fuzz_runtime.__file__, exported / f"vae_{precision}.tflite", "1", str(FILES)]
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, timeout=200, env={"PYTHONPATH": str(ROOT)}
-    )
-    outcomes = done.stdout.splitlines()
-    assert done.returncode == 0, f"crashed at file {len(outcomes)}: {done.stderr[-500:]}"
-    assert len(outcomes) == FILES
-    assert set(outcomes) == {"refused", "answered"}
+def test_every_damaged_file_is_refused(exported, precision, reported, tmp_path):
+    """With the report beside it and alone: LiteRT itself opens some of these files, and crashes on a few."""
+    if reported:
+        shutil.copy(exported / "report.json", tmp_path)
+    path, rng = tmp_path / f"vae_{precision}.tflite", np.random.default_rng(2)
+    good = (exported / path.name).read_bytes()
+    damaged = [data for data in (mutate(good, rng) for _ in range(FILES)) if data != good]
+    assert len(damaged) > 0.9 * FILES  # (some mutations change nothing)
+    for data in damaged:
+        path.write_bytes(data)
+        with pytest.raises(ValueError, match="damaged") as caught:
+            runtime.load(path)
+        assert "\n" not in str(caught.value)
+    path.write_bytes(good)
+    runtime.load(path)
 
 
 @pytest.mark.parametrize(
     ("right", "wrong"), [(b'"float32"', b'"flnat32"'), (b'"shape"', b'"shbpe"'), (b'"outputs"', b'"outqutd"')]
 )
-def test_a_damaged_description_is_refused(exported, tmp_path, right, wrong):
+def test_a_wrong_description_is_refused(exported, tmp_path, right, wrong):
     good = (exported / "vae_float32.tflite").read_bytes()
     assert right in good
-    (tmp_path / "vae.tflite").write_bytes(good.replace(right, wrong, 1))
+    flatbuffer = good.replace(right, wrong, 1).rpartition(runtime.SEAL)[0]
+    (tmp_path / "vae.tflite").write_bytes(runtime.sealed(flatbuffer))
     with pytest.raises(ValueError, match="with the signature 'info' in format 1"):
         runtime.load(tmp_path / "vae.tflite")
-
-
-@pytest.mark.parametrize("precision", ["float32", "int8"])
-def test_with_a_checksum_every_damaged_file_is_refused(exported, precision, tmp_path):
-    shutil.copy(exported / "report.json", tmp_path)
-    path, rng = tmp_path / f"vae_{precision}.tflite", np.random.default_rng(2)
-    good = (exported / path.name).read_bytes()
-    damaged = [data for data in (fuzz_runtime.mutate(good, rng) for _ in range(FILES)) if data != good]
-    assert len(damaged) > 0.9 * FILES  # (some mutations change nothing)
-    for data in damaged:
-        path.write_bytes(data)
-        assert fuzz_runtime.answer(path) == "refused"
-    path.write_bytes(good)
-    assert fuzz_runtime.answer(path) == "answered"
 
 
 def odd_array(rng):

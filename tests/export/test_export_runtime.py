@@ -125,9 +125,13 @@ def test_a_changed_file_is_found_by_its_checksum(exported, tmp_path):
     with pytest.raises(ValueError, match="changed or damaged"):
         runtime.load(path)
     (tmp_path / "copy" / "report.json").unlink()
+    with pytest.raises(ValueError, match="changed or damaged"):  # by the one at its own end
+        runtime.load(path)
+    good = (exported / path.name).read_bytes()
+    path.write_bytes(good)
     with pytest.raises(ValueError, match="changed or damaged"):
         runtime.load(path, sha256=hashlib.sha256(b"").hexdigest())
-    assert runtime.load(path, sha256=hashlib.sha256(data).hexdigest()).latent_dim == 2
+    assert runtime.load(path, sha256=hashlib.sha256(good).hexdigest()).latent_dim == 2
 
 
 @pytest.mark.slow
@@ -203,7 +207,10 @@ BROKEN_FILES = {
     "text": (lambda good: b"<html>404 Not Found</html>", "isn't a LiteRT file"),
     "cut in half": (lambda good: good[: len(good) // 2], "damaged"),
     "the end cut": (lambda good: good[:-100], "damaged"),
-    "foreign": (foreign, "made by kvae.export"),
+    "a bit of the end": (lambda good: good[:-1] + bytes([good[-1] ^ 1]), "changed or damaged"),
+    "more behind the end": (lambda good: good + b"\n", "cut off or damaged"),
+    "foreign": (foreign, "as kvae.export wrote it"),
+    "foreign, with a checksum": (lambda good: runtime.sealed(foreign(good)), "made by kvae.export, with the signature"),
 }
 
 
