@@ -61,7 +61,7 @@ def test_real_nvp_starts_as_the_standard_normal_and_integrates_to_one():
     prior.build((None, 2)), normal.build((None, 2))
     z = RNG.normal(size=(9, 2)).astype("float32")
     np.testing.assert_allclose(prior.log_prob(z), normal.log_prob(z), rtol=1e-5)
-    grid = np.linspace(-15, 15, 600)
+    grid = np.linspace(-15, 15, 300)
     points = np.stack(np.meshgrid(grid, grid), -1).reshape(-1, 2).astype("float32")
     density = np.exp(np.asarray(shaken(prior).log_prob(points), "float64"))
     assert density.sum() * (grid[1] - grid[0]) ** 2 == pytest.approx(1, abs=1e-4)

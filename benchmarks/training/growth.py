@@ -1,7 +1,7 @@
 """How the time of a training step grows with images, latents, batch and K; and IWAE's step where the encoder runs once.
 
     python benchmarks/training/growth.py
-    python benchmarks/training/growth.py --rounds 1 --steps 2                          # tries it out
+    python benchmarks/training/growth.py --rounds 1 --seconds 0.1                      # tries it out
 
 One thing grows at a time, the others stay: 28×28 (32×32 where images grow), 16 latents, batches of 128, K = 1 and the
 default network; K grows on the network of IWAE (784-200-200-50), with batches of 20, as there. The exponent is the
@@ -10,8 +10,12 @@ goes through the encoder 50 times, which is what repeating the images in a batch
 """
 
 import argparse
+import functools
+import math
 import os
+import statistics
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,13 +30,28 @@ from common import interleaved, median_ratio, store
 
 import kvae
 
+AT_ONCE = 10  # steps in one call
 
-def steps(vae: Any, batch: int, count: int) -> Callable[[], Any]:
-    """`count` training steps on one batch of the model's shape."""
+
+def steps(vae: Any, batch: int) -> Callable[[int], Any]:
+    """A function that trains for a number of calls of `AT_ONCE` steps, on one batch of the model's shape."""
     images = np.random.default_rng(0).random((batch, *vae.image_shape)) < 0.13
-    batches = tf.data.Dataset.from_tensors(tf.constant(images, tf.float32)).repeat(count)
-    vae.compile(keras.optimizers.Adam(1e-3, global_clipnorm=200.0), steps_per_execution=count)
-    return lambda: vae.fit(batches, verbose=0)
+    batches = tf.data.Dataset.from_tensors(tf.constant(images, tf.float32))
+    vae.compile(keras.optimizers.Adam(1e-3, global_clipnorm=200.0), steps_per_execution=AT_ONCE)
+    return lambda calls: vae.fit(batches.repeat(calls * AT_ONCE), verbose=0)
+
+
+def milliseconds(runs: dict[str, Callable[[int], Any]], rounds: int, least: float) -> dict[str, list[float]]:
+    """Of a step, in every round; so many steps that they take `least` seconds: `fit` itself takes some tens of ms."""
+    counts, timed = {}, {}
+    for name, run in runs.items():
+        run(1)  # traces
+        started = time.perf_counter()
+        run(2)
+        counts[name] = math.ceil(least / ((time.perf_counter() - started) / 2))
+        timed[name] = functools.partial(run, counts[name])
+    seconds = interleaved(timed, rounds)
+    return {name: [1000 * v / counts[name] / AT_ONCE for v in values] for name, values in seconds.items()}
 
 
 def default(size: int = 28, latents: int = 16) -> Any:
@@ -65,27 +84,27 @@ GROWING: dict[str, tuple[tuple[int, ...], Callable[[int], tuple[Any, int]]]] = {
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--seconds", type=float, default=2.0, help="that each takes in each round, at least")
     options = parser.parse_args()
     table: dict[str, Any] = {}
     for what, (sizes, made) in GROWING.items():
-        runs = {str(n): steps(*made(n), options.steps) for n in sizes}
-        seconds = interleaved(runs, options.rounds)
-        each = [float(np.median(values)) / options.steps for values in seconds.values()]
-        exponent = float(np.polyfit(np.log(sizes), np.log(each), 1)[0])
-        last = float(np.diff(np.log(each[-2:]))[0] / np.diff(np.log(sizes[-2:]))[0])
+        found = milliseconds({str(n): steps(*made(n)) for n in sizes}, options.rounds, options.seconds)
+        each = {n: statistics.median(values) for n, values in found.items()}
+        slopes = np.diff(np.log(list(each.values()))) / np.diff(np.log(sizes))
+        exponent = float(np.polyfit(np.log(sizes), np.log(list(each.values())), 1)[0])
         table[what] = {
-            "milliseconds": {str(n): round(1000 * value, 2) for n, value in zip(sizes, each)},
+            "milliseconds": {n: round(value, 2) for n, value in each.items()},
             "exponent": round(exponent, 2),
-            "exponent_at_the_end": round(last, 2),
+            "exponent_at_the_end": round(float(slopes[-1]), 2),
         }
-        shown = "   ".join(f"{n}: {1000 * value:.1f} ms" for n, value in zip(sizes, each))
-        print(f"{what:<12} exponent {exponent:.2f} (between the last two {last:.2f})   {shown}", flush=True)
+        shown = "   ".join(f"{n}: {value:.1f} ms" for n, value in each.items())
+        print(f"{what:<12} exponent {exponent:.2f} (between the last two {slopes[-1]:.2f})   {shown}", flush=True)
         keras.backend.clear_session()
-    runs = {"once": steps(iwae(50), 20, options.steps), "50 times": steps(iwae(50, repeat=50), 20, options.steps)}
-    seconds = interleaved(runs, options.rounds)
-    ratio = median_ratio(seconds["50 times"], seconds["once"])
+    found = milliseconds(
+        {"once": steps(iwae(50), 20), "50 times": steps(iwae(50, repeat=50), 20)}, options.rounds, options.seconds
+    )
+    ratio = median_ratio(found["50 times"], found["once"])
     print(f"IWAE, K = 50: a step whose encoder runs 50 times takes {ratio:.2f} of one where it runs once")
     table["IWAE, K = 50, encoder 50 times to once"] = round(ratio, 2)
     if options.rounds >= 3:
-        store("training_growth", {"rounds": options.rounds, "steps": options.steps, "table": table})
+        store("training_growth", {"rounds": options.rounds, "seconds": options.seconds, "table": table})
