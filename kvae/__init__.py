@@ -42,6 +42,7 @@ _MODULES = (
     "models",
     "networks",
     "objectives",
+    "optimizers",
     "plotting",
     "posteriors",
     "priors",

@@ -21,7 +21,7 @@ import keras
 import tensorflow as tf
 from tqdm import tqdm
 
-from kvae import data, likelihoods, networks, objectives, posteriors, priors, recipes, schedules
+from kvae import data, likelihoods, networks, objectives, optimizers, posteriors, priors, recipes, schedules
 from kvae.callbacks import LowerableRate, Rescue, Resume
 from kvae.cli import unfinished, workers
 from kvae.cli.console import CommandError, Stopped, our_warnings, say
@@ -376,7 +376,7 @@ def fit(model: VAE, settings: Settings, images: data.Data, folder: Path, save_se
     assert settings.epochs is not None
     steps = images.batches_per_epoch
     rate = LowerableRate(learning_rate_schedule(settings.learning_rate, settings.epochs * steps))
-    optimizer = keras.optimizers.Adam(
+    optimizer = optimizers.Adam(
         rate, global_clipnorm=CLIP_NORM, use_ema=bool(settings.ema), ema_momentum=settings.ema or 0.99
     )
     # Many steps in one call: the framework's overhead is paid once (benchmarks/training/fit.py).

@@ -17,6 +17,7 @@ from kvae import likelihoods, recipes
 from kvae.evaluation.importance import ImportanceSampler, Rows, score_images
 from kvae.models import VAE, LatentModel
 from kvae.networks import MLP, Decoder, Encoder
+from kvae.optimizers import Adam
 
 ROWS = 128  # encoded at once, always as many: a row's result doesn't depend on how many others there are
 SCORED = 32  # the same for scores, which take K times as much
@@ -169,7 +170,7 @@ class LatentEstimator(BaseEstimator):
         rows = tf.data.Dataset.from_tensor_slices(tf.constant(train))
         batches = rows.shuffle(len(train), seed=self.seed_).batch(self.batch_size)
         data = tf.constant(images)
-        model.compile(keras.optimizers.Adam(self.learning_rate, global_clipnorm=100.0))
+        model.compile(Adam(self.learning_rate, global_clipnorm=100.0))
         history = model.fit(
             batches.map(lambda chosen: tf.gather(data, chosen)),
             validation_data=tf.data.Dataset.from_tensor_slices(images[validation]).batch(ROWS) if count else None,

@@ -330,7 +330,7 @@ class LatentModel(keras.Model):
             loss = _part_of_mean(values["loss"], sample_weight) + sum(self.losses) / replicas
             loss = self.optimizer.scale_loss(loss)
         gradients = tape.gradient(loss, self.trainable_weights)
-        finite = _all_finite([x, loss, *gradients])
+        finite = _all_finite([x, loss], gradients)
         _apply_if(finite, self.optimizer, gradients, self.trainable_weights)
         self.skipped.update(finite)
         self.after_step(_overall_means(values, sample_weight))
@@ -413,9 +413,13 @@ def _part_of_mean(values: Any, sample_weight: Any) -> Any:
     return ops.sum(values) / ops.maximum(batch, 1.0)
 
 
-def _all_finite(tensors: list[Any]) -> Any:
-    """Whether all values are finite, on all replicas. (Their sum is, unless one isn't, or it is beyond 1e38.)"""
-    total = sum(tf.reduce_sum(tf.convert_to_tensor(tensor)) for tensor in tensors if tensor is not None)
+def _all_finite(tensors: list[Any], gradients: list[Any]) -> Any:
+    """Whether all values are finite, on all replicas.
+
+    (Their sum is, and the sum of the gradients' squares, unless one isn't, or it is beyond 1e38.)
+    """
+    total = sum(tf.reduce_sum(tensor) for tensor in tensors)
+    total += sum(tf.nn.l2_loss(tf.convert_to_tensor(gradient)) for gradient in gradients if gradient is not None)
     return _over_replicas(1.0 - tf.cast(tf.math.is_finite(total), "float32")) == 0.0
 
 

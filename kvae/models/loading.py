@@ -1,5 +1,6 @@
 """Loading `.keras` files, also those of strangers."""
 
+import importlib
 import io
 import json
 import math
@@ -11,6 +12,8 @@ from typing import Any
 import h5py
 import keras
 
+#: modules with classes that a model may be saved with, and that nothing has imported so far
+REGISTERING = ("kvae.callbacks", "kvae.features.classifier", "kvae.optimizers", "kvae.schedules")
 CONFIG, WEIGHTS = "config.json", "model.weights.h5"
 BYTES_PER_BYTE = 100  # of an archive, that it may unpack to: Keras doesn't compress
 FEW = 10_000  # layers, latents, …: more than the file has weights are too many, but for these
@@ -46,8 +49,12 @@ def load(path: str | os.PathLike[str]) -> Any:
     try:
         with zipfile.ZipFile(path) as archive:
             _check_archive(archive, os.path.getsize(path))
-            config = json.loads(archive.read(CONFIG))
+            text = archive.read(CONFIG).decode()
+            config = json.loads(text)
             number = _count_weights(archive.read(WEIGHTS))
+        for module in REGISTERING:
+            if f'"{module}"' in text:
+                importlib.import_module(module)
         _check_sizes(config, number)
         return keras.models.load_model(path, safe_mode=True)
     except Exception as error:  # whatever Keras, h5py or TensorFlow make of a damaged file

@@ -1,0 +1,79 @@
+"""`kvae.optimizers.Adam` takes Keras's steps."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import kvae
+
+X = (np.random.default_rng(0).random((96, 8, 8, 1)) < 0.3).astype("float32")
+
+
+def trained(optimizer, **settings):
+    keras.utils.clear_session()  # names begin again
+    keras.utils.set_random_seed(0)
+    network = kvae.networks.MLP((8,))
+    vae = kvae.VAE(kvae.Encoder(2, network), kvae.Decoder((8, 8, 1), kvae.networks.MLP((8,))), seed=0)
+    vae.compile(optimizer, **settings)
+    vae.fit(X, batch_size=32, epochs=4, shuffle=False, verbose=0)
+    return vae
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"beta_1": 0.5, "beta_2": 0.9, "epsilon": 1e-4},
+        {"global_clipnorm": 1.0},
+        {"weight_decay": 0.1},
+        {"use_ema": True, "ema_momentum": 0.9},
+        {"gradient_accumulation_steps": 2},
+        {"amsgrad": True},
+    ],
+    ids=str,
+)
+def test_the_steps_are_those_of_keras(settings):
+    same(kvae.optimizers.Adam(1e-2, **settings), keras.optimizers.Adam(1e-2, **settings))
+
+
+@pytest.mark.parametrize("compiled", [{"jit_compile": True}, {"steps_per_execution": 3}], ids=str)
+def test_compiled_steps_are_those_of_keras(compiled):
+    same(kvae.optimizers.Adam(1e-2), keras.optimizers.Adam(1e-2), **compiled)
+
+
+def same(adam, kerass, **compiled):
+    ours, theirs = trained(adam, **compiled), trained(kerass, **compiled)
+    assert int(ours.optimizer.iterations) == 12
+    for a, b in zip(ours.get_weights(), theirs.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+    for a, b in zip(ours.optimizer.variables, theirs.optimizer.variables, strict=True):
+        assert a.path.partition("/")[2] == b.path.partition("/")[2]
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_with_a_schedule_and_a_scaled_loss():
+    def schedule():
+        return keras.optimizers.schedules.ExponentialDecay(1e-2, 4, 0.5)
+
+    def scaled(adam):
+        return keras.optimizers.LossScaleOptimizer(adam(schedule()))
+
+    ours, theirs = trained(scaled(kvae.optimizers.Adam)), trained(scaled(keras.optimizers.Adam))
+    for a, b in zip(ours.get_weights(), theirs.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_sparse_gradients():
+    """Those of rows that were looked up; the others' moments decay, as Keras's do."""
+
+    def rows(adam):
+        variable = keras.Variable(np.ones((4, 2), "float32"))
+        optimizer = adam(0.1)
+        for _ in range(3):
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_sum(tf.gather(variable.value, [1, 3]) ** 2)
+            optimizer.apply([tape.gradient(loss, variable.value)], [variable])
+        return np.array(variable)
+
+    np.testing.assert_allclose(rows(kvae.optimizers.Adam), rows(keras.optimizers.Adam), atol=1e-6)
