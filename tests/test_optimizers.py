@@ -44,7 +44,7 @@ def test_compiled_steps_are_those_of_keras(compiled):
 
 def same(adam, kerass, **compiled):
     ours, theirs = trained(adam, **compiled), trained(kerass, **compiled)
-    assert int(ours.optimizer.iterations) == 12
+    assert int(ours.optimizer._iterations) == 12
     for a, b in zip(ours.get_weights(), theirs.get_weights(), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
     for a, b in zip(ours.optimizer.variables, theirs.optimizer.variables, strict=True):
