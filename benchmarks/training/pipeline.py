@@ -19,7 +19,6 @@ from typing import Any
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import keras
 import numpy as np
 import tensorflow as tf
 from common import interleaved, rates, store
@@ -59,7 +58,7 @@ def one_pass(dataset: tf.data.Dataset) -> Callable[[], None]:
 
 def training(images: np.ndarray, **parts: Any) -> Callable[[], Any]:
     vae = kvae.VAE(latent_dim=16, image_shape=images.shape[1:], **parts)
-    vae.compile(keras.optimizers.Adam(1e-3, global_clipnorm=200.0), steps_per_execution=STEPS)
+    vae.compile(kvae.optimizers.Adam(1e-3, global_clipnorm=200.0), steps_per_execution=STEPS)
     batches = tf.data.Dataset.from_tensors(tf.constant(images[:BATCH] / 255, tf.float32)).repeat(STEPS)
     return lambda: vae.fit(batches, verbose=0)
 

@@ -51,7 +51,7 @@ def kvae_way(folder: str, clock: Clock) -> None:
     settings = Settings("binarized_mnist").settle(data)
     model, steps = settings.model(data), data.batches_per_epoch
     rate = learning_rate_schedule(settings.learning_rate, settings.epochs * steps)
-    model.compile(keras.optimizers.Adam(rate, global_clipnorm=CLIP_NORM), steps_per_execution=min(50, steps // 8))
+    model.compile(kvae.optimizers.Adam(rate, global_clipnorm=CLIP_NORM), steps_per_execution=min(50, steps // 8))
     measured = keras.callbacks.LambdaCallback(
         on_epoch_end=lambda *_: clock.epoch(lambda: model.evaluate(data.test, verbose=0, return_dict=True)["loss"])
     )
