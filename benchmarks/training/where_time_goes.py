@@ -36,12 +36,12 @@ KINDS = {
     "activations and their gradients": ("Relu", "ReluGrad", "BiasAdd", "BiasAddGrad", "Softplus", "Sigmoid", "Tanh"),
     "arithmetic, number by number": (
         "AddN", "AddV2", "Cast", "Exp", "Greater", "GreaterEqual", "IsFinite", "LessEqual", "Log", "Log1p",
-        "LogicalAnd", "Maximum", "Minimum", "Mul", "Neg", "Pow", "RealDiv", "Rsqrt", "SelectV2", "Sqrt", "Square", "Sub",
-        "UnaryOpsComposition",
+        "LogicalAnd", "Maximum", "Minimum", "Mul", "Neg", "Pow", "RealDiv", "Rsqrt", "SelectV2", "Sqrt", "Square",
+        "Sub", "UnaryOpsComposition",
     ),
     "optimizer": ("ResourceApplyAdam", "AssignAddVariableOp", "AssignSubVariableOp", "AssignVariableOp"),
     "random numbers": ("StatelessRandomNormalV2", "StatelessRandomUniformV2"),
-    "sums": ("Sum", "Mean", "All", "Max"),
+    "sums": ("Sum", "Mean", "All", "Max", "L2Loss"),
     "moving data": ("DepthToSpace", "SpaceToDepth", "Transpose", "Reshape", "ConcatV2", "Split", "StridedSlice", "Pad"),
 }  # fmt: skip
 CALLS = ("StatefulPartitionedCall", "PartitionedCall", "While", "StatelessWhile", "If", "StatelessIf")
