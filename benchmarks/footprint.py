@@ -16,11 +16,12 @@ from common import store
 
 #: a process that ends as `kvae train` returns from its first call of the compiled step
 FIRST_STEP = """
-import os, sys, keras
+import os, sys, tempfile, keras
 from kvae.cli.main import main
 fit, ended = keras.Model.fit, keras.callbacks.LambdaCallback(on_train_batch_end=lambda *_: os._exit(0))
 keras.Model.fit = lambda self, *args, callbacks=(), **more: fit(self, *args, callbacks=[*callbacks, ended], **more)
-sys.argv[1:1] = ["train"]
+data, folder = sys.argv[1:]
+sys.argv[1:] = ["train", data, "--out", tempfile.mkdtemp(dir=folder) + "/run"]
 main()
 raise SystemExit("no step was taken")
 """
@@ -44,7 +45,7 @@ if __name__ == "__main__":
     }
     with tempfile.TemporaryDirectory() as folder:
         for data in ["digits", *(["mnist"] if os.environ.get("TFDS_DATA_DIR") else [])]:
-            command = [python, "-c", FIRST_STEP, data, "--out", f"{folder}/{data}", "--overwrite"]
+            command = [python, "-c", FIRST_STEP, data, folder]
             results[f"kvae train {data}, to the end of the first call, s"] = round(
                 statistics.median(seconds(command)), 2
             )

@@ -21,6 +21,7 @@ SPLIT_FOLDERS = {
     "valid": "validation",
     "validation": "validation",
 }
+AT_ONCE = 16  # files decoded by one call of Python
 PROBE = 256  # images of a streamed folder looked at to tell 0/1 from 0..255
 
 
@@ -160,9 +161,9 @@ class _Reader:
                 places = share.rows(len(kept))
                 draw = lambda k: np.random.default_rng(int(k)).permutation(kept)[places]  # noqa: E731
                 order = tf.ensure_shape(tf.numpy_function(draw, [key], tf.int64), [len(places)])
-            dataset = tf.data.Dataset.from_tensor_slices(order)
+            dataset = tf.data.Dataset.from_tensor_slices(order).batch(AT_ONCE)
             decoded = dataset.map(self._decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-            readable = decoded.filter(lambda image, row, is_read: is_read)
+            readable = decoded.unbatch().filter(lambda image, row, is_read: is_read)
             return readable.map(lambda image, row, is_read: (image, row))
 
         def labelled(key: tf.Tensor | None, limit: int, share: Share) -> tf.data.Dataset:
@@ -175,16 +176,18 @@ class _Reader:
 
         return StreamSplit(len(rows), labelled, exact=False, numbered=numbered)
 
-    def _decode(self, row: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        image, is_read = tf.numpy_function(self._work, [row], (tf.uint8, tf.bool))
-        return tf.ensure_shape(image, self.shape), row, tf.ensure_shape(is_read, [])
+    def _decode(self, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        images, are_read = tf.numpy_function(self._work, [rows], (tf.uint8, tf.bool))
+        return tf.ensure_shape(images, (None, *self.shape)), rows, tf.ensure_shape(are_read, [None])
 
-    def _work(self, row: np.ndarray) -> tuple[np.ndarray, np.bool_]:
-        path = self.layout.paths[int(row)]
-        image = decode(path, self.shape[:2], self.shape[2])
-        if image is not None and image.shape == self.shape:
-            return image, np.bool_(True)
-        if int(row) not in self.known_bad:
-            self.known_bad.add(int(row))
-            warn_unreadable(self.name, [path], len(self.layout.paths))
-        return np.zeros(self.shape, np.uint8), np.bool_(False)
+    def _work(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        images, are_read = np.zeros((len(rows), *self.shape), np.uint8), np.zeros(len(rows), bool)
+        for i, row in enumerate(rows.tolist()):
+            path = self.layout.paths[row]
+            image = decode(path, self.shape[:2], self.shape[2])
+            if image is not None and image.shape == self.shape:
+                images[i], are_read[i] = image, True
+            elif row not in self.known_bad:
+                self.known_bad.add(row)
+                warn_unreadable(self.name, [path], len(self.layout.paths))
+        return images, are_read
