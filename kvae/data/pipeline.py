@@ -72,9 +72,18 @@ def batches(split: Split, count: int, plan: Plan) -> tf.data.Dataset:
         dataset = dataset.apply(tf.data.experimental.assert_cardinality(batches_left))
     options = tf.data.Options()
     options.deterministic = True
-    # With it, the end of a pass may wait until the tuner wakes up, 1.3, 2.6, 5.1, … s after it began (TensorFlow 2.21).
+    return untuned(dataset.with_options(options)).prefetch(tf.data.AUTOTUNE)
+
+
+def untuned(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """The dataset without tf.data's tuner.
+
+    With it, the end of a pass may wait until the tuner's thread wakes up, 1.3, 2.6, 5.1, … s after it began (TensorFlow
+    2.21).
+    """
+    options = tf.data.Options()
     options.autotune.enabled = False
-    return dataset.with_options(options).prefetch(tf.data.AUTOTUNE)
+    return dataset.with_options(options)
 
 
 def _keys(plan: Plan) -> Callable[[], np.int64]:

@@ -14,6 +14,7 @@ from sklearn.utils import Tags, check_random_state
 from sklearn.utils.validation import validate_data
 
 from kvae import likelihoods, recipes
+from kvae.data.pipeline import untuned
 from kvae.evaluation.importance import ImportanceSampler, Rows, score_images
 from kvae.models import VAE, LatentModel
 from kvae.networks import MLP, Decoder, Encoder
@@ -172,7 +173,7 @@ class LatentEstimator(BaseEstimator):
         data = tf.constant(images)
         model.compile(Adam(self.learning_rate, global_clipnorm=100.0))
         history = model.fit(
-            batches.map(lambda chosen: tf.gather(data, chosen)),
+            untuned(batches.map(lambda chosen: tf.gather(data, chosen))),
             validation_data=tf.data.Dataset.from_tensor_slices(images[validation]).batch(ROWS) if count else None,
             epochs=self.epochs,
             callbacks=callbacks,
