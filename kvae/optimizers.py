@@ -12,8 +12,8 @@ class Adam(keras.optimizers.Adam):
 
     Keras writes the update (Kingma & Ba 2015, https://arxiv.org/abs/1412.6980, algorithm 1) as products, sums and
     roots of whole tensors, each of which goes through memory. TensorFlow has an operation for all of it. Where layers
-    are wide and steps short, that is a good part of a step (benchmarks/training/fit.py). With several replicas, for
-    sparse gradients, and with `amsgrad`, it is Keras's.
+    are wide and steps short, that is a good part of a step (benchmarks/training/fit.py). For sparse gradients, and with
+    `amsgrad`, it is Keras's.
 
     Example:
 
@@ -23,8 +23,7 @@ class Adam(keras.optimizers.Adam):
     """
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        if self.amsgrad or replicas > 1 or isinstance(gradient, tf.IndexedSlices):
+        if self.amsgrad or isinstance(gradient, tf.IndexedSlices):
             return super().update_step(gradient, variable, learning_rate)
         dtype, index = variable.dtype, self._get_variable_index(variable)
         beta_1, beta_2 = tf.cast(self.beta_1, dtype), tf.cast(self.beta_2, dtype)
