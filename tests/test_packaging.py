@@ -19,6 +19,7 @@ MAY_IMPORT = {
     "callbacks": {"files"},
     "schedules": set(),
     "files": set(),
+    "optimizers": set(),
     "distributions": set(),
     "priors": {"distributions"},
     "objectives": {"distributions", "priors", "schedules"},
@@ -26,7 +27,17 @@ MAY_IMPORT = {
     "models": {"distributions", "priors", "objectives", "networks", "schedules"},
     "data": set(),
     "evaluation": {"models", "distributions", "priors"},
-    "features": {"models", "distributions", "networks", "likelihoods", "recipes", "evaluation", "data", "files"},
+    "features": {
+        "models",
+        "distributions",
+        "networks",
+        "likelihoods",
+        "recipes",
+        "evaluation",
+        "data",
+        "files",
+        "optimizers",
+    },
     "posteriors": {"distributions"},
     "likelihoods": {"distributions"},
     "recipes": {"models", "networks", "posteriors", "likelihoods", "priors", "objectives", "schedules"},
@@ -34,7 +45,7 @@ MAY_IMPORT = {
     "report": {"models", "evaluation", "features", "plotting", "files"},
     "export": {"models", "distributions", "priors", "networks", "evaluation", "files"},
 }
-USES_TENSORFLOW = {"models", "data", "evaluation", "features", "export", "cli"}
+USES_TENSORFLOW = {"optimizers", "models", "data", "evaluation", "features", "export", "cli"}
 
 
 def room(file: Path) -> str:
