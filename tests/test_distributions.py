@@ -17,7 +17,7 @@ from kvae import likelihoods, posteriors, priors
 from kvae.distributions import IndexedNoise, Noise, closed_form_kl, seed_words, standard_normal
 from kvae.distributions.kl import _CLOSED_FORMS
 from kvae.distributions.location_scale import soft_clip
-from kvae.distributions.log_sigmoid import log_sigmoid
+from kvae.distributions.log_sigmoid import log_sigmoid, sum_log_sigmoid
 
 RNG = np.random.default_rng(0)
 
@@ -627,9 +627,10 @@ def test_conversion_to_built_in_operators_of_litert(tmp_path):
     ("function", "slope"),
     [
         (log_sigmoid, 0.5),
+        (lambda x: sum_log_sigmoid(x[None], tf.zeros((1, 1)), rank=1), 0.5),
         (lambda x: likelihoods.ContinuousBernoulli().log_prob(x[None], tf.fill((1, 1), 0.5)), 0.0),
     ],
-    ids=["log_sigmoid", "ContinuousBernoulli"],
+    ids=["log_sigmoid", "sum_log_sigmoid", "ContinuousBernoulli"],
 )
 def test_derivative_where_two_branches_meet(function, slope):
     x = tf.zeros((1,))
@@ -651,6 +652,29 @@ def test_derivatives_of_log_sigmoid():
     np.testing.assert_allclose(first, scipy.special.expit(-x.numpy()), rtol=1e-6)
     second = outer.gradient(first, x)
     np.testing.assert_allclose(second, -scipy.special.expit(x.numpy()) * scipy.special.expit(-x.numpy()), atol=1e-7)
+
+
+@pytest.mark.parametrize("event", [(7,), (113,), (12, 14, 1), (16, 16, 3)], ids=str)
+@pytest.mark.parametrize("scale", [1.0, 30.0, 1e3], ids=str)
+def test_sum_log_sigmoid(event, scale):
+    """Also of a prime number of terms, and of terms that cancel those that are added."""
+    rank, axes = len(event), tuple(range(-len(event), 0))
+    rng = np.random.default_rng(0)
+    x, plus = (scale * rng.normal(size=(2, 3, *event)).astype("float32") for _ in range(2))
+    with tf.GradientTape() as tape:
+        inputs = tf.constant(x), tf.constant(plus)
+        tape.watch(inputs)
+        y = sum_log_sigmoid(*inputs, rank)
+        given = tf.reshape(tf.range(1.0, 7.0), (2, 3))
+        loss = tf.reduce_sum(given * y)
+    terms = plus.astype("float64") + scipy.special.log_expit(x.astype("float64"))
+    np.testing.assert_allclose(y, terms.sum(axes), rtol=1e-6, atol=1e-6 * np.abs(terms).sum(axes).max())
+    slopes = tape.gradient(loss, inputs)
+    weight = given.numpy().reshape(2, 3, *[1] * rank)
+    np.testing.assert_allclose(slopes[0], weight * scipy.special.expit(-x), rtol=1e-5, atol=1e-7)
+    np.testing.assert_array_equal(slopes[1], np.broadcast_to(weight, x.shape))
+    exact = sum_log_sigmoid(tf.fill((1, *event), -1e3), tf.fill((1, *event), 1e3), rank)
+    assert float(exact[0]) == 0.0  # a pixel that is certain, and right
 
 
 def test_optimal_scale_forgets_batches_that_say_nothing():

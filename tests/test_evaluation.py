@@ -1,5 +1,6 @@
 """Evaluation against closed forms; features and the probe on data with a known answer."""
 
+import threading
 import warnings
 
 import keras
@@ -125,6 +126,35 @@ def test_resumed_evaluation_equals_an_unbroken_one(loose, ppca, monkeypatch):
         evaluation.score_images(loose, x[::-1], 50, done=saved[0])
 
 
+def test_threads_keep_the_order_and_stop_early():
+    begun, release = [], threading.Event()
+
+    def work(item):
+        begun.append(item)
+        if item == 0:
+            assert release.wait(10)
+        return -item
+
+    results = importance.in_threads(work, range(1000))
+    threading.Timer(0.1, release.set).start()
+    assert [next(results) for _ in range(3)] == [0, -1, -2]
+    results.close()  # as an exception in whoever takes them would
+    assert len(begun) < 20
+
+
+def test_a_compiled_decoder_scores_as_others_do(ppca):
+    """Dense ones are compiled from some K on, with the same noise."""
+    vae, x = ppca[:2]
+    rows = []
+    for most in (1, 10_000):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(importance, "XLA_SAMPLES", most)
+            rows.append(evaluation.score_images(vae, x[:30], 300))
+    np.testing.assert_allclose(rows[0]["nll"], rows[1]["nll"], rtol=1e-5)
+    assert not importance.has_convolutions(importance.decoding_graph(vae))
+    assert importance.has_convolutions(importance.decoding_graph(kvae.VAE(latent_dim=2, image_shape=(8, 8, 1))))
+
+
 def test_ctrl_c_saves_what_is_done(loose, ppca):
     def images():
         yield ppca[1][:20]
@@ -148,7 +178,7 @@ def test_memory_is_bounded(monkeypatch):
     """By the largest tensor of the decoder: 16 × 16 × 32 numbers per latent vector here, whatever the batch and K."""
     decoder = kvae.Decoder((32, 32, 3), networks.ConvUp((64, 64, 32)))
     vae = kvae.VAE(decoder=decoder, likelihood=likelihoods.Normal(0.5), latent_dim=2, image_shape=(32, 32, 3))
-    assert importance.decoding_floats(vae) == 16 * 16 * 32
+    assert importance.decoding_floats(importance.decoding_graph(vae)) == 16 * 16 * 32
     monkeypatch.setattr(importance, "MEMORY", 40 * 16 * 16 * 32 * 4)
     decoded = []
     decoder_params = vae.decoder_params

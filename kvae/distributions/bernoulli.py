@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from kvae.distributions.base import Distribution
-from kvae.distributions.log_sigmoid import log_sigmoid
+from kvae.distributions.log_sigmoid import sum_log_sigmoid
 from kvae.distributions.noise import Seed, uniform
 
 
@@ -33,7 +33,7 @@ class Bernoulli(Distribution):
     def log_prob(self, params: Any, value: Any) -> Any:
         # x log σ(l) + (1 − x) log σ(−l) = x·l + log σ(−l)
         logits = ops.cast(params, "float32")
-        return self.sum_event(ops.cast(value, "float32") * logits + log_sigmoid(-logits))
+        return sum_log_sigmoid(-logits, ops.cast(value, "float32") * logits, self.event_rank)
 
     def sample(self, params: Any, n: int, seed: Seed) -> Any:
         probability = self.mean(params)

@@ -1,9 +1,12 @@
 """Importance sampling of log p(x), image by image: fast, in bounded memory, and the same however it is cut up."""
 
+import collections
 import math
+import os
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import keras
@@ -17,7 +20,8 @@ from kvae.models import VAE
 
 MEMORY = 64 << 20  # bytes of the largest tensor while decoding
 MOST_LATENTS = 8192  # decoded at once: more doesn't make it faster
-XLA_SAMPLES = 256  # from this K on, compiling what surrounds the decoder pays
+XLA_SAMPLES = 256  # from this K on, compiling pays
+THREADS = min(4, os.cpu_count() or 1)  # groups of images at a time: much of one group's work is done by one core
 SAVE_SECONDS = 20.0
 OTHERS = "Expected the images that the unfinished evaluation began with. Received: others"
 STREAM = 0x45000000  # random numbers apart from those of samples of the same seed
@@ -47,7 +51,8 @@ def score_images(
     and how the K samples are cut into chunks, change results by no more than rounding.
 
     Memory beside the rows, 2·D + 7 numbers per image, and a batch of images: the largest tensor of a chunk has at
-    most 64 MiB (or is that of a single latent), and a network has a few of them at a time.
+    most 64 MiB (or is that of a single latent), a network has a few of them at a time, and as many chunks are worked
+    on as there are cores, up to four.
 
     Args:
         model: a built `kvae.VAE`.
@@ -171,14 +176,16 @@ class ImportanceSampler:
     """
 
     def __init__(self, model: VAE, num_samples: int, seed: int, batch_size: int, same_noise: bool = False):
-        latents = max(1, min(MOST_LATENTS, MEMORY // (4 * decoding_floats(model))))
+        decoding = decoding_graph(model)
+        latents = max(1, min(MOST_LATENTS, MEMORY // (4 * decoding_floats(decoding))))
         chunks = -(-num_samples // latents)
         self.model, self.num_samples, self.same_noise = model, num_samples, same_noise
         self.chunk = -(-num_samples // chunks)  # samples at once, of
         self.group = max(1, min(batch_size, latents // num_samples))  # images at once
         posterior, likelihood, prior = model.posterior, model.likelihood, model.prior.fixed()
         self.kl, self.prior = closed_form_kl(posterior, prior), prior
-        compiled = tf.function(jit_compile=num_samples >= XLA_SAMPLES)
+        pays = num_samples >= XLA_SAMPLES
+        compiled = tf.function(jit_compile=pays)
         words = tf.constant(seed_words(seed))
 
         @compiled
@@ -188,7 +195,8 @@ class ImportanceSampler:
 
         log_prob = compiled(likelihood.log_prob)
 
-        @tf.function
+        # oneDNN's convolutions, and its products of bfloat16, are faster than XLA's.
+        @tf.function(jit_compile=pays and model.decoder.compute_dtype == "float32" and not has_convolutions(decoding))
         def terms(x: Any, q: Any, c: Any, index: Any, start: Any) -> tuple[Any, Any]:
             z, log_ratio = draw(q, c, index, start)
             return log_prob(model.decoder_params(z, c), x), log_ratio  # (n, B) each: log p(x|z), log p(z)/q(z|x)
@@ -203,21 +211,25 @@ class ImportanceSampler:
 
     def groups(self, x: Any, c: Any, first: int, known: int) -> Iterator[tuple[slice, Rows]]:
         """Scores of the images of a batch but the first `known`; `first` is the number of its first image."""
+        x = tf.cast(x, tf.float32)
         q, mean, variance, rate = self.encode(self.model.check_images(x), c)
-        for start in range(known, len(x), self.group):
-            group = slice(start, min(start + self.group, len(x)))
-            size = group.stop - group.start
+
+        def tensors(start: int) -> tuple[Any, ...]:
             row = np.minimum(np.arange(start, start + self.group), len(x) - 1)  # the last image fills up the group
-            x_g, q_g, c_g = (None if tensor is None else tf.gather(tensor, row) for tensor in (x, q, c))
-            index = tf.constant(np.zeros_like(row) if self.same_noise else first + row)
-            scores = {name: values[:size] for name, values in self._scores(x_g, q_g, c_g, index).items()}
+            index = tf.constant(np.zeros_like(row) if self.same_noise else first + row, tf.int32)
+            return *(None if tensor is None else tf.gather(tensor, row) for tensor in (x, q, c)), index
+
+        def work(start: int) -> tuple[slice, Rows]:
+            group = slice(start, min(start + self.group, len(x)))
+            scores = {name: values[: group.stop - start] for name, values in self._scores(*tensors(start)).items()}
             if rate is not None:
                 scores["rate"] = rate[group].numpy().astype(np.float64)
-            yield group, {**scores, "mean": mean[group].numpy(), "variance": variance[group].numpy()}
+            return group, {**scores, "mean": mean[group].numpy(), "variance": variance[group].numpy()}
+
+        self.graph = self.graph or self.terms.get_concrete_function(*tensors(known), tf.constant(0))
+        yield from in_threads(work, range(known, len(x), self.group))
 
     def _scores(self, x: Any, q: Any, c: Any, index: Any) -> Rows:
-        x, index = tf.cast(x, tf.float32), tf.cast(index, tf.int32)
-        self.graph = self.graph or self.terms.get_concrete_function(x, q, c, index, tf.constant(0))
         log_sums, log_squares, log_p_xs, log_ratios = [], [], [], []
         for start in range(0, self.num_samples, self.chunk):
             log_p_x, log_ratio = (
@@ -253,18 +265,48 @@ def log_sum_exp(values: np.ndarray) -> np.ndarray:
         return np.log(np.sum(np.exp(values - shift), axis=0)) + shift
 
 
-def decoding_floats(model: VAE) -> int:
-    """Numbers in the largest tensor, per latent vector, on the way from latents to log p(x|z)."""
+def in_threads(work: Callable[[int], Any], items: Sequence[int]) -> Iterator[Any]:
+    """What `work` makes of each item, in order, a few of them at a time; whoever stops waits for those alone.
+
+    Example:
+
+        >>> list(in_threads(lambda item: item**2, range(4)))
+        [0, 1, 4, 9]
+    """
+    waiting: collections.deque[Future] = collections.deque()
+    with ThreadPoolExecutor(THREADS) as pool:
+        try:
+            for item in items:
+                waiting.append(pool.submit(work, item))
+                if len(waiting) > THREADS:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def decoding_graph(model: VAE) -> tf.Graph:
+    """The operations from latents to log p(x|z)."""
     x = tf.zeros((1, *model.image_shape))
 
     @tf.function
     def decode(latents: Any) -> Any:
         return model.likelihood.log_prob(model.decoder(latents), x)
 
-    graph = decode.get_concrete_function(tf.TensorSpec((None, *model.decoder_shape))).graph
+    return decode.get_concrete_function(tf.TensorSpec((None, *model.decoder_shape))).graph
+
+
+def decoding_floats(graph: tf.Graph) -> int:
+    """Numbers in the largest tensor of a decoding graph, per latent vector."""
     shapes = [output.shape for operation in graph.get_operations() for output in operation.outputs]
     grow = [shape[1:] for shape in shapes if shape.rank and shape[0] is None and shape[1:].is_fully_defined()]
     return max(math.prod(shape) for shape in grow)
+
+
+def has_convolutions(graph: tf.Graph) -> bool:
+    return any("Conv" in operation.type for operation in graph.get_operations())
 
 
 def _image_rows(model: VAE, x: Any) -> Rows:
