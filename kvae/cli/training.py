@@ -99,6 +99,7 @@ class Settings:
     ema: float = 0.0
     xla: bool = False
     deterministic: bool = False
+    data_service: str | None = None
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Settings":
@@ -401,7 +402,10 @@ def fit(model: VAE, settings: Settings, images: data.Data, folder: Path, save_se
             resume,
             *([UpToNextEpoch()] if resume.batch else []),
         ]
-        batches = functools.partial(images.split, "train", shuffle=True, labels=labels, epoch=first, skip=resume.batch)
+        batches = functools.partial(
+            images.split, "train", shuffle=True, labels=labels, epoch=first, skip=resume.batch,
+            service=settings.data_service,
+        )  # fmt: skip
         try:
             with unfinished.stoppable(resume):
                 model.fit(

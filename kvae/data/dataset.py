@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from kvae.data import pipeline
 from kvae.data.errors import DataError
+from kvae.data.service import check, check_split
 from kvae.data.splits import NAMES, Source, no_such_split
 
 
@@ -108,6 +109,7 @@ class Data:
         epoch: int = 0,
         skip: int = 0,
         worker: tuple[int, int] = (0, 1),
+        service: str | None = None,
     ) -> tf.data.Dataset:
         """One split as a dataset of `x` (B, H, W, C) or `(x, label (B,))`.
 
@@ -123,10 +125,13 @@ class Data:
             skip: when shuffled, how many batches of a pass are left out: to go on within one.
             worker: when shuffled, `(index, count)`: the part of every batch that is this worker's. All of them together
                 have the batches of one process (those of a streamed TFDS set are of each worker's own files).
+            service: when shuffled, the address `grpc://HOST:PORT` of a tf.data service that reads and decodes for this
+                process: TFRecord files and prepared sets that are streamed, in an order of its own on each pass.
 
         Raises:
             DataError: for an unknown or empty split, labels where there are none, a limit below 1, a skip that
-                leaves no batch, or workers among whom a batch can't be divided.
+                leaves no batch, workers among whom a batch can't be divided, or a service that doesn't answer, or
+                can't read this source.
 
         Example:
             >>> import kvae
@@ -151,6 +156,14 @@ class Data:
                 f"{self.name}: expected a shuffled split, and batches of a multiple of {workers} images for {workers} "
                 f"workers. Received: worker={worker}, batch_size={plan.batch_size}, shuffle={shuffle}"
             )
+        if service is not None:
+            if not shuffle or limit is not None or workers > 1:
+                raise DataError(
+                    f"{self.name}: a tf.data service is for whole training passes of one process: a shuffled split, "
+                    f"without a limit. Received: shuffle={shuffle}, limit={limit}, worker={worker}"
+                )
+            check_split(self.source.splits[name], self.name)
+            plan = replace(plan, service=check(service))
         return pipeline.batches(self.source.splits[name], count, plan)
 
     def _plan(self, name: str, batch_size: int | None, **options: Any) -> pipeline.Plan:

@@ -86,8 +86,11 @@ class _Reader:
         self.is_converted = feature.np_dtype != np.uint8 or tuple(feature.shape) != shape
         self.factor = 1
 
-    def raw(self, instruction: str, share: Share | None = None) -> tf.data.Dataset:
-        """(image, label) as they are stored, in stable order; of a share those in its own files."""
+    def raw(self, instruction: str, share: Share | None = None, whole: bool = True) -> tf.data.Dataset:
+        """(image, label) as they are stored, in stable order; of a share those in its own files.
+
+        Not `whole`: it will be divided by others, who take some of the files each.
+        """
         import tensorflow_datasets as tfds
 
         files = len(self.builder.info.splits[instruction].file_instructions)
@@ -104,6 +107,7 @@ class _Reader:
             decoders=tfds.decode.PartialDecoding(wanted) if others else None,
             read_config=tfds.ReadConfig(
                 try_autocache=False,
+                assert_cardinality=whole,
                 input_context=None if share is None else tf.distribute.InputContext(share.of, share.worker),
             ),
         )
@@ -152,7 +156,8 @@ class _Reader:
             with no_global_seed():
                 return dataset.shuffle(buffer, seed=key, reshuffle_each_iteration=False)
 
-        return StreamSplit(count, elements)
+        native = None if self.is_converted else lambda: self.raw(instruction, whole=False)
+        return StreamSplit(count, elements, native=native)
 
     def _read(self, instruction: str, count: int) -> tuple[np.ndarray, np.ndarray | None]:
         images, labels = np.empty((count, *self.shape), np.uint8), np.empty(count, np.int64)

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from kvae.data import service
 from kvae.data.splits import MemorySplit, Share, Split, StreamSplit
 
 BINARIZE = ("none", "threshold", "stochastic")
@@ -44,6 +45,7 @@ class Plan:
         skip: leave out the first batches of every pass, which are done already.
         numbers: with `labels`, elements are `(x, [label, number of the image in its source])`.
         worker: `(index, count)` of the worker whose part of each batch this is.
+        service: address of a tf.data service that reads a training pass.
     """
 
     image_shape: tuple[int, int, int]
@@ -58,6 +60,7 @@ class Plan:
     skip: int = 0
     numbers: bool = False
     worker: tuple[int, int] = (0, 1)
+    service: str | None = None
 
     @property
     def share(self) -> Share:
@@ -66,8 +69,14 @@ class Plan:
 
 def batches(split: Split, count: int, plan: Plan) -> tf.data.Dataset:
     """The dataset of the first `count` images of a split: `x` or `(x, label)`, batched and prefetched."""
-    dataset = _from_memory(split, count, plan) if isinstance(split, MemorySplit) else _from_stream(split, count, plan)
-    if isinstance(split, MemorySplit) or (split.exact and plan.share.of == 1):
+    if isinstance(split, MemorySplit):
+        dataset = _from_memory(split, count, plan)
+    elif plan.service:
+        finish = _plain(lambda x, y, key: _finish(x, y, key, count, plan))
+        dataset = service.distributed(split, plan.batch_size, plan.service, finish).skip(plan.skip)
+    else:
+        dataset = _from_stream(split, count, plan)
+    if isinstance(split, MemorySplit) or plan.service or (split.exact and plan.share.of == 1):
         batches_left = -(-count // plan.batch_size) - plan.skip
         dataset = dataset.apply(tf.data.experimental.assert_cardinality(batches_left))
     options = tf.data.Options()
