@@ -1,6 +1,6 @@
-"""Training passes that a tf.data service reads and decodes, on other machines.
+"""Training passes that a tf.data service (`tf.data.experimental.service`) reads and decodes, on other machines.
 
-See https://www.tensorflow.org/api_docs/python/tf/data/experimental/service. What other processes run must be made of TensorFlow's own operations, so a streamed split has a way to be read by those
+What other processes run must be made of TensorFlow's own operations, so a streamed split has a way to be read by those
 alone (`StreamSplit.native`). Every image comes once in a pass. The order, and the draws of stochastic binarisation, are
 those of the service, and other ones on each pass: such a training can be resumed, but not to the same bits.
 """
