@@ -4,7 +4,8 @@
     python benchmarks/training/pipeline.py --images 1000 --rounds 1                    # tries it out
 
 The training images of mnist, shuffled, in batches of 128, a whole pass: from memory, and read again on every pass from
-the records of TFDS, from PNG files and from TFRecord files of PNG. Beside them `tf.data` as people write it for an
+the records of TFDS, from PNG files and from TFRecord files of PNG; as many of a million records (twenty links to each
+of those files). Beside them `tf.data` as people write it for an
 array, and what training takes: steps on one batch that is there already. Needs `TFDS_DATA_DIR` with mnist.
 """
 
@@ -29,6 +30,7 @@ from kvae.data.pipeline import untuned
 
 BATCH, STEPS = 128, 20
 FILES = 10  # of TFRecords
+COPIES = 20
 
 
 def write_pngs(root: Path, images: np.ndarray) -> Path:
@@ -46,6 +48,14 @@ def write_records(root: Path, images: np.ndarray) -> Path:
                 content = tf.train.BytesList(value=[tf.io.encode_png(image).numpy()])
                 features = tf.train.Features(feature={"image/encoded": tf.train.Feature(bytes_list=content)})
                 writer.write(tf.train.Example(features=features).SerializeToString())
+    return root
+
+
+def linked(root: Path, files: Path) -> Path:
+    root.mkdir()
+    for copy in range(COPIES):
+        for path in files.iterdir():
+            (root / path.name.replace("train-", f"train-{copy:02d}-")).hardlink_to(path)
     return root
 
 
@@ -76,6 +86,7 @@ if __name__ == "__main__":
             "PNG files": write_pngs(Path(folder) / "png", images),
             "TFRecord files of PNG": write_records(Path(folder) / "records", images),
         }
+        million = linked(Path(folder) / "many", streamed["TFRecord files of PNG"])
         ordinary = tf.data.Dataset.from_tensor_slices(images).shuffle(count).batch(BATCH)
         ordinary = ordinary.map(lambda x: tf.cast(x, tf.float32) / 255, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
         tfds = kvae.data.load("mnist", batch_size=BATCH, cache_bytes=0)
@@ -84,6 +95,9 @@ if __name__ == "__main__":
             "memory, `shuffle` and `batch` of tf.data": ordinary,
             "records of TFDS": tfds.split("train", shuffle=True, limit=count),
             **{name: kvae.data.load(path, cache_bytes=0, **whole).train for name, path in streamed.items()},
+            f"as many of {COPIES * count:,} records": kvae.data.load(million, cache_bytes=0, **whole).train.take(
+                -(-count // BATCH)
+            ),
         }
         seconds = interleaved({name: one_pass(dataset) for name, dataset in sources.items()}, options.rounds)
         print(f"A shuffled pass over {count:,} images of 28×28, {options.rounds} rounds")

@@ -88,6 +88,7 @@ def test_fit(address, folder):
     assert np.all(np.isfinite(history.history["loss"]))
 
 
+@pytest.mark.slow
 def test_command(address, folder, tmp_path, monkeypatch):
     from typer.testing import CliRunner
 
@@ -129,6 +130,7 @@ def test_nobody_there(folder, monkeypatch):
             data.split("train", shuffle=True, service=f"grpc://localhost:{bound.getsockname()[1]}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("address", [0], indirect=True)
 def test_no_worker(address, folder, monkeypatch):
     monkeypatch.setattr(service, "TIMEOUT", 3.0)
