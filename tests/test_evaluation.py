@@ -135,7 +135,7 @@ def test_threads_keep_the_order_and_stop_early():
             assert release.wait(10)
         return -item
 
-    results = importance.in_threads(work, range(1000))
+    results = importance.few_at_a_time(work, range(1000))
     threading.Timer(0.1, release.set).start()
     assert [next(results) for _ in range(3)] == [0, -1, -2]
     results.close()  # as an exception in whoever takes them would

@@ -227,7 +227,7 @@ class ImportanceSampler:
             return group, {**scores, "mean": mean[group].numpy(), "variance": variance[group].numpy()}
 
         self.graph = self.graph or self.terms.get_concrete_function(*tensors(known), tf.constant(0))
-        yield from in_threads(work, range(known, len(x), self.group))
+        yield from few_at_a_time(work, range(known, len(x), self.group))
 
     def _scores(self, x: Any, q: Any, c: Any, index: Any) -> Rows:
         log_sums, log_squares, log_p_xs, log_ratios = [], [], [], []
@@ -265,12 +265,12 @@ def log_sum_exp(values: np.ndarray) -> np.ndarray:
         return np.log(np.sum(np.exp(values - shift), axis=0)) + shift
 
 
-def in_threads(work: Callable[[int], Any], items: Sequence[int]) -> Iterator[Any]:
+def few_at_a_time(work: Callable[[int], Any], items: Sequence[int]) -> Iterator[Any]:
     """What `work` makes of each item, in order, a few of them at a time; whoever stops waits for those alone.
 
     Example:
 
-        >>> list(in_threads(lambda item: item**2, range(4)))
+        >>> list(few_at_a_time(lambda item: item**2, range(4)))
         [0, 1, 4, 9]
     """
     waiting: collections.deque[Future] = collections.deque()
