@@ -151,8 +151,24 @@ def test_a_compiled_decoder_scores_as_others_do(ppca):
             patch.setattr(importance, "XLA_SAMPLES", most)
             rows.append(evaluation.score_images(vae, x[:30], 300))
     np.testing.assert_allclose(rows[0]["nll"], rows[1]["nll"], rtol=1e-5)
+    assert importance.ImportanceSampler(vae, 300, 0, 30).compile
     assert not importance.has_convolutions(importance.decoding_graph(vae))
     assert importance.has_convolutions(importance.decoding_graph(kvae.VAE(latent_dim=2, image_shape=(8, 8, 1))))
+
+
+def test_a_decoder_that_xla_cannot_compile_is_scored():
+    class Python(keras.layers.Layer):
+        def call(self, z):
+            y = tf.numpy_function(lambda values: np.tanh(values), [z], tf.float32)
+            return tf.ensure_shape(y, z.shape)
+
+        def compute_output_shape(self, shape):
+            return shape
+
+    decoder = kvae.Decoder((8, 8, 1), keras.Sequential([keras.Input((2,)), Python(), keras.layers.Dense(4)]))
+    vae = kvae.VAE(decoder=decoder, latent_dim=2, image_shape=(8, 8, 1))
+    rows = evaluation.score_images(vae, np.zeros((3, 8, 8, 1), "float32"), 300)
+    assert np.all(np.isfinite(rows["nll"]))
 
 
 def test_ctrl_c_saves_what_is_done(loose, ppca):

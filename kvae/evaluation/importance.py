@@ -195,13 +195,13 @@ class ImportanceSampler:
 
         log_prob = compiled(likelihood.log_prob)
 
-        # oneDNN's convolutions, and its products of bfloat16, are faster than XLA's.
-        @tf.function(jit_compile=pays and model.decoder.compute_dtype == "float32" and not has_convolutions(decoding))
         def terms(x: Any, q: Any, c: Any, index: Any, start: Any) -> tuple[Any, Any]:
             z, log_ratio = draw(q, c, index, start)
             return log_prob(model.decoder_params(z, c), x), log_ratio  # (n, B) each: log p(x|z), log p(z)/q(z|x)
 
         self.terms = terms
+        # oneDNN's convolutions, and its products of bfloat16, are faster than XLA's.
+        self.compile = pays and model.decoder.compute_dtype == "float32" and not has_convolutions(decoding)
         self.graph: Any = None
 
     def encode(self, x: Any, c: Any) -> tuple[Any, Any, Any, Any]:
@@ -226,8 +226,18 @@ class ImportanceSampler:
                 scores["rate"] = rate[group].numpy().astype(np.float64)
             return group, {**scores, "mean": mean[group].numpy(), "variance": variance[group].numpy()}
 
-        self.graph = self.graph or self.terms.get_concrete_function(*tensors(known), tf.constant(0))
+        self.graph = self.graph or self._graph(*tensors(known), tf.constant(0))
         yield from few_at_a_time(work, range(known, len(x), self.group))
+
+    def _graph(self, *inputs: Any) -> Any:
+        if self.compile:
+            graph = tf.function(self.terms, jit_compile=True).get_concrete_function(*inputs)
+            try:
+                graph(*inputs)
+                return graph
+            except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError):
+                pass  # a layer that XLA can't compile
+        return tf.function(self.terms).get_concrete_function(*inputs)
 
     def _scores(self, x: Any, q: Any, c: Any, index: Any) -> Rows:
         log_sums, log_squares, log_p_xs, log_ratios = [], [], [], []
