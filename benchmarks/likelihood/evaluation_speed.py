@@ -129,7 +129,7 @@ def breakdown(model, rounds: int = 5) -> dict[str, float]:
     parts = {
         "noise": (tf.function(lambda i: SampleNoise(words, i[None], 0).normal((SAMPLES, 1, SIZES[-1])),
                               jit_compile=True), tf.constant(3)),
-        "decoder": (tf.function(model.decoder), z),
+        "decoder": (tf.function(model.decoder, jit_compile=True), z),
         "log p(x|z)": (tf.function(lambda p: model.likelihood.log_prob(p, x), jit_compile=True), params),
     }  # fmt: skip
     found = {}
