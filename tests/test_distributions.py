@@ -640,6 +640,24 @@ def test_derivative_where_two_branches_meet(function, slope):
     assert float(tape.gradient(y, x)[0]) == pytest.approx(slope)
 
 
+@pytest.mark.parametrize("name", TABLES["posterior"])
+def test_posteriors_in_functional_models(name):
+    """Features are models of Keras's functional kind, whose tensors are symbols."""
+    case = Case("posterior", name, EVENTS["posterior"])
+    params = keras.Input(case.params_shape)
+    found = keras.Model(params, [case.family.mean(params), case.family.variance(params)])(given := case.params(3))
+    for symbolic, eager in zip(found, (case.family.mean(given), case.family.variance(given)), strict=True):
+        np.testing.assert_allclose(symbolic, eager, rtol=1e-5, atol=1e-5)
+
+
+def test_log_sigmoid_in_functional_models():
+    x = RNG.normal(size=(3, 5, 2)).astype("float32")
+    symbol = keras.Input((5, 2))
+    one, total = keras.Model(symbol, [log_sigmoid(symbol), sum_log_sigmoid(symbol, symbol, 2)])(x)
+    np.testing.assert_allclose(one, log_sigmoid(x), rtol=1e-6)
+    np.testing.assert_allclose(total, sum_log_sigmoid(x, x, 2), rtol=1e-6)
+
+
 def test_derivatives_of_log_sigmoid():
     x = tf.constant([-1e3, -5.0, -0.1, 0.3, 4.0, 1e3])
     with tf.GradientTape() as outer:

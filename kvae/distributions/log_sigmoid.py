@@ -3,12 +3,12 @@
 import math
 from typing import Any
 
+import keras
 from keras import ops
 
 MOST_FACTORS = 112  # 2¹¹² is in the range of float32, with room for what is multiplied on
 
 
-@ops.custom_gradient
 def log_sigmoid(x: Any) -> Any:
     """log σ(x), finite for every x, also in LiteRT.
 
@@ -20,11 +20,24 @@ def log_sigmoid(x: Any) -> Any:
         [-1000.0, -0.6931, -0.0]
     """
 
-    def gradient(*args: Any, upstream: Any = None) -> Any:
-        (given,) = args or (upstream,)
-        return given * ops.sigmoid(-x)
+    @ops.custom_gradient
+    def function(x: Any) -> Any:
+        def gradient(*args: Any, upstream: Any = None) -> Any:
+            (given,) = args or (upstream,)
+            return given * ops.sigmoid(-x)
 
-    return ops.minimum(x, 0.0) - ops.log1p(ops.exp(-ops.abs(x))), gradient
+        return _log_sigmoid(x), gradient
+
+    return _log_sigmoid(x) if _is_symbolic(x) else function(x)
+
+
+def _log_sigmoid(x: Any) -> Any:
+    return ops.minimum(x, 0.0) - ops.log1p(ops.exp(-ops.abs(x)))
+
+
+def _is_symbolic(x: Any) -> bool:
+    """Whether `x` stands for a tensor of a functional model, which a custom gradient can't take."""
+    return isinstance(x, keras.KerasTensor)
 
 
 def sum_log_sigmoid(x: Any, plus: Any, rank: int) -> Any:
@@ -53,4 +66,4 @@ def sum_log_sigmoid(x: Any, plus: Any, rank: int) -> Any:
         product = ops.prod(ops.reshape(1.0 + ops.exp(-ops.abs(x)), groups), axis=-2)
         return ops.sum(plus + ops.minimum(x, 0.0), axis=axes) - ops.sum(ops.log(product), axis=-1), gradient
 
-    return total(x, plus)
+    return ops.sum(plus + _log_sigmoid(x), axis=axes) if _is_symbolic(x) else total(x, plus)
