@@ -4,6 +4,7 @@ import base64
 import csv
 import datetime
 import importlib.resources
+import itertools
 import json
 import math
 import shlex
@@ -14,12 +15,13 @@ from typing import Any
 import numpy as np
 
 from kvae import plotting
-from kvae.features import direction
+from kvae.features import Direction, direction
 from kvae.files import atomic_file
 from kvae.models.metrics import ACTIVE_VARIANCE
 
 ENCODE_BATCH = 256
 MAPPED = 600  # images that the map of thumbnails chooses from: t-SNE takes two seconds for as many
+ANALOGIES = 5  # rows of latent arithmetic
 MAX_FILES = 40  # of the list at the end of the page; a folder of TensorBoard logs would fill it otherwise
 
 #: figures in the order of the page: file stem, heading, how to read it
@@ -46,11 +48,17 @@ FIGURES = (
     ("thumbnail_map", "A map of the latents", "Test images where t-SNE puts their posterior means: neighbours stay "
      "neighbours, distances between groups say nothing. Frames have the colours of the labels, which only a "
      "conditional model saw in training."),
+    ("thumbnail_map_pca", "The same map, by principal components", "Test images on the two directions in which their "
+     "posterior means vary most, each stretched to fill the page: a linear map, on which groups overlap that only "
+     "other directions keep apart."),
     ("neighbours", "Nearest neighbours", "A test image, and the test images nearest to it in latent space, the closest "
      "first. Where they are of the same kind, the latents say what is in an image."),
     ("direction", "A direction in latent space", "Test images of the first class, moved along the line from its mean "
      "latent to that of the second class: at 0 the reconstruction, at 1 as far as the classes are apart. What changes "
      "is what separates them; what stays is the rest."),
+    ("arithmetic", "Latent arithmetic", "What is to c as a is to b? b and c are test images of one class, a is one of "
+     "the next: the latents of a less those of b, added to those of c, are decoded. The result should be of a's class. "
+     "Single images differ in more than their class, and that is carried over, too."),
     ("kl_per_dimension", "What each latent carries", "KL of each latent from N(0, 1), mean over test images. Latents "
      "near zero have collapsed: they cost nothing and say nothing. (With another prior the rate is not their sum.)"),
 )  # fmt: skip
@@ -112,17 +120,41 @@ def write_figures(
     if len(images) >= 3:
         mapped = slice(0, MAPPED)
         figures["neighbours"] = plotting.neighbours(images, means)
-        figures["thumbnail_map"] = plotting.thumbnail_map(
-            images[mapped], means[mapped], None if labels is None else labels[mapped], label_names
-        )
+        frames = None if labels is None else labels[mapped]
+        figures["thumbnail_map"] = plotting.thumbnail_map(images[mapped], means[mapped], frames, label_names)
+        if model.latent_dim > 1 and np.any(spread > 0):  # else there is nothing to choose directions by
+            figures["thumbnail_map_pca"] = plotting.thumbnail_map(
+                images[mapped], means[mapped], frames, label_names, method="pca"
+            )
     if labels is not None and not conditional:
-        first_class, second_class = (means[labels == label] for label in (0, 1))
-        if len(first_class) and len(second_class):
-            along = direction(model, first_class, second_class)
+        along = _between(model, means[labels == 0], means[labels == 1])
+        if along is not None:
             figures["direction"] = plotting.direction_slider(model, images[labels == 0][:4], along)
+        a, b, c = _analogies(labels)
+        if len(a):
+            figures["arithmetic"] = plotting.latent_arithmetic(model, images[a], images[b], images[c])
     if kl is not None:
         figures["kl_per_dimension"] = plotting.kl_per_dimension(kl, spread > ACTIVE_VARIANCE)
     return [plotting.save(figure, run / "figures" / f"{name}.png") for name, figure in figures.items()]
+
+
+def _between(model: Any, first: np.ndarray, second: np.ndarray) -> Direction | None:
+    """The direction from one class to another, whose latents these are; None if there is none."""
+    if not len(first) or not len(second):
+        return None
+    try:
+        return direction(model, first, second)
+    except ValueError:  # of the same mean: a model that has collapsed, say
+        return None
+
+
+def _analogies(labels: np.ndarray) -> tuple[list[int], list[int], list[int]]:
+    """Positions of images a, b and c: b and c of one class, a of the next one."""
+    by_class = [np.flatnonzero(labels == label).tolist() for label in np.unique(labels)]
+    pairs = itertools.pairwise([*by_class, by_class[0]]) if len(by_class) > 1 else ()
+    triples = [(after[0], *own[:2]) for own, after in pairs if len(own) > 1][:ANALOGIES]
+    a, b, c = ([triple[i] for triple in triples] for i in range(3))
+    return a, b, c
 
 
 def write_report(run: Path) -> Path:

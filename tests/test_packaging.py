@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "networks": set(),
     "models": {"distributions", "priors", "objectives", "networks", "schedules"},
     "data": set(),
-    "evaluation": {"models", "distributions", "priors"},
+    "evaluation": {"models", "distributions", "priors", "data"},
     "features": {
         "models",
         "distributions",

@@ -152,16 +152,36 @@ def test_a_slider_begins_with_the_original_and_goes_through_the_reconstruction()
     np.testing.assert_allclose(pixels[:8, 18:26, 0], np.asarray(model.decode(z))[0, ..., 0], atol=1e-5)
 
 
+def test_arithmetic_shows_its_terms_and_the_result():
+    model, x = vae(3), np.random.default_rng(0).random((6, 8, 8, 1)).astype("float32")
+    a, b, c = x[:2], x[2:4], x[4:]
+    pixels = shown(plotting.latent_arithmetic(model, a, b, c))
+    z = np.asarray(model.encode_mean(a)) - np.asarray(model.encode_mean(b)) + np.asarray(model.encode_mean(c))
+    expected = [*(np.stack([a, b, c])), np.asarray(model.decode(z))]
+    for row in range(2):
+        for column in range(4):
+            tile = pixels[9 * row : 9 * row + 8, 9 * column : 9 * column + 8, 0]
+            np.testing.assert_allclose(tile, expected[column][row, ..., 0], atol=1e-5)
+
+
 @pytest.mark.parametrize(("count", "labelled"), [(3, True), (200, True), (200, False)])
 def test_thumbnails_lie_where_their_latents_do_and_do_not_cover_each_other(count, labelled):
     rng = np.random.default_rng(0)
     latents = rng.normal(size=(count, 2)) * [3, 1]
+    images = np.full((count, 8, 8, 3), np.arange(count).reshape(-1, 1, 1, 1) / 255)  # the colour says which it is
     figure = plotting.thumbnail_map(
-        rng.random((count, 8, 8, 1)), latents, np.arange(count) % 3 if labelled else None, ("a", "b"), method="pca"
+        images, latents, np.arange(count) % 3 if labelled else None, ("a", "b"), method="pca"
     )
-    centres = np.array([[np.mean(image.get_extent()[:2]), np.mean(image.get_extent()[2:])]
-                        for image in figure.axes[0].images])  # fmt: skip
+    drawn = figure.axes[0].images
+    centres = np.array([[np.mean(image.get_extent()[:2]), np.mean(image.get_extent()[2:])] for image in drawn])
     assert len(np.unique(centres.round(6), axis=0)) == len(centres) > min(count, 20) / 2
+    which = [round(float(image.get_array()[0, 0, 0]) * 255) for image in drawn]
+    points = features.latent_plane(latents, "pca")
+    last = round(figure.axes[0].get_xlim()[1] - 0.6)  # cells are numbered from 0
+    places = (points - points.min(axis=0)) / np.ptp(points, axis=0) * last
+    assert np.abs(centres - places[which]).max() <= 0.5 + 1e-6  # in its own cell
+    taken = {tuple(centre) for centre in centres.round().astype(int).tolist()}
+    assert taken == {tuple(cell) for cell in places.round().astype(int).tolist()}  # and no cell is left out
     texts = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
     assert texts == (["a", "b", "2"] if labelled else [])
 
@@ -202,6 +222,7 @@ def test_traversals_move_one_latent_and_hold_the_others():
         lambda: plotting.learning_curves({"accuracy": [1.0]}),
         lambda: plotting.traversals(vae(), dimensions=[2]),
         lambda: plotting.kl_per_dimension(np.zeros((2, 2))),
+        lambda: plotting.latent_arithmetic(vae(), *np.zeros((2, 1, 8, 8, 1)), np.zeros((2, 8, 8, 1))),
     ],
 )
 def test_mistakes_are_named(act):

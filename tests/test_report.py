@@ -45,7 +45,8 @@ def test_figures_and_page(run, latent_dim):
     names = {path.stem for path in paths}
     assert names == {
         "learning_curves", "reconstructions", "samples", "latent_map", "kl_per_dimension",
-        "manifold" if latent_dim == 2 else "traversals", "neighbours", "thumbnail_map", "direction",
+        "manifold" if latent_dim == 2 else "traversals", "neighbours", "thumbnail_map", "thumbnail_map_pca",
+        "direction", "arithmetic",
     }  # fmt: skip
     page = write_report(run).read_text()
     assert page.count("data:image/png;base64,") == len(paths)
@@ -64,7 +65,34 @@ def test_an_autoencoder_has_no_samples(run):
     paths = write_figures(run, model, images, None, {"distortion": [70.0, 60.0]})
     assert {path.stem for path in paths} == {
         "learning_curves", "reconstructions", "latent_map", "traversals", "neighbours", "thumbnail_map",
+        "thumbnail_map_pca",
     }  # fmt: skip
+
+
+def test_classes_of_the_same_mean_have_no_direction_between_them(run):
+    vae = kvae.VAE(latent_dim=2, image_shape=(8, 8, 1))
+    images, labels = np.random.default_rng(0).random((6, 8, 8, 1)).astype("float32"), np.arange(6) % 2
+    means = np.array([[1, 2], [0, 1], [3, 0], [4, 1], [-1, 1], [-1, 1]], "float32")  # of both classes (1, 1)
+    for latents in (means, np.zeros_like(means)):
+        names = {path.stem for path in write_figures(run, vae, images, labels, {"rate": [1.0]}, means=latents)}
+        assert "direction" not in names
+        assert {"arithmetic", "latent_map", "thumbnail_map"} <= names
+        assert ("thumbnail_map_pca" in names) == latents.any()
+    assert "direction" in {path.stem for path in write_figures(run, vae, images, labels, {"rate": [1.0]})}
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        ([0, 1, 0, 1], [(1, 0, 2), (0, 1, 3)]),
+        ([5, 2, 5, 2, 9], [(0, 1, 3), (4, 0, 2)]),  # of 9 there is only one
+        ([3, 3, 3], []),
+        ([0, 1, 2], []),
+        (np.tile(np.arange(10), 3), [((c + 1) % 10, c, c + 10) for c in range(5)]),
+    ],
+)
+def test_arithmetic_goes_from_a_class_to_the_next(labels, expected):
+    assert list(zip(*report._analogies(np.array(labels)))) == expected
 
 
 def test_a_conditional_model_has_neighbours_but_no_direction(run):
@@ -72,8 +100,8 @@ def test_a_conditional_model_has_neighbours_but_no_direction(run):
     images = np.random.default_rng(0).random((6, 8, 8, 3)).astype("float32")
     paths = write_figures(run, model, images, np.arange(6) % 2, {"distortion": [70.0, 60.0]})
     names = {path.stem for path in paths}
-    assert {"neighbours", "thumbnail_map"} <= names
-    assert "direction" not in names
+    assert {"neighbours", "thumbnail_map", "thumbnail_map_pca"} <= names
+    assert not {"direction", "arithmetic"} & names
 
 
 @pytest.mark.parametrize("metrics", [{}, {"elbo": -9.5}, {"elbo": None, "nll": "?", "split": None, "probe": [{}, 1]}])

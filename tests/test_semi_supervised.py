@@ -6,7 +6,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 import kvae
-from kvae import likelihoods, networks
+from kvae import features, likelihoods, networks
 from kvae.distributions import Noise
 
 
@@ -112,6 +112,28 @@ def test_unlabelled_images_help_and_the_model_survives_a_file(tmp_path):
     assert again.alpha == 20.0
     assert net.predict(x[:5], verbose=0).shape == (5, 8, 8, 1)
     assert type(net.with_prior(kvae.priors.StandardNormal())) is kvae.SemiSupervisedVAE
+
+
+def test_features_of_images_without_a_label_are_those_of_the_most_probable_one(model):
+    x = np.random.default_rng(1).integers(0, 2, (300, 2, 2, 1)).astype("float32")  # more than are encoded at once
+    probable = np.argmax(model.classify(x), axis=-1)
+    assert len(set(probable.tolist())) > 1
+    right = features.extract(model, (x, probable))
+    without = features.extract(model, x)
+    assert set(right) == {*without, "label"}
+    wrong = features.extract(model, (x, (probable + 1) % 3))
+    known = np.arange(300) % 2 == 0
+    labels = np.where(known, (probable + 1) % 3, -1)
+    partly = features.extract(model, (x, labels))
+    np.testing.assert_array_equal(partly["label"], labels)
+    for name, values in without.items():
+        np.testing.assert_array_equal(values, right[name])
+        np.testing.assert_array_equal(partly[name], np.where(known[:, None], wrong[name], right[name]))
+        np.testing.assert_array_equal(features.extract(model, x[299:])[name], values[299:])
+    assert np.any(wrong["mean"] != right["mean"])
+    np.testing.assert_allclose(model.decode(without["mean"], probable), model(x), atol=1e-6)  # as when it is called
+    with pytest.raises(ValueError, match="integers below 3"):
+        features.extract(model, (x, np.where(known, -2, -1)))
 
 
 def test_features_of_any_range_can_be_its_data():

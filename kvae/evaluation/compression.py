@@ -43,8 +43,9 @@ def compression_table(vae: VAE, images: np.ndarray, seed: int = 0) -> list[CodeR
     the decoded mean of a posterior sample, as the receiver has it. A JPEG or WebP file is, for each image, the smallest
     of `QUALITIES` with at least the PSNR of this image's reconstruction; where none is, the best one counts.
 
-    Lossless codes are compared where the likelihood is one of discrete values: −ELBO / ln 2 bits, of bits-back coding
-    of latents and pixels, beside PNG (1 bit per pixel for binary images).
+    A PNG file is without loss, of 8-bit values (1 bit per pixel for binary images). Latents and pixels together are so,
+    too, by bits-back coding: −ELBO / ln 2 bits, if the likelihood is one of grey levels, or if it is Bernoulli's and
+    the images are binary. (Of grey values Bernoulli's cross-entropy is no length of a code, and a density has none.)
 
     Args:
         vae: a built `kvae.VAE` without conditions.
@@ -74,13 +75,13 @@ def compression_table(vae: VAE, images: np.ndarray, seed: int = 0) -> list[CodeR
     options: dict[str, Any]
     for name, options in (("JPEG", {"optimize": True}), ("WebP", {"method": 6})):
         rows.append(_lossy(name, levels, images, quality, options))
-    if vae.likelihood.support in ("binary", "levels"):
+    binary = bool(np.all((images == 0) | (images == 1)))
+    if vae.likelihood.support == "levels" or (vae.likelihood.support == "binary" and binary):
         total = float(np.mean(scores["distortion"] + scores["rate"]) / math.log(2))
         rows.append(CodeRow("latents and pixels", LOSSLESS, total, total, None, 1.0))
-        binary = bool(np.all((images == 0) | (images == 1)))
-        sizes = [_size(image, "png", binary, optimize=True) for image in levels]
-        header = _size(np.zeros_like(levels[0]), "png", binary, optimize=True)
-        rows.append(CodeRow("PNG", LOSSLESS, np.mean(sizes).item(), np.mean(sizes).item() - header, None, 1.0))
+    sizes = [_size(image, "png", binary, optimize=True) for image in levels]
+    header = _size(np.zeros_like(levels[0]), "png", binary, optimize=True)
+    rows.append(CodeRow("PNG", LOSSLESS, np.mean(sizes).item(), np.mean(sizes).item() - header, None, 1.0))
     return rows
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
+from kvae.data.pipeline import untuned
 from kvae.distributions import Noise, closed_form_kl, normal_from_words, seed_words, uniform_from_words
 from kvae.distributions.threefry import threefry
 from kvae.models import VAE
@@ -121,7 +122,9 @@ def score_images(
 
 def as_batches(data: Any, batch_size: int = 256) -> tf.data.Dataset:
     """An array of images or `(images, labels)` as a dataset of batches; a dataset as it is."""
-    return data if isinstance(data, tf.data.Dataset) else tf.data.Dataset.from_tensor_slices(data).batch(batch_size)
+    if isinstance(data, tf.data.Dataset):
+        return data
+    return untuned(tf.data.Dataset.from_tensor_slices(data).batch(batch_size))
 
 
 class SampleNoise(Noise):

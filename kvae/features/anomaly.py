@@ -9,8 +9,11 @@ import numpy as np
 from sklearn.base import OutlierMixin
 from sklearn.utils.validation import check_is_fitted
 
+from kvae import likelihoods
+from kvae.distributions import Distribution
 from kvae.evaluation.importance import Rows
 from kvae.features.estimator import LatentEstimator
+from kvae.models import LatentModel
 
 #: score: what it is, for one row; the higher, the more anomalous
 CRITERIA = {
@@ -35,11 +38,13 @@ class AnomalyDetector(OutlierMixin, LatentEstimator):
     find rows that are more complicated than the training rows, not simpler ones. Two scores correct for it:
     "typicality", the distance of −log p(x) from its median over the training rows (after Nalisnick et al. 2019,
     https://arxiv.org/abs/1906.02994, for a batch of one); and, for images, "complexity": −log p(x) less the length of
-    the image as a PNG file, in nats (Serrà et al. 2020, https://arxiv.org/abs/1909.11480, eq. 1).
+    the image as a PNG file, in nats (Serrà et al. 2020, https://arxiv.org/abs/1909.11480, eq. 1). The latter takes a
+    likelihood of grey levels, or a density; Bernoulli's cross-entropy of grey values is neither.
 
     Args:
         latent_dim: D.
-        criterion: one of "elbo", "likelihood", "distortion", "rate", "typicality", "complexity".
+        criterion: one of "elbo", "likelihood", "distortion", "rate", "typicality", "complexity". With the last, the
+            model of images that is made where none is given has a likelihood of 256 grey levels, not Bernoulli's.
         contamination: share of the training rows that is beyond the threshold, above 0 and at most 0.5.
         model, image_shape, units, epochs, batch_size, learning_rate, patience, validation_fraction, random_state,
             verbose: of the model and its training, as in `kvae.features.VAETransformer`.
@@ -97,7 +102,8 @@ class AnomalyDetector(OutlierMixin, LatentEstimator):
             y: is not looked at.
 
         Raises:
-            ValueError: for settings out of range, and rows that the model can't take.
+            ValueError: for settings out of range, rows that the model can't take, and a model that the criterion means
+                nothing for.
         """
         if self.criterion not in CRITERIA:
             raise ValueError(
@@ -108,12 +114,6 @@ class AnomalyDetector(OutlierMixin, LatentEstimator):
                 f"Argument `contamination` must be above 0 and at most 0.5. Received: {self.contamination}"
             )
         super().fit(X, y)
-        if not hasattr(self.model_, "prior"):
-            raise ValueError(f"Scores need a prior, which an Autoencoder hasn't. Received: model={self.model!r}")
-        if self.criterion == "complexity" and not self.model_.bounded:
-            raise ValueError(
-                "criterion='complexity' is for images in [0, 1], which PNG can keep. Received: rows of numbers"
-            )
         images = self._images(self._validate(X))
         rows = self._scores(images)
         self.typical_ = float(np.median(rows["nll"]))
@@ -127,11 +127,15 @@ class AnomalyDetector(OutlierMixin, LatentEstimator):
         return -self._anomaly(self._scores(images), images)[self.criterion]()
 
     def score_by_criterion(self, X: Any) -> dict[str, np.ndarray]:
-        """`score_samples` by every criterion (by "complexity" only of images), from one pass: `(N,)` each."""
+        """`score_samples` by every criterion, from one pass: `(N,)` each.
+
+        (By "complexity" only of images of 1 or 3 channels, and of models whose likelihood isn't Bernoulli's.)
+        """
         check_is_fitted(self)
         images = self._images(self._validate(X))
         scores = self._anomaly(self._scores(images), images)
-        return {name: -score() for name, score in scores.items() if self.model_.bounded or name != "complexity"}
+        compressible = _no_complexity(self.model_) is None
+        return {name: -score() for name, score in scores.items() if compressible or name != "complexity"}
 
     def decision_function(self, X: Any) -> np.ndarray:
         """`score_samples(X) - offset_`, `(N,)`: negative for outliers."""
@@ -140,6 +144,17 @@ class AnomalyDetector(OutlierMixin, LatentEstimator):
     def predict(self, X: Any) -> np.ndarray:
         """1 for ordinary rows, −1 for outliers, `(N,)`."""
         return np.where(self.decision_function(X) < 0, -1, 1)
+
+    def _likelihood(self) -> Distribution:
+        return likelihoods.DiscretizedLogistic(levels=256) if self.criterion == "complexity" else super()._likelihood()
+
+    def _make(self) -> LatentModel:
+        model = super()._make()
+        if not hasattr(model, "prior"):
+            raise ValueError(f"Scores need a prior, which an Autoencoder hasn't. Received: model={self.model!r}")
+        if self.criterion == "complexity" and (reason := _no_complexity(model)):
+            raise ValueError(reason)
+        return model
 
     def _anomaly(self, rows: Rows, images: np.ndarray) -> dict[str, Callable[[], np.ndarray]]:
         return {
@@ -152,8 +167,26 @@ class AnomalyDetector(OutlierMixin, LatentEstimator):
         }
 
 
+def _no_complexity(model: LatentModel) -> str | None:
+    """Why the criterion "complexity" means nothing for a model; None if it does mean something."""
+    if not model.bounded:
+        return "criterion='complexity' is for images in [0, 1], which PNG can keep. Received: rows of numbers"
+    if model.image_shape[-1] not in (1, 3):
+        return f"criterion='complexity' is for images of 1 or 3 channels. Received: images {model.image_shape}"
+    if model.likelihood.support == "binary":
+        return (
+            "criterion='complexity' needs a likelihood that a file's length can be held against, such as "
+            "kvae.likelihoods.DiscretizedLogistic(), not one of binary values. "
+            f"Received: likelihood={type(model.likelihood).__name__}"
+        )
+    return None
+
+
 def png_nats(images: np.ndarray) -> np.ndarray:
-    """Length of each image `(H, W, C)` in [0, 1] as a PNG file of 8 bits, in nats, `(N,)`.
+    """Length of each image `(H, W, C)` in [0, 1], of 1 or 3 channels, as a PNG file of 8 bits, in nats, `(N,)`.
+
+    Raises:
+        ValueError: for other shapes.
 
     Example:
 
@@ -163,6 +196,8 @@ def png_nats(images: np.ndarray) -> np.ndarray:
     """
     from PIL import Image
 
+    if images.ndim != 4 or images.shape[-1] not in (1, 3):
+        raise ValueError(f"Expected images (N, H, W, C) of 1 or 3 channels. Received: shape {images.shape}")
     levels = np.round(np.clip(images, 0, 1) * 255).astype(np.uint8)
     sizes = []
     for image in levels:

@@ -15,6 +15,7 @@ from sklearn.utils.validation import validate_data
 
 from kvae import likelihoods, recipes
 from kvae.data.pipeline import untuned
+from kvae.distributions import Distribution
 from kvae.evaluation.importance import ImportanceSampler, Rows, score_images
 from kvae.models import VAE, LatentModel
 from kvae.networks import MLP, Decoder, Encoder
@@ -146,12 +147,18 @@ class LatentEstimator(BaseEstimator):
                     seed=self.seed_,
                 )
             else:
-                made = VAE(latent_dim=self.latent_dim, image_shape=shape, seed=self.seed_)
+                made = VAE(
+                    latent_dim=self.latent_dim, image_shape=shape, likelihood=self._likelihood(), seed=self.seed_
+                )
         if not isinstance(made, LatentModel) or made.condition_dim is not None:
             raise ValueError(f"Expected a `kvae.VAE` or `kvae.Autoencoder` without conditions. Received: {made!r}")
         if made.image_shape != shape and int(np.prod(made.image_shape)) != int(np.prod(shape)):
             raise ValueError(f"Expected rows of the model's image_shape={made.image_shape}. Received: {shape}")
         return made
+
+    def _likelihood(self) -> Distribution:
+        """That of the model of images which is made where none is given."""
+        return likelihoods.Bernoulli()
 
     def _train(self, images: np.ndarray) -> None:
         model, patience = self.model_, self.patience

@@ -1,5 +1,6 @@
 """The encoder without the decoder: as a Keras model, and as arrays."""
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -8,7 +9,8 @@ import tensorflow as tf
 from keras import ops
 
 from kvae.features.outputs import encoder_inputs, encoder_output
-from kvae.models import Autoencoder, LatentModel
+from kvae.models import Autoencoder, LatentModel, SemiSupervisedVAE
+from kvae.models.semi_supervised import UNLABELLED
 
 ROWS = 256  # encoded at once, always as many: a row's features don't depend on those beside it
 
@@ -69,25 +71,48 @@ class BatchEncoder:
             outputs["hidden"] = ops.cast(encoder_output(model, x, "hidden"), "float32")
         self.model = model
         encoder = keras.Model(inputs, outputs)
-        # with less overhead than `predict_on_batch` (benchmarks/features/throughput.py)
+        # How fast that is, beside `predict` and a SavedModel: benchmarks/features/throughput.py.
         self.predict = tf.function(lambda batch: encoder(batch, training=False))
+        self.guess: Callable[[list[np.ndarray]], Any] | None = None
+        if isinstance(model, SemiSupervisedVAE):
+            self.guess = tf.function(lambda batch: {"label": model.probable_labels(ops.cast(batch[0], "float32"))})
 
     def __call__(self, images: Any, labels: Any = None) -> dict[str, np.ndarray]:
-        """`mean` and `variance` `(B, D)`, `hidden` `(B, units)`; labels are the conditions of a conditional model."""
+        """`mean` and `variance` `(B, D)`, `hidden` `(B, units)`; labels are the conditions of a conditional model.
+
+        (Those that are missing, a `kvae.SemiSupervisedVAE` infers: see `extract`.)
+        """
         images = np.asarray(images)
-        c = self.model.condition(labels, len(images), labels=True)
-        inputs = [images] if c is None else [images, np.asarray(c)]
-        pieces = []
-        for start in range(0, len(images), ROWS):
-            piece = [part[start : start + ROWS] for part in inputs]
-            rows = len(piece[0])
-            padded = [np.concatenate([part, np.repeat(part[-1:], ROWS - rows, axis=0)]) for part in piece]
-            pieces.append({name: array[:rows].numpy() for name, array in self.predict(padded).items()})
-        return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+        c = self.model.condition(self._completed(images, labels), len(images), labels=True)
+        return _in_rows(self.predict, [images] if c is None else [images, np.asarray(c)])
+
+    def _completed(self, images: np.ndarray, labels: Any) -> Any:
+        """Labels, with the most probable one for each image that has none, if the model can say it."""
+        if self.guess is None:
+            return labels
+        labels = np.full(len(images), UNLABELLED) if labels is None else np.asarray(labels)
+        fits = labels.shape == (len(images),) and np.issubdtype(labels.dtype, np.signedinteger)
+        if not fits or np.all(labels != UNLABELLED):
+            return labels
+        return np.where(labels == UNLABELLED, _in_rows(self.guess, [images])["label"], labels)
+
+
+def _in_rows(function: Callable[[list[np.ndarray]], Any], inputs: list[np.ndarray]) -> dict[str, np.ndarray]:
+    """`function` of `ROWS` rows at a time, the last of them filled up."""
+    pieces = []
+    for start in range(0, len(inputs[0]), ROWS):
+        piece = [part[start : start + ROWS] for part in inputs]
+        rows = len(piece[0])
+        padded = [np.concatenate([part, np.repeat(part[-1:], ROWS - rows, axis=0)]) for part in piece]
+        pieces.append({name: array[:rows].numpy() for name, array in function(padded).items()})
+    return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
 
 
 def extract(model: LatentModel, data: Any, hidden: bool = True) -> dict[str, np.ndarray]:
     """Features of every image, in order.
+
+    A `kvae.SemiSupervisedVAE` takes images without labels, or with −1 for those that have none: as when it is called,
+    such an image is encoded with its most probable label, the largest of q(y|x), as the condition.
 
     Args:
         model: a `kvae.VAE` or `kvae.Autoencoder`.
@@ -97,7 +122,7 @@ def extract(model: LatentModel, data: Any, hidden: bool = True) -> dict[str, np.
 
     Returns:
         Dict of arrays: `mean` `(N, D)`; for a VAE `variance` `(N, D)`; `hidden` `(N, units)`; and `label`
-        `(N,)` if the data has labels.
+        `(N,)` if the data has labels, as they are there.
 
     Example:
 

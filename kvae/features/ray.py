@@ -1,66 +1,164 @@
-"""Features beyond one machine: the same per-batch function in an actor pool of Ray Data (extra `ray`)."""
+"""Features beyond one machine: the same per-batch function in an actor pool of Ray Data (extra `ray`).
 
+What travels to the actors is where the images are, not what they hold: each reads for itself.
+"""
+
+import contextlib
 import io
 import logging
 import os
-from pathlib import Path
-from typing import Any
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+import pyarrow as pa
 
-from kvae.data.files import SUFFIXES, decode, holds
+from kvae.data import DataError, DataWarning, load
+from kvae.data.files import decode, holds, read_header
+from kvae.data.images import scale_of
+from kvae.data.named import PREPARED
+from kvae.data.records import PROBE, STRETCH, Stretch, find_records, index
+from kvae.data.records import _Reader as _Records
+from kvae.data.records import _splits as _record_splits
+from kvae.data.splits import NAMES, Request
 from kvae.features.extract import ROWS
+from kvae.features.streaming import PART_ROWS, as_table, folder_rows
 from kvae.files import atomic_directory
 
 LOCAL = "local"
-TFRECORDS = (".tfrecord", ".tfrecords")
-NO_RAY = "Features on Ray need the extra `ray`: pip install 'keras-vae[ray]'"
+PARQUET = ".parquet"
+
+Shape = tuple[int, int, int]
+
+
+class RayMissing(ImportError):
+    """Ray isn't installed."""
+
+    def __init__(self) -> None:
+        super().__init__("Features on Ray need the extra `ray`: pip install 'keras-vae[ray]'")
+
+
+class Reader(Protocol):
+    """What reads the images that some rows of a `Listing` name: uint8 (n, H, W, C), and a table of n rows on them."""
+
+    def __call__(self, rows: pa.Table) -> Iterator[tuple[np.ndarray, pa.Table]]: ...
+
+
+class Listing(NamedTuple):
+    """A collection, before it is read."""
+
+    name: str
+    read: Reader
+    rows: pa.Table  # for `read`
+    images: int
+    at_once: int  # rows for about ROWS images
+    shape: Shape
+    scale: float  # x = image / scale
+
+
+@dataclass(frozen=True)
+class FolderReader:
+    """Reads image files: rows with their `path` in a folder."""
+
+    root: str
+    shape: Shape
+
+    def __call__(self, rows: pa.Table) -> Iterator[tuple[np.ndarray, pa.Table]]:
+        paths = [Path(self.root, path) for path in rows["path"].to_pylist()]
+        yield _readable([decode(path, self.shape[:2], self.shape[2]) for path in paths], rows, self.shape)
+
+
+@dataclass(frozen=True)
+class RecordReader:
+    """Reads stretches of TFRecord files."""
+
+    records: _Records
+    labels: bool
+
+    def __call__(self, rows: pa.Table) -> Iterator[tuple[np.ndarray, pa.Table]]:
+        for row in rows.to_pylist():
+            images, found = self.records.read(Stretch(*(row[name] for name in Stretch._fields)))
+            columns = {"id": found[:, 1]}
+            if self.labels:
+                columns["label"] = found[:, 0]
+            if "split" in row:
+                columns["split"] = np.full(len(found), row["split"])
+            yield images, as_table(columns)
+
+
+@dataclass(frozen=True)
+class ParquetReader:
+    """Reads row groups of Parquet files; images of another shape are left out, or resized."""
+
+    filesystem: Any
+    shape: Shape
+    resize: bool
+
+    def __call__(self, rows: pa.Table) -> Iterator[tuple[np.ndarray, pa.Table]]:
+        for row in rows.to_pylist():
+            number = row["number"]
+            for table in _parquet_tables(self.filesystem, row["file"], [row["group"]]):
+                size = self.shape[:2] if self.resize else None
+                images = [decode(io.BytesIO(content), size, self.shape[2]) for content in _contents(table)]
+                others = {name: table[name] for name in table.column_names if name != "image"}
+                numbers = pa.array(np.arange(number, number + len(table)))
+                yield _readable(images, pa.table({"id": numbers, **others}), self.shape)
+                number += len(table)
+
+
+def _readable(images: Sequence[np.ndarray | None], rows: pa.Table, shape: Shape) -> tuple[np.ndarray, pa.Table]:
+    """Those that there are, in one array, and their rows."""
+    good = [image is not None and image.shape == shape for image in images]
+    found = [image for image, is_good in zip(images, good) if is_good]
+    return np.array(found, np.uint8).reshape(-1, *shape), rows.filter(pa.array(good, pa.bool_()))
 
 
 class ImageEncoder:
-    """What an actor does: encoded image files of a batch to features, with a model that it loads once.
+    """What an actor does: rows that name images to rows of features, with a model that it loads once.
 
     Args:
         model: path of a `.keras` file that every machine can read.
+        read: reads the images that rows name.
         hidden: whether to give the last hidden layer, too.
         binarize: "none" or "threshold".
+        scale: what the images are divided by.
 
     Example:
 
         >>> import kvae, tempfile
         >>> from PIL import Image
-        >>> file = io.BytesIO()
-        >>> Image.fromarray(np.zeros((8, 8), np.uint8)).save(file, "png")
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     kvae.VAE(latent_dim=2, image_shape=(8, 8, 1)).save(f"{folder}/model.keras")
-        ...     encode = ImageEncoder(f"{folder}/model.keras", hidden=False)
-        >>> rows = encode({"id": np.array(["a.png"]), "bytes": np.array([file.getvalue()], object)})
-        >>> sorted(rows), rows["mean"].shape
-        (['id', 'mean', 'variance'], (1, 2))
+        ...     Image.fromarray(np.zeros((8, 8), np.uint8)).save(f"{folder}/a.png")
+        ...     encode = ImageEncoder(f"{folder}/model.keras", FolderReader(folder, (8, 8, 1)), hidden=False)
+        ...     (rows,) = encode(pa.table({"id": [0], "path": ["a.png"]}))
+        >>> rows.column_names, len(rows)
+        (['id', 'path', 'mean', 'variance'], 1)
     """
 
-    def __init__(self, model: str, hidden: bool = True, binarize: str = "none"):
+    def __init__(
+        self, model: str, read: Reader, hidden: bool = True, binarize: str = "none", scale: float = 255.0
+    ) -> None:
         from kvae.features.extract import BatchEncoder
         from kvae.models import load
 
         self.encode = BatchEncoder(load(model), hidden)
-        self.shape = self.encode.model.image_shape
-        self.binarize = binarize
+        self.read = read
+        self.binarize, self.scale = binarize, scale
 
-    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Columns `bytes` and others to `mean`, `variance`, `hidden` and the others; unreadable images are left out."""
-        height, width, channels = self.shape
-        decoded = [decode(io.BytesIO(content), (height, width), channels) for content in batch["bytes"]]
-        good = np.array([image is not None for image in decoded], bool)
-        rows = {name: values[good] for name, values in batch.items() if name != "bytes"}
-        images = np.array([image for image in decoded if image is not None], np.float32).reshape(-1, *self.shape)
-        x = images / np.float32(255)
-        if self.binarize == "threshold":
-            x = (x >= 0.5).astype(np.float32)
-        if len(x):
-            return rows | self.encode(x)
-        empty = self.encode(np.zeros((1, *self.shape), np.float32))
-        return rows | {name: values[:0] for name, values in empty.items()}
+    def __call__(self, rows: pa.Table) -> Iterator[pa.Table]:
+        """Tables of the readable images, with their features behind what was known of them."""
+        for images, known in self.read(rows):
+            x = images.astype(np.float32) / np.float32(self.scale)
+            if self.binarize == "threshold":
+                x = (x >= 0.5).astype(np.float32)
+            features = self.encode(x if len(x) else np.zeros((1, *x.shape[1:]), np.float32))
+            table = as_table({name: values[: len(x)] for name, values in features.items()})
+            columns = {name: known[name] for name in known.column_names if name not in features}
+            yield pa.table({**columns, **{name: table[name] for name in table.column_names}})
 
 
 def write_features_on_ray(
@@ -72,105 +170,159 @@ def write_features_on_ray(
     address: str = LOCAL,
     workers: int = 2,
     gpus_per_worker: float = 0,
+    size: int | tuple[int, int] | None = None,
+    grayscale: bool | None = None,
 ) -> int:
-    """Encode a collection of images into a folder of Parquet files.
+    """Encode a whole collection of images into a folder of Parquet files.
 
-    Each row has `id`, `mean`, for a VAE `variance`, `hidden`, and what columns the source has beside the image. Rows
-    are those of `kvae.features.streaming.write_features`, number for number, in any order: sort by `id`. Images are
+    The rows are those of `kvae.features.streaming.write_features` with the split "all", in the same order (that of the
+    files' names), with the same columns; those of a Parquet source have its other columns as well. Images are found,
     decoded, cropped and resized as `kvae.data` does. An actor that dies is started again, and its batches with it.
 
     Args:
         model: a `.keras` file that every machine can read.
-        source: a folder of image files (`id` is the path in it); a Parquet file or a folder of them with a column
-            `image` of encoded images (bytes, or the `{bytes, path}` of Hugging Face); or TFRecord files of
-            `tf.train.Example` with `image/encoded`. These two may have `id`; else it is the number of the row.
-        out: the folder to write; on a cluster any place that Ray can write to.
+        source: what every machine can read: a folder of image files; TFRecord files as `kvae.data.load` takes them, or
+            one; or Parquet files with a column `image` of encoded images (bytes, or the `{bytes, path}` of Hugging
+            Face), or one, also as `s3://…`. Where Parquet has no column `id`, it is the number of the row.
+        out: the folder to write, or as `s3://…` any place that Ray can write to where nothing is yet.
         hidden: whether to write the last hidden layer.
         binarize: "none" or "threshold", as the model was trained.
         address: of a Ray cluster, or "local", which starts Ray on this machine.
         workers: actors.
         gpus_per_worker: 0 for CPUs.
+        size: crop and resize images to that; None for images that have the size of the model's.
+        grayscale: as `kvae.data.load`.
 
     Returns:
         The number of rows written.
 
     Raises:
         ImportError: without Ray.
-        ValueError: for a source of another kind, or without images; for stochastic binarisation, whose draws
-            depend on the order.
+        ValueError: for a source of another kind, or without images, or whose images have another shape than the
+            model's; for a conditional model; for stochastic binarisation; where Ray is connected elsewhere.
     """
     try:
         import ray
+        import ray.data
     except ImportError as error:
-        raise ImportError(NO_RAY) from error
+        raise RayMissing from error
     if binarize not in ("none", "threshold"):
         raise ValueError(
-            f"Expected images as they are, or thresholded: random binary draws depend on the order, which Ray doesn't "
-            f"keep. Received: binarize={binarize!r}"
+            "Expected images as they are, or thresholded: random binary draws depend on the place in a collection, "
+            f"which an actor doesn't know. Received: binarize={binarize!r}"
         )
+    from kvae.models import load as load_model
+
     model = str(Path(model).resolve())
-    if not ray.is_initialized():
-        ray.init(address=None if address == LOCAL else address, log_to_driver=False, logging_level=logging.ERROR)
-    dataset = _read(ray.data, str(source))
+    loaded = load_model(model)
+    if loaded.condition_dim is not None:
+        raise ValueError(
+            "Expected a model without conditions: conditional ones are encoded on one machine, without Ray. "
+            f"Received: condition_dim={loaded.condition_dim}"
+        )
+    found = list_images(os.fspath(source), size, grayscale)
+    if found.shape != loaded.image_shape:
+        raise ValueError(
+            f"Expected images of shape {loaded.image_shape}, as the model was trained on. "
+            f"Received: {source} with {found.shape}"
+        )
+    per_block = max(1, min(PART_ROWS, found.images // (4 * workers)) // ROWS) * found.at_once
+    blocks = [found.rows.slice(start, per_block) for start in range(0, len(found.rows), per_block)]
     resources: dict[str, Any] = {"num_gpus": gpus_per_worker} if gpus_per_worker else {"num_cpus": 1}
-    encoded = dataset.map_batches(
-        ImageEncoder,
-        fn_constructor_kwargs={"model": model, "hidden": hidden, "binarize": binarize},
-        compute=ray.data.ActorPoolStrategy(size=workers),
-        batch_size=ROWS,
-        batch_format="numpy",
-        **resources,
-    )
     target = str(out)
-    if "://" in target:
-        encoded.write_parquet(target)
-        return ray.data.read_parquet(target).count()
-    with atomic_directory(target) as folder:
-        encoded.write_parquet(str(folder))
-        rows = ray.data.read_parquet(str(folder)).count()
+    with _connected(ray, address), _in_order(ray.data.DataContext.get_current()):
+        encoded = ray.data.from_arrow(blocks).map_batches(
+            ImageEncoder,
+            fn_constructor_kwargs={
+                "model": model, "read": found.read, "hidden": hidden, "binarize": binarize, "scale": found.scale,
+            },
+            compute=ray.data.ActorPoolStrategy(size=workers),
+            batch_size=found.at_once,
+            batch_format="pyarrow",
+            **resources,
+        )  # fmt: skip
+        if "://" in target:
+            encoded.write_parquet(target, mode="error")
+            return _count(target, found)
+        with atomic_directory(target) as folder:
+            encoded.write_parquet(str(folder))
+            return _count(str(folder), found)
+
+
+def _count(target: str, found: Listing) -> int:
+    """The rows that were written."""
+    filesystem, files = _parquet_files(target)
+    rows = sum(_parquet_file(filesystem, file).metadata.num_rows for file in files)
+    if not rows:
+        raise ValueError(f"{found.name}: expected images that can be read. Received: {found.images}, none readable")
+    if left_out := found.images - rows:
+        warnings.warn(
+            f"{found.name}: left out {left_out} of {found.images} images that cannot be read, or have another shape "
+            f"than {found.shape}",
+            DataWarning, stacklevel=3,
+        )  # fmt: skip
     return rows
 
 
-def _read(data: Any, source: str) -> Any:
-    """Rows of `bytes`, `id` and more."""
-    path = Path(source)
-    if source.rstrip("/").endswith(".parquet") or (path.is_dir() and any(path.glob("*.parquet"))):
-        return _numbered(data, data.read_parquet(source).map(_from_parquet))
-    if source.endswith(TFRECORDS) or (path.is_dir() and holds(path, TFRECORDS)):
-        return _numbered(data, data.read_tfrecords(source).map(_from_example))
-    if "://" in source or (path.is_dir() and holds(path)):
-        root = source.rstrip("/") if "://" in source else str(path.resolve())
-        extensions = [suffix[1:] for suffix in sorted(SUFFIXES)]
-        files = data.read_binary_files(root, include_paths=True, file_extensions=extensions)
+@contextlib.contextmanager
+def _connected(ray: Any, address: str) -> Iterator[None]:
+    """A connection to Ray: the one that there is, if it is that one, or one for as long as the block lasts."""
+    if not ray.is_initialized():
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        try:
+            yield
+        finally:
+            ray.shutdown()
+        return
+    connected = ray.get_runtime_context().gcs_address
+    here = connected.rpartition(":")[0] in (ray.util.get_node_ip_address(), "127.0.0.1")
+    if address not in (connected, "auto") and not (address == LOCAL and here):
+        raise ValueError(
+            f"Expected Ray not to be connected, or to {address}: leave that out, or call ray.shutdown() first. "
+            f"Received: a connection to {connected}"
+        )
+    yield
 
-        def relative(row: dict[str, Any]) -> dict[str, Any]:
-            return {"id": os.path.relpath(row["path"], root), "bytes": row["bytes"]}
 
-        return files.map(relative)
+@contextlib.contextmanager
+def _in_order(context: Any) -> Iterator[None]:
+    """Ray Data keeps the order of rows, as long as the block lasts."""
+    options = context.execution_options
+    before, options.preserve_order = options.preserve_order, True
+    try:
+        yield
+    finally:
+        options.preserve_order = before
+
+
+def list_images(source: str, size: int | tuple[int, int] | None = None, grayscale: bool | None = None) -> Listing:
+    """The images of a folder, of TFRecord or of Parquet files, as `kvae.data.load` finds them.
+
+    Of image files it reads the headers; of TFRecord files where their records are; and of each kind the first images.
+
+    Raises:
+        ValueError: for another source, or one without images.
+
+    Example:
+
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for name in ("b.png", "a.png"):
+        ...         Image.fromarray(np.zeros((8, 8), np.uint8)).save(f"{folder}/{name}")
+        ...     list_images(folder).rows.to_pylist()
+        [{'id': 0, 'path': 'a.png'}, {'id': 1, 'path': 'b.png'}]
+    """
+    path = Path(source).expanduser()
+    request = Request(size, grayscale, validation_fraction=0, test_fraction=0)  # type: ignore[arg-type]
+    if "://" not in source and not (path / PREPARED).is_file():
+        if path.is_dir() and holds(path):
+            return _folder(path, size, grayscale)
+        if path.exists() and find_records(path):
+            return _records(path, size, grayscale)
+    if "://" in source or path.suffix == PARQUET or (path.is_dir() and holds(path, [PARQUET])):
+        return _parquet(source if "://" in source else str(path), size, grayscale)
     raise ValueError(
-        "Expected a folder of images, Parquet (.parquet) or TFRecord (.tfrecord) files to read on Ray. "
+        "Expected a folder of images, of TFRecord or of Parquet files (or one of these) that every machine can read. "
         f"Received: {source}"
     )
-
-
-def _numbered(data: Any, dataset: Any) -> Any:
-    """With the numbers of the rows for `id`, where there is none."""
-    if "id" in dataset.schema().names:
-        return dataset
-    data.DataContext.get_current().execution_options.preserve_order = True
-    whole = dataset.materialize()
-    return whole.zip(data.range(whole.count()))
-
-
-def _from_parquet(row: dict[str, Any]) -> dict[str, Any]:
-    if "image" not in row:
-        raise ValueError(f"Expected a column `image` of encoded images. Received: columns {sorted(row)}")
-    image = row.pop("image")
-    return {**row, "bytes": image["bytes"] if isinstance(image, dict) else image}
-
-
-def _from_example(row: dict[str, Any]) -> dict[str, Any]:
-    if "image/encoded" not in row:
-        raise ValueError(f"Expected a feature `image/encoded`. Received: features {sorted(row)}")
-    kept = {"id": row.get("id"), "label": row.get("image/class/label")}
-    return {"bytes": row["image/encoded"], **{name: value for name, value in kept.items() if value is not None}}

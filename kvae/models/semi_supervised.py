@@ -101,10 +101,14 @@ class SemiSupervisedVAE(VAE):
         """Probabilities q(y|x) of the labels of images, `(B, num_classes)`."""
         return ops.softmax(ops.cast(self.classifier(self.check_images(x)), "float32"))
 
+    def probable_labels(self, x: Any, training: bool = False) -> Any:
+        """The most probable label of each image by q(y|x), `(B,)`."""
+        return ops.argmax(self.classifier(x, training=training), axis=-1)
+
     def call(self, x: Any, training: bool = False) -> Any:
         """Reconstruction of images, or of a pair `(x, condition)`; alone, they get their most probable labels."""
         if not isinstance(x, tuple | list):
-            x = (x, ops.argmax(self.classifier(x, training=training), axis=-1))
+            x = (x, self.probable_labels(x, training))
         return super().call(x, training)
 
     def batch_values(self, x: Any, noise: Noise, training: bool, y: Any = None) -> dict[str, Any]:

@@ -12,7 +12,7 @@ Grey images on a black ground (digits) are drawn dark on light, other images as 
 """
 
 from kvae.plotting.charts import kl_per_dimension, latent_map, learning_curves
-from kvae.plotting.exploration import direction_slider, neighbours, thumbnail_map
+from kvae.plotting.exploration import direction_slider, latent_arithmetic, neighbours, thumbnail_map
 from kvae.plotting.grids import (
     class_samples,
     image_grid,
@@ -35,6 +35,7 @@ __all__ = [
     "image_grid",
     "interpolations",
     "kl_per_dimension",
+    "latent_arithmetic",
     "latent_map",
     "learning_curves",
     "manifold",

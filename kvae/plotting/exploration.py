@@ -1,4 +1,4 @@
-"""Looking around in latent space: neighbours, directions, a map of thumbnails."""
+"""Looking around in latent space: neighbours, directions, arithmetic, a map of thumbnails."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,9 +7,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from kvae.features.directions import Direction, move
+from kvae.features.directions import Direction, arithmetic, move
 from kvae.features.maps import latent_plane
-from kvae.features.search import nearest
+from kvae.features.search import latents_of, nearest
 from kvae.plotting.style import DPI, FAINT, INK, MAX_LEGEND, PALETTE, PlainFigure, number, rgb_of, tiled
 
 STEPS = (-1.0, -0.5, 0.0, 0.5, 1.0, 1.5)
@@ -62,6 +62,38 @@ def direction_slider(model: Any, images: Any, along: Direction, steps: Sequence[
     shown = np.concatenate([images[:, None], moved], axis=1)
     rgb = rgb_of(shown.reshape(-1, *images.shape[1:]), like=images).reshape(*shown.shape[:-1], 3)
     return tiled(rgb, (), ["original", *(number(step, 1) if step else "0" for step in steps)])
+
+
+def latent_arithmetic(model: Any, a: Any, b: Any, c: Any) -> Figure:
+    """What is to c as a is to b: a row for each three images, and the decoded z(a) − z(b) + z(c) beside them.
+
+    Args:
+        model: a `kvae.VAE` or `kvae.Autoencoder` without conditions.
+        a, b, c: images `(N, H, W, C)`: those of a row have the same position.
+
+    Raises:
+        ValueError: for other shapes.
+
+    Example:
+
+        >>> import kvae
+        >>> vae, x = kvae.VAE(latent_dim=2, image_shape=(8, 8, 1)), np.zeros((3, 8, 8, 1))
+        >>> [label.get_text() for label in latent_arithmetic(vae, x, x, x).axes[0].get_xticklabels()]
+        ['a', '− b', '+ c', '= a − b + c']
+    """
+    terms = [np.asarray(images) for images in (a, b, c)]
+    if any(images.shape != terms[0].shape or images.ndim != 4 or not images.size for images in terms):
+        raise ValueError(
+            "Expected as many images (N, H, W, C) for a, b and c, one or more. "
+            f"Received: {', '.join(str(images.shape) for images in terms)}"
+        )
+    rows = zip(*(latents_of(model, images)[:, None] for images in terms))  # (1, D) each
+    results = np.concatenate([arithmetic(model, *row) for row in rows])
+    originals = np.stack(terms, axis=1)  # (N, 3, H, W, C)
+    shown = np.concatenate([originals, results[:, None]], axis=1)
+    like = originals.reshape(-1, *results.shape[1:])
+    rgb = rgb_of(shown.reshape(-1, *results.shape[1:]), like=like).reshape(*shown.shape[:-1], 3)
+    return tiled(rgb, (), ["a", "− b", "+ c", "= a − b + c"])
 
 
 def thumbnail_map(

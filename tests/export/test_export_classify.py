@@ -19,6 +19,8 @@ from kvae.features.linear import from_linear
 
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 TRAINED = 1200
+# Of probabilities. Measured: 1e-6, 6e-4, 0.02, 0.04.
+TOLERANCES = {"float32": 1e-5, "float16": 5e-3, "int8": 0.1, "full_int8": 0.15}
 
 
 def small_vae():
@@ -64,7 +66,12 @@ def semi(digits, tested, tmp_path_factory):
     model.compile(keras.optimizers.Adam(3e-3), steps_per_execution=19)
     model.fit(digits[0][:TRAINED], digits[1][:TRAINED], batch_size=64, epochs=1, verbose=0)
     out = tmp_path_factory.mktemp("semi")
-    settings = {"validation": tested, "batch_sizes": (1,), "condition_names": NAMES}
+    settings = {
+        "validation": (digits[0][:200], digits[1][:200]),
+        "precisions": litert.PRECISIONS,
+        "batch_sizes": (1,),
+        "condition_names": NAMES,
+    }
     return model, out, kvae.export.export(model, out, *tested, **settings)
 
 
@@ -99,9 +106,7 @@ def test_probabilities_and_accuracy_through_the_file(precision, exported, net, t
     got = model.classify(x)
     assert (got.shape, got.dtype) == ((300, 10), np.float32)
     np.testing.assert_allclose(got.sum(axis=1), 1, atol=1e-5)
-    # Measured: 1e-6, 6e-4, 0.02, 0.04.
-    tolerance = {"float32": 1e-5, "float16": 5e-3, "int8": 0.1, "full_int8": 0.15}[precision]
-    np.testing.assert_allclose(got, right, atol=tolerance)
+    np.testing.assert_allclose(got, right, atol=TOLERANCES[precision])
     does = litert_files(report)[precision]["behaviour"]
     ours, keras_s = got.argmax(1) == y, right.argmax(1) == y
     assert does["accuracy"] == pytest.approx(ours.mean())
@@ -218,7 +223,7 @@ def test_a_page_without_labels_says_what_is_known(exported):
 def test_a_semi_supervised_vae_classifies_too(semi, tested, capsys):
     (model, out, report), (x, y) = semi, tested
     right = np.asarray(model.classify(x))
-    for precision, tolerance in (("float32", 1e-5), ("int8", 0.1)):
+    for precision, tolerance in TOLERANCES.items():
         file = runtime.load(out / f"vae_{precision}.tflite")
         assert list(file.info["signatures"]) == [
             "decode", "encode", "reconstruct", "generate", "interpolate", "score", "classify",
@@ -226,7 +231,10 @@ def test_a_semi_supervised_vae_classifies_too(semi, tested, capsys):
         assert file.info["classes"] == file.info["condition"] == {"size": 10, "names": list(NAMES)}
         np.testing.assert_allclose(file.classify(x), right, atol=tolerance)
         does = litert_files(report)[precision]["behaviour"]
-        assert does["accuracy"] == pytest.approx((file.classify(x).argmax(1) == y).mean())
+        ours = np.mean(file.classify(x).argmax(1) == y)
+        assert does["accuracy"] == pytest.approx(ours)
+        assert ours > 0.5  # chance is 0.1
+        assert does["accuracy_lost"] == pytest.approx(np.mean(right.argmax(1) == y) - ours, abs=1e-12)
         assert {"elbo", "nats_lost", "psnr"} < set(does)
         assert len(file.self_test()) == 7
     np.testing.assert_allclose(
@@ -254,15 +262,18 @@ def test_a_linear_probe_on_the_device(digits, tested, tmp_path):
     probe = LogisticRegression(max_iter=300).fit(vae.encode_mean(digits[0][:TRAINED]), words[digits[1][:TRAINED]])
     (x, y), net = tested, from_linear(vae, probe)
     # Labels by name, which here aren't in the order of the numbers.
-    settings = {"precisions": ("float32", "int8"), "batch_sizes": (16,), "labels": words[y]}
-    report = kvae.export.export(net, tmp_path, x, **settings)
+    settings = {"precisions": litert.PRECISIONS, "batch_sizes": (16,), "labels": words[y]}
+    report = kvae.export.export(net, tmp_path, x, validation=digits[0][:200], **settings)
     right = probe.predict_proba(vae.encode_mean(x))
-    for precision, tolerance in (("float32", 1e-5), ("int8", 0.15)):
+    for precision, tolerance in TOLERANCES.items():
         model = runtime.load(tmp_path / f"classifier_{precision}.tflite")
         assert model.class_names == tuple(sorted(NAMES)) == tuple(probe.classes_)
         np.testing.assert_allclose(model.classify(x), right, atol=tolerance)
         right_labels = np.mean(np.array(model.labels(x)) == words[y])
-        assert litert_files(report)[precision]["behaviour"]["accuracy"] == pytest.approx(right_labels)
+        does = litert_files(report)[precision]["behaviour"]
+        assert does["accuracy"] == pytest.approx(right_labels)
+        lost = np.mean(probe.predict(vae.encode_mean(x)) == words[y]) - right_labels
+        assert does["accuracy_lost"] == pytest.approx(lost, abs=1e-12)
         assert right_labels > 0.5
 
 
