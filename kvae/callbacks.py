@@ -13,7 +13,7 @@ import numpy as np
 
 from kvae.files import atomic_file
 
-FORMAT = 1
+FORMAT = 2
 Numbers = int | float | bool | str | None
 
 
@@ -23,7 +23,8 @@ class Resume(keras.callbacks.Callback):
     On a CPU with deterministic operations the weights at the end are those of an unbroken training, to the bit,
     wherever it was killed. Saved are: the model's variables (with the step that its noise depends on), the optimizer's
     (moments, iterations, averages, loss scale), the number of the epoch, and the numbers that other callbacks count
-    with. The file is replaced whole; a process that is killed while it writes leaves the one before.
+    with, but not weights that they keep: an EarlyStopping that restores the best ones is refused. The file is replaced
+    whole; a process that is killed while it writes leaves the one before.
 
     Of several workers (MultiWorkerMirroredStrategy) the chief writes, and all read: `path` is in a folder they share.
 
@@ -36,6 +37,7 @@ class Resume(keras.callbacks.Callback):
         save_seconds: save within an epoch as well, when so many have passed since the last time. To go on from there
             takes a dataset of the epoch's other batches (`Data.split(..., epoch=resume.epoch, skip=resume.batch)`) in a
             `fit` of its own, as `kvae train` does.
+        steps: batches in an epoch, at most, where the dataset doesn't know how many there are.
 
     Attributes:
         epoch: the epoch to go on with: `initial_epoch` of `fit`; 0 if nothing is saved.
@@ -43,7 +45,8 @@ class Resume(keras.callbacks.Callback):
         finished: whether the saved training came to its end.
 
     Raises:
-        ValueError: if the file is damaged or of another model, or `fit` starts elsewhere.
+        ValueError: if the file is damaged or of another model, if `fit` starts elsewhere, or one of `others` keeps
+            weights.
 
     Example:
 
@@ -67,17 +70,24 @@ class Resume(keras.callbacks.Callback):
         path: str | os.PathLike[str],
         others: Sequence[keras.callbacks.Callback] = (),
         save_seconds: float | None = None,
+        steps: int | None = None,
     ):
         super().__init__()
         self.path = Path(path)
         self.others = list(others)
-        self.save_seconds = save_seconds
+        for callback in self.others:
+            if getattr(callback, "restore_best_weights", False):
+                raise ValueError(
+                    "Expected callbacks that keep no weights, which aren't saved; take ModelCheckpoint for the best. "
+                    f"Received: {type(callback).__name__}(restore_best_weights=True)"
+                )
+        self.save_seconds, self.steps = save_seconds, steps
         self.interrupted = False  # set from outside: save after this step, and stop
         self.epoch, self.batch, self.finished = 0, 0, False
         self._first, self._saved_at = 0, time.monotonic()  # the epoch's first batch in this `fit`, and the last save
         self._arrays: list[np.ndarray] | None = None
-        self._is_saved = self.path.exists()
-        if self._is_saved:
+        self.is_saved = self.path.exists()
+        if self.is_saved:
             self._read()
 
     # What `fit` calls.
@@ -95,13 +105,15 @@ class Resume(keras.callbacks.Callback):
                 )
             self._restore(self._arrays)
             self._arrays = None
-        elif epoch > self.epoch or not self._is_saved:
+        elif epoch > self.epoch or not self.is_saved:
             self._save(epoch, 0)
         self._stop_if_interrupted()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        done, steps = batch + 1, self.params.get("steps")
-        if self.save_seconds is None or steps is None or done >= steps:
+        left, done = self.params.get("steps"), batch + 1  # of this `fit`
+        if left is None and self.steps is not None:
+            left = self.steps - self._first
+        if self.save_seconds is None or left is None or done >= left:
             return  # the end of the epoch will save
         if self.interrupted or time.monotonic() - self._saved_at > self.save_seconds:
             self._save(self.epoch, self._first + done)
@@ -122,7 +134,8 @@ class Resume(keras.callbacks.Callback):
 
     def _variables(self) -> list[Any]:
         metrics = [variable for metric in self.model.metrics for variable in metric.variables]
-        return list({id(variable): variable for variable in [*_variables(self.model), *metrics]}.values())
+        skipped = self.model.skipped.variables if hasattr(self.model, "skipped") else []
+        return list({id(variable): variable for variable in [*_variables(self.model), *metrics, *skipped]}.values())
 
     def _save(self, epoch: int, batch: int, finished: bool = False) -> None:
         values = [_plain(keras.ops.convert_to_numpy(variable)) for variable in self._variables()]
@@ -136,9 +149,9 @@ class Resume(keras.callbacks.Callback):
         }
         if self.model.distribute_strategy.extended.should_checkpoint:  # not so of workers but the chief
             encoded = np.frombuffer(json.dumps(state).encode(), np.uint8)
-            with atomic_file(self.path) as temporary:
-                np.savez(temporary, state=encoded, **arrays)
-        self._is_saved = True
+            with atomic_file(self.path) as temporary, open(temporary, "wb") as file:
+                np.savez(file, state=encoded, **arrays)
+        self.is_saved = True
         self.epoch, self.batch, self.finished = epoch, batch, finished
         if not batch:
             self._first = 0

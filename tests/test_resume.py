@@ -11,9 +11,11 @@ import time
 import keras
 import numpy as np
 import pytest
+from data.pictures import write_records
 
 import kvae
-from kvae.callbacks import Resume
+from kvae.callbacks import Rescue, Resume, TrainingWarning
+from kvae.cli.training import done_of
 
 EPOCHS = 4
 
@@ -140,8 +142,7 @@ def test_no_room_leaves_the_state_before(data, tmp_path, monkeypatch):
     def savez(file, *args, **kwargs):
         write(file, *args, **kwargs)
         if len(full) == 2:
-            with open(file, "r+b") as half:
-                half.truncate(1000)
+            file.truncate(1000)
             raise OSError(28, "No space left on device")
         full.append(file)
 
@@ -162,6 +163,85 @@ def test_skipped_batches_are_those_at_the_beginning_of_the_pass(data):
     for skip, shuffle in ((len(whole), True), (1, False), (-1, True)):
         with pytest.raises(kvae.data.DataError, match="skip"):
             data.split("train", shuffle=shuffle, skip=skip)
+
+
+def test_streamed_records_are_saved_within_an_epoch(tmp_path):
+    """How many there are isn't known: some may be damaged."""
+    images = np.random.default_rng(0).integers(0, 256, (200, 8, 8, 1), np.uint8)
+    write_records(tmp_path / "records", images, files=3)
+    data = kvae.data.load(tmp_path / "records", batch_size=16, cache_bytes=0)
+    assert not data.counts_are_exact
+
+    def train(name, kill_at=10**9):
+        keras.utils.set_random_seed(1)
+        vae = kvae.VAE(**parts())
+        vae.compile("adam")
+        while True:
+            resume = Resume(tmp_path / name, save_seconds=0.0, steps=data.batches_per_epoch)
+            rest = data.split("train", shuffle=True, epoch=resume.epoch, skip=resume.batch)
+            last = resume.epoch + 1 if resume.batch else 2
+            try:
+                vae.fit(rest, initial_epoch=resume.epoch, epochs=last, callbacks=[resume, KillAt(kill_at)], verbose=0)
+            except Killed:
+                return Resume(tmp_path / name)
+            if last == 2:
+                return vae
+
+    unbroken = train("unbroken")
+    killed = train("broken", kill_at=6)
+    assert (killed.epoch, killed.batch) == (0, 6)
+    assert_equal_weights(unbroken, train("broken"))
+
+
+def test_skipped_steps_are_counted_on(tmp_path):
+    def fit(epochs):
+        vae = kvae.VAE(latent_dim=2, image_shape=(8, 8, 1))
+        vae.compile(keras.optimizers.Adam(1e-3))
+        rescue = Rescue()
+        resume = Resume(tmp_path / "state.npz", [rescue])
+        vae.fit(images, batch_size=8, epochs=epochs, initial_epoch=resume.epoch, callbacks=[rescue, resume], verbose=0)
+        return vae
+
+    images = np.zeros((16, 8, 8, 1), "float32")
+    images[0] = np.nan
+    with pytest.warns(TrainingWarning, match="epoch 1: 1 steps were skipped"):
+        fit(1)
+    with pytest.warns(TrainingWarning, match="epoch 2: 1 steps were skipped"):
+        assert fit(2).skipped.total == 2
+
+
+def test_callbacks_that_keep_weights_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"EarlyStopping\(restore_best_weights=True\)"):
+        Resume(tmp_path / "state.npz", [keras.callbacks.EarlyStopping(restore_best_weights=True)])
+
+
+def test_the_rest_of_an_epoch_has_a_batch(data):
+    def batches(skip):
+        return data.split("train", shuffle=True).skip(skip)
+
+    steps = data.batches_per_epoch
+    assert [done_of(batches, skip, is_exact=False) for skip in (0, 3, steps - 1, steps, steps + 2)] == [
+        0, 3, steps - 1, steps - 1, steps - 1,
+    ]  # fmt: skip
+
+
+def test_a_second_ctrl_c_ends_a_call_that_takes_long():
+    code = (
+        "import hashlib\n"
+        "from types import SimpleNamespace\n"
+        "from kvae.cli.unfinished import stoppable\n"
+        "with stoppable(SimpleNamespace(interrupted=False)):\n"
+        "    print('calling', flush=True)\n"
+        "    hashlib.pbkdf2_hmac('sha256', b'', b'', 500_000_000)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "calling\n"
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    time.sleep(2)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=20) == 130
 
 
 # The command.

@@ -159,8 +159,10 @@ def train(
     if resume is not None:
         given = [name for name in context.params if _was_given(context, name)]
         if others := set(given) - {"resume", "samples", "save_seconds", "num_workers", "worker_timeout"}:
+            options = {option.name: option.opts[0] for option in context.command.params}
             raise CommandError(
-                f"A training goes on with the settings that it began with: leave out {', '.join(sorted(others))}"
+                "A training goes on with the settings that it began with: leave out "
+                + ", ".join(sorted(options[name] for name in others))
             )
         _go_on(resume, samples, save_seconds, num_workers, worker_timeout, context.obj)
         return

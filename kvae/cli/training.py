@@ -391,7 +391,7 @@ def fit(model: VAE, settings: Settings, images: data.Data, folder: Path, save_se
         counting: list[Any] = [progress, best, rescue]
         if settings.patience:
             counting.append(keras.callbacks.EarlyStopping(judge, mode="min", patience=settings.patience))
-        resume = Resume(folder / unfinished.STATE, counting, save_seconds)
+        resume = Resume(folder / unfinished.STATE, counting, save_seconds, steps)
         first = resume.epoch
         if workers.is_chief():
             unfinished.tidy(folder, first)
@@ -403,9 +403,9 @@ def fit(model: VAE, settings: Settings, images: data.Data, folder: Path, save_se
             *([UpToNextEpoch()] if resume.batch else []),
         ]
         batches = functools.partial(
-            images.split, "train", shuffle=True, labels=labels, epoch=first, skip=resume.batch,
-            service=settings.data_service,
-        )  # fmt: skip
+            images.split, "train", shuffle=True, labels=labels, epoch=first, service=settings.data_service
+        )
+        batches = functools.partial(batches, skip=done_of(batches, resume.batch, images.counts_are_exact))
         try:
             with unfinished.stoppable(resume):
                 model.fit(
@@ -415,14 +415,18 @@ def fit(model: VAE, settings: Settings, images: data.Data, folder: Path, save_se
                     shuffle=False, verbose=0,
                 )  # fmt: skip
         except UpToNextEpoch.Reached:
+            workers.meet(tf.distribute.get_strategy())  # the chief has saved where all of them go on
             continue
         except KeyboardInterrupt:
             where = f"{resume.epoch} epochs" + (f" and {resume.batch} of {steps} steps" if resume.batch else "")
             raise Stopped(f"stopped; saved after {where}. Go on with: kvae train --resume {folder.parent}") from None
         except OSError as error:
+            there = (
+                f"What was saved after {resume.epoch} epochs is there: make room, and go on with: kvae train --resume"
+            )
             raise CommandError(
-                f"The training could not be saved ({error}). What was saved after {resume.epoch} epochs is there: make "
-                f"room, and go on with: kvae train --resume {folder.parent}"
+                f"The training could not be saved ({error}). "
+                + (f"{there} {folder.parent}" if resume.is_saved else "Make room, and begin again")
             ) from error
         break
     if not math.isfinite(best.best):
@@ -434,6 +438,13 @@ def fit(model: VAE, settings: Settings, images: data.Data, folder: Path, save_se
     if rescue.diagnosis:
         say(f"\nStopped, and the best epoch is kept: {rescue.diagnosis}.")
     return progress
+
+
+def done_of(batches: Callable[..., tf.data.Dataset], batch: int, is_exact: bool) -> int:
+    """How many batches of an epoch to leave out, so that one is left: damaged images may have made it shorter."""
+    while batch and not is_exact and next(iter(batches(skip=batch)), None) is None:
+        batch -= 1
+    return batch
 
 
 def on_devices(batches: Callable[..., tf.data.Dataset], batch_size: int) -> Any:

@@ -36,22 +36,28 @@ def held(run: Path) -> Iterator[Path]:
     from filelock import FileLock, Timeout
 
     folder = run / FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK)
-    try:
-        lock.acquire(blocking=False)
-    except Timeout as error:
-        raise CommandError(
-            f"{run} is being trained by another process: wait for it, stop it, or choose another --out"
-        ) from error
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(blocking=False)
+        except FileNotFoundError:
+            continue  # who held it has just removed the folder
+        except Timeout as error:
+            raise CommandError(
+                f"{run} is being trained by another process: wait for it, stop it, or choose another --out"
+            ) from error
+        if (folder / LOCK).exists():
+            break
+        lock.release()
     try:
         yield folder
     finally:
-        lock.release()
         if not is_there(run):
             shutil.rmtree(folder, ignore_errors=True)
             with contextlib.suppress(OSError):  # it isn't empty: a run that was there before
                 run.rmdir()
+        lock.release()
 
 
 def clear(folder: Path) -> None:
@@ -107,8 +113,40 @@ def stoppable(resume: "Resume") -> Iterator[None]:
         resume.interrupted = True
         say("\nFinishing the step, and saving. Once more stops at once.")
 
-    with stopped_by(stop):
+    with stopped_by(stop), exit_at_second_signal():
         yield
+
+
+@contextlib.contextmanager
+def exit_at_second_signal(patience: float = 1.0) -> Iterator[None]:
+    """Ends the process at the second Ctrl-C or SIGTERM, also while a long call keeps Python from handling the first.
+
+    Python handles signals between two calls, and several of them as one; what the operating system delivers is told to
+    a pipe at once, which a thread reads. Python has `patience` seconds to stop by itself.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    stopped = threading.Event()
+
+    def watch() -> None:
+        with open(reader, "rb", buffering=0) as pipe:
+            for _ in range(2):
+                if not pipe.read(1):
+                    return
+            if not stopped.wait(patience):
+                os._exit(128 + signal.SIGINT)
+
+    threading.Thread(target=watch, daemon=True).start()
+    before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    try:
+        yield
+    finally:
+        stopped.set()
+        signal.set_wakeup_fd(before)
+        os.close(writer)
 
 
 @contextlib.contextmanager

@@ -29,6 +29,10 @@ class SkippedSteps:
         self._in_a_row = keras.Variable("zeros", shape=(), name="in_a_row", **settings)
 
     @property
+    def variables(self) -> list[keras.Variable]:
+        return [self._total, self._in_a_row]
+
+    @property
     def total(self) -> int:
         return int(ops.convert_to_numpy(self._total))
 
