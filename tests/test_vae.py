@@ -48,6 +48,18 @@ def test_fit_with_validation_early_stopping_and_checkpoint(x, tmp_path):
     assert score["loss"] == pytest.approx(min(history["val_loss"]), rel=1e-5)
 
 
+def test_the_encoder_sees_an_image_once_however_many_samples_there_are(x, monkeypatch):
+    vae = small_vae(objective=objectives.IWAE(50))
+    encoded, decoded = [], []
+    for part, seen in ((vae.encoder, encoded), (vae.decoder, decoded)):
+        call = part.call
+        monkeypatch.setattr(part, "call", lambda x, call=call, seen=seen: seen.append(len(x)) or call(x))
+    vae.compile("adam", run_eagerly=True)
+    encoded.clear(), decoded.clear()
+    vae.train_on_batch(x[:8])
+    assert (sum(encoded), sum(decoded)) == (8, 8 * 50)
+
+
 def test_evaluation_draws_the_same_noise_every_time(x):
     vae = small_vae()
     vae.compile()
