@@ -163,6 +163,91 @@ def test_features_and_probe(kvae_command, run_folder, tmp_path):
         assert features["label"].shape == (180,)
 
 
+def features_of(file: Path) -> dict[str, np.ndarray]:
+    with np.load(file) as found:
+        return {name: found[name] for name in found.files}
+
+
+def test_features_of_another_source_leave_nothing_out(kvae_command, run_folder, tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (60, 8, 8), np.uint8)
+    np.savez(tmp_path / "x.npz", images=images, labels=np.arange(60) % 3)
+    out = tmp_path / "features.npz"
+    assert kvae_command("features", run_folder, tmp_path / "x.npz", "--no-probe", "--out", out).status == 0
+    found = features_of(out)
+    assert found["id"].tolist() == list(range(60))
+    assert found["label"].tolist() == [i % 3 for i in range(60)]
+    options = ["--no-probe", "--split", "train", "--out", out]
+    assert kvae_command("features", run_folder, tmp_path / "x.npz", *options).status == 0
+    assert len(features_of(out)["id"]) == 48
+    np.savez(tmp_path / "x.npz", images=images[:1], labels=[0])
+    done = kvae_command("features", run_folder, tmp_path / "x.npz", "--out", out)
+    assert done.status == 0, done.err
+    assert "No linear probe: x: expected enough images" in done.out
+
+
+@pytest.mark.slow
+def test_the_probe_of_another_source_sets_images_aside(kvae_command, run_folder, tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (60, 8, 8), np.uint8)
+    np.savez(tmp_path / "x.npz", images=images, labels=np.arange(60) % 3)
+    done = kvae_command("features", run_folder, tmp_path / "x.npz", "--out", tmp_path / "features.npz")
+    assert done.status == 0, done.err
+    assert "linear probe, 48 labels" in done.out
+    assert len(features_of(tmp_path / "features.npz")["id"]) == 60
+
+
+def test_features_of_the_runs_own_source_are_of_the_training_split(kvae_command, run_folder, tmp_path):
+    options = ["features", run_folder, "digits", "--no-probe", "--out", tmp_path / "features.npz"]
+    assert kvae_command(*options).status == 0
+    assert len(features_of(tmp_path / "features.npz")["id"]) == 1437
+    assert kvae_command(*options, "--split", "all").status == 0
+    assert features_of(tmp_path / "features.npz")["id"].tolist() == list(range(1797))
+
+
+def test_features_on_ray_go_where_they_are_told(kvae_command, run_folder, tmp_path, monkeypatch):
+    from kvae.features import ray as on_ray
+
+    told = []
+    monkeypatch.setattr(on_ray, "write_features_on_ray", lambda *given, **options: told.append((given, options)) or 7)
+    out = "s3://bucket/folder/x.parquet"
+    done = kvae_command("features", run_folder, "images", "--ray", "10.0.0.1:6379", "--out", out)
+    assert done.status == 0, done.err
+    assert f"Wrote {out}: 7 rows" in done.out
+    ((given, options),) = told
+    assert given == (run_folder / "model.keras", "images", out, True, "none", "10.0.0.1:6379", 2, 0)
+    assert options == {"size": None, "grayscale": None}
+
+
+def test_features_without_ray_say_what_to_install(kvae_command, run_folder, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    done = kvae_command("features", run_folder, tmp_path, "--ray", "local", "--out", tmp_path / "x.parquet")
+    assert done.status == 1
+    assert done.err == "kvae: error: Features on Ray need the extra `ray`: pip install 'keras-vae[ray]'\n"
+
+
+@pytest.mark.slow
+def test_features_on_ray_are_those_of_one_machine(kvae_command, run_folder, tmp_path):
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'keras-vae[ray]'")
+    from PIL import Image
+    from pyarrow import parquet
+
+    rng = np.random.default_rng(0)
+    for i in range(300):
+        path = tmp_path / "images" / "ab"[i % 2] / f"{i:03d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (8, 8), np.uint8)).save(path)
+    one, several = tmp_path / "one.parquet", tmp_path / "several.parquet"
+    assert kvae_command("features", run_folder, tmp_path / "images", "--out", one, "--no-probe").status == 0
+    done = kvae_command("features", run_folder, tmp_path / "images", "--out", several, "--ray", "local")
+    assert done.status == 0, done.err
+    assert "300 rows" in done.out
+    assert parquet.read_table(several).to_pydict() == parquet.read_table(one).to_pydict()
+    Image.fromarray(rng.integers(0, 256, (9, 9), np.uint8)).save(tmp_path / "images" / "a" / "larger.png")
+    done = kvae_command("features", run_folder, tmp_path / "images", "--out", several, "--ray", "local")
+    assert done.status == 1
+    assert "images of one size" in done.err
+    assert done.err.count("\n") == 1
+
+
 def test_plot_draws_again(kvae_command, run_folder):
     (run_folder / "report.html").unlink()
     done = kvae_command("plot", run_folder)
@@ -307,6 +392,13 @@ MISTAKES = {
     "bad size": (["train", "digits", "--size", "big", "--out", "run"], 1, "--size as N or HxW"),
     "bad picture name": (["sample", "run", "--out", "grid.bmp"], 1, ".png or .npy"),
     "bad features name": (["features", "run", "digits", "--out", "x.csv"], 1, ".npz"),
+    "an address without Ray": (["features", "run", "images", "--out", "s3://bucket/x.parquet"], 1, "for --ray"),
+    "a split that isn't": (["features", "run", "digits", "--split", "tset"], 1, "all, train, validation or test"),
+    "a split on Ray": (
+        ["features", "run", "images", "--ray", "local", "--split", "test", "--out", "x.parquet"],
+        1,
+        "On Ray the whole SOURCE",
+    ),
     "npz on Ray": (["features", "run", "images", "--ray", "local", "--out", "x.npz"], 1, "On Ray"),
     "bad option": (["train", "digits", "--epochs", "0"], 2, "--epochs"),
     "unknown choice": (["train", "digits", "--likelihood", "gauss"], 2, "normal-learned"),

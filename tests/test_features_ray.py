@@ -1,12 +1,17 @@
-"""Features on a real local Ray: the rows of one machine, also when a worker is killed."""
+"""Features on a real local Ray: the table of one machine, also when a worker is killed."""
 
 import os
+import shutil
 import signal
 import threading
 import time
+import warnings
+from functools import partial
 
 import numpy as np
+import pyarrow as pa
 import pytest
+import tensorflow as tf
 from PIL import Image
 from pyarrow import parquet
 
@@ -20,6 +25,8 @@ from kvae.features.ray import ImageEncoder, write_features_on_ray  # noqa: E402
 
 pytestmark = pytest.mark.slow
 
+on_ray = partial(write_features_on_ray, workers=2, size=8, grayscale=True)
+
 
 @pytest.fixture(scope="module")
 def local_ray():
@@ -29,69 +36,80 @@ def local_ray():
     ray.shutdown()
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    vae = kvae.VAE(networks.Encoder(3, networks.MLP((16,))), networks.Decoder((8, 8, 1), networks.MLP((16,))))
-    path = tmp_path_factory.mktemp("model") / "model.keras"
-    vae.save(path)
+def small(path, **options):
+    encoder, decoder = networks.Encoder(3, networks.MLP((16,))), networks.Decoder((8, 8, 1), networks.MLP((16,)))
+    kvae.VAE(encoder, decoder, **options).save(path)
     return path
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    """1,200 files in two folders, of other sizes than the model's, one of them broken."""
-    root = tmp_path_factory.mktemp("pictures")
-    rng = np.random.default_rng(0)
-    for i in range(1200):
-        path = root / ("a" if i % 3 else "b") / f"{i:04d}.png"
-        path.parent.mkdir(exist_ok=True)
-        Image.fromarray(rng.integers(0, 256, (10, 12, 3), np.uint8)).save(path)
-    (root / "a" / "0001.png").write_bytes(b"no image")
-    return root
+def model(tmp_path_factory):
+    return small(tmp_path_factory.mktemp("model") / "model.keras")
 
 
 @pytest.fixture(scope="module")
-def expected(model, pictures, tmp_path_factory) -> dict[str, np.ndarray]:
-    """What one machine writes, sorted by path."""
-    out = tmp_path_factory.mktemp("one") / "features.npz"
-    with pytest.warns(kvae.data.DataWarning, match="0001"):
-        data = kvae.data.load(pictures, size=8, grayscale=True, validation_fraction=0, test_fraction=0)
-    write_features(kvae.load(model), data, out)
-    with np.load(out) as found:
-        rows = {name: found[name] for name in found.files}
-    order = np.argsort(rows["path"])
-    return {name: values[order] for name, values in rows.items()}
+def pictures(tmp_path_factory):
+    """1,200 files in the folders of two classes, of other sizes than the model's; one is broken, and two are hidden."""
+    root = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for i in range(1200):
+        path = root / ("b" if i % 3 else "a") / f"{i:04d}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (10, 12, 3), np.uint8)).save(path)
+    broken = root / "b" / "0001.png"
+    broken.write_bytes(broken.read_bytes()[:100])  # its header is there
+    for hidden in (".thumbnails/0002.png", "a/.0003.png"):
+        (root / hidden).parent.mkdir(exist_ok=True)
+        shutil.copy(root / "b" / "0002.png", root / hidden)
+    (root / "a" / "notes.txt").write_text("no image")
+    return root
 
 
-def sorted_rows(out) -> dict[str, np.ndarray]:
-    table = parquet.read_table(out)
-    rows = {name: np.array(table[name].to_pylist()) for name in table.column_names}
-    order = np.argsort(rows["id"])
-    return {name: values[order] for name, values in rows.items()}
+def on_one_machine(model, source, out) -> pa.Table:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", kvae.data.DataWarning)
+        data = kvae.data.load(source, size=8, grayscale=True, validation_fraction=0, test_fraction=0)
+        write_features(kvae.load(model), data, out, "all")
+    return parquet.read_table(out)
 
 
-def check(out, expected, ids) -> None:
-    rows = sorted_rows(out)
-    assert rows["id"].tolist() == ids
-    for name in ("mean", "variance", "hidden"):
-        np.testing.assert_array_equal(rows[name].astype("float32"), expected[name])
+@pytest.fixture(scope="module")
+def expected(model, pictures, tmp_path_factory) -> pa.Table:
+    """What one machine writes of the folder."""
+    table = on_one_machine(model, pictures, tmp_path_factory.mktemp("one") / "features.parquet")
+    assert table.column_names == ["id", "path", "label", "mean", "variance", "hidden"]
+    assert len(table) == 1199
+    return table
+
+
+def check(out, expected) -> None:
+    """Row for row, column for column, as they come."""
+    found = parquet.read_table(out)
+    assert found.column_names == expected.column_names
+    for name in expected.column_names:
+        assert found[name].combine_chunks().equals(expected[name].combine_chunks()), name
 
 
 def test_rows_of_a_folder(local_ray, model, pictures, expected, tmp_path):
-    assert write_features_on_ray(model, pictures, tmp_path / "out", workers=2) == 1199
-    check(tmp_path / "out", expected, expected["path"].tolist())
+    with pytest.warns(kvae.data.DataWarning, match="left out 1 of 1200 images"):
+        assert on_ray(model, pictures, tmp_path / "out") == 1199
+    check(tmp_path / "out", expected)
+    assert not ray.data.DataContext.get_current().execution_options.preserve_order  # as it was
+    assert ray.is_initialized()
 
 
-def test_a_worker_that_is_killed_costs_no_row(local_ray, model, pictures, expected, tmp_path, monkeypatch):
+def test_a_worker_that_is_killed_is_started_again_and_costs_no_row(
+    local_ray, model, pictures, expected, tmp_path, monkeypatch
+):
     killed: list[int] = []
     marks = tmp_path / "marks"
     marks.mkdir()
 
     class Slow(ImageEncoder):
-        def __call__(self, batch):
+        def __call__(self, rows):
             (marks / str(os.getpid())).touch()
             time.sleep(1.0)
-            return super().__call__(batch)
+            yield from super().__call__(rows)
 
     def kill() -> None:
         while not killed:
@@ -105,42 +123,108 @@ def test_a_worker_that_is_killed_costs_no_row(local_ray, model, pictures, expect
     monkeypatch.setattr("kvae.features.ray.ImageEncoder", Slow)
     thread = threading.Thread(target=kill, daemon=True)
     thread.start()
-    write_features_on_ray(model, pictures, tmp_path / "out", workers=2)
+    with pytest.warns(kvae.data.DataWarning, match="left out 1"):
+        on_ray(model, pictures, tmp_path / "out")
     thread.join(1)
     assert killed
-    assert len(list(marks.iterdir())) >= 2  # another process went on
-    check(tmp_path / "out", expected, expected["path"].tolist())
+    assert len(list(marks.iterdir())) >= 3  # two workers, and the one that took the place of the killed one
+    check(tmp_path / "out", expected)
 
 
-def test_parquet_and_tfrecord(local_ray, model, pictures, expected, tmp_path):
-    import pyarrow as pa
-    import tensorflow as tf
-
-    contents = [(pictures / path).read_bytes() for path in expected["path"]]
-    table = pa.table({"image": contents, "label": list(range(len(contents)))})
-    parquet.write_table(table, tmp_path / "images.parquet", row_group_size=100)
-    write_features_on_ray(model, tmp_path / "images.parquet", tmp_path / "from_parquet", workers=2)
-    check(tmp_path / "from_parquet", expected, list(range(1199)))
-    assert sorted_rows(tmp_path / "from_parquet")["label"].tolist() == list(range(1199))
-
-    with tf.io.TFRecordWriter(str(tmp_path / "images.tfrecord")) as writer:
-        for path, content in zip(expected["path"], contents):
-            feature = {
-                "image/encoded": tf.train.Feature(bytes_list=tf.train.BytesList(value=[content])),
-                "id": tf.train.Feature(bytes_list=tf.train.BytesList(value=[path.encode()])),
-            }
-            writer.write(tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString())
-    write_features_on_ray(model, tmp_path / "images.tfrecord", tmp_path / "from_tfrecord", workers=2)
-    rows = parquet.read_table(tmp_path / "from_tfrecord")["id"].to_pylist()
-    names = [row.decode() if isinstance(row, bytes) else row for row in rows]
-    check(tmp_path / "from_tfrecord", expected, sorted(rows))
-    assert sorted(names) == expected["path"].tolist()
+def example(content: bytes, image: str, label: str, value: int) -> bytes:
+    features = {
+        image: tf.train.Feature(bytes_list=tf.train.BytesList(value=[content])),
+        label: tf.train.Feature(int64_list=tf.train.Int64List(value=[value])),
+    }
+    return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString()
 
 
-def test_errors(local_ray, model, tmp_path):
+NAMES = {
+    "one file": ["x.tfrecord-00000-of-00001"],
+    "splits": ["x-train.tfrecord-00000-of-00002", "x-train.tfrecord-00001-of-00002", "x-test.tfrecord-00000-of-00001"],
+}
+
+
+@pytest.mark.parametrize("features", [("image/encoded", "image/class/label"), ("image", "label")])
+@pytest.mark.parametrize("names", NAMES)
+def test_rows_of_tfrecord_files(local_ray, model, pictures, tmp_path, names, features):
+    contents = [path.read_bytes() for path in sorted(pictures.glob("b/0*.png"))]  # the first one is broken
+    folder = tmp_path / "records"
+    folder.mkdir()
+    for k, name in enumerate(NAMES[names]):
+        with tf.io.TFRecordWriter(str(folder / name)) as writer:
+            for i, content in enumerate(contents[k :: len(NAMES[names])]):
+                writer.write(example(content, *features, i % 7))
+    source = folder if names == "splits" else folder / NAMES[names][0]
+    expected = on_one_machine(model, source, tmp_path / "expected.parquet")
+    assert len(expected) == len(contents) - 1
+    assert ("split" in expected.column_names) == (names == "splits")
+    with pytest.warns(kvae.data.DataWarning, match="left out 1"):
+        on_ray(model, source, tmp_path / "out")
+    check(tmp_path / "out", expected)
+
+
+@pytest.mark.parametrize("kind", ["bytes", "Hugging Face"])
+def test_rows_of_parquet_files(local_ray, model, pictures, expected, tmp_path, kind):
+    paths = sorted(path.relative_to(pictures).as_posix() for path in pictures.glob("[ab]/[01]*.png"))
+    contents: list = [(pictures / path).read_bytes() for path in paths]
+    if kind != "bytes":
+        contents = [{"bytes": content, "path": None} for content in contents]
+    table = pa.table({"path": paths, "image": contents, "label": [int(path[0] == "b") for path in paths]})
+    (tmp_path / "images").mkdir()
+    parquet.write_table(table[:700], tmp_path / "images" / "0.parquet", row_group_size=300)
+    parquet.write_table(table[700:], tmp_path / "images" / "1.parquet", row_group_size=100)
+    with pytest.warns(kvae.data.DataWarning, match="left out 1 of 1200"):
+        on_ray(model, tmp_path / "images", tmp_path / "out")
+    check(tmp_path / "out", expected)
+    names = [f"image {i}" for i in range(700)]
+    parquet.write_table(table[:700].append_column("id", pa.array(names)), tmp_path / "named.parquet")
+    with pytest.warns(kvae.data.DataWarning, match="left out 1"):
+        on_ray(model, f"file://{tmp_path}/named.parquet", tmp_path / "out")
+    named = pa.array([f"image {number}" for number in expected["id"].to_pylist()])
+    check(tmp_path / "out", expected.set_column(0, "id", named)[: named.index("image 699").as_py() + 1])
+
+
+def test_a_place_that_is_named_by_its_address(local_ray, model, pictures, expected, tmp_path):
+    with pytest.warns(kvae.data.DataWarning, match="left out 1"):
+        on_ray(model, pictures, f"file://{tmp_path}/remote.parquet")
+    check(tmp_path / "remote.parquet", expected)
+    with pytest.raises(ValueError, match=r"no Parquet file is yet\. Received: file://"):
+        on_ray(model, pictures, f"file://{tmp_path}/remote.parquet")
+
+
+def test_images_of_zeros_and_ones_are_scaled_as_on_one_machine(local_ray, model, tmp_path):
+    (tmp_path / "images").mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(20):
+        Image.fromarray(rng.integers(0, 2, (8, 8), np.uint8)).save(tmp_path / f"images/{i:02d}.png")
+    expected = on_one_machine(model, tmp_path / "images", tmp_path / "expected.parquet")
+    on_ray(model, tmp_path / "images", tmp_path / "out")
+    check(tmp_path / "out", expected)
+
+
+def test_errors(local_ray, model, pictures, tmp_path):
     (tmp_path / "notes.txt").write_text("no image")
     with pytest.raises(ValueError, match="folder of images"):
-        write_features_on_ray(model, tmp_path, tmp_path / "out")
+        on_ray(model, tmp_path, tmp_path / "out")
     with pytest.raises(ValueError, match="binarize"):
-        write_features_on_ray(model, tmp_path, tmp_path / "out", binarize="stochastic")
+        on_ray(model, pictures, tmp_path / "out", binarize="stochastic")
+    with pytest.raises(ValueError, match=r"shape \(8, 8, 1\).*\(10, 12, 3\)"):
+        on_ray(model, pictures, tmp_path / "out", size=None, grayscale=None)
+    with pytest.raises(ValueError, match=r"to 10\.0\.0\.1:6379.*Received: a connection to"):
+        on_ray(model, pictures, tmp_path / "out", address="10.0.0.1:6379")
+    conditional = small(tmp_path / "conditional.keras", condition_dim=2)
+    with pytest.raises(ValueError, match="without conditions"):
+        on_ray(conditional, pictures, tmp_path / "out")
+    parquet.write_table(pa.table({"image": ["a.png"]}), tmp_path / "names.parquet")
+    with pytest.raises(ValueError, match=r"encoded images.*image \(string\)"):
+        on_ray(model, tmp_path / "names.parquet", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_images_of_several_sizes_are_refused(local_ray, model, tmp_path):
+    (tmp_path / "images").mkdir()
+    for i, side in enumerate((8, 8, 9)):
+        Image.fromarray(np.zeros((side, side), np.uint8)).save(tmp_path / "images" / f"{i}.png")
+    with pytest.raises(kvae.data.DataError, match="images of one size"):
+        on_ray(model, tmp_path / "images", tmp_path / "out", size=None)

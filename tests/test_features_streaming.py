@@ -7,16 +7,20 @@ import subprocess
 import sys
 import time
 import warnings
+from functools import partial
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 from pyarrow import parquet
 
 import kvae
 from kvae import networks
-from kvae.features import extract
+from kvae.features import extract, streaming
 from kvae.features.streaming import write_features
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (40, 8, 8), np.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -76,10 +80,140 @@ def test_files_of_a_folder_are_named(vae, data, tmp_path, cache_bytes):
         assert write_features(vae, folder, tmp_path / "f.npz", hidden=False) == 39
     found = read(tmp_path / "f.npz")
     assert len(set(found["path"])) == 39
-    for file, label, mean in zip(found["path"], found["label"], found["mean"]):
-        assert folder.label_names[label] == file.split("/")[0]
-        picture = np.asarray(Image.open(tmp_path / "images" / file), "float32")[None, ..., None] / np.float32(255)
-        np.testing.assert_array_equal(extract(vae, picture, hidden=False)["mean"][0], mean)
+    assert [folder.label_names[label] for label in found["label"]] == [path.split("/")[0] for path in found["path"]]
+    pictures = np.stack([np.asarray(Image.open(tmp_path / "images" / path)) for path in found["path"]])
+    expected = extract(vae, pictures[..., None] / np.float32(255), hidden=False)
+    np.testing.assert_array_equal(expected["mean"], found["mean"])
+
+
+def write_classes(root, images, folders=("b", "a")) -> None:
+    """Files 0000.bmp, … in the folders in turn."""
+    for i, image in enumerate(images):
+        path = root / folders[i % len(folders)] / f"{i:04d}.bmp"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+
+
+@pytest.mark.parametrize("cache_bytes", [1 << 30, 0], ids=["in memory", "streamed"])
+def test_all_of_a_folder_in_its_own_order(vae, tmp_path, cache_bytes):
+    write_classes(tmp_path / "images", IMAGES)
+    data = kvae.data.load(tmp_path / "images", cache_bytes=cache_bytes, validation_fraction=0, test_fraction=0)
+    assert write_features(vae, data, tmp_path / "f.npz", "all") == len(IMAGES)
+    found = read(tmp_path / "f.npz")
+    assert found["id"].tolist() == list(range(len(IMAGES)))
+    assert found["path"].tolist() == sorted(found["path"])
+    assert found["label"].tolist() == [0] * 20 + [1] * 20
+    pictures = np.stack([np.asarray(Image.open(tmp_path / "images" / path)) for path in found["path"]])
+    expected = extract(vae, pictures[..., None] / np.float32(255))
+    for name in ("mean", "variance", "hidden"):
+        np.testing.assert_array_equal(found[name], expected[name])
+
+
+@pytest.mark.parametrize("cache_bytes", [1 << 30, 0], ids=["in memory", "streamed"])
+def test_all_of_a_folder_with_splits_is_one_after_the_other(vae, tmp_path, cache_bytes):
+    write_classes(tmp_path / "images", IMAGES, ("train/b", "train/a", "test/a", "test/b"))
+    load = partial(kvae.data.load, tmp_path / "images", cache_bytes=cache_bytes, test_fraction=0)
+    write_features(vae, load(validation_fraction=0), tmp_path / "f.parquet", "all")
+    found = read(tmp_path / "f.parquet")
+    assert found["split"].tolist() == ["train"] * 20 + ["test"] * 20
+    assert found["id"].tolist() == [*range(20, 40), *range(20)]
+    assert [path.split("/")[0] for path in found["path"]] == found["split"].tolist()
+    write_features(vae, load(validation_fraction=0), tmp_path / "f.parquet", "all", limit=25)
+    assert read(tmp_path / "f.parquet")["id"].tolist() == found["id"].tolist()[:25]
+    if not cache_bytes:
+        with pytest.raises(ValueError, match="validation_fraction=0"):
+            write_features(vae, load(), tmp_path / "g.npz", "all")
+
+
+def test_all_of_arrays_with_splits_goes_on_behind_any_part(vae, tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    arrays = {f"x_{name}": rng.integers(0, 256, (n, 8, 8), np.uint8) for name, n in (("train", 600), ("test", 300))}
+    np.savez(tmp_path / "x.npz", **arrays)
+    data = kvae.data.load(tmp_path / "x.npz", validation_fraction=0)
+    write_features(vae, data, tmp_path / "whole.npz", "all", part_rows=256)
+    whole = read(tmp_path / "whole.npz")
+    assert whole["id"].tolist() == [*range(600), *range(300)]
+    assert whole["split"].tolist() == ["train"] * 600 + ["test"] * 300
+    for stop, kept in ((1, 512), (2, 600), (3, 856)):  # the parts are of 256, 256, 88, 256 and 44 images
+        left = iter(range(stop))
+        add = streaming._Parts.add
+
+        def failing(self, columns, left=left, add=add):
+            add(self, columns)
+            if next(left, None) is None:
+                raise OSError("No space left on device")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(streaming._Parts, "add", failing)
+            with pytest.raises(OSError, match="No space"):
+                write_features(vae, data, tmp_path / "f.npz", "all", part_rows=256)
+        resumed = []
+        write_features(vae, data, tmp_path / "f.npz", "all", part_rows=256, on_resume=resumed.append)
+        assert resumed == [kept]
+        assert (tmp_path / "f.npz").read_bytes() == (tmp_path / "whole.npz").read_bytes()
+
+
+def another_array(folder):
+    yield {"source": IMAGES}
+    yield {"source": 255 - IMAGES}
+
+
+def other_labels(folder):
+    yield {"source": (IMAGES, np.arange(40) % 2)}
+    yield {"source": (IMAGES, np.arange(40) % 4)}
+
+
+def a_file_written_over(folder):
+    np.save(folder / "x.npy", IMAGES)
+    yield {"source": folder / "x.npy"}
+    np.save(folder / "x.npy", 255 - IMAGES)
+    yield {"source": folder / "x.npy"}
+
+
+def a_changed_image(folder):
+    write_classes(folder / "images", IMAGES)
+    yield {"source": folder / "images"}
+    Image.fromarray(255 - IMAGES[0]).save(folder / "images/b/0000.bmp")
+    yield {"source": folder / "images"}
+
+
+def changed_records(folder):
+    for images in (IMAGES, 255 - IMAGES):
+        with tf.io.TFRecordWriter(str(folder / "x.tfrecord")) as writer:
+            for image in images:
+                content = tf.train.BytesList(value=[tf.io.encode_png(image[..., None]).numpy()])
+                feature = {"image": tf.train.Feature(bytes_list=content)}
+                writer.write(tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString())
+        yield {"source": folder / "x.tfrecord"}
+
+
+def other_fractions(folder):
+    yield {"source": IMAGES, "validation_fraction": 0.2, "test_fraction": 0.1}
+    yield {"source": IMAGES, "validation_fraction": 0.1, "test_fraction": 0.1}
+
+
+CHANGES = [another_array, other_labels, a_file_written_over, a_changed_image, changed_records, other_fractions]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_parts_of_another_collection_are_thrown_away(vae, tmp_path, monkeypatch, change):
+    resumed = []
+    write = partial(write_features, vae, path=tmp_path / "f.npz", split="test", on_resume=resumed.append)
+    loads = (kvae.data.load(**given, cache_bytes=0) for given in change(tmp_path))  # arrays are held in memory still
+    before = next(loads)
+    for again in ([], [before.num_test]):
+        with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
+            patch.setattr("kvae.features.streaming._join_npz", _fail)
+            write(data=before)
+        assert resumed == again  # the same collection is gone on with
+    after = next(loads)
+    resumed.clear()
+    write(data=after)
+    assert resumed == []
+    images, labels = after.arrays("test")
+    np.testing.assert_array_equal(read(tmp_path / "f.npz")["mean"], extract(vae, images)["mean"])
+    if after.has_labels:
+        np.testing.assert_array_equal(read(tmp_path / "f.npz")["label"], labels)
 
 
 def test_an_interruption_costs_no_more_than_a_part(vae, data, tmp_path, monkeypatch):
@@ -182,6 +316,46 @@ def test_kills_at_any_moment_leave_no_gap(vae, tmp_path):
     assert len(progress) >= 3
     assert progress == sorted(progress)
     assert out.read_bytes() == (tmp_path / "whole.npz").read_bytes()
+
+
+KILLED_FOLDER = """
+import sys, kvae
+from kvae.features.streaming import write_features
+data = kvae.data.load(sys.argv[2], cache_bytes=0, validation_fraction=0, test_fraction=0)
+write_features(kvae.load(sys.argv[1]), data, sys.argv[3], "all", part_rows=256)
+"""
+
+
+@pytest.mark.slow
+def test_kills_while_a_folder_with_a_broken_image_is_streamed(vae, tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (5_000, 8, 8), np.uint8)
+    write_classes(tmp_path / "images", images)
+    for broken in ("b/0000.bmp", "a/0003.bmp", "b/4000.bmp"):
+        file = tmp_path / "images" / broken
+        file.write_bytes(file.read_bytes()[:-20])  # its header is there
+    vae.save(tmp_path / "model.keras")
+    command = [sys.executable, "-c", KILLED_FOLDER, str(tmp_path / "model.keras"), str(tmp_path / "images")]
+    subprocess.run([*command, str(tmp_path / "whole.parquet")], check=True, capture_output=True)
+    whole = parquet.read_table(tmp_path / "whole.parquet")
+    paths = sorted(file.relative_to(tmp_path / "images").as_posix() for file in tmp_path.glob("images/*/*"))
+    missing = [paths.index(broken) for broken in ("b/0000.bmp", "a/0003.bmp", "b/4000.bmp")]
+    assert whole["id"].to_pylist() == [number for number in range(5_000) if number not in missing]
+    assert whole["path"].to_pylist() == [paths[number] for number in whole["id"].to_pylist()]
+    folder, out = tmp_path / ".out.parquet.parts", tmp_path / "out.parquet"
+    kills, code = 0, None
+    while code is None:
+        process = subprocess.Popen([*command, str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        begun = len(list(folder.glob("part-*")))
+        while (code := process.poll()) is None and len(list(folder.glob("part-*"))) < begun + 7:
+            time.sleep(0.002)
+        if code is None:
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+            kills += 1
+            assert not out.exists()
+    assert code == 0
+    assert kills >= 1
+    assert parquet.read_table(out).equals(whole)
 
 
 PEAK = """

@@ -1,6 +1,6 @@
 """`kvae features`, and the linear probe."""
 
-from pathlib import Path
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,21 +13,32 @@ if TYPE_CHECKING:
     from kvae.models import VAE
 
 PROBE_TRAIN, PROBE_TEST = 2000, 5000
+SPLITS = (None, "all", "train", "validation", "test")
 
 
 def features(
     context: typer.Context,
     run: RunArgument,
     source: Annotated[str, typer.Argument(help="Images to encode, as for `kvae train`.", show_default=False)],
-    out: Annotated[Path, typer.Option(help="The .npz or .parquet file to write.")] = Path("features.npz"),
-    split: Annotated[str, typer.Option(help="train, validation or test.")] = "train",
+    out: Annotated[
+        str, typer.Option(help="The .npz or .parquet file to write; with --ray also s3://… and the like.")
+    ] = "features.npz",
+    split: Annotated[
+        str | None,
+        typer.Option(
+            help="all: every image of SOURCE, in its own order, nothing set aside. Or train, validation, test: as "
+            "training divides it, in the shuffled order of the split. Without it: all, and train where SOURCE is what "
+            "RUN was trained on.",
+            show_default=False,
+        ),
+    ] = None,
     hidden: Annotated[bool, typer.Option(help="Write the encoder's last hidden layer, too.")] = True,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first images.", show_default=False)] = None,
     ray: Annotated[
         str | None,
         typer.Option(
             help="Encode on Ray Data: the address of a cluster, or local. SOURCE is a folder of images, Parquet or "
-            "TFRecord files then, and --out a folder of Parquet files.",
+            "TFRecord files then, of which all are encoded, and --out a folder of Parquet files.",
             show_default=False,
         ),
     ] = None,
@@ -44,21 +55,29 @@ def features(
 
     Example: kvae features runs/mnist mnist --split test --out features.parquet
     """
-    if out.suffix.lower() not in (".npz", ".parquet"):
+    if PurePath(out).suffix.lower() not in (".npz", ".parquet"):
         raise CommandError(f"Expected --out to end in .npz or .parquet. Received: {out}")
-    if ray is not None and (out.suffix.lower() == ".npz" or split != "train" or limit is not None):
+    if split not in SPLITS:
+        raise CommandError(f"Expected --split to be all, train, validation or test. Received: {split}")
+    if ray is None and "://" in out:
+        raise CommandError(f"Expected --out to be a file; places such as s3://… are for --ray. Received: {out}")
+    if ray is not None and (out.lower().endswith(".npz") or split not in (None, "all") or limit is not None):
         raise CommandError("On Ray the whole SOURCE goes to Parquet: --out FOLDER.parquet, without --split and --limit")
     opened = open_run(run, context.obj)
     if ray is not None:
         from kvae.features.ray import write_features_on_ray
 
-        binarize, model = opened.config["binarize"], run / "model.keras"
-        rows = write_features_on_ray(model, source, out, hidden, binarize, ray, workers, gpus_per_worker)
+        config = opened.config
+        rows = write_features_on_ray(
+            run / "model.keras", source, out, hidden, config["binarize"], ray, workers, gpus_per_worker,
+            size=config["size"], grayscale=config["grayscale"],
+        )  # fmt: skip
         say(f"Wrote {out}: {rows:,} rows")
         return
     from kvae.features.streaming import checksum, write_features
 
-    data = opened.data(source, data_dir)
+    split = split or ("train" if opened.is_own(source) else "all")
+    data = opened.data(source, data_dir, whole=split == "all")
     rows = write_features(
         opened.model,
         data,
@@ -74,7 +93,10 @@ def features(
     if probe and opened.model.condition_dim is not None:
         say("No linear probe: the encoder of a conditional run is told the label.")
     elif probe and data.has_labels:
-        show_probe(probe_run(opened.model, data))
+        try:  # it needs images that are set aside
+            show_probe(probe_run(opened.model, data if data.num_test else opened.data(source, data_dir)))
+        except ValueError as error:
+            say(f"No linear probe: {error}")
 
 
 def probe_run(model: "VAE", data: "Data") -> list[dict[str, Any]]:

@@ -30,8 +30,15 @@ class Run:
     config: dict[str, Any]
     model: "VAE"
 
-    def data(self, source: str | None = None, data_dir: Path | None = None) -> "Data":
-        """The data that the run was trained on, or another source prepared in the same way."""
+    def is_own(self, source: str) -> bool:
+        """Whether the run was trained on this source."""
+        return self.config["source"] in (source, str(Path(source).expanduser().resolve()))
+
+    def data(self, source: str | None = None, data_dir: Path | None = None, whole: bool = False) -> "Data":
+        """The data that the run was trained on, or another source prepared in the same way.
+
+        `whole` data has no splits but those that the source has itself.
+        """
         from kvae import data
 
         config = self.config
@@ -45,6 +52,8 @@ class Run:
             size=config["size"],
             grayscale=config["grayscale"],
             data_dir=data_dir,
+            validation_fraction=0.0 if whole else 0.1,
+            test_fraction=0.0 if whole else 0.1,
         )
         if loaded.image_shape != self.model.image_shape:
             raise CommandError(

@@ -16,11 +16,11 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import pyarrow as pa
 
-from kvae.data import DataError, DataWarning, load
-from kvae.data.files import decode, holds, read_header
-from kvae.data.images import scale_of
+from kvae.data import DataWarning, load
+from kvae.data.files import decode, holds, in_threads, read_header
+from kvae.data.images import check_shape, check_size, scale_of
 from kvae.data.named import PREPARED
-from kvae.data.records import PROBE, STRETCH, Stretch, find_records, index
+from kvae.data.records import STRETCH, Stretch, find_records, index
 from kvae.data.records import _Reader as _Records
 from kvae.data.records import _splits as _record_splits
 from kvae.data.splits import NAMES, Request
@@ -213,6 +213,9 @@ def write_features_on_ray(
         )
     from kvae.models import load as load_model
 
+    target = str(out)
+    if "://" in target and _parquet_files(target)[1]:
+        raise ValueError(f"Expected a place where no Parquet file is yet. Received: {target}")
     model = str(Path(model).resolve())
     loaded = load_model(model)
     if loaded.condition_dim is not None:
@@ -226,10 +229,10 @@ def write_features_on_ray(
             f"Expected images of shape {loaded.image_shape}, as the model was trained on. "
             f"Received: {source} with {found.shape}"
         )
-    per_block = max(1, min(PART_ROWS, found.images // (4 * workers)) // ROWS) * found.at_once
+    batches = max(1, min(PART_ROWS // ROWS, len(found.rows) // (4 * workers * found.at_once)))
+    per_block = batches * found.at_once
     blocks = [found.rows.slice(start, per_block) for start in range(0, len(found.rows), per_block)]
     resources: dict[str, Any] = {"num_gpus": gpus_per_worker} if gpus_per_worker else {"num_cpus": 1}
-    target = str(out)
     with _connected(ray, address), _in_order(ray.data.DataContext.get_current()):
         encoded = ray.data.from_arrow(blocks).map_batches(
             ImageEncoder,
@@ -242,7 +245,7 @@ def write_features_on_ray(
             **resources,
         )  # fmt: skip
         if "://" in target:
-            encoded.write_parquet(target, mode="error")
+            encoded.write_parquet(target)
             return _count(target, found)
         with atomic_directory(target) as folder:
             encoded.write_parquet(str(folder))
@@ -252,7 +255,7 @@ def write_features_on_ray(
 def _count(target: str, found: Listing) -> int:
     """The rows that were written."""
     filesystem, files = _parquet_files(target)
-    rows = sum(_parquet_file(filesystem, file).metadata.num_rows for file in files)
+    rows = sum(sum(_group_sizes(filesystem, file)) for file in files)
     if not rows:
         raise ValueError(f"{found.name}: expected images that can be read. Received: {found.images}, none readable")
     if left_out := found.images - rows:
@@ -314,15 +317,116 @@ def list_images(source: str, size: int | tuple[int, int] | None = None, grayscal
         [{'id': 0, 'path': 'a.png'}, {'id': 1, 'path': 'b.png'}]
     """
     path = Path(source).expanduser()
-    request = Request(size, grayscale, validation_fraction=0, test_fraction=0)  # type: ignore[arg-type]
+    request = Request(check_size(size), grayscale, validation_fraction=0, test_fraction=0)
     if "://" not in source and not (path / PREPARED).is_file():
         if path.is_dir() and holds(path):
-            return _folder(path, size, grayscale)
+            return _folder(path, request)
         if path.exists() and find_records(path):
-            return _records(path, size, grayscale)
+            return _records(path.resolve(), request)
     if "://" in source or path.suffix == PARQUET or (path.is_dir() and holds(path, [PARQUET])):
-        return _parquet(source if "://" in source else str(path), size, grayscale)
+        return _parquet(source if "://" in source else str(path.resolve()), request)
     raise ValueError(
         "Expected a folder of images, of TFRecord or of Parquet files (or one of these) that every machine can read. "
         f"Received: {source}"
     )
+
+
+def _folder(path: Path, request: Request) -> Listing:
+    data = load(
+        path, size=request.size, grayscale=request.grayscale, validation_fraction=0, test_fraction=0, cache_bytes=0
+    )
+    layout, numbers = folder_rows(data)
+    order = np.concatenate([numbers[name] for name in NAMES])
+    columns = {"id": order, "path": np.array(data.files, object)[order]}
+    if data.has_labels:
+        columns["label"] = layout.labels[order]
+    columns |= _split_column({name: len(found) for name, found in numbers.items()})
+    read = FolderReader(str(data.path), data.image_shape)
+    return Listing(data.name, read, as_table(columns), len(order), ROWS, data.image_shape, data.source.scale)
+
+
+def _records(path: Path, request: Request) -> Listing:
+    name = path.name
+    shards = in_threads(lambda file: index(file, name), find_records(path))
+    splits = _record_splits(name, path, shards, request)
+    reader = _Records(name, shards, request)
+    pictures = reader.probe(splits["train"])
+    scale = scale_of(np.stack([picture.pixels for picture in pictures]))
+    rows = np.array([stretch for part in NAMES for stretch in splits[part]], np.int64)
+    columns = dict(zip(Stretch._fields, rows.T.copy())) | _split_column({part: len(splits[part]) for part in NAMES})
+    read = RecordReader(reader, labels=all(picture.label >= 0 for picture in pictures))
+    images = int((rows[:, 2] - rows[:, 1]).sum())
+    return Listing(name, read, as_table(columns), images, ROWS // STRETCH, reader.shape, scale)
+
+
+def _split_column(counts: dict[str, int]) -> dict[str, np.ndarray]:
+    """The split of each row, where they are of several."""
+    several = sum(count > 0 for count in counts.values()) > 1
+    return {"split": np.repeat(np.array(NAMES), [counts[name] for name in NAMES])} if several else {}
+
+
+def _parquet(source: str, request: Request) -> Listing:
+    name = PurePosixPath(source).name
+    filesystem, files = _parquet_files(source)
+    first = next((table for file in files for table in _parquet_tables(filesystem, file) if len(table)), None)
+    if first is None:
+        raise ValueError(f"{name}: expected Parquet files with rows. Received: {len(files)} files, and no row")
+    contents = _contents(first)
+    headers = [header for content in contents if (header := read_header(io.BytesIO(content)))]
+    if not headers:
+        raise ValueError(f"{name}: expected images that can be read. Received: none among the first {len(first)} rows")
+    is_grey = all(header.is_grey for header in headers) if request.grayscale is None else request.grayscale
+    height, width = request.size or headers[0][:2]
+    shape = check_shape(height, width, 1 if is_grey else 3, name)
+    read = ParquetReader(filesystem, shape, request.size is not None)
+    pictures = [decode(io.BytesIO(content), request.size, shape[2]) for content in contents]
+    scale = scale_of(_readable(pictures, first, shape)[0])
+    groups = [(file, group, rows) for file in files for group, rows in enumerate(_group_sizes(filesystem, file))]
+    paths, indices, sizes = zip(*groups)
+    numbers = np.cumsum([0, *sizes[:-1]])
+    table = as_table({"file": np.array(paths, object), "group": np.array(indices), "number": numbers})
+    return Listing(name, read, table, sum(sizes), 1, shape, scale)
+
+
+def _parquet_files(source: str) -> tuple[Any, list[str]]:
+    """Where they are, and the files: one, or those in a folder and below it, sorted; without hidden ones."""
+    from pyarrow import fs
+
+    filesystem, path = fs.FileSystem.from_uri(source) if "://" in source else (fs.LocalFileSystem(), source)
+    if filesystem.get_file_info(path).is_file:
+        return filesystem, [path]
+    found = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True, recursive=True))
+    files = [file.path for file in found if file.is_file and file.path.endswith(PARQUET)]
+    parts = {file: PurePosixPath(file).relative_to(path).parts for file in files}
+    return filesystem, sorted(file for file in files if not any(part.startswith((".", "_")) for part in parts[file]))
+
+
+def _group_sizes(filesystem: Any, file: str) -> list[int]:
+    """The rows of each row group."""
+    from pyarrow import parquet
+
+    with filesystem.open_input_file(file) as opened:
+        metadata = parquet.ParquetFile(opened).metadata
+        return [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+
+
+def _parquet_tables(filesystem: Any, file: str, groups: list[int] | None = None) -> Iterator[pa.Table]:
+    """The rows of some row groups, or of all, as many at a time as are encoded at once."""
+    from pyarrow import parquet
+
+    with filesystem.open_input_file(file) as opened:
+        for piece in parquet.ParquetFile(opened).iter_batches(ROWS, row_groups=groups):
+            yield pa.Table.from_batches([piece])
+
+
+def _contents(table: pa.Table) -> list[bytes]:
+    """The encoded images."""
+    kind = table.schema.field("image").type if "image" in table.column_names else None
+    if isinstance(kind, pa.StructType) and kind.get_field_index("bytes") >= 0:
+        return [(image or {}).get("bytes") or b"" for image in table["image"].to_pylist()]
+    if kind is None or not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
+        raise ValueError(
+            "Expected a column `image` of encoded images, bytes or {bytes, path}. "
+            f"Received: {', '.join(f'{field.name} ({field.type})' for field in table.schema)}"
+        )
+    return [image or b"" for image in table["image"].to_pylist()]

@@ -197,7 +197,7 @@ def fingerprint(data: Data, splits: list[str]) -> str:
     if data.path is None:
         for memory in {id(split.memory): split.memory for split in in_memory}.values():
             for array in (memory.images, memory.labels):
-                digest.update(b"" if array is None else np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+                digest.update(b"" if array is None else np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     elif data.path.is_file() and not find_records(data.path):
         digest.update(checksum(data.path).encode())
     else:
@@ -206,7 +206,7 @@ def fingerprint(data: Data, splits: list[str]) -> str:
             found = file.stat()
             digest.update(os.fsencode(file) + f"\0{found.st_size}\0{found.st_mtime_ns}\0".encode())
     for split in in_memory:
-        digest.update(split.rows)
+        digest.update(np.ascontiguousarray(split.rows).data)
     return digest.hexdigest()
 
 
