@@ -56,9 +56,9 @@ FIGURES = (
     ("direction", "A direction in latent space", "Test images of the first class, moved along the line from its mean "
      "latent to that of the second class: at 0 the reconstruction, at 1 as far as the classes are apart. What changes "
      "is what separates them; what stays is the rest."),
-    ("arithmetic", "Latent arithmetic", "What is to c as a is to b? b and c are test images of one class, a is one of "
-     "the next: the latents of a less those of b, added to those of c, are decoded. The result should be of a's class. "
-     "Single images differ in more than their class, and that is carried over, too."),
+    ("arithmetic", "Latent arithmetic", "What is to c as a is to b? a and b are the test images nearest to the mean "
+     "latents of two classes, c is another of b's class: the latents of a less those of b, added to those of c, are "
+     "decoded. The result should be of a's class. What else a and b differ in is carried over, too."),
     ("kl_per_dimension", "What each latent carries", "KL of each latent from N(0, 1), mean over test images. Latents "
      "near zero have collapsed: they cost nothing and say nothing. (With another prior the rate is not their sum.)"),
 )  # fmt: skip
@@ -130,7 +130,7 @@ def write_figures(
         along = _between(model, means[labels == 0], means[labels == 1])
         if along is not None:
             figures["direction"] = plotting.direction_slider(model, images[labels == 0][:4], along)
-        a, b, c = _analogies(labels)
+        a, b, c = _analogies(means, labels)
         if len(a):
             figures["arithmetic"] = plotting.latent_arithmetic(model, images[a], images[b], images[c])
     if kl is not None:
@@ -148,9 +148,13 @@ def _between(model: Any, first: np.ndarray, second: np.ndarray) -> Direction | N
         return None
 
 
-def _analogies(labels: np.ndarray) -> tuple[list[int], list[int], list[int]]:
-    """Positions of images a, b and c: b and c of one class, a of the next one."""
-    by_class = [np.flatnonzero(labels == label).tolist() for label in np.unique(labels)]
+def _analogies(means: np.ndarray, labels: np.ndarray) -> tuple[list[int], list[int], list[int]]:
+    """Positions of images a, b and c: b is typical of a class, a of the next one, and c another one of b's class."""
+    by_class = []
+    for label in np.unique(labels):
+        own = np.flatnonzero(labels == label)
+        typical = own[np.square(means[own] - means[own].mean(axis=0)).sum(axis=1).argmin()]
+        by_class.append([int(typical), *own[own != typical].tolist()])
     pairs = itertools.pairwise([*by_class, by_class[0]]) if len(by_class) > 1 else ()
     triples = [(after[0], *own[:2]) for own, after in pairs if len(own) > 1][:ANALOGIES]
     a, b, c = ([triple[i] for triple in triples] for i in range(3))

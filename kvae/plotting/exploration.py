@@ -87,12 +87,12 @@ def latent_arithmetic(model: Any, a: Any, b: Any, c: Any) -> Figure:
             "Expected as many images (N, H, W, C) for a, b and c, one or more. "
             f"Received: {', '.join(str(images.shape) for images in terms)}"
         )
-    rows = zip(*(latents_of(model, images)[:, None] for images in terms))  # (1, D) each
-    results = np.concatenate([arithmetic(model, *row) for row in rows])
     originals = np.stack(terms, axis=1)  # (N, 3, H, W, C)
-    shown = np.concatenate([originals, results[:, None]], axis=1)
-    like = originals.reshape(-1, *results.shape[1:])
-    rgb = rgb_of(shown.reshape(-1, *results.shape[1:]), like=like).reshape(*shown.shape[:-1], 3)
+    like = originals.reshape(-1, *originals.shape[2:])
+    latents = latents_of(model, like).reshape(len(originals), 3, 1, -1)
+    results = np.stack([arithmetic(model, *row) for row in latents])  # (N, 1, H, W, C)
+    shown = np.concatenate([originals, results], axis=1)
+    rgb = rgb_of(shown.reshape(-1, *like.shape[1:]), like=like).reshape(*shown.shape[:-1], 3)
     return tiled(rgb, (), ["a", "− b", "+ c", "= a − b + c"])
 
 

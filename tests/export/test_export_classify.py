@@ -253,6 +253,7 @@ def test_a_semi_supervised_vae_classifies_too(semi, tested, capsys):
         nameless.labels(x)
 
 
+@pytest.mark.slow
 def test_a_linear_probe_on_the_device(digits, tested, tmp_path):
     """What scikit-learn says on the encoder's means, through the file, with its labels."""
     keras.utils.set_random_seed(0)
