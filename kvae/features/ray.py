@@ -4,34 +4,23 @@ What travels to the actors is where the images are, not what they hold: each rea
 """
 
 import contextlib
-import io
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from kvae.data import DataWarning, load
-from kvae.data.files import decode, holds, in_threads, read_header
-from kvae.data.images import check_shape, check_size, scale_of
-from kvae.data.named import PREPARED
-from kvae.data.records import STRETCH, Stretch, find_records, index
-from kvae.data.records import _Reader as _Records
-from kvae.data.records import _splits as _record_splits
-from kvae.data.splits import NAMES, Request
+from kvae.data import DataWarning
 from kvae.features.extract import ROWS
-from kvae.features.streaming import PART_ROWS, as_table, folder_rows
+from kvae.features.listing import Listing, Reader, group_sizes, list_images, parquet_files
+from kvae.features.streaming import PART_ROWS, as_table
 from kvae.files import atomic_directory
 
 LOCAL = "local"
-PARQUET = ".parquet"
-
-Shape = tuple[int, int, int]
 
 
 class RayMissing(ImportError):
@@ -39,81 +28,6 @@ class RayMissing(ImportError):
 
     def __init__(self) -> None:
         super().__init__("Features on Ray need the extra `ray`: pip install 'keras-vae[ray]'")
-
-
-class Reader(Protocol):
-    """What reads the images that some rows of a `Listing` name: uint8 (n, H, W, C), and a table of n rows on them."""
-
-    def __call__(self, rows: pa.Table) -> Iterator[tuple[np.ndarray, pa.Table]]: ...
-
-
-class Listing(NamedTuple):
-    """A collection, before it is read."""
-
-    name: str
-    read: Reader
-    rows: pa.Table  # for `read`
-    images: int
-    at_once: int  # rows for about ROWS images
-    shape: Shape
-    scale: float  # x = image / scale
-
-
-@dataclass(frozen=True)
-class FolderReader:
-    """Reads image files: rows with their `path` in a folder."""
-
-    root: str
-    shape: Shape
-
-    def __call__(self, rows: pa.Table) -> Iterator[tuple[np.ndarray, pa.Table]]:
-        paths = [Path(self.root, path) for path in rows["path"].to_pylist()]
-        yield _readable([decode(path, self.shape[:2], self.shape[2]) for path in paths], rows, self.shape)
-
-
-@dataclass(frozen=True)
-class RecordReader:
-    """Reads stretches of TFRecord files."""
-
-    records: _Records
-    labels: bool
-
-    def __call__(self, rows: pa.Table) -> Iterator[tuple[np.ndarray, pa.Table]]:
-        for row in rows.to_pylist():
-            images, found = self.records.read(Stretch(*(row[name] for name in Stretch._fields)))
-            columns = {"id": found[:, 1]}
-            if self.labels:
-                columns["label"] = found[:, 0]
-            if "split" in row:
-                columns["split"] = np.full(len(found), row["split"])
-            yield images, as_table(columns)
-
-
-@dataclass(frozen=True)
-class ParquetReader:
-    """Reads row groups of Parquet files; images of another shape are left out, or resized."""
-
-    filesystem: Any
-    shape: Shape
-    resize: bool
-
-    def __call__(self, rows: pa.Table) -> Iterator[tuple[np.ndarray, pa.Table]]:
-        for row in rows.to_pylist():
-            number = row["number"]
-            for table in _parquet_tables(self.filesystem, row["file"], [row["group"]]):
-                size = self.shape[:2] if self.resize else None
-                images = [decode(io.BytesIO(content), size, self.shape[2]) for content in _contents(table)]
-                others = {name: table[name] for name in table.column_names if name != "image"}
-                numbers = pa.array(np.arange(number, number + len(table)))
-                yield _readable(images, pa.table({"id": numbers, **others}), self.shape)
-                number += len(table)
-
-
-def _readable(images: Sequence[np.ndarray | None], rows: pa.Table, shape: Shape) -> tuple[np.ndarray, pa.Table]:
-    """Those that there are, in one array, and their rows."""
-    good = [image is not None and image.shape == shape for image in images]
-    found = [image for image, is_good in zip(images, good) if is_good]
-    return np.array(found, np.uint8).reshape(-1, *shape), rows.filter(pa.array(good, pa.bool_()))
 
 
 class ImageEncoder:
@@ -130,6 +44,7 @@ class ImageEncoder:
 
         >>> import kvae, tempfile
         >>> from PIL import Image
+        >>> from kvae.features.listing import FolderReader
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     kvae.VAE(latent_dim=2, image_shape=(8, 8, 1)).save(f"{folder}/model.keras")
         ...     Image.fromarray(np.zeros((8, 8), np.uint8)).save(f"{folder}/a.png")
@@ -214,7 +129,7 @@ def write_features_on_ray(
     from kvae.models import load as load_model
 
     target = str(out)
-    if "://" in target and _parquet_files(target)[1]:
+    if "://" in target and parquet_files(target)[1]:
         raise ValueError(f"Expected a place where no Parquet file is yet. Received: {target}")
     model = str(Path(model).resolve())
     loaded = load_model(model)
@@ -254,8 +169,8 @@ def write_features_on_ray(
 
 def _count(target: str, found: Listing) -> int:
     """The rows that were written."""
-    filesystem, files = _parquet_files(target)
-    rows = sum(sum(_group_sizes(filesystem, file)) for file in files)
+    filesystem, files = parquet_files(target)
+    rows = sum(sum(group_sizes(filesystem, file)) for file in files)
     if not rows:
         raise ValueError(f"{found.name}: expected images that can be read. Received: {found.images}, none readable")
     if left_out := found.images - rows:
@@ -296,137 +211,3 @@ def _in_order(context: Any) -> Iterator[None]:
         yield
     finally:
         options.preserve_order = before
-
-
-def list_images(source: str, size: int | tuple[int, int] | None = None, grayscale: bool | None = None) -> Listing:
-    """The images of a folder, of TFRecord or of Parquet files, as `kvae.data.load` finds them.
-
-    Of image files it reads the headers; of TFRecord files where their records are; and of each kind the first images.
-
-    Raises:
-        ValueError: for another source, or one without images.
-
-    Example:
-
-        >>> import tempfile
-        >>> from PIL import Image
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     for name in ("b.png", "a.png"):
-        ...         Image.fromarray(np.zeros((8, 8), np.uint8)).save(f"{folder}/{name}")
-        ...     list_images(folder).rows.to_pylist()
-        [{'id': 0, 'path': 'a.png'}, {'id': 1, 'path': 'b.png'}]
-    """
-    path = Path(source).expanduser()
-    request = Request(check_size(size), grayscale, validation_fraction=0, test_fraction=0)
-    if "://" not in source and not (path / PREPARED).is_file():
-        if path.is_dir() and holds(path):
-            return _folder(path, request)
-        if path.exists() and find_records(path):
-            return _records(path.resolve(), request)
-    if "://" in source or path.suffix == PARQUET or (path.is_dir() and holds(path, [PARQUET])):
-        return _parquet(source if "://" in source else str(path.resolve()), request)
-    raise ValueError(
-        "Expected a folder of images, of TFRecord or of Parquet files (or one of these) that every machine can read. "
-        f"Received: {source}"
-    )
-
-
-def _folder(path: Path, request: Request) -> Listing:
-    data = load(
-        path, size=request.size, grayscale=request.grayscale, validation_fraction=0, test_fraction=0, cache_bytes=0
-    )
-    layout, numbers = folder_rows(data)
-    order = np.concatenate([numbers[name] for name in NAMES])
-    columns = {"id": order, "path": np.array(data.files, object)[order]}
-    if data.has_labels:
-        columns["label"] = layout.labels[order]
-    columns |= _split_column({name: len(found) for name, found in numbers.items()})
-    read = FolderReader(str(data.path), data.image_shape)
-    return Listing(data.name, read, as_table(columns), len(order), ROWS, data.image_shape, data.source.scale)
-
-
-def _records(path: Path, request: Request) -> Listing:
-    name = path.name
-    shards = in_threads(lambda file: index(file, name), find_records(path))
-    splits = _record_splits(name, path, shards, request)
-    reader = _Records(name, shards, request)
-    pictures = reader.probe(splits["train"])
-    scale = scale_of(np.stack([picture.pixels for picture in pictures]))
-    rows = np.array([stretch for part in NAMES for stretch in splits[part]], np.int64)
-    columns = dict(zip(Stretch._fields, rows.T.copy())) | _split_column({part: len(splits[part]) for part in NAMES})
-    read = RecordReader(reader, labels=all(picture.label >= 0 for picture in pictures))
-    images = int((rows[:, 2] - rows[:, 1]).sum())
-    return Listing(name, read, as_table(columns), images, ROWS // STRETCH, reader.shape, scale)
-
-
-def _split_column(counts: dict[str, int]) -> dict[str, np.ndarray]:
-    """The split of each row, where they are of several."""
-    several = sum(count > 0 for count in counts.values()) > 1
-    return {"split": np.repeat(np.array(NAMES), [counts[name] for name in NAMES])} if several else {}
-
-
-def _parquet(source: str, request: Request) -> Listing:
-    name = PurePosixPath(source).name
-    filesystem, files = _parquet_files(source)
-    first = next((table for file in files for table in _parquet_tables(filesystem, file) if len(table)), None)
-    if first is None:
-        raise ValueError(f"{name}: expected Parquet files with rows. Received: {len(files)} files, and no row")
-    contents = _contents(first)
-    headers = [header for content in contents if (header := read_header(io.BytesIO(content)))]
-    if not headers:
-        raise ValueError(f"{name}: expected images that can be read. Received: none among the first {len(first)} rows")
-    is_grey = all(header.is_grey for header in headers) if request.grayscale is None else request.grayscale
-    height, width = request.size or headers[0][:2]
-    shape = check_shape(height, width, 1 if is_grey else 3, name)
-    read = ParquetReader(filesystem, shape, request.size is not None)
-    pictures = [decode(io.BytesIO(content), request.size, shape[2]) for content in contents]
-    scale = scale_of(_readable(pictures, first, shape)[0])
-    groups = [(file, group, rows) for file in files for group, rows in enumerate(_group_sizes(filesystem, file))]
-    paths, indices, sizes = zip(*groups)
-    numbers = np.cumsum([0, *sizes[:-1]])
-    table = as_table({"file": np.array(paths, object), "group": np.array(indices), "number": numbers})
-    return Listing(name, read, table, sum(sizes), 1, shape, scale)
-
-
-def _parquet_files(source: str) -> tuple[Any, list[str]]:
-    """Where they are, and the files: one, or those in a folder and below it, sorted; without hidden ones."""
-    from pyarrow import fs
-
-    filesystem, path = fs.FileSystem.from_uri(source) if "://" in source else (fs.LocalFileSystem(), source)
-    if filesystem.get_file_info(path).is_file:
-        return filesystem, [path]
-    found = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True, recursive=True))
-    files = [file.path for file in found if file.is_file and file.path.endswith(PARQUET)]
-    parts = {file: PurePosixPath(file).relative_to(path).parts for file in files}
-    return filesystem, sorted(file for file in files if not any(part.startswith((".", "_")) for part in parts[file]))
-
-
-def _group_sizes(filesystem: Any, file: str) -> list[int]:
-    """The rows of each row group."""
-    from pyarrow import parquet
-
-    with filesystem.open_input_file(file) as opened:
-        metadata = parquet.ParquetFile(opened).metadata
-        return [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
-
-
-def _parquet_tables(filesystem: Any, file: str, groups: list[int] | None = None) -> Iterator[pa.Table]:
-    """The rows of some row groups, or of all, as many at a time as are encoded at once."""
-    from pyarrow import parquet
-
-    with filesystem.open_input_file(file) as opened:
-        for piece in parquet.ParquetFile(opened).iter_batches(ROWS, row_groups=groups):
-            yield pa.Table.from_batches([piece])
-
-
-def _contents(table: pa.Table) -> list[bytes]:
-    """The encoded images."""
-    kind = table.schema.field("image").type if "image" in table.column_names else None
-    if isinstance(kind, pa.StructType) and kind.get_field_index("bytes") >= 0:
-        return [(image or {}).get("bytes") or b"" for image in table["image"].to_pylist()]
-    if kind is None or not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
-        raise ValueError(
-            "Expected a column `image` of encoded images, bytes or {bytes, path}. "
-            f"Received: {', '.join(f'{field.name} ({field.type})' for field in table.schema)}"
-        )
-    return [image or b"" for image in table["image"].to_pylist()]
