@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -313,6 +314,38 @@ def test_thirty_kills_at_random_moments(tmp_path):
     subprocess.run(command("train", "--resume", broken, "--samples", 1), check=True, stdout=subprocess.DEVNULL)
     assert_same_outcome(unbroken, broken)
     assert sorted(os.listdir(unbroken)) == sorted(os.listdir(broken))
+
+
+@pytest.mark.slow
+def test_the_command_without_room(tmp_path):
+    """Files may have 100 kB, and a state needs more: what was saved stays, and is gone on from."""
+    unbroken, full = tmp_path / "unbroken", tmp_path / "full"
+    settings = [*SMALL, "--epochs", 3, "--samples", 1]
+    subprocess.run(command("train", *settings, "--out", unbroken), check=True, stdout=subprocess.DEVNULL)
+
+    def little_room():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+    def without_room(*arguments):
+        return subprocess.run(command(*arguments), preexec_fn=little_room, capture_output=True, text=True, check=False)
+
+    done = without_room("train", *settings, "--out", full)
+    assert done.returncode == 1
+    assert "Make room, and begin again" in done.stderr
+    assert not full.exists()
+    process = start("train", *settings, "--out", full)
+    state = full / "training" / "state.npz"
+    while not (state.exists() and Resume(state).epoch):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    before = state.read_bytes()
+    done = without_room("train", "--resume", full)
+    assert done.returncode == 1
+    assert f"go on with: kvae train --resume {full}" in done.stderr
+    assert state.read_bytes() == before
+    subprocess.run(command("train", "--resume", full, "--samples", 1), check=True, stdout=subprocess.DEVNULL)
+    assert_same_outcome(unbroken, full)
 
 
 @pytest.mark.slow
