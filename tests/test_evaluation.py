@@ -1,5 +1,6 @@
 """Evaluation against closed forms; features and the probe on data with a known answer."""
 
+import os
 import threading
 import warnings
 
@@ -169,6 +170,30 @@ def test_a_decoder_that_xla_cannot_compile_is_scored():
     vae = kvae.VAE(decoder=decoder, latent_dim=2, image_shape=(8, 8, 1))
     rows = evaluation.score_images(vae, np.zeros((3, 8, 8, 1), "float32"), 300)
     assert np.all(np.isfinite(rows["nll"]))
+
+
+@pytest.mark.parametrize("network", [networks.MLP((4,)), networks.ConvUp((8, 8))])
+@pytest.mark.parametrize("part", ["likelihood", "posterior", "prior"])
+def test_a_part_that_xla_cannot_compile_is_scored(part, network, monkeypatch):
+    def same(values):
+        return tf.ensure_shape(tf.numpy_function(np.copy, [values], tf.float32), values.shape)
+
+    decoder = kvae.Decoder((8, 8, 1), network)
+    vae = kvae.VAE(decoder=decoder, latent_dim=2, image_shape=(8, 8, 1))
+    x = np.zeros((3, 8, 8, 1), "float32")
+    expected = evaluation.score_images(vae, x, 300)
+    kind, name = type(getattr(vae, part)), "sample_and_log_prob" if part == "posterior" else "log_prob"
+    method = getattr(kind, name)
+    monkeypatch.setattr(kind, name, lambda *args, **kwargs: tf.nest.map_structure(same, method(*args, **kwargs)))
+    rows = evaluation.score_images(vae, x, 300)
+    np.testing.assert_allclose(rows["nll"], expected["nll"], rtol=1e-5)  # other orders of float32 sums
+
+
+def test_threads_are_of_the_cores_that_the_process_may_use(monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: {3}, raising=False)
+    assert importance.cores() == 1
+    monkeypatch.delattr("os.sched_getaffinity")
+    assert importance.cores() == os.cpu_count()
 
 
 def test_ctrl_c_saves_what_is_done(loose, ppca):

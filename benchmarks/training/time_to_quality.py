@@ -3,12 +3,13 @@
     python benchmarks/training/time_to_quality.py --peer-python PATH
     python benchmarks/training/time_to_quality.py kvae --limit 30                    # tries it out
 
-Each with its own defaults, in a process of its own: kvae as `kvae train binarized_mnist`; keras.io's script as it
-stands there (2 latents, Adam, batches of 128); Pythae's VAE and trainer (10 latents, MLP of 512, Adam at 1e-4, batches
-of 64), but for `reconstruction_loss="bce"`, as its default, squared errors, is no likelihood of binary images. The
-clock starts with the process, and stands still while the −ELBO of the 10,000 test images is taken (one sample) after
-every epoch. PATH is the interpreter of an environment that has Pythae (`pip install pythae==0.1.2 torch`). Needs
-`TFDS_DATA_DIR` with binarized_mnist.
+Each with its own defaults, in a process of its own: kvae by `fit`, with network, optimizer and schedule of
+`kvae train binarized_mnist`, but without what else the command does (checkpoints, validation after every epoch,
+figures); keras.io's script as it stands there (2 latents, Adam, batches of 128); Pythae's VAE and trainer (10 latents,
+MLP of 512, Adam at 1e-4, batches of 64), but for `reconstruction_loss="bce"`, as its default, squared errors, is no
+likelihood of binary images. The clock starts with the process, and stands still while the −ELBO of the 10,000 test
+images is taken (one sample) after every epoch. PATH is the interpreter of an environment that has Pythae
+(`pip install pythae==0.1.2 torch`). Needs `TFDS_DATA_DIR` with binarized_mnist.
 """
 
 import argparse
@@ -40,7 +41,8 @@ class Clock:
             os._exit(0)
 
 
-def kvae_way(folder: str, clock: Clock) -> None:
+def kvae_fit(folder: str, clock: Clock) -> None:
+    """`fit` with the settings of `kvae train`, not the command."""
     import keras
 
     import kvae
@@ -132,7 +134,7 @@ def pythae_way(folder: str, clock: Clock) -> None:
     trainer.train()
 
 
-WAYS: dict[str, Callable[[str, Clock], None]] = {"kvae": kvae_way, "keras.io": keras_way, "Pythae": pythae_way}
+WAYS: dict[str, Callable[[str, Clock], None]] = {"kvae": kvae_fit, "keras.io": keras_way, "Pythae": pythae_way}
 
 
 def timed(name: str, python: str, folder: str, limit: float) -> dict[str, Any]:

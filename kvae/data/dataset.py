@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from kvae.data import pipeline
 from kvae.data.errors import DataError
-from kvae.data.service import check, check_split
+from kvae.data.service import check, check_split, said
 from kvae.data.splits import NAMES, Source, no_such_split
 
 
@@ -126,12 +126,17 @@ class Data:
             worker: when shuffled, `(index, count)`: the part of every batch that is this worker's. All of them together
                 have the batches of one process (those of a streamed TFDS set are of each worker's own files).
             service: when shuffled, the address `grpc://HOST:PORT` of a tf.data service that reads and decodes for this
-                process: TFRecord files and prepared sets that are streamed, in an order of its own on each pass.
+                process: TFRecord files and prepared sets that are streamed, in an order of its own on each pass. A
+                streamed TFRecord file's pixels are those of a pass without it, but for EXIF rotations, which aren't
+                applied, and, by a level or so, 16-bit images and colour ones in a grey set.
 
         Raises:
             DataError: for an unknown or empty split, labels where there are none, a limit below 1, a skip that
                 leaves no batch, workers among whom a batch can't be divided, or a service that doesn't answer, or
                 can't read this source.
+            tf.errors.OpError: while the dataset is read, where it can't go on: `DataLossError` for a damaged file of a
+                streamed prepared set; with a service for a damaged record or one of another size (the message names
+                the file). A service that is lost, or one of its workers, is no error: TensorFlow waits for it.
 
         Example:
             >>> import kvae
@@ -213,7 +218,7 @@ class Data:
             order and with the fixed binary draws of `split(name)`.
 
         Raises:
-            DataError: for an unknown or empty split or a limit below 1.
+            DataError: for an unknown or empty split or a limit below 1, or a prepared set whose files are damaged.
 
         Example:
             >>> import kvae
@@ -225,13 +230,19 @@ class Data:
         images = np.empty((count, *self.image_shape), np.float32)
         labels = np.empty(count, np.int64) if self.has_labels else None
         filled = 0
-        for element in self.split(split, labels=self.has_labels, limit=limit).as_numpy_iterator():
-            if labels is None:
-                x = element
-            else:
-                x, labels[filled : filled + len(element[1])] = element
-            images[filled : filled + len(x)] = x
-            filled += len(x)
+        dataset = self.split(split, labels=self.has_labels, limit=limit)
+        try:
+            for element in dataset.as_numpy_iterator():
+                if labels is None:
+                    x = element
+                else:
+                    x, labels[filled : filled + len(element[1])] = element
+                images[filled : filled + len(x)] = x
+                filled += len(x)
+        except tf.errors.OpError as error:
+            raise DataError(
+                f"{self.name}: the {split} split can't be read to the end. Received: {said(error)}"
+            ) from error
         return images[:filled], None if labels is None else labels[:filled]
 
     def _count(self, name: str, limit: int | None) -> int:

@@ -6,6 +6,8 @@ import difflib
 import socket
 import urllib.parse
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import tensorflow as tf
 
 from kvae.data.errors import DataError
 from kvae.data.images import check_shape, convert
+from kvae.data.service import how_many, of_files, said
 from kvae.data.splits import Memory, MemorySplit, Request, Share, Source, Split, StreamSplit, no_global_seed, part_sizes
 
 PREPARED = "dataset_info.json"  # in the folder of a set that is prepared
@@ -86,11 +89,8 @@ class _Reader:
         self.is_converted = feature.np_dtype != np.uint8 or tuple(feature.shape) != shape
         self.factor = 1
 
-    def raw(self, instruction: str, share: Share | None = None, whole: bool = True) -> tf.data.Dataset:
-        """(image, label) as they are stored, in stable order; of a share those in its own files.
-
-        Not `whole`: it will be divided by others, who take some of the files each.
-        """
+    def raw(self, instruction: str, share: Share | None = None) -> tf.data.Dataset:
+        """(image, label) as they are stored, in stable order; of a share those in its own files."""
         import tensorflow_datasets as tfds
 
         files = len(self.builder.info.splits[instruction].file_instructions)
@@ -99,27 +99,46 @@ class _Reader:
                 f"{self.builder.name}: expected at least as many files as workers, for each reads files of its own. "
                 f"Received: {files} files, {share.of} workers"
             )
-        wanted = {"image": True, "label": True} if self.has_labels else {"image": True}
-        others = set(self.builder.info.features.keys()) - set(wanted)
         dataset = self.builder.as_dataset(
             split=instruction,
             shuffle_files=False,
-            decoders=tfds.decode.PartialDecoding(wanted) if others else None,
+            decoders=self._wanted(),
             read_config=tfds.ReadConfig(
                 try_autocache=False,
-                assert_cardinality=whole,
                 input_context=None if share is None else tf.distribute.InputContext(share.of, share.worker),
             ),
         )
-        return dataset.map(lambda e: (e["image"], tf.cast(e["label"], tf.int64) if self.has_labels else np.int64(-1)))
+        return dataset.map(self._pair)
+
+    def native(self, instruction: str) -> tf.data.Dataset:
+        """(image, label) as they are stored, by TensorFlow's own operations, the files in any order."""
+        files = self.builder.info.splits[instruction].file_instructions
+        wanted, features = self._wanted(), self.builder.info.features
+        features = features if wanted is None else wanted.extract_features(features)
+        firsts, counts = np.array([(file.skip, file.take) for file in files], np.int64).T
+        return of_files(
+            [str(Path(file.filename).resolve()) for file in files], firsts, firsts + counts,
+            lambda record: self._pair(features.deserialize_example(record)), self.shape,
+        )  # fmt: skip
+
+    def _wanted(self) -> Any:
+        """What is decoded; None for everything, which is all that there is."""
+        import tensorflow_datasets as tfds
+
+        wanted = {"image": True, "label": True} if self.has_labels else {"image": True}
+        return tfds.decode.PartialDecoding(wanted) if set(self.builder.info.features.keys()) - set(wanted) else None
+
+    def _pair(self, example: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+        return example["image"], tf.cast(example["label"], tf.int64) if self.has_labels else np.int64(-1)
 
     def probe(self, instruction: str) -> float:
         """The scale, from the first images; converted 0/1 images are widened to 0..255 on the way."""
         largest = 0
-        for image, _ in self.raw(instruction).take(PROBE).as_numpy_iterator():
-            largest = max(largest, int(image.max()))
-            if largest > 1:
-                break
+        with self._damage_named():
+            for image, _ in self.raw(instruction).take(PROBE).as_numpy_iterator():
+                largest = max(largest, int(image.max()))
+                if largest > 1:
+                    break
         if largest == 1 and self.is_converted:
             self.factor = 255
         return 1.0 if largest == 1 and not self.is_converted else 255.0
@@ -143,11 +162,11 @@ class _Reader:
 
     def split(self, instruction: str, count: int, cache_bytes: int) -> Split:
         """In memory if it fits; read when it is first needed."""
-        image_bytes = int(np.prod(self.shape))
-        if count * image_bytes <= cache_bytes:
+        import tensorflow_datasets as tfds
+
+        if count * int(np.prod(self.shape)) <= cache_bytes:
             return MemorySplit(Memory(lambda: self._read(instruction, count)), np.arange(count))
-        least, most = SHUFFLE_BUFFER
-        buffer = max(least, min(most, cache_bytes // image_bytes))
+        buffer = how_many(self.shape, cache_bytes, *SHUFFLE_BUFFER)
 
         def elements(key: tf.Tensor | None, limit: int, share: Share) -> tf.data.Dataset:
             if key is None:
@@ -156,17 +175,29 @@ class _Reader:
             with no_global_seed():
                 return dataset.shuffle(buffer, seed=key, reshuffle_each_iteration=False)
 
-        native = None if self.is_converted else lambda: self.raw(instruction, whole=False)
-        return StreamSplit(count, elements, native=native)
+        is_native = not self.is_converted and self.builder.info.file_format is tfds.core.FileFormat.TFRECORD
+        return StreamSplit(count, elements, native=(lambda: self.native(instruction)) if is_native else None)
 
     def _read(self, instruction: str, count: int) -> tuple[np.ndarray, np.ndarray | None]:
         images, labels = np.empty((count, *self.shape), np.uint8), np.empty(count, np.int64)
         filled = 0
-        for image, label in self.elements(instruction).batch(256).prefetch(2).as_numpy_iterator():
-            images[filled : filled + len(image)] = image
-            labels[filled : filled + len(image)] = label
-            filled += len(image)
+        with self._damage_named():
+            for image, label in self.elements(instruction).batch(256).prefetch(2).as_numpy_iterator():
+                images[filled : filled + len(image)] = image
+                labels[filled : filled + len(image)] = label
+                filled += len(image)
         return images, labels if self.has_labels else None
+
+    @contextmanager
+    def _damage_named(self) -> Iterator[None]:
+        """What TensorFlow says of a damaged file, as an error that names the set."""
+        try:
+            yield
+        except tf.errors.OpError as error:
+            raise DataError(
+                f"{self.builder.name}: its files in {self.builder.data_dir} can't be read to the end; prepare the set "
+                f"anew. Received: {said(error)}"
+            ) from error
 
 
 def _pieces(counts: dict[str, int], request: Request, name: str) -> dict[str, tuple[str, int]]:

@@ -5,8 +5,8 @@ shuffled themselves: their row numbers are, and a batch is gathered from one ten
 
 Every random choice is a function of the caller's seed and of the place where it is made: the order of a
 training pass and its binary draws of `(seed, pass, batch)`; the fixed draws for evaluation of `(seed, split,
-position in the split)`, whatever the batch size. Only the shuffling of a streamed TFDS set mixes in the
-global seed of TensorFlow, if one is set.
+position in the split)`, whatever the batch size. The global seed of TensorFlow changes none of them. Only a
+tf.data service has an order of its own (`kvae.data.service`).
 """
 
 from __future__ import annotations
@@ -71,9 +71,6 @@ def batches(split: Split, count: int, plan: Plan) -> tf.data.Dataset:
     """The dataset of the first `count` images of a split: `x` or `(x, label)`, batched and prefetched."""
     if isinstance(split, MemorySplit):
         dataset = _from_memory(split, count, plan)
-    elif plan.service:
-        finish = _plain(lambda x, y, key: _finish(x, y, key, count, plan))
-        dataset = service.distributed(split, plan.batch_size, plan.service, finish).skip(plan.skip)
     else:
         dataset = _from_stream(split, count, plan)
     if isinstance(split, MemorySplit) or plan.service or (split.exact and plan.share.of == 1):
@@ -170,7 +167,10 @@ def _read(split: StreamSplit, count: int, plan: Plan) -> tf.data.Dataset:
         return (*element, tf.stack([key, number]))
 
     def one_pass(key: tf.Tensor) -> tf.data.Dataset:
-        dataset = split.elements(key, count, share).batch(share.local_size)
+        if plan.service:
+            dataset = service.distributed(split, plan.batch_size, plan.service)
+        else:
+            dataset = split.elements(key, count, share).batch(share.local_size)
         numbered = dataset.enumerate().skip(plan.skip)
         return numbered.map(_plain(lambda number, element: keyed(number, element, key)))
 

@@ -28,6 +28,7 @@ from kvae.data.errors import DataError, DataWarning
 from kvae.data.files import decode, in_threads, listed, read_header
 from kvae.data.folder import SPLIT_FOLDERS
 from kvae.data.images import check_shape, scale_of
+from kvae.data.service import MEMORY, how_many, of_files
 from kvae.data.splits import (
     NAMES,
     Memory,
@@ -47,8 +48,7 @@ IMAGE, LABEL = ("image/encoded", "image"), ("image/class/label", "label")
 HEADER, FOOTER = 12, 4  # bytes around the data of a record
 STRETCH = 64  # records that are read at once
 PROBE = 256  # images looked at to tell 0/1 from 0..255, and grey from colour
-FILES = 16  # that a tf.data service reads at a time
-SHUFFLE_BUFFER = 2_048  # images among which the next one is drawn; stretches are in random order, too
+SHUFFLE_BUFFER = STRETCH, 2_048  # images among which the next one is drawn: least and most; stretches are shuffled, too
 
 
 @dataclass(frozen=True)
@@ -177,6 +177,7 @@ class _Reader:
     def __init__(self, name: str, shards: Sequence[Shard], request: Request) -> None:
         self.name, self.shards = name, shards
         self.size, self.grayscale = request.size, request.grayscale
+        self.memory = max(request.cache_bytes, MEMORY)
         self.shape: tuple[int, int, int] = (0, 0, 0)  # known after `probe`
         self.known_bad: set[int] = set()
 
@@ -215,6 +216,7 @@ class _Reader:
         """Read on every pass."""
         count = sum(stretch.end - stretch.first for stretch in stretches)
         table = np.array(stretches, np.int64).reshape(-1, 4)
+        buffer = how_many(self.shape, self.memory, *SHUFFLE_BUFFER)
 
         def numbered(key: tf.Tensor | None, limit: int, share: Share) -> tf.data.Dataset:
             order = tf.constant(table)
@@ -225,7 +227,7 @@ class _Reader:
             read = dataset.map(self._in_graph, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).unbatch()
             if key is not None:
                 with no_global_seed():
-                    read = read.shuffle(SHUFFLE_BUFFER, seed=key, reshuffle_each_iteration=False)
+                    read = read.shuffle(buffer, seed=key, reshuffle_each_iteration=False)
             return read.take(limit)
 
         def labelled(key: tf.Tensor | None, limit: int, share: Share) -> tf.data.Dataset:
@@ -240,7 +242,11 @@ class _Reader:
         )
 
     def _native(self, stretches: list[Stretch]) -> tf.data.Dataset:
-        """All of them by TensorFlow's own operations, sixteen files at a time. What is damaged ends the pass."""
+        """All of them by TensorFlow's own operations. What is damaged ends the pass.
+
+        Pixels are those of `_picture`, but for 16-bit images and colour ones where the set is grey: by one level, or,
+        for a JPEG of the latter kind, by some. Formats are PNG, JPEG, GIF and BMP; an EXIF rotation isn't applied.
+        """
         parts: dict[int, tuple[int, int]] = {}  # of each file: first record, and behind the last
         for stretch in stretches:
             parts[stretch.shard] = (parts.get(stretch.shard, (stretch.first, 0))[0], stretch.end)
@@ -252,16 +258,15 @@ class _Reader:
         def parsed(example: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             found = tf.io.parse_single_example(example, features)
             images, labels = (tf.concat([found[key].values for key in keys], 0) for keys in (IMAGE, LABEL))
-            pixels = tf.io.decode_image(images[0], self.shape[2], expand_animations=False)
-            return tf.ensure_shape(pixels, self.shape), tf.concat([labels, [-1]], 0)[0]
+            content, channels = images[0], self.shape[2]
+            pixels = tf.cond(
+                tf.io.is_jpeg(content),
+                lambda: tf.io.decode_jpeg(content, channels, dct_method="INTEGER_ACCURATE"),  # as Pillow does
+                lambda: tf.io.decode_image(content, channels, expand_animations=False),
+            )
+            return pixels, tf.concat([labels, [-1]], 0)[0]
 
-        def read(file: tf.Tensor, first: tf.Tensor, end: tf.Tensor) -> tf.data.Dataset:
-            return tf.data.TFRecordDataset(file).skip(first).take(end - first)
-
-        dataset = tf.data.Dataset.from_tensor_slices((files, firsts, ends))
-        return dataset.interleave(read, cycle_length=FILES, num_parallel_calls=tf.data.AUTOTUNE).map(
-            parsed, num_parallel_calls=tf.data.AUTOTUNE
-        )
+        return of_files(files, firsts, ends, parsed, self.shape)
 
     def _in_graph(self, stretch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         images, found = tf.numpy_function(

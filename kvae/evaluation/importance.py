@@ -22,12 +22,19 @@ from kvae.models import VAE
 MEMORY = 64 << 20  # bytes of the largest tensor while decoding
 MOST_LATENTS = 8192  # decoded at once: more doesn't make it faster
 XLA_SAMPLES = 256  # from this K on, compiling pays
-THREADS = min(4, os.cpu_count() or 1)  # groups of images at a time: much of one group's work is done by one core
 SAVE_SECONDS = 20.0
 OTHERS = "Expected the images that the unfinished evaluation began with. Received: others"
 STREAM = 0x45000000  # random numbers apart from those of samples of the same seed
 
 Rows = dict[str, np.ndarray]
+
+
+def cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+THREADS = min(4, cores())  # groups of images at a time: much of one group's work is done by one core
 
 
 def score_images(
@@ -187,24 +194,25 @@ class ImportanceSampler:
         self.group = max(1, min(batch_size, latents // num_samples))  # images at once
         posterior, likelihood, prior = model.posterior, model.likelihood, model.prior.fixed()
         self.kl, self.prior = closed_form_kl(posterior, prior), prior
-        pays = num_samples >= XLA_SAMPLES
-        compiled = tf.function(jit_compile=pays)
         words = tf.constant(seed_words(seed))
 
-        @compiled
         def draw(q: Any, c: Any, index: Any, start: Any) -> tuple[Any, Any]:
             z, log_q = posterior.sample_and_log_prob(q, self.chunk, SampleNoise(words, index, start))
             return z, prior.log_prob(z, c) - log_q  # (n, B, D), (n, B)
 
-        log_prob = compiled(likelihood.log_prob)
+        def terms(parts: bool) -> Callable[..., tuple[Any, Any]]:
+            drawn, log_prob = (tf.function(part, jit_compile=parts) for part in (draw, likelihood.log_prob))
 
-        def terms(x: Any, q: Any, c: Any, index: Any, start: Any) -> tuple[Any, Any]:
-            z, log_ratio = draw(q, c, index, start)
-            return log_prob(model.decoder_params(z, c), x), log_ratio  # (n, B) each: log p(x|z), log p(z)/q(z|x)
+            def of(x: Any, q: Any, c: Any, index: Any, start: Any) -> tuple[Any, Any]:
+                z, log_ratio = drawn(q, c, index, start)
+                return log_prob(model.decoder_params(z, c), x), log_ratio  # (n, B) each: log p(x|z), log p(z)/q(z|x)
+
+            return of
 
         self.terms = terms
+        self.pays = num_samples >= XLA_SAMPLES
         # oneDNN's convolutions, and its products of bfloat16, are faster than XLA's.
-        self.compile = pays and model.decoder.compute_dtype == "float32" and not has_convolutions(decoding)
+        self.compile = self.pays and model.decoder.compute_dtype == "float32" and not has_convolutions(decoding)
         self.graph: Any = None
 
     def encode(self, x: Any, c: Any) -> tuple[Any, Any, Any, Any]:
@@ -233,14 +241,15 @@ class ImportanceSampler:
         yield from few_at_a_time(work, range(known, len(x), self.group))
 
     def _graph(self, *inputs: Any) -> Any:
-        if self.compile:
-            graph = tf.function(self.terms, jit_compile=True).get_concrete_function(*inputs)
+        """All of it compiled, or all but the decoder, or nothing: as far as it pays, and XLA can."""
+        for whole in [True] * self.compile + [False] * self.pays:
+            graph = tf.function(self.terms(parts=True), jit_compile=whole).get_concrete_function(*inputs)
             try:
                 graph(*inputs)
                 return graph
             except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError):
-                pass  # a layer that XLA can't compile
-        return tf.function(self.terms).get_concrete_function(*inputs)
+                pass  # an operation that XLA can't compile
+        return tf.function(self.terms(parts=False)).get_concrete_function(*inputs)
 
     def _scores(self, x: Any, q: Any, c: Any, index: Any) -> Rows:
         log_sums, log_squares, log_p_xs, log_ratios = [], [], [], []

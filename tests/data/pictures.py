@@ -30,15 +30,15 @@ def write_images(root: Path, images: np.ndarray, suffix: str = ".png") -> list[P
 
 
 def write_records(
-    root: Path, images: np.ndarray, files: int = 1, labels: bool = True, name: str = "part"
+    root: Path, images: np.ndarray, files: int = 1, labels: bool = True, name: str = "part", encode=tf.io.encode_png
 ) -> list[Path]:
-    """TFRecord files of PNG images; image i has label i % 4, and file k the k-th stretch of them."""
+    """TFRecord files of images, as PNG; image i has label i % 4, and file k the k-th stretch of them."""
     root.mkdir(parents=True, exist_ok=True)
     paths = [root / f"{name}-{k}.tfrecord" for k in range(files)]
     for path, rows in zip(paths, np.array_split(np.arange(len(images)), files)):
         with tf.io.TFRecordWriter(str(path)) as writer:
             for i in rows:
-                features = {"image/encoded": _bytes(tf.io.encode_png(images[i]).numpy())}
+                features = {"image/encoded": _bytes(encode(images[i]).numpy())}
                 if labels:
                     label = tf.train.Int64List(value=[i % 4])
                     features["image/class/label"] = tf.train.Feature(int64_list=label)

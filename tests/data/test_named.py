@@ -157,6 +157,25 @@ def write_set(root, name, features, values, key="image", files=1):
     tfds.folder_dataset.write_metadata(data_dir=folder, features=features, split_infos=[split], check_data=False)
 
 
+@pytest.mark.parametrize("cache_bytes", [0, 1 << 30])
+@pytest.mark.parametrize("place", ["probed", "later", "missing"])
+def test_a_damaged_file_is_an_error_that_names_the_set(tmp_path, cache_bytes, place):
+    """An in-memory set that is damaged must not come out with images that nobody wrote."""
+    write_set(tmp_path, "torn", {"image": tfds.features.Image(shape=(9, 10, 1))}, numbered(600), files=2)
+    first, second = sorted((tmp_path / "torn" / "1.0.0").glob("*.tfrecord-*"))
+    path = first if place == "probed" else second
+    content = bytearray(path.read_bytes())
+    content[len(content) // 8] ^= 1
+    path.write_bytes(bytes(content))
+    if place == "missing":
+        path.unlink()
+    with pytest.raises(kvae.data.DataError, match=r"^torn: .*(corrupted record at|No such file)"):
+        kvae.data.load("torn", data_dir=tmp_path, cache_bytes=cache_bytes).arrays("train")
+    if place == "later" and not cache_bytes:
+        with pytest.raises(tf.errors.DataLossError, match="corrupted record"):
+            list(kvae.data.load("torn", data_dir=tmp_path, cache_bytes=0).train)
+
+
 def test_workers_read_files_of_their_own(tmp_path):
     images = numbered(90, channels=1)
     write_set(tmp_path, "sharded", {"image": tfds.features.Image(shape=(9, 10, 1))}, images, files=3)

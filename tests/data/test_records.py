@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 import kvae
-from kvae.data import DataError, DataWarning
+from kvae.data import DataError, DataWarning, records
 
 from .pictures import numbered, numbers, write_records
 
@@ -110,6 +110,21 @@ def test_a_prepared_set_by_its_folder(tfds_dir, tmp_path):
     data = kvae.data.load(version)
     assert (data.num_train, data.num_test, data.image_shape) == (54_000, 10_000, (28, 28, 1))
     assert data.name == "mnist"
+
+
+@pytest.mark.parametrize(("memory", "expected"), [(records.MEMORY, 2_048), (100 * 90, 100), (90, 64)])
+def test_the_shuffle_buffer_is_bounded_by_bytes(tmp_path, monkeypatch, memory, expected):
+    write_records(tmp_path, IMAGES)
+    monkeypatch.setattr(records, "MEMORY", memory)
+    sizes, shuffle = [], tf.data.Dataset.shuffle
+    monkeypatch.setattr(
+        tf.data.Dataset,
+        "shuffle",
+        lambda self, size, *args, **kw: sizes.append(size) or shuffle(self, size, *args, **kw),
+    )
+    data = kvae.data.load(tmp_path, cache_bytes=0)
+    assert sorted(n for x in data.train for n in numbers(x)) == sorted(all_numbers(data)["train"])
+    assert set(sizes) == {expected}
 
 
 # Parts of several workers.
