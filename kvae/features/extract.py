@@ -97,6 +97,15 @@ class BatchEncoder:
         return np.where(labels == UNLABELLED, _in_rows(self.guess, [images])["label"], labels)
 
 
+def batch_encoder(model: LatentModel, hidden: bool = True) -> BatchEncoder:
+    """The model's `BatchEncoder`, made once: tracing it takes longer than most calls."""
+    made = model.__dict__.setdefault("_batch_encoders", {})  # where Keras doesn't take it for a part of the model
+    key = hidden, id(model.encoder)
+    if key not in made:
+        made[key] = BatchEncoder(model, hidden)
+    return made[key]
+
+
 def _in_rows(function: Callable[[list[np.ndarray]], Any], inputs: list[np.ndarray]) -> dict[str, np.ndarray]:
     """`function` of `ROWS` rows at a time, the last of them filled up."""
     pieces = []
@@ -131,7 +140,7 @@ def extract(model: LatentModel, data: Any, hidden: bool = True) -> dict[str, np.
         >>> {name: array.shape for name, array in extract(vae, np.zeros((5, 8, 8, 1), "float32")).items()}
         {'mean': (5, 2), 'variance': (5, 2), 'hidden': (5, 256)}
     """
-    encode = BatchEncoder(model, hidden)
+    encode = batch_encoder(model, hidden)
     collected: dict[str, list[np.ndarray]] = {}
     for batch in _batches(data):
         images, label, _ = keras.utils.unpack_x_y_sample_weight(batch)
