@@ -107,6 +107,7 @@ def test_binary_draws_differ_on_each_pass(address, tmp_path):
     np.testing.assert_array_equal(again, second)  # all images are alike: the draws are of seed, pass and batch
 
 
+@pytest.mark.slow
 def test_a_prepared_set(address, tfds_dir):
     data = kvae.data.load("mnist", data_dir=tfds_dir, cache_bytes=0, batch_size=500)
     total = sum(float(tf.reduce_sum(x)) for x in data.split("train", shuffle=True, service=address))
@@ -160,6 +161,7 @@ def test_what_ends_a_pass_names_the_file(address, tmp_path, fault, message):
         list(data.split("train", shuffle=True, service=address))
 
 
+@pytest.mark.slow
 def test_fit(address, folder):
     data = kvae.data.load(folder, batch_size=32, cache_bytes=0)
     vae = kvae.VAE(latent_dim=2, image_shape=data.image_shape)
