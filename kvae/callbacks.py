@@ -162,6 +162,8 @@ class Resume(keras.callbacks.Callback):
             with np.load(self.path, allow_pickle=False) as file:
                 state = json.loads(bytes(file["state"]))
                 self._arrays = [file[name] for name in sorted(set(file.files) - {"state"})]
+            if not all(isinstance(array, np.ndarray) for array in self._arrays):
+                raise ValueError("a member that is no array")  # np.load gives its bytes
             if state["format"] != FORMAT:
                 raise ValueError(f"format {state['format']}")
             self.epoch, self.batch, self.finished = int(state["epoch"]), int(state["batch"]), bool(state["finished"])
