@@ -256,10 +256,10 @@ def pythae_vae(image_shape: Shape, latent_dim: int = 40) -> VAE:
 
 @recipe(batch_size=100, learning_rate=1.2e-3, epochs=40, precision="bfloat16", ema=0.999)
 def residual_flow(image_shape: Shape, latent_dim: int = 40, num_steps: int = 30_000, num_samples: int = 1) -> VAE:
-    """Residual networks, RealNVP prior, IAF posterior: our best density (of the parts of He et al. 2016, …).
+    """Our best density: residual networks, RealNVP prior, IAF posterior (Kingma et al. 2016, arXiv:1606.04934).
 
     With num_samples = 1 it is the ELBO after a warm-up; with more, IWAE (arXiv:1509.00519), to go on from there
-    with `--from`."""
+    with `--from`. The prior is that of Dinh et al. 2017 (arXiv:1605.08803), the networks are of He et al. 2016."""
     warmup = schedules.LinearWarmup(max(1, num_steps // 12))
     return VAE(
         encoder=networks.Encoder(latent_dim, networks.ResidualDown()),

@@ -236,7 +236,7 @@ def compare(name: str, images: int | None, rounds: int, peer_python: str | None)
     rows: dict[str, Any] = rates(seconds, "keras.io's way", images, "ratio_to_keras_io")
     for row, values in zip(rows.values(), seconds.values()):
         row["ratio_to_bare"] = round(median_ratio(seconds["bare loop"], values), 3)
-    return {"images": images, "rows": rows} | ({"peer": about} if peer_python else {})
+    return {"images": images, "rounds": rounds, "rows": rows} | ({"peer": about} if peer_python else {})
 
 
 if __name__ == "__main__":
@@ -251,11 +251,13 @@ if __name__ == "__main__":
     options = parser.parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-    from common import store
+    from common import RESULTS, machine, store
 
     found = {
-        name: compare(name, options.images, options.rounds, options.peer_python)
+        name: {"machine": machine()} | compare(name, options.images, options.rounds, options.peer_python)
         for name in options.networks or NETWORKS
     }
     if options.rounds >= 3:
-        store("training_fit", {"batch": BATCH, "rounds": options.rounds, "networks": found})
+        path = RESULTS / "training_fit.json"
+        before = json.loads(path.read_text())["networks"] if path.is_file() else {}
+        store("training_fit", {"batch": BATCH, "networks": before | found})

@@ -26,7 +26,7 @@ PROBE = 256  # images of a streamed folder looked at to tell 0/1 from 0..255
 
 
 @dataclass(frozen=True)
-class _Layout:
+class Layout:
     """Image files in sorted order, with what their folders say."""
 
     paths: list[Path]
@@ -47,7 +47,7 @@ def folder(root: Path, request: Request) -> Source:
         DataError: for a folder without readable images, or images of several sizes when no `size` is given.
     """
     name = root.resolve().name
-    layout = _layout(root, name)
+    layout = lay_out(root, name)
     headers = in_threads(read_header, layout.paths)
     good = np.array([header is not None for header in headers], bool)
     shape = _image_shape(name, layout.paths, headers, request)
@@ -64,7 +64,7 @@ def folder(root: Path, request: Request) -> Source:
     splits = _splits(name, layout, good, request)
     scale = scale_of(pictures)
     if stream:
-        reader = _Reader(name, layout, shape)
+        reader = FileReader(name, layout, shape)
         made: dict[str, Split] = {part: reader.split(rows) for part, rows in splits.items()}
     else:
         memory = Memory(lambda: (pictures, layout.labels))
@@ -73,7 +73,7 @@ def folder(root: Path, request: Request) -> Source:
     return Source(name, made, shape, scale, layout.labels is not None, layout.label_names, files=files)
 
 
-def _layout(root: Path, name: str) -> _Layout:
+def lay_out(root: Path, name: str) -> Layout:
     paths = find_images(root)
     if not paths:
         raise DataError(f"{name}: expected a folder with images (png, jpg, …) or TFRecord files. Received: neither")
@@ -93,9 +93,9 @@ def _layout(root: Path, name: str) -> _Layout:
         parts = [parts[i][1:] for i in kept]
     classes = sorted({part[0] for part in parts if part})
     if len(classes) < 2 or not all(parts):
-        return _Layout(paths, np.array(splits), None, ())
+        return Layout(paths, np.array(splits), None, ())
     number = {label: i for i, label in enumerate(classes)}
-    return _Layout(paths, np.array(splits), np.array([number[part[0]] for part in parts], np.int64), tuple(classes))
+    return Layout(paths, np.array(splits), np.array([number[part[0]] for part in parts], np.int64), tuple(classes))
 
 
 def _image_shape(name: str, paths: list[Path], headers: list[Header | None], request: Request) -> tuple[int, int, int]:
@@ -131,7 +131,7 @@ def _decode_all(paths: list[Path], good: np.ndarray, shape: tuple[int, int, int]
     return images, np.array(in_threads(work, range(len(paths))), bool)
 
 
-def _splits(name: str, layout: _Layout, good: np.ndarray, request: Request) -> dict[str, np.ndarray]:
+def _splits(name: str, layout: Layout, good: np.ndarray, request: Request) -> dict[str, np.ndarray]:
     """Rows of readable files by split."""
     labels = layout.labels
     parts = {str(part): np.flatnonzero(good & (layout.splits == part)) for part in np.unique(layout.splits)}
@@ -144,10 +144,10 @@ def _splits(name: str, layout: _Layout, good: np.ndarray, request: Request) -> d
     return {split: parts[part][positions] for split, (part, positions) in found.items()}
 
 
-class _Reader:
+class FileReader:
     """Decodes files on the way; an unreadable one is skipped, and named by a warning when it is first met."""
 
-    def __init__(self, name: str, layout: _Layout, shape: tuple[int, int, int]) -> None:
+    def __init__(self, name: str, layout: Layout, shape: tuple[int, int, int]) -> None:
         self.name, self.layout, self.shape = name, layout, shape
         self.known_bad: set[int] = set()
 

@@ -95,19 +95,34 @@ def records(root: Path, request: Request) -> Source:
     Raises:
         DataError: if there is no record with an image.
     """
-    name = root.resolve().name
-    paths = find_records(root)
-    shards = in_threads(lambda path: index(path, name), paths)
-    splits = _splits(name, root, shards, request)
-    reader = _Reader(name, shards, request)
-    pictures = reader.probe(splits["train"])
-    scale = scale_of(np.stack([picture.pixels for picture in pictures]))
-    total = sum(shard.count for shard in shards)
+    found = open_records(root, request)
+    reader, splits = found.reader, found.splits
+    total = sum(shard.count for shard in reader.shards)
     if total * int(np.prod(reader.shape)) <= request.cache_bytes:
         made: dict[str, Split] = reader.in_memory(splits, total)
     else:
         made = {part: reader.stream(stretches) for part, stretches in splits.items()}
-    return Source(name, made, reader.shape, scale, has_labels=all(picture.label >= 0 for picture in pictures))
+    return Source(reader.name, made, reader.shape, found.scale, found.has_labels)
+
+
+class Records(NamedTuple):
+    """TFRecord files whose records are found, and whose first images are read."""
+
+    reader: RecordReader
+    splits: dict[str, list[Stretch]]
+    scale: float
+    has_labels: bool
+
+
+def open_records(root: Path, request: Request) -> Records:
+    """Finds the records of a folder or file, and reads the first ones."""
+    name = root.resolve().name
+    shards = in_threads(lambda path: index(path, name), find_records(root))
+    splits = _splits(name, root, shards, request)
+    reader = RecordReader(name, shards, request)
+    pictures = reader.probe(splits["train"])
+    scale = scale_of(np.stack([picture.pixels for picture in pictures]))
+    return Records(reader, splits, scale, has_labels=all(picture.label >= 0 for picture in pictures))
 
 
 def index(path: Path, name: str) -> Shard:
@@ -171,7 +186,7 @@ def _splits(name: str, root: Path, shards: Sequence[Shard], request: Request) ->
     return splits
 
 
-class _Reader:
+class RecordReader:
     """Reads stretches of records; what can't be read is named by a warning when it is first met."""
 
     def __init__(self, name: str, shards: Sequence[Shard], request: Request) -> None:

@@ -14,12 +14,10 @@ import numpy as np
 import pyarrow as pa
 
 from kvae.data import load
-from kvae.data.files import decode, holds, in_threads, read_header
+from kvae.data.files import decode, holds, read_header
 from kvae.data.images import check_shape, check_size, scale_of
 from kvae.data.named import PREPARED
-from kvae.data.records import STRETCH, Stretch, find_records, index
-from kvae.data.records import _Reader as _Records
-from kvae.data.records import _splits as _record_splits
+from kvae.data.records import STRETCH, RecordReader, Stretch, find_records, open_records
 from kvae.data.splits import NAMES, Request
 from kvae.features.extract import ROWS
 from kvae.features.streaming import as_table, folder_rows
@@ -60,10 +58,10 @@ class FolderReader:
 
 
 @dataclass(frozen=True)
-class RecordReader:
+class StretchReader:
     """Reads stretches of TFRecord files."""
 
-    records: _Records
+    records: RecordReader
     labels: bool
 
     def __call__(self, rows: pa.Table) -> Iterator[tuple[np.ndarray, pa.Table]]:
@@ -144,7 +142,7 @@ def _folder(path: Path, request: Request) -> Listing:
     layout, numbers = folder_rows(data)
     order = np.concatenate([numbers[name] for name in NAMES])
     columns = {"id": order, "path": np.array(data.files, object)[order]}
-    if data.has_labels:
+    if layout.labels is not None:
         columns["label"] = layout.labels[order]
     columns |= _split_column({name: len(found) for name, found in numbers.items()})
     read = FolderReader(str(data.path), data.image_shape)
@@ -152,17 +150,12 @@ def _folder(path: Path, request: Request) -> Listing:
 
 
 def _records(path: Path, request: Request) -> Listing:
-    name = path.name
-    shards = in_threads(lambda file: index(file, name), find_records(path))
-    splits = _record_splits(name, path, shards, request)
-    reader = _Records(name, shards, request)
-    pictures = reader.probe(splits["train"])
-    scale = scale_of(np.stack([picture.pixels for picture in pictures]))
+    reader, splits, scale, has_labels = open_records(path, request)
     rows = np.array([stretch for part in NAMES for stretch in splits[part]], np.int64)
     columns = dict(zip(Stretch._fields, rows.T.copy())) | _split_column({part: len(splits[part]) for part in NAMES})
-    read = RecordReader(reader, labels=all(picture.label >= 0 for picture in pictures))
     images = int((rows[:, 2] - rows[:, 1]).sum())
-    return Listing(name, read, as_table(columns), images, ROWS // STRETCH, reader.shape, scale)
+    read = StretchReader(reader, has_labels)
+    return Listing(reader.name, read, as_table(columns), images, ROWS // STRETCH, reader.shape, scale)
 
 
 def _split_column(counts: dict[str, int]) -> dict[str, np.ndarray]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from kvae.data import Data, DataWarning
 from kvae.data.files import in_threads, read_header
-from kvae.data.folder import _layout, _Reader
+from kvae.data.folder import FileReader, Layout, lay_out
 from kvae.data.records import find_records
 from kvae.data.splits import NAMES, MemorySplit, Split
 from kvae.features.extract import ROWS, BatchEncoder
@@ -153,17 +153,17 @@ def in_order(data: Data) -> Data:
     }
     if data.files and not all(isinstance(split, MemorySplit) for split in splits.values()):
         layout, rows = folder_rows(data)
-        reader = _Reader(data.name, layout, data.image_shape)
+        reader = FileReader(data.name, layout, data.image_shape)
         splits = {name: reader.split(rows[name]) for name in splits}
     return replace(data, source=replace(data.source, splits=splits))
 
 
-def folder_rows(data: Data) -> tuple[Any, dict[str, np.ndarray]]:
+def folder_rows(data: Data) -> tuple[Layout, dict[str, np.ndarray]]:
     """How a folder is laid out, and the numbers of its images by split; without those that have no readable header."""
     assert data.path is not None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DataWarning)  # it was said when the folder was loaded
-        layout = _layout(data.path, data.name)
+        layout = lay_out(data.path, data.name)
     counts = {name: split.count for name, split in data.source.splits.items()}
     if any(counts[name] and name not in layout.splits for name in NAMES):
         raise ValueError(
