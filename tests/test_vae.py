@@ -1,5 +1,7 @@
 """The VAE as a citizen of Keras: each test uses a real model."""
 
+from functools import partial
+
 import keras
 import numpy as np
 import pytest
@@ -342,8 +344,27 @@ def test_images_outside_0_1_are_refused(bad, x):
     vae.compile()
     x = x[:32].copy()
     x[3, 2, 1, 0] = bad
-    for act in (vae.fit, vae.evaluate, vae.encode, vae.reconstruct):
+    for act in (vae.fit, vae.evaluate, vae.predict, vae.encode, vae.reconstruct, partial(kvae.features.extract, vae)):
         if act == vae.fit and np.isnan(bad):
             continue  # the step is skipped
         with pytest.raises(ValueError, match=r"values in \[0, 1\]"):
             act(x)
+
+
+@pytest.mark.parametrize("kind", ["array", "dataset", "pair"])
+def test_images_of_another_shape_are_refused_before_and_after_a_pass(kind, x):
+    vae = small_vae()
+    vae.compile()
+    given = {
+        "array": lambda images: images,
+        "dataset": lambda images: tf.data.Dataset.from_tensor_slices(images).batch(32),
+        "pair": lambda images: tf.data.Dataset.from_tensor_slices((images, np.zeros(len(images)))).batch(32),
+    }[kind]
+    for bad in (x[:32, ..., 0], x[:32, :7], np.repeat(x[:32], 3, axis=-1)) * 2:
+        for act in (vae.fit, vae.evaluate, vae.predict):
+            with pytest.raises(ValueError, match=r"Expected a batch of images of shape \(batch, 8, 8, 1\)"):
+                act(given(bad), verbose=0)
+        with pytest.raises(ValueError, match="Expected a batch of images"):
+            kvae.features.extract(vae, bad)
+        vae.fit(given(x[:40]), verbose=0)  # and nothing of it stays
+    assert vae.step == 6 * 2

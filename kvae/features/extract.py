@@ -82,7 +82,7 @@ class BatchEncoder:
 
         (Those that are missing, a `kvae.SemiSupervisedVAE` infers: see `extract`.)
         """
-        images = np.asarray(images)
+        images = self.model.check_images(images).numpy()
         c = self.model.condition(self._completed(images, labels), len(images), labels=True)
         return _in_rows(self.predict, [images] if c is None else [images, np.asarray(c)])
 

@@ -123,11 +123,7 @@ class LatentModel(keras.Model):
         (Inside a `tf.function` the values are checked by an assertion, which XLA leaves out.)
         """
         x = ops.cast(x, "float32")
-        if tuple(x.shape[1:]) != self.image_shape:
-            raise ValueError(
-                f"Expected a batch of images of shape (batch, {', '.join(map(str, self.image_shape))}). "
-                f"Received: shape {tuple(x.shape)}"
-            )
+        self._check_shape(x.shape)
         message = OUTSIDE if self.bounded else NOT_FINITE
         inside = (x >= 0.0) & (x <= 1.0) if self.bounded else tf.math.is_finite(x)  # false for NaN
         inside = tf.reduce_all(inside | tf.math.is_nan(x) if training else inside)
@@ -135,6 +131,14 @@ class LatentModel(keras.Model):
             raise ValueError(message)
         tf.debugging.Assert(inside, [message])
         return x
+
+    def _check_shape(self, shape: Any) -> None:
+        shape = tf.TensorShape(shape)
+        if shape.rank is None or tuple(shape[1:]) != self.image_shape:
+            raise ValueError(
+                f"Expected a batch of images of shape (batch, {', '.join(map(str, self.image_shape))}). "
+                f"Received: shape {shape}"
+            )
 
     # Conditions.
 
@@ -283,17 +287,28 @@ class LatentModel(keras.Model):
         """As `keras.Model.fit`; labels are the conditions of a conditional model, others ignore them."""
         if isinstance(x, tf.data.Dataset):
             kwargs.setdefault("shuffle", False)  # Keras's default only makes it warn
-        return self._run(super().fit, x, y, *args, **kwargs)
+        return self._run(super().fit, x, self._target(y, kwargs), *args, **kwargs)
 
     def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """As `keras.Model.evaluate`, on what `fit` takes; the same data gives the same numbers every time."""
-        return self._run(super().evaluate, x, y, *args, **kwargs)
+        return self._run(super().evaluate, x, self._target(y, kwargs), *args, **kwargs)
 
-    def _run(self, run: Callable[..., Any], x: Any, y: Any, *args: Any, **kwargs: Any) -> Any:
-        if y is None and self.condition_dim is None:  # Keras drops sample_weight where there is no y
-            y = kwargs.get("sample_weight")
+    def predict(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+        """As `keras.Model.predict`: reconstructions of images, or of pairs `(x, condition)`."""
+        return self._run(super().predict, x, *args, **kwargs)
+
+    def _target(self, y: Any, settings: dict[str, Any]) -> Any:
+        """Keras drops sample_weight where there is no y."""
+        return settings.get("sample_weight") if y is None and self.condition_dim is None else y
+
+    def _run(self, run: Callable[..., Any], x: Any, *args: Any, **kwargs: Any) -> Any:
+        images = x.element_spec if isinstance(x, tf.data.Dataset) else x
+        while isinstance(images, tuple | list) and images:
+            images = images[0]
+        if tf.TensorShape(getattr(images, "shape", None)).rank:  # told before anything is traced
+            self._check_shape(images.shape)
         try:
-            return run(x, y, *args, **kwargs)
+            return run(x, *args, **kwargs)
         except tf.errors.InvalidArgumentError as error:
             for message in (OUTSIDE, NOT_FINITE, NO_CONDITION, NO_LABEL):
                 if message in error.message:
@@ -349,7 +364,9 @@ class LatentModel(keras.Model):
 
     def predict_step(self, data: Any) -> Any:
         x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
-        return self(x if self.condition_dim is None or y is None else (x, y), training=False)
+        x, c = x if isinstance(x, tuple | list) else (x, None if self.condition_dim is None else y)
+        x = self.check_images(x)
+        return self(x if c is None else (x, c), training=False)
 
     def _update_metrics(self, values: dict[str, Any], sample_weight: Any) -> dict[str, Any]:
         for name, tracker in self.trackers.items():
