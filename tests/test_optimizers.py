@@ -7,6 +7,7 @@ import tensorflow as tf
 
 import kvae
 
+OPTIMIZERS = kvae.optimizers.Adam, keras.optimizers.Adam
 X = (np.random.default_rng(0).random((96, 8, 8, 1)) < 0.3).astype("float32")
 
 
@@ -26,7 +27,6 @@ def trained(optimizer, **settings):
         {"beta_1": 0.5, "beta_2": 0.9, "epsilon": 1e-4},
         {"global_clipnorm": 1.0},
         {"weight_decay": 0.1},
-        {"use_ema": True, "ema_momentum": 0.9},
         {"gradient_accumulation_steps": 2},
         {"amsgrad": True},
     ],
@@ -50,6 +50,34 @@ def same(adam, kerass, **compiled):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("momentum", [0.3, 0.999])
+def test_averages_of_weights_are_of_the_last_steps(momentum):
+    variable = keras.Variable(0.0)
+    optimizer = kvae.optimizers.Adam(0.1, use_ema=True, ema_momentum=momentum)
+    weights, average = [], 0.0
+    for step in range(300):
+        optimizer.apply([keras.ops.convert_to_tensor(-1.0)], [variable])
+        weights.append(float(variable))
+        share = min(momentum, step / (step + 10))
+        average = share * average + (1 - share) * weights[-1]
+    found = float(optimizer._model_variables_moving_average[0])
+    assert found == pytest.approx(average, rel=1e-5)
+    assert weights[-50] < found < weights[-1]
+    optimizer.finalize_variable_values([variable])
+    assert float(variable) == found
+
+
+def test_averages_are_as_good_after_a_short_training():
+    def loss(adam):
+        vae = trained(adam)
+        vae.optimizer.finalize_variable_values(vae.trainable_variables)
+        return vae.evaluate(X, verbose=0, return_dict=True)["loss"]
+
+    plain = loss(kvae.optimizers.Adam(1e-2))
+    averaged, kerass = (loss(adam(1e-2, use_ema=True, ema_momentum=0.999)) for adam in OPTIMIZERS)
+    assert averaged < plain + 0.2 * (kerass - plain)
+
+
 def test_with_a_schedule_and_a_scaled_loss():
     def schedule():
         return keras.optimizers.schedules.ExponentialDecay(1e-2, 4, 0.5)
@@ -62,11 +90,12 @@ def test_with_a_schedule_and_a_scaled_loss():
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
-def test_replicas_take_the_step_of_one(two_replicas):
+@pytest.mark.parametrize("settings", [{}, {"use_ema": True}], ids=str)
+def test_replicas_take_the_step_of_one(settings, two_replicas):
     """Which is one of the operation as well: another rounding would be another training after some hundred steps."""
-    single = trained(kvae.optimizers.Adam(1e-2))
+    single = trained(kvae.optimizers.Adam(1e-2, **settings))
     with two_replicas.scope():
-        mirrored = trained(kvae.optimizers.Adam(1e-2))
+        mirrored = trained(kvae.optimizers.Adam(1e-2, **settings))
     for a, b in zip(single.get_weights(), mirrored.get_weights(), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4)
     for a, b in zip(single.optimizer.variables, mirrored.optimizer.variables, strict=True):

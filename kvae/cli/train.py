@@ -121,7 +121,10 @@ def train(
     ] = None,
     precision: Annotated[Precision, typer.Option(help="Of the networks; densities stay float32.")] = Precision.float32,
     ema: Annotated[
-        float, typer.Option(min=0, max=0.999999, help="Momentum of averaged weights, such as 0.999; 0 is none.")
+        float,
+        typer.Option(
+            min=0, max=0.999999, help="Momentum of averaged weights, such as 0.999 (less at first); 0 is none."
+        ),
     ] = 0.0,
     xla: Annotated[bool, typer.Option("--xla", help="Compile the training step with XLA.")] = False,
     deterministic: Annotated[
