@@ -15,9 +15,9 @@ class Adam(keras.optimizers.Adam):
     are wide and steps short, that is a good part of a step (benchmarks/training/fit.py). For sparse gradients, and with
     `amsgrad`, it is Keras's.
 
-    With `use_ema`, averages of weights have the momentum min(`ema_momentum`, t/(t + 10)) at step t: they are of about the
-    last tenth of the steps, until `ema_momentum` allows no more. Keras's keep the weights of the beginning for thousands
-    of steps (with 0.999, 13 % of an average after 2,000 steps is the first step's).
+    With `use_ema`, averages of weights have the momentum min(`ema_momentum`, t/(t + 10)) at step t: they are of about
+    the last tenth of the steps, until `ema_momentum` allows no more. Keras's keep the weights of the beginning for
+    thousands of steps (with 0.999, 13 % of an average after 2,000 steps is the first step's).
 
     Example:
 
