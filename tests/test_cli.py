@@ -101,6 +101,26 @@ def test_evaluate_gives_the_mean_of_several_runs(kvae_command, run_folder, tmp_p
     assert set(json.loads((tmp_path / "b.json").read_text())) == {"runs"}
 
 
+def test_seeds_of_training_are_scored_on_the_same_images(kvae_command, tmp_path):
+    runs = [tmp_path / f"seed{seed}" for seed in (0, 1)]
+    small = ["--binarize", "stochastic", "--network", "mlp", "--latent-dim", 2, "--epochs", 1, "--samples", 1]
+    for seed, run in enumerate(runs):
+        assert kvae_command("train", "digits", *small, "--seed", seed, "--out", run).status == 0
+    scores = tmp_path / "scores.json"
+    assert kvae_command("evaluate", *runs, "--samples", 2, "--json", scores).status == 0
+    content = json.loads(scores.read_text())
+    one, two = (content["runs"][str(run)] for run in runs)
+    assert one["images"] == two["images"] == content["mean"]["images"]
+    assert content["mean"]["binarisation"] == "stochastic, seed 0"
+    assert one["nll"] != two["nll"]
+    config = json.loads((runs[1] / "config.json").read_text())
+    del config["data_seed"]  # as it was before there was one: that of training
+    (runs[1] / "config.json").write_text(json.dumps(config))
+    done = kvae_command("evaluate", *runs, "--samples", 2, "--json", scores)
+    assert "No mean: the runs differ in data_seed." in done.out
+    assert len({result["images"] for result in json.loads(scores.read_text())["runs"].values()}) == 2
+
+
 def test_evaluate_goes_on_where_it_was_stopped(kvae_command, run_folder, tmp_path, monkeypatch):
     import tqdm
 
@@ -322,6 +342,40 @@ def test_recipes_are_listed_and_trained_and_gone_on_with(kvae_command, tmp_path)
             np.testing.assert_allclose(new, old, atol=1e-6)  # Adam's steps are as long as the learning rate
     other = kvae_command("train", "digits", "--from", first, *small, "--out", tmp_path / "third")
     assert "Expected --from a run with the same encoder" in other.err
+
+
+#: options, objective and its numbers, prior and its numbers, size of the condition
+TRAINED_RECIPES = {
+    "conditional_vae": (["--conditional"], "ELBO", {}, "ConditionalNormal", {}, 10),
+    "beta_tc_vae": ([], "TotalCorrelation", {"beta": 6.0, "dataset_size": 160}, "StandardNormal", {}, None),
+    "vamp": ([], "ELBO", {}, "VampPrior", {"pseudo_inputs": 160}, None),
+    "iwae": (["--importance-samples", 3], "IWAE", {"num_samples": 3}, "StandardNormal", {}, None),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TRAINED_RECIPES)
+def test_a_recipe_is_trained_saved_and_loaded(name, kvae_command, tmp_path, digits):
+    images, labels = (array[:200] for array in digits)  # most of the time is that of the figures, by the image
+    np.savez(tmp_path / "few.npz", images=images, labels=labels)
+    options, objective, goal, prior, density, condition_dim = TRAINED_RECIPES[name]
+    small = ["--epochs", 1, "--samples", 2, "--latent-dim", 3]
+    run = tmp_path / "run"
+    done = kvae_command("train", tmp_path / "few.npz", "--recipe", name, *options, *small, "--out", run)
+    assert done.status == 0, done.err
+    from kvae import load as load_model
+
+    model = load_model(run / "model.keras")
+    assert (model.latent_dim, model.condition_dim) == (3, condition_dim)
+    for part, kind, numbers in ((model.objective, objective, goal), (model.prior, prior, density)):
+        assert type(part).__name__ == kind
+        assert {key: getattr(part, key) for key in numbers} == numbers
+    drawn = model.sample(2, seed=0, condition=None if condition_dim is None else 7).numpy()
+    assert drawn.shape == (2, 8, 8, 1)
+    assert np.all((drawn >= 0) & (drawn <= 1))
+    scores = json.loads((run / "metrics.json").read_text())
+    assert scores["num_samples"] == 2
+    assert np.isfinite([scores["elbo"], scores["nll"]]).all()
 
 
 def test_a_failed_training_leaves_the_old_run(kvae_command, run_folder, tmp_path):

@@ -122,6 +122,66 @@ def test_a_model_that_copies_its_factors():
         evaluation.disentanglement(model, images * 0, factors)
 
 
+class Looks:
+    """A model that encodes an image of `shapes()` by looking it up."""
+
+    def __init__(self, images, codes):
+        self.codes = {image.tobytes(): code for image, code in zip(images, codes)}
+        assert len(self.codes) == len(images)  # no two are alike
+
+    def encode_mean(self, images):
+        return np.stack([self.codes[image.tobytes()] for image in np.asarray(images)])
+
+
+@pytest.fixture(scope="module")
+def shapes():
+    return kvae.data.shapes()
+
+
+def test_shapes_encoded_as_their_factors(shapes):
+    model = Looks(shapes.images, shapes.factors * [1.0, -3.0, 1e3, 0.2, 1.0])
+    got = evaluation.disentanglement(model, shapes.images, shapes.factors, shapes.categorical)
+    assert (got.pop("examples"), got.pop("active_units")) == (36_864, 5)
+    # The shape is one of three: a position knows nothing, and still guesses a third of them right.
+    assert got.pop("sap") == pytest.approx((1 - 1 / 3 + 4) / 5, abs=1e-6)
+    assert got == pytest.approx(dict.fromkeys(got, 1.0), abs=1e-6)  # a grid: counts are exact
+
+
+def test_shapes_drawn_and_encoded_as_their_factors(shapes):
+    model = Looks(shapes.images, shapes.factors)
+    drawn = kvae.data.shapes(4000, seed=1)
+    got = evaluation.disentanglement(model, drawn.images, drawn.factors, drawn.categorical)
+    # By chance the factors know of each other: I about (C − 1)(C' − 1) / 2N ≤ 0.03 nats, r² about 1 / N, and the best
+    # guess of the shape is a standard error of some 0.01 above a third.
+    assert got["mig"] == pytest.approx(1, abs=0.03)
+    assert got["sap"] == pytest.approx((1 - 1 / 3 + 4) / 5, abs=0.01)
+    for name in ("dci_disentanglement", "dci_completeness", "dci_informativeness", "factor_vae"):
+        assert got[name] == pytest.approx(1, abs=1e-3)
+
+
+def test_shapes_encoded_at_random(shapes):
+    drawn = kvae.data.shapes(3000, seed=1)
+    model = Looks(drawn.images, RNG.normal(size=(3000, 5)))
+    got = evaluation.disentanglement(model, drawn.images, drawn.factors, drawn.categorical)
+    assert got["active_units"] == 5
+    for name in ("mig", "sap", "dci_disentanglement", "dci_completeness"):
+        assert 0 <= got[name] < 0.02, name  # as in `test_random_codes_are_at_chance`
+    # 600 held-out examples for each factor, and 800 votes: standard errors below 0.02.
+    assert got["dci_informativeness"] == pytest.approx(np.mean([1 / size for size in drawn.sizes]), abs=0.04)
+    assert got["factor_vae"] == pytest.approx(1 / 5, abs=0.07)
+
+
+def test_scores_of_a_vae_are_those_of_its_features():
+    data = kvae.data.shapes(1000, seed=1)
+    encoder = keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(6)])  # means and scales
+    vae = kvae.VAE(encoder, latent_dim=3, image_shape=data.images.shape[1:])
+    got = evaluation.disentanglement(vae, data.images, data.factors, data.categorical)
+    assert (got["active_units"], got["examples"]) == (3, 1000)
+    codes = kvae.features.extract(vae, data.images)["mean"]
+    assert mig(codes, data.factors) == pytest.approx(got["mig"], abs=1e-3)  # rounding moves a code over a bin's edge
+    assert sap(codes, data.factors, data.categorical) == pytest.approx(got["sap"], abs=1e-3)
+
+
 REFUSED = {
     "lengths": (GRID[:10], GRID, "same N images"),
     "one axis": (GRID[:, 0], GRID, "same N images"),

@@ -11,7 +11,7 @@ import tensorflow as tf
 from scipy import stats
 
 import kvae
-from kvae import evaluation, features, likelihoods, networks
+from kvae import evaluation, features, likelihoods, networks, priors
 from kvae.evaluation import importance
 
 TERMS = ("distortion", "rate", "elbo", "nll")
@@ -234,6 +234,18 @@ def test_memory_is_bounded(monkeypatch):
     assert encoded == [(6, 32, 32, 3)] * 4  # and the encoder sees the whole batch, once
 
 
+@pytest.mark.parametrize("kind", ["Mixture", "VampPrior"])
+def test_memory_is_bounded_by_a_prior_of_many_components_too(kind):
+    prior = {"Mixture": priors.Mixture(components=900), "VampPrior": priors.VampPrior(pseudo_inputs=900)}
+    vae = kvae.VAE(latent_dim=5, image_shape=(8, 8, 1), prior=prior[kind])
+    assert importance.decoding_floats(importance.decoding_graph(vae)) == 900 * 5
+
+
+def test_memory_is_bounded_for_a_conditional_model():
+    vae = kvae.VAE(latent_dim=5, image_shape=(8, 8, 1), prior=priors.ConditionalNormal(), condition_dim=3)
+    assert importance.decoding_floats(importance.decoding_graph(vae)) >= 64
+
+
 @pytest.mark.slow
 def test_bound_rises_with_k(digits):
     vae = kvae.VAE(latent_dim=4, image_shape=(8, 8, 1))
@@ -399,9 +411,10 @@ def test_errors_over_runs_and_over_images_are_two_things():
     mean = evaluation.over_runs(runs)
     assert (mean["nll"], mean["elbo"], mean["nll_error"]) == (90.0, -92.0, pytest.approx(0.3))
     assert mean["nll_error_runs"] == pytest.approx(np.std([88, 89, 93], ddof=1) / np.sqrt(3))
-    with pytest.raises(ValueError, match="same split"):
-        evaluation.over_runs([runs[0], runs[1] | {"examples": 9}])
-    with pytest.raises(ValueError, match="same split"):
+    for other in ({"examples": 9}, {"images": "0a0b0c0d"}, {"binarisation": "stochastic, seed 1"}):
+        with pytest.raises(ValueError, match="same images"):
+            evaluation.over_runs([runs[0], runs[1] | other])
+    with pytest.raises(ValueError, match="same images"):
         evaluation.over_runs([])
 
 

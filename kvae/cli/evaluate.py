@@ -94,9 +94,8 @@ def _score(run: Run, split: str, samples: int, seed: int, limit: int | None, dat
     from kvae.evaluation import evaluate as score
 
     data = run.data(data_dir=data_dir)
-    leftover = Unfinished(
-        run.path, [split, samples, seed, limit, *(run.config[key] for key in ("source", "binarize", "size", "seed"))]
-    )
+    images = [run.config[key] for key in ("source", "binarize", "size", "data_seed")]
+    leftover = Unfinished(run.path, [split, samples, seed, limit, *images])
     done = leftover.load()
     if done is not None:
         say(f"Going on behind the {len(done['nll']):,} images that are done.")
@@ -152,7 +151,9 @@ def _aggregate(run: Run, split: str, limit: int | None, data_dir: Path | None) -
     from kvae.evaluation import aggregate_posterior
     from kvae.posteriors import InverseAutoregressive
 
-    if run.model.condition_dim is not None or isinstance(run.model.posterior, InverseAutoregressive):
+    flow = isinstance(run.model.posterior, InverseAutoregressive)
+    if flow or run.model.condition_dim is not None:
+        say(f"KL(q(z) ‖ p) isn't estimated for {'a flow posterior' if flow else 'a conditional model'}.")
         return {}
     images = run.data(data_dir=data_dir).split(split, limit=min(limit or PAIRED, PAIRED))
     return aggregate_posterior(run.model, images)
@@ -204,7 +205,8 @@ def _show_gap(scores: dict[str, Any], train: dict[str, Any]) -> None:
     from kvae.evaluation import generalisation_gap
 
     gap, error = generalisation_gap(scores, train)
-    say(f"train, {train['examples']:,} images: NLL {train['nll']:.3f}, less by {gap:.3f} ± {error:.3f} nats\n")
+    than = "less" if gap >= 0 else "more"
+    say(f"train, {train['examples']:,} images: NLL {train['nll']:.3f}, {than} by {abs(gap):.3f} ± {error:.3f} nats\n")
 
 
 def _mean(results: list[dict[str, Any]]) -> dict[str, Any]:

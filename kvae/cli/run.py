@@ -47,7 +47,7 @@ class Run:
         loaded = data.load(
             source,
             batch_size=256,
-            seed=config["seed"],
+            seed=config["data_seed"],
             binarize=config["binarize"],
             size=config["size"],
             grayscale=config["grayscale"],
@@ -73,7 +73,8 @@ def open_run(path: Path, debug: bool = False) -> Run:
             )
     try:
         config = json.loads((path / "config.json").read_text())
-        config["source"], config["seed"], config["binarize"], config["size"], config["grayscale"]
+        config["source"], config["binarize"], config["size"], config["grayscale"]
+        config.setdefault("data_seed", config["seed"])  # which it was in the beginning
     except (ValueError, KeyError, TypeError) as error:
         raise CommandError(
             f"Expected the configuration that `kvae train` wrote. Received: {path}/config.json ({error})"

@@ -87,7 +87,10 @@ def train(
     latent_dim: Annotated[
         int | None, typer.Option(min=1, help="Number of latents (else 16, or the recipe's).", show_default=False)
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of initialisation, order, binarisation and noise.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of initialisation, order and noise in training.")] = 0,
+    data_seed: Annotated[
+        int, typer.Option(min=0, help="Of the splits that are cut, and of what is binarised for validation and test.")
+    ] = 0,
     data_dir: DataDirOption = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 128,
     learning_rate: Annotated[
@@ -193,7 +196,8 @@ def train(
 
     settings = Settings(
         source=source, recipe=recipe, conditional=conditional, start=str(start) if start else None, epochs=epochs,
-        latent_dim=latent_dim, seed=seed, data_dir=str(data_dir) if data_dir else None, batch_size=batch_size,
+        latent_dim=latent_dim, seed=seed, data_seed=data_seed, data_dir=str(data_dir) if data_dir else None,
+        batch_size=batch_size,
         learning_rate=learning_rate, beta=beta, warmup=warmup, num_samples=num_samples, likelihood=likelihood.value,
         posterior=posterior.value, prior=prior.value,
         network=network.value, binarize=binarize.value, size=parsed, grayscale=grayscale, patience=patience,

@@ -81,6 +81,7 @@ class Settings:
     epochs: int | None = None
     latent_dim: int | None = None
     seed: int = 0
+    data_seed: int = 0
     data_dir: str | None = None
     batch_size: int = 128
     learning_rate: float = 3e-3
@@ -104,13 +105,14 @@ class Settings:
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Settings":
         """Those that a run's config.json tells of."""
+        config = {"data_seed": config["seed"], **config}  # which it was in the beginning
         settled = SETTLED if config["recipe"] is not None else set()
         names = {field.name for field in dataclasses.fields(cls)} - settled
         return cls(**{name: config[name] for name in names & set(config)})
 
     def load(self) -> data.Data:
         return data.load(
-            self.source, batch_size=self.batch_size, seed=self.seed, binarize=self.binarize, size=self.size,
+            self.source, batch_size=self.batch_size, seed=self.data_seed, binarize=self.binarize, size=self.size,
             grayscale=self.grayscale, data_dir=self.data_dir,
         )  # fmt: skip
 
@@ -403,8 +405,9 @@ def fit(model: VAE, settings: Settings, images: data.Data, folder: Path, save_se
             *([UpToNextEpoch()] if resume.batch else []),
         ]
         batches = functools.partial(
-            images.split, "train", shuffle=True, labels=labels, epoch=first, service=settings.data_service
-        )
+            images.split, "train", shuffle=True, labels=labels, epoch=first, service=settings.data_service,
+            seed=settings.seed,
+        )  # fmt: skip
         batches = functools.partial(batches, skip=done_of(batches, resume.batch, images.counts_are_exact))
         try:
             with unfinished.stoppable(resume):

@@ -110,6 +110,7 @@ class Data:
         skip: int = 0,
         worker: tuple[int, int] = (0, 1),
         service: str | None = None,
+        seed: int | None = None,
     ) -> tf.data.Dataset:
         """One split as a dataset of `x` (B, H, W, C) or `(x, label (B,))`.
 
@@ -129,6 +130,7 @@ class Data:
                 process: TFRecord files and prepared sets that are streamed, in an order of its own on each pass. A
                 streamed TFRecord file's pixels are those of a pass without it, but for EXIF rotations, which aren't
                 applied, and, by a level or so, 16-bit images and colour ones in a grey set.
+            seed: of the order and the binary draws, instead of the one given to `load`.
 
         Raises:
             DataError: for an unknown or empty split, labels where there are none, a limit below 1, a skip that
@@ -149,6 +151,7 @@ class Data:
         if labels and not self.has_labels:
             raise DataError(f"{self.name}: expected labels, and this source has none. Received: labels=True")
         plan = self._plan(name, batch_size, labels=labels, shuffle=shuffle, epoch=epoch, skip=skip, worker=worker)
+        plan = plan if seed is None else replace(plan, seed=seed)
         batches = -(-count // plan.batch_size)
         if skip and not (shuffle and 0 < skip < batches):
             raise DataError(

@@ -58,7 +58,8 @@ class InverseAutoregressive(Distribution):
     z₀ ~ N(mean, scale²) and z_t = σ_t ⊙ z_{t−1} + (1 − σ_t) ⊙ m_t (eq. 10, 13–14), where σ_t = sigmoid(s_t + 2) and
     m_t are functions of the earlier entries of z_{t−1} and of a context h that the encoder gives; the order of the
     latents is turned round from step to step. Samples and their densities take one pass; the density of any other
-    value takes D passes a step, for the flow has to be inverted. It starts near a diagonal normal.
+    value takes D passes a step, for the flow has to be inverted: far from where its samples lie that may overflow,
+    and the density isn't finite. It starts near a diagonal normal.
 
     `mean` and `variance` have no closed form: they are averages over 16 fixed antithetic draws.
 

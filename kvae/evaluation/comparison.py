@@ -7,6 +7,7 @@ import numpy as np
 
 from kvae.evaluation.likelihood import standard_error
 
+SAME = ("split", "num_samples", "examples", "images", "binarisation")  # for all runs
 COMPARED = ("distortion", "rate", "elbo", "nll", "bits_per_dim", "bits_per_dim_nll", "active_units")
 
 
@@ -18,7 +19,7 @@ def over_runs(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
       do. All runs are scored on the same ones, so it doesn't shrink with their number.
 
     Args:
-        results: one dict per run, of the same split, K and number of examples.
+        results: one dict per run, of the same images (by number, checksum and binarisation) and K.
 
     Raises:
         ValueError: if there are none, or if they differ in these.
@@ -29,9 +30,9 @@ def over_runs(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         >>> over_runs(runs)
         {'runs': 2, 'nll': 89.0, 'nll_error': 0.5, 'nll_error_runs': 1.0, 'split': 'test'}
     """
-    same = {name: {result.get(name) for result in results} for name in ("split", "num_samples", "examples")}
+    same = {name: {result.get(name) for result in results} for name in SAME}
     if not results or any(len(values) > 1 for values in same.values()):
-        raise ValueError(f"Expected results of the same split, number of samples and examples. Received: {same}")
+        raise ValueError(f"Expected results of the same images and number of samples. Received: {same}")
     mean: dict[str, Any] = {"runs": len(results)}
     for name in COMPARED:
         if name not in results[0]:

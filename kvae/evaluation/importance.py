@@ -310,21 +310,21 @@ def few_at_a_time(work: Callable[[int], Any], items: Sequence[int]) -> Iterator[
 
 
 def decoding_graph(model: VAE) -> tf.Graph:
-    """The operations from latents to log p(x|z)."""
-    x = tf.zeros((1, *model.image_shape))
+    """The operations from latents (and conditions) to log p(x|z) and log p(z)."""
+    x, prior = tf.zeros((1, *model.image_shape)), model.prior.fixed()
 
     @tf.function
     def decode(latents: Any) -> Any:
-        return model.likelihood.log_prob(model.decoder(latents), x)
+        z, c = latents[:, : model.latent_dim], latents[:, model.latent_dim :] if model.condition_dim else None
+        return model.likelihood.log_prob(model.decoder(latents), x), prior.log_prob(z, c)
 
     return decode.get_concrete_function(tf.TensorSpec((None, *model.decoder_shape))).graph
 
 
 def decoding_floats(graph: tf.Graph) -> int:
-    """Numbers in the largest tensor of a decoding graph, per latent vector."""
-    shapes = [output.shape for operation in graph.get_operations() for output in operation.outputs]
-    grow = [shape[1:] for shape in shapes if shape.rank and shape[0] is None and shape[1:].is_fully_defined()]
-    return max(math.prod(shape) for shape in grow)
+    """Numbers in the largest tensor of a decoding graph, per latent vector: of those with one axis for latents."""
+    shapes = [output.shape.as_list() for op in graph.get_operations() for output in op.outputs if output.shape.rank]
+    return max(math.prod(size or 1 for size in shape) for shape in shapes if shape.count(None) == 1)
 
 
 def has_convolutions(graph: tf.Graph) -> bool:

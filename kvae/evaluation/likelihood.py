@@ -2,6 +2,7 @@
 
 import math
 import warnings
+import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -56,9 +57,10 @@ def evaluate(
         done, save: to go on where an evaluation was interrupted, see `score_images`.
 
     Returns:
-        Dict with the above, and `active_units`, `num_samples`, `seed`, `split`, `examples`; `binarisation`, how the
-        images became binary, where the likelihood is one of binary data; `outside_support`, how many images aren't
-        in the likelihood's support; `non_finite`, how many have an infinite value or NaN, by term.
+        Dict with the above, and `active_units`, `num_samples`, `seed`, `split`, `examples`; `images`, a checksum of
+        these, the same for the same images; `binarisation`, how they became binary, where the likelihood is one of
+        binary data; `outside_support`, how many aren't in the likelihood's support; `non_finite`, how many have an
+        infinite value or NaN, by term.
 
     Raises:
         ValueError: if there is no data, or num_samples < 1.
@@ -116,6 +118,7 @@ def _summary(model: VAE, rows: Rows, described: str | None) -> dict[str, Any]:
         "ess_median": float(np.median(rows["ess"])),
         "ess_below_2": float(np.mean(rows["ess"] < FEW)),
         "examples": len(rows["nll"]),
+        "images": f"{zlib.crc32(rows['image'].tobytes()):08x}",
         "binarisation": binarisation,
         "support": model.likelihood.support,
         "outside_support": int(rows["outside"].sum()),

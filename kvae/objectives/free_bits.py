@@ -17,8 +17,8 @@ class FreeBits(Objective):
     """distortion + Σ_d max(λ, KL_d), where KL_d is the mean over the batch of KL(q(z_d|x) ‖ p(z_d)).
 
     No latent gains from taking less than λ nats, which keeps the posterior from collapsing early in training
-    (Kingma et al. 2016, https://arxiv.org/abs/1606.04934, appendix C.8). A rate that doesn't fall into latents,
-    because the posterior or the prior doesn't, is one group: max(D · λ, mean rate).
+    (Kingma et al. 2016, https://arxiv.org/abs/1606.04934, appendix C.8). The rate of a posterior whose latents
+    depend on each other, or of any prior but N(0, I), is one group: max(D · λ, mean rate).
 
     Args:
         free_bits: λ in nats (in spite of the name) per latent, a number >= 0 or a schedule.

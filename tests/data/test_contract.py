@@ -87,6 +87,19 @@ def test_every_kind_is_deterministic_and_changes_between_passes(case):
     np.testing.assert_array_equal(one.arrays("test", limit=20)[0], first(two.test, 2)[:20])
 
 
+def test_another_seed_of_the_order_is_of_the_same_images():
+    data = kvae.data.load("digits", binarize="stochastic", batch_size=2000)
+    orders = [first(data.split("train", shuffle=True, seed=seed)) for seed in (0, 0, 1)]
+    np.testing.assert_array_equal(*orders[:2])
+    assert not np.array_equal(orders[0], orders[2])
+    labels = [
+        np.concatenate([label for _, label in data.split("train", labels=True, shuffle=True, seed=seed)])
+        for seed in (0, 1)
+    ]
+    assert not np.array_equal(*labels)
+    np.testing.assert_array_equal(*map(np.bincount, labels))
+
+
 def test_order_does_not_depend_on_the_global_seed():
     passes = []
     for seed in (1, 2):
