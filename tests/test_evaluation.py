@@ -17,8 +17,8 @@ from kvae.evaluation import importance
 TERMS = ("distortion", "rate", "elbo", "nll")
 KEYS = {
     *TERMS, *(f"{term}_error" for term in TERMS), "bits_per_dim", "bits_per_dim_nll", "active_units",
-    "kl_per_dimension", "ess_median", "ess_below_2", "num_samples", "seed", "split", "examples", "binarisation",
-    "support", "outside_support", "non_finite",
+    "kl_per_dimension", "ess_median", "ess_below_2", "num_samples", "seed", "split", "examples", "images",
+    "binarisation", "support", "outside_support", "non_finite",
 }  # fmt: skip
 
 
