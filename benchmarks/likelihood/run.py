@@ -31,6 +31,10 @@ IWAE = "--recipe iwae --batch-size 100 --epochs"
 EXPERIMENTS: dict[str, dict[str, list[str]]] = {
     "pythae": {
         "pythae": [f"train {STATIC} --recipe pythae_vae --out {{run}}", "evaluate {run} --samples 200"],
+        "pythae-dynamic": [
+            f"train {DYNAMIC} --recipe pythae_vae --epochs 250 --out {{run}}",
+            "evaluate {run} --samples 200",
+        ],
     },
     "iwae": {
         f"iwae-{name}-k{k}": [
