@@ -72,9 +72,8 @@ def open_run(path: Path, debug: bool = False) -> Run:
                 + ("" if path.exists() else " (no such folder)")
             )
     try:
-        config = json.loads((path / "config.json").read_text())
+        config = with_data_seed(json.loads((path / "config.json").read_text()))
         config["source"], config["binarize"], config["size"], config["grayscale"]
-        config.setdefault("data_seed", config["seed"])  # which it was in the beginning
     except (ValueError, KeyError, TypeError) as error:
         raise CommandError(
             f"Expected the configuration that `kvae train` wrote. Received: {path}/config.json ({error})"
@@ -91,6 +90,11 @@ def open_run(path: Path, debug: bool = False) -> Run:
         reason = " ".join(str(error).split())[:200]
         raise CommandError(f"{path / 'model.keras'} can't be loaded: is it damaged? ({reason})") from error
     return Run(path, config, model)
+
+
+def with_data_seed(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration from before there was a seed of the data: it was that of training."""
+    return {"data_seed": config["seed"], **config}
 
 
 def read_history(run: Path) -> dict[str, list[float]]:

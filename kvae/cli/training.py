@@ -28,7 +28,7 @@ from kvae.cli.console import CommandError, Stopped, our_warnings, say
 from kvae.cli.evaluate import show_scores
 from kvae.cli.features import probe_run, show_probe
 from kvae.cli.plot import draw
-from kvae.cli.run import read_history, write_json
+from kvae.cli.run import read_history, with_data_seed, write_json
 from kvae.evaluation import EvaluationWarning, evaluate
 from kvae.files import atomic_file
 from kvae.models import VAE, load
@@ -105,7 +105,7 @@ class Settings:
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Settings":
         """Those that a run's config.json tells of."""
-        config = {"data_seed": config["seed"], **config}  # which it was in the beginning
+        config = with_data_seed(config)
         settled = SETTLED if config["recipe"] is not None else set()
         names = {field.name for field in dataclasses.fields(cls)} - settled
         return cls(**{name: config[name] for name in names & set(config)})

@@ -18,6 +18,7 @@ from kvae.data.pipeline import untuned
 from kvae.distributions import Noise, closed_form_kl, normal_from_words, seed_words, uniform_from_words
 from kvae.distributions.threefry import threefry
 from kvae.models import VAE
+from kvae.priors import Prior
 
 MEMORY = 64 << 20  # bytes of the largest tensor while decoding
 MOST_LATENTS = 8192  # decoded at once: more doesn't make it faster
@@ -186,13 +187,13 @@ class ImportanceSampler:
     """
 
     def __init__(self, model: VAE, num_samples: int, seed: int, batch_size: int, same_noise: bool = False):
-        decoding = decoding_graph(model)
+        posterior, likelihood, prior = model.posterior, model.likelihood, model.prior.fixed()
+        decoding = decoding_graph(model, prior)
         latents = max(1, min(MOST_LATENTS, MEMORY // (4 * decoding_floats(decoding))))
         chunks = -(-num_samples // latents)
         self.model, self.num_samples, self.same_noise = model, num_samples, same_noise
         self.chunk = -(-num_samples // chunks)  # samples at once, of
         self.group = max(1, min(batch_size, latents // num_samples))  # images at once
-        posterior, likelihood, prior = model.posterior, model.likelihood, model.prior.fixed()
         self.kl, self.prior = closed_form_kl(posterior, prior), prior
         words = tf.constant(seed_words(seed))
 
@@ -309,9 +310,9 @@ def few_at_a_time(work: Callable[[int], Any], items: Sequence[int]) -> Iterator[
                 future.cancel()
 
 
-def decoding_graph(model: VAE) -> tf.Graph:
+def decoding_graph(model: VAE, prior: Prior) -> tf.Graph:
     """The operations from latents (and conditions) to log p(x|z) and log p(z)."""
-    x, prior = tf.zeros((1, *model.image_shape)), model.prior.fixed()
+    x = tf.zeros((1, *model.image_shape))
 
     @tf.function
     def decode(latents: Any) -> Any:

@@ -75,7 +75,7 @@ class BatchEncoder:
         self.predict = tf.function(lambda batch: encoder(batch, training=False))
         self.guess: Callable[[list[np.ndarray]], Any] | None = None
         if isinstance(model, SemiSupervisedVAE):
-            self.guess = tf.function(lambda batch: {"label": model.probable_labels(ops.cast(batch[0], "float32"))})
+            self.guess = tf.function(lambda batch: {"label": model.probable_labels(batch[0])})
 
     def __call__(self, images: Any, labels: Any = None) -> dict[str, np.ndarray]:
         """`mean` and `variance` `(B, D)`, `hidden` `(B, units)`; labels are the conditions of a conditional model.
