@@ -322,6 +322,39 @@ def test_train_refuses_to_replace_unless_told(kvae_command, run_folder, tmp_path
     assert (tmp_path / "papers" / "thesis.txt").exists()
 
 
+@pytest.mark.parametrize(
+    ("flags", "devices", "emulated"),
+    [
+        ("fpu avx512f", ["CPU"], True),
+        ("fpu avx512f avx512_bf16 amx_bf16", ["CPU"], False),
+        ("fpu avx512f", ["CPU", "GPU"], False),
+        (None, ["CPU"], False),  # nobody knows
+    ],
+)
+def test_a_processor_that_emulates_bfloat16_is_known(flags, devices, emulated, tmp_path, monkeypatch):
+    import tensorflow as tf
+
+    from kvae.cli import training
+
+    devices = [tf.config.PhysicalDevice(device, device) for device in devices]
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda: devices)
+    monkeypatch.setattr(training, "CPUINFO", tmp_path / "cpuinfo")
+    if flags is not None:
+        training.CPUINFO.write_text(f"flags : {flags}\n")
+    assert training.emulates_bfloat16() is emulated
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("emulated", [True, False])
+def test_whoever_trains_in_emulated_bfloat16_is_told(emulated, kvae_command, tmp_path, monkeypatch):
+    from kvae.cli import training
+
+    monkeypatch.setattr(training, "emulates_bfloat16", lambda: emulated)
+    options = ["--precision", "bfloat16", "--epochs", 1, "--samples", 2, "--latent-dim", 3]
+    done = kvae_command("train", "digits", *options, "--out", tmp_path / "run")
+    assert (done.status, "--precision float32 takes less time" in done.out) == (0, emulated)
+
+
 @pytest.mark.slow
 def test_recipes_are_listed_and_trained_and_gone_on_with(kvae_command, tmp_path):
     listed = kvae_command("recipes").out

@@ -37,6 +37,7 @@ from kvae.report import write_report
 
 STEPS, MIN_EPOCHS, MAX_EPOCHS = 5_000, 10, 100
 MAX_LINES = 20  # of the table that training prints
+CPUINFO = Path("/proc/cpuinfo")
 
 LIKELIHOODS: dict[str, Any] = {
     "bernoulli": likelihoods.Bernoulli,
@@ -315,6 +316,13 @@ def _set_up(settings: Settings) -> None:
     keras.config.set_dtype_policy("float32" if settings.precision == "float32" else f"mixed_{settings.precision}")
 
 
+def emulates_bfloat16() -> bool:
+    """Whether there is nothing but a processor, and Linux says that it has no units for bfloat16."""
+    if any(device.device_type != "CPU" for device in tf.config.list_physical_devices()):
+        return False
+    return CPUINFO.is_file() and "bf16" not in CPUINFO.read_text()  # avx512_bf16, amx_bf16; on Arm bf16
+
+
 def _train(settings: Settings, run: Path, folder: Path, resume: bool, save_seconds: float | None) -> data.Data:
     """Train until RUN is there, but for the scores; of several workers the chief alone writes."""
     images = settings.load()
@@ -336,6 +344,8 @@ def _train(settings: Settings, run: Path, folder: Path, resume: bool, save_secon
     kind = "Conditional VAE" if model.condition_dim else "VAE"
     likelihood = type(model.likelihood).__name__
     say(f"{kind} with {model.latent_dim} latents, {model.count_params():,} weights, {likelihood} likelihood\n")
+    if settings.precision == "bfloat16" and emulates_bfloat16():
+        say("This processor emulates bfloat16, which makes it slow: --precision float32 takes less time here.\n")
     progress = fit(model, settings, images, folder, save_seconds)
     if workers.is_chief():
         training = {
