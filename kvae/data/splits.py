@@ -121,8 +121,8 @@ class StreamSplit:
         exact: False where images may turn out unreadable on the way.
         numbered: `numbered(limit)` is as `elements(None, limit)`, with `[label, number in the source]` for labels;
             None where the numbers are the positions in the split.
-        native: `native()` is all `(image, label)`, read by TensorFlow's own operations alone, which other processes can
-            run, too; None where that can't be.
+        native: `native()` is all `(image, label)`, files in any order, read by TensorFlow's own operations alone, which
+            other processes can run, too; None where that can't be.
     """
 
     count: int

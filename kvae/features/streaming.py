@@ -18,7 +18,7 @@ from kvae.data.files import in_threads, read_header
 from kvae.data.folder import FileReader, Layout, lay_out
 from kvae.data.records import find_records
 from kvae.data.splits import NAMES, MemorySplit, Split
-from kvae.features.extract import ROWS, BatchEncoder
+from kvae.features.extract import ROWS, BatchEncoder, batch_encoder
 from kvae.files import atomic_file
 from kvae.models import LatentModel
 
@@ -106,7 +106,7 @@ def write_features(
     parts = _Parts(path.parent / f".{path.name}.parts", json.dumps(asked, sort_keys=True))
     if (done := parts.rows()) and on_resume:
         on_resume(done)
-    encode = BatchEncoder(model, hidden)
+    encode = batch_encoder(model, hidden)
     for name, found in batches.items():
         label = name if len(names) > 1 else None
         done = parts.rows(label)
