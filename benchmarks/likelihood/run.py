@@ -145,6 +145,20 @@ def commands_of(experiment: str) -> dict[str, list[str]]:
     }
 
 
+def is_stored(name: str, lines: list[str]) -> bool:
+    stored = json.loads(STORED.read_text()) if STORED.is_file() else {}
+    return stored.get(name, {}).get("commands") == lines
+
+
+def is_missed(experiment: str, name: str, runs: Path) -> bool:
+    """Whether a run that isn't stored yet goes on from this one, whose model is not there."""
+    goes_on = any(
+        any(f" ./{name} " in line for line in lines) and not is_stored(other, lines)
+        for other, lines in commands_of(experiment).items()
+    )
+    return goes_on and not (runs / name / "model.keras").is_file()
+
+
 def show(stored: dict) -> None:
     """The stored results, a line each."""
     print(f"{'':<26}{'−ELBO':>9}{'NLL':>9} ± s.e.{'K':>7}{'images':>8}{'bits/dim':>10}{'epochs':>8}{'training':>10}")
@@ -176,8 +190,7 @@ if __name__ == "__main__":
             if options.list:
                 print(f"# {name}", *lines, sep="\n")
                 continue
-            stored = json.loads(STORED.read_text()) if STORED.is_file() else {}
-            if not options.again and stored.get(name, {}).get("commands") == lines:
+            if not options.again and is_stored(name, lines) and not is_missed(experiment, name, options.runs):
                 print(f"{name}: stored already")
                 continue
             entry = run(name, EXPERIMENTS[experiment][name], options.runs, options.again)
