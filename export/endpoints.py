@@ -2,8 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -174,18 +173,3 @@ def weights_in_files(model: Any) -> int:
     parts = [getattr(model, name) for name in ("encoder", "decoder", "classifier") if hasattr(model, name)]
     parts = [*model.trunk, model.head] if hasattr(model, "trunk") else parts  # a classifier may leave out some layers
     return sum(part.count_params() for part in parts)
-
-
-@contextmanager
-def float32_compute(model: Any) -> Iterator[None]:
-    """The model computes in float32 inside, whatever its dtype policy: the kernels of LiteRT do."""
-    changed = []
-    try:
-        for layer in model._flatten_layers():
-            if layer.compute_dtype != "float32" and layer.variable_dtype == "float32":
-                changed.append((layer, layer.dtype_policy))
-                layer.dtype_policy = "float32"
-        yield
-    finally:
-        for layer, policy in changed:
-            layer.dtype_policy = policy

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from kvae.export.console import quiet
-from kvae.export.endpoints import Endpoint, endpoints_of, float32_compute
+from kvae.export.endpoints import Endpoint, endpoints_of
 from kvae.export.errors import ExportError, one_line
 from kvae.export.reference import Reference, Run, in_pieces
 from kvae.export.verify import Artifact, compare, folder_artifact
+from kvae.models import float32_compute
 
 OPSET = 18  # the first that has the exclusive or, and the last that tf2onnx knows
 METADATA = "kvae"  # key of the info in a file's metadata

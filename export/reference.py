@@ -8,9 +8,10 @@ import numpy as np
 import tensorflow as tf
 
 from kvae.export import endpoints
-from kvae.export.endpoints import endpoints_of, float32_compute, with_fixed_prior
+from kvae.export.endpoints import endpoints_of, with_fixed_prior
 from kvae.export.errors import ExportError
 from kvae.export.runtime import seed_words
+from kvae.models import float32_compute
 
 ROWS = 101
 CHUNK = 256  # rows that Keras computes at once

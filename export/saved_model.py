@@ -8,8 +8,9 @@ import numpy as np
 import tensorflow as tf
 
 from kvae.export.console import quiet
-from kvae.export.endpoints import INFO, endpoints_of, float32_compute
+from kvae.export.endpoints import INFO, endpoints_of
 from kvae.export.errors import ExportError, one_line
+from kvae.models import float32_compute
 
 
 def write(model: Any, directory: Path, info: bytes, batch_sizes: Sequence[int | None] = (None,)) -> None:

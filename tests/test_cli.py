@@ -334,25 +334,32 @@ def test_train_refuses_to_replace_unless_told(kvae_command, run_folder, tmp_path
 def test_a_processor_that_emulates_bfloat16_is_known(flags, devices, emulated, tmp_path, monkeypatch):
     import tensorflow as tf
 
-    from kvae.cli import training
+    from kvae.cli import console
 
     devices = [tf.config.PhysicalDevice(device, device) for device in devices]
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda: devices)
-    monkeypatch.setattr(training, "CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(console, "CPUINFO", tmp_path / "cpuinfo")
     if flags is not None:
-        training.CPUINFO.write_text(f"flags : {flags}\n")
-    assert training.emulates_bfloat16() is emulated
+        console.CPUINFO.write_text(f"flags : {flags}\n")
+    assert console.emulates_bfloat16() is emulated
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("emulated", [True, False])
-def test_whoever_trains_in_emulated_bfloat16_is_told(emulated, kvae_command, tmp_path, monkeypatch):
-    from kvae.cli import training
+def test_whoever_uses_emulated_bfloat16_is_told_what_is_faster(emulated, kvae_command, tmp_path, monkeypatch):
+    from kvae.cli import evaluate, training
 
-    monkeypatch.setattr(training, "emulates_bfloat16", lambda: emulated)
+    for module in (evaluate, training):
+        monkeypatch.setattr(module, "emulates_bfloat16", lambda: emulated)
+    run, scores = tmp_path / "run", tmp_path / "scores.json"
     options = ["--precision", "bfloat16", "--epochs", 1, "--samples", 2, "--latent-dim", 3]
-    done = kvae_command("train", "digits", *options, "--out", tmp_path / "run")
+    done = kvae_command("train", "digits", *options, "--out", run)
     assert (done.status, "--precision float32 takes less time" in done.out) == (0, emulated)
+    for option, precision in ((), "bfloat16"), (["--float32"], "float32"):
+        done = kvae_command("evaluate", run, "--samples", 2, *option, "--json", scores)
+        told = "--float32 takes less time" in done.out
+        assert (done.status, told) == (0, emulated and not option)
+        assert json.loads(scores.read_text())["precision"] == precision
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ TERMS = ("distortion", "rate", "elbo", "nll")
 KEYS = {
     *TERMS, *(f"{term}_error" for term in TERMS), "bits_per_dim", "bits_per_dim_nll", "active_units",
     "kl_per_dimension", "ess_median", "ess_below_2", "num_samples", "seed", "split", "examples", "images",
-    "binarisation", "support", "outside_support", "non_finite",
+    "binarisation", "support", "precision", "outside_support", "non_finite",
 }  # fmt: skip
 
 
@@ -188,6 +188,25 @@ def test_a_part_that_xla_cannot_compile_is_scored(part, network, monkeypatch):
     monkeypatch.setattr(kind, name, lambda *args, **kwargs: tf.nest.map_structure(same, method(*args, **kwargs)))
     rows = evaluation.score_images(vae, x, 300)
     np.testing.assert_allclose(rows["nll"], expected["nll"], rtol=1e-5)  # other orders of float32 sums
+
+
+def test_a_model_of_mixed_precision_can_be_scored_in_float32():
+    def model(dtype):
+        return kvae.VAE(
+            encoder=kvae.Encoder(3, networks.MLP((16,), dtype=dtype)),
+            decoder=kvae.Decoder((8, 8, 1), networks.MLP((16,), dtype=dtype), dtype=dtype),
+        )
+
+    mixed, plain = model("mixed_bfloat16"), model("float32")
+    plain.set_weights(mixed.get_weights())
+    x = np.random.default_rng(0).integers(0, 2, (9, 8, 8, 1)).astype("float32")
+    expected, rounded = (evaluation.evaluate(vae, x, num_samples=4) for vae in (plain, mixed))
+    with kvae.models.float32_compute(mixed):
+        scores = evaluation.evaluate(mixed, x, num_samples=4)
+    assert scores == expected
+    assert (rounded["precision"], scores["precision"]) == ("bfloat16", "float32")
+    assert 0 < abs(rounded["nll"] - scores["nll"]) < 0.05
+    assert evaluation.evaluate(mixed, x, num_samples=4) == rounded  # it has its policy again
 
 
 def test_threads_are_of_the_cores_that_the_process_may_use(monkeypatch):

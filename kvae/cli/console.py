@@ -6,7 +6,10 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
+
+CPUINFO = Path("/proc/cpuinfo")
 
 
 class CommandError(Exception):
@@ -72,6 +75,15 @@ def start_tensorflow(debug: bool = False, first_operation: bool = True) -> None:
             tf.constant(0) + 0  # drivers are looked for now, not in the middle of a table
     if not debug:
         logging.getLogger("absl").setLevel(logging.ERROR)
+
+
+def emulates_bfloat16() -> bool:
+    """Whether there is nothing but a processor, and Linux says that it has no units for bfloat16."""
+    import tensorflow as tf
+
+    if any(device.device_type != "CPU" for device in tf.config.list_physical_devices()):
+        return False
+    return CPUINFO.is_file() and "bf16" not in CPUINFO.read_text()  # avx512_bf16, amx_bf16; on Arm bf16
 
 
 def show_only_our_warnings() -> None:

@@ -1,5 +1,6 @@
 """`kvae evaluate`."""
 
+import contextlib
 import functools
 import hashlib
 import json as json_format
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kvae.cli.console import CommandError, say, table
+from kvae.cli.console import CommandError, emulates_bfloat16, say, table
 from kvae.cli.run import DataDirOption, Run, open_run, write_json
 from kvae.files import atomic_file
 
@@ -44,6 +45,9 @@ def evaluate(
     compression: Annotated[
         bool, typer.Option("--compression", help="What latents cost as a code, beside JPEG, WebP and PNG files.")
     ] = False,
+    float32: Annotated[
+        bool, typer.Option("--float32", help="Compute in float32, as exported files do, what was trained otherwise.")
+    ] = False,
     json: Annotated[Path | None, typer.Option(help="Write the numbers to this file.", show_default=False)] = None,
     data_dir: DataDirOption = None,
 ) -> None:
@@ -61,20 +65,24 @@ def evaluate(
     for run in runs:
         opened = open_run(run, context.obj)
         from kvae.evaluation import diagnose
+        from kvae.models import float32_compute
 
         if len(runs) > 1:
             say(f"{run}")
-        scores = _score(opened, split, samples, seed, limit, data_dir)
-        train = _score(opened, "train", samples, seed, scores["examples"], data_dir) if compare_train else None
-        scores |= _aggregate(opened, split, limit, data_dir)
-        configs.append({name: value for name, value in opened.config.items() if name not in OF_A_RUN})
-        show_scores(scores, opened.model.latent_dim)
-        if train:
-            _show_gap(scores, train)
-        for finding in diagnose(scores, train):
-            say(f"{finding.message}\n")
-        if compression:
-            scores["compression"] = _compression(opened, split, seed, limit, data_dir)
+        if not float32 and opened.model.decoder.compute_dtype == "bfloat16" and emulates_bfloat16():
+            say("This processor emulates bfloat16, which makes it slow: --float32 takes less time here.")
+        with float32_compute(opened.model) if float32 else contextlib.nullcontext():
+            scores = _score(opened, split, samples, seed, limit, data_dir)
+            train = _score(opened, "train", samples, seed, scores["examples"], data_dir) if compare_train else None
+            scores |= _aggregate(opened, split, limit, data_dir)
+            configs.append({name: value for name, value in opened.config.items() if name not in OF_A_RUN})
+            show_scores(scores, opened.model.latent_dim)
+            if train:
+                _show_gap(scores, train)
+            for finding in diagnose(scores, train):
+                say(f"{finding.message}\n")
+            if compression:
+                scores["compression"] = _compression(opened, split, seed, limit, data_dir)
         results[str(run)] = scores | ({"train": train} if train else {})
     content: Any = next(iter(results.values()))
     if len(runs) > 1:
@@ -95,7 +103,7 @@ def _score(run: Run, split: str, samples: int, seed: int, limit: int | None, dat
 
     data = run.data(data_dir=data_dir)
     images = [run.config[key] for key in ("source", "binarize", "size", "data_seed")]
-    leftover = Unfinished(run.path, [split, samples, seed, limit, *images])
+    leftover = Unfinished(run.path, [split, samples, seed, limit, run.model.decoder.compute_dtype, *images])
     done = leftover.load()
     if done is not None:
         say(f"Going on behind the {len(done['nll']):,} images that are done.")

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from kvae import data, likelihoods, networks, objectives, optimizers, posteriors, priors, recipes, schedules
 from kvae.callbacks import LowerableRate, Rescue, Resume
 from kvae.cli import unfinished, workers
-from kvae.cli.console import CommandError, Stopped, our_warnings, say
+from kvae.cli.console import CommandError, Stopped, emulates_bfloat16, our_warnings, say
 from kvae.cli.evaluate import show_scores
 from kvae.cli.features import probe_run, show_probe
 from kvae.cli.plot import draw
@@ -37,7 +37,6 @@ from kvae.report import write_report
 
 STEPS, MIN_EPOCHS, MAX_EPOCHS = 5_000, 10, 100
 MAX_LINES = 20  # of the table that training prints
-CPUINFO = Path("/proc/cpuinfo")
 
 LIKELIHOODS: dict[str, Any] = {
     "bernoulli": likelihoods.Bernoulli,
@@ -314,13 +313,6 @@ def _set_up(settings: Settings) -> None:
     if settings.deterministic:
         tf.config.experimental.enable_op_determinism()
     keras.config.set_dtype_policy("float32" if settings.precision == "float32" else f"mixed_{settings.precision}")
-
-
-def emulates_bfloat16() -> bool:
-    """Whether there is nothing but a processor, and Linux says that it has no units for bfloat16."""
-    if any(device.device_type != "CPU" for device in tf.config.list_physical_devices()):
-        return False
-    return CPUINFO.is_file() and "bf16" not in CPUINFO.read_text()  # avx512_bf16, amx_bf16; on Arm bf16
 
 
 def _train(settings: Settings, run: Path, folder: Path, resume: bool, save_seconds: float | None) -> data.Data:

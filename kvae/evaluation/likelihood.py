@@ -58,9 +58,9 @@ def evaluate(
 
     Returns:
         Dict with the above, and `active_units`, `num_samples`, `seed`, `split`, `examples`; `images`, a checksum of
-        these, the same for the same images; `binarisation`, how they became binary, where the likelihood is one of
-        binary data; `outside_support`, how many aren't in the likelihood's support; `non_finite`, how many have an
-        infinite value or NaN, by term.
+        these, the same for the same images; `precision`, that the decoder computes in; `binarisation`, how they became
+        binary, where the likelihood is one of binary data; `outside_support`, how many aren't in the likelihood's
+        support; `non_finite`, how many have an infinite value or NaN, by term.
 
     Raises:
         ValueError: if there is no data, or num_samples < 1.
@@ -121,6 +121,7 @@ def _summary(model: VAE, rows: Rows, described: str | None) -> dict[str, Any]:
         "images": f"{zlib.crc32(rows['image'].tobytes()):08x}",
         "binarisation": binarisation,
         "support": model.likelihood.support,
+        "precision": model.decoder.compute_dtype,
         "outside_support": int(rows["outside"].sum()),
         "non_finite": {name: int((~ok).sum()) for name, ok in finite.items() if not ok.all()},
     }
