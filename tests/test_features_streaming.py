@@ -222,14 +222,15 @@ def test_an_interruption_costs_no_more_than_a_part(vae, data, tmp_path, monkeypa
     write_features(vae, data, whole, part_rows=256)
     encoded = []
 
-    class Counting(kvae.features.extract.__globals__["BatchEncoder"]):
-        def __call__(self, images, labels=None):
-            if len(encoded) == 3:
-                raise KeyboardInterrupt
-            encoded.append(len(images))
-            return super().__call__(images, labels)
+    encode = streaming.batch_encoder(vae, True)
 
-    monkeypatch.setattr("kvae.features.streaming.BatchEncoder", Counting)
+    def stops(images, labels=None):
+        if len(encoded) == 3:
+            raise KeyboardInterrupt
+        encoded.append(len(images))
+        return encode(images, labels)
+
+    monkeypatch.setattr(streaming, "batch_encoder", lambda model, hidden: stops)
     with pytest.raises(KeyboardInterrupt):
         write_features(vae, data, path, part_rows=256)
     assert path.read_bytes() == b"what was there"
