@@ -145,9 +145,12 @@ def commands_of(experiment: str) -> dict[str, list[str]]:
     }
 
 
+def read_stored() -> dict:
+    return json.loads(STORED.read_text()) if STORED.is_file() else {}
+
+
 def is_stored(name: str, lines: list[str]) -> bool:
-    stored = json.loads(STORED.read_text()) if STORED.is_file() else {}
-    return stored.get(name, {}).get("commands") == lines
+    return read_stored().get(name, {}).get("commands") == lines
 
 
 def is_missed(experiment: str, name: str, runs: Path) -> bool:
@@ -181,7 +184,7 @@ if __name__ == "__main__":
     parser.add_argument("--stored", action="store_true", help="show what is stored only")
     options = parser.parse_args()
     if options.stored:
-        show(json.loads(STORED.read_text()))
+        show(read_stored())
         sys.exit()
     if unknown := set(options.experiments) - set(EXPERIMENTS):
         parser.error(f"expected experiments of {', '.join(EXPERIMENTS)}. Received: {', '.join(unknown)}")
@@ -194,7 +197,6 @@ if __name__ == "__main__":
                 print(f"{name}: stored already")
                 continue
             entry = run(name, EXPERIMENTS[experiment][name], options.runs, options.again)
-            stored = json.loads(STORED.read_text()) if STORED.is_file() else {}
-            stored[name] = entry | {"machine": machine()}
+            stored = read_stored() | {name: entry | {"machine": machine()}}
             STORED.write_text(json.dumps(stored, indent=2) + "\n")
             print(f"{name}: NLL {entry['evaluation']['nll']:.2f} nats, stored in {STORED.name}")

@@ -86,6 +86,12 @@ def emulates_bfloat16() -> bool:
     return CPUINFO.is_file() and "bf16" not in CPUINFO.read_text()  # avx512_bf16, amx_bf16; on Arm bf16
 
 
+def say_what_is_faster(precision: str, option: str) -> None:
+    """Tell whoever computes in a bfloat16 that is emulated which option to add."""
+    if precision == "bfloat16" and emulates_bfloat16():
+        say(f"This processor emulates bfloat16, which makes it slow: {option} takes less time here.\n")
+
+
 def show_only_our_warnings() -> None:
     """Warnings of kvae become one line each; those of the libraries below are for developers (`--debug`)."""
     warnings.simplefilter("ignore")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kvae.cli.console import CommandError, emulates_bfloat16, say, table
+from kvae.cli.console import CommandError, say, say_what_is_faster, table
 from kvae.cli.run import DataDirOption, Run, open_run, write_json
 from kvae.files import atomic_file
 
@@ -69,9 +69,8 @@ def evaluate(
 
         if len(runs) > 1:
             say(f"{run}")
-        if not float32 and opened.model.decoder.compute_dtype == "bfloat16" and emulates_bfloat16():
-            say("This processor emulates bfloat16, which makes it slow: --float32 takes less time here.")
         with float32_compute(opened.model) if float32 else contextlib.nullcontext():
+            say_what_is_faster(opened.model.decoder.compute_dtype, "--float32")
             scores = _score(opened, split, samples, seed, limit, data_dir)
             train = _score(opened, "train", samples, seed, scores["examples"], data_dir) if compare_train else None
             scores |= _aggregate(opened, split, limit, data_dir)

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from kvae import data, likelihoods, networks, objectives, optimizers, posteriors, priors, recipes, schedules
 from kvae.callbacks import LowerableRate, Rescue, Resume
 from kvae.cli import unfinished, workers
-from kvae.cli.console import CommandError, Stopped, emulates_bfloat16, our_warnings, say
+from kvae.cli.console import CommandError, Stopped, our_warnings, say, say_what_is_faster
 from kvae.cli.evaluate import show_scores
 from kvae.cli.features import probe_run, show_probe
 from kvae.cli.plot import draw
@@ -336,8 +336,8 @@ def _train(settings: Settings, run: Path, folder: Path, resume: bool, save_secon
     kind = "Conditional VAE" if model.condition_dim else "VAE"
     likelihood = type(model.likelihood).__name__
     say(f"{kind} with {model.latent_dim} latents, {model.count_params():,} weights, {likelihood} likelihood\n")
-    if settings.precision == "bfloat16" and emulates_bfloat16():
-        say("This processor emulates bfloat16, which makes it slow: --precision float32 takes less time here.\n")
+    if not resume:  # which takes no other precision
+        say_what_is_faster(settings.precision, "--precision float32")
     progress = fit(model, settings, images, folder, save_seconds)
     if workers.is_chief():
         training = {
