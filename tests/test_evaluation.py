@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 import warnings
 
 import keras
@@ -141,6 +142,21 @@ def test_threads_keep_the_order_and_stop_early():
     assert [next(results) for _ in range(3)] == [0, -1, -2]
     results.close()  # as an exception in whoever takes them would
     assert len(begun) < 20
+
+
+def test_a_graph_that_xla_does_not_compile_is_called_in_turn(monkeypatch):
+    inside, most = [], []
+
+    def graph(item):
+        inside.append(item)
+        most.append(len(inside))
+        time.sleep(0.01)
+        inside.remove(item)
+        return item
+
+    monkeypatch.setattr(importance, "THREADS", 4)
+    assert list(importance.few_at_a_time(importance.one_at_a_time(graph), range(8))) == list(range(8))
+    assert max(most) == 1
 
 
 def test_a_compiled_decoder_scores_as_others_do(ppca):

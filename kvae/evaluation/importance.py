@@ -3,6 +3,7 @@
 import collections
 import math
 import os
+import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -247,10 +248,10 @@ class ImportanceSampler:
             graph = tf.function(self.terms(parts=True), jit_compile=whole).get_concrete_function(*inputs)
             try:
                 graph(*inputs)
-                return graph
+                return graph if whole else one_at_a_time(graph)
             except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError):
                 pass  # an operation that XLA can't compile
-        return tf.function(self.terms(parts=False)).get_concrete_function(*inputs)
+        return one_at_a_time(tf.function(self.terms(parts=False)).get_concrete_function(*inputs))
 
     def _scores(self, x: Any, q: Any, c: Any, index: Any) -> Rows:
         log_sums, log_squares, log_p_xs, log_ratios = [], [], [], []
@@ -286,6 +287,20 @@ def log_sum_exp(values: np.ndarray) -> np.ndarray:
     shift = np.where(np.isfinite(top), top, 0.0)
     with np.errstate(divide="ignore"):
         return np.log(np.sum(np.exp(values - shift), axis=0)) + shift
+
+
+def one_at_a_time(graph: Callable[..., Any]) -> Callable[..., Any]:
+    """A graph that threads call in turn.
+
+    TensorFlow may rewrite a long sum so that it accumulates in a temporary variable; those of two calls have one name.
+    """
+    turn = threading.Lock()
+
+    def call(*inputs: Any) -> Any:
+        with turn:
+            return graph(*inputs)
+
+    return call
 
 
 def few_at_a_time(work: Callable[[int], Any], items: Sequence[int]) -> Iterator[Any]:
