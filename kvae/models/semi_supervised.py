@@ -81,7 +81,7 @@ class SemiSupervisedVAE(VAE):
     def build(self, input_shape: Any = None) -> None:
         if self.built:
             return
-        self.accuracy = keras.metrics.Mean(name="accuracy")
+        self.accuracy = keras.metrics.Mean(name="accuracy", dtype="float32")
         got = tuple(self.classifier(keras.KerasTensor((None, *self.image_shape))).shape[1:])
         if got != (self.num_classes,):
             raise ValueError(
@@ -89,6 +89,9 @@ class SemiSupervisedVAE(VAE):
                 f"Received: output shape {got}"
             )
         super().build(input_shape)
+
+    def _call_spec(self) -> Any:
+        return keras.InputSpec(shape=(None, *self.image_shape), dtype="float32", name="image")
 
     def _settings(self) -> dict[str, Any]:
         return {**super()._settings(), "alpha": self.alpha}
@@ -120,7 +123,7 @@ class SemiSupervisedVAE(VAE):
         weights = ops.where(known[:, None] > 0, one_hot, ops.exp(log_q))  # q(y|x), or the label: (B, C)
 
         # Every image with every label: B · C images.
-        c = ops.tile(ops.eye(self.num_classes), (ops.shape(x)[0], 1))
+        c = ops.tile(ops.eye(self.num_classes, dtype="float32"), (ops.shape(x)[0], 1))
         terms = self.terms(ops.repeat(x, self.num_classes, axis=0), noise, 1, training, c)
         distortion, rate, cost = (
             ops.reshape(values, (-1, self.num_classes))
