@@ -65,7 +65,9 @@ class FullCovarianceNormal(BoundedScale):
         mean, log_scale, slopes = self.split(params)
         e = (ops.cast(value, "float32") - mean) * ops.exp(-log_scale)  # (…, B, D)
         lower = ops.reshape(slopes, (*(1,) * (len(e.shape) + 1 - len(slopes.shape)), *ops.shape(slopes)))
-        epsilon = ops.linalg.solve_triangular(ops.eye(e.shape[-1], dtype="float32") + lower, e[..., None], lower=True)[..., 0]
+        epsilon = ops.linalg.solve_triangular(ops.eye(e.shape[-1], dtype="float32") + lower, e[..., None], lower=True)[
+            ..., 0
+        ]
         return ops.sum(normal_log_density(epsilon, 0.0, 0.0) - log_scale, axis=-1)
 
     def sample(self, params: Any, n: int, seed: Seed) -> Any:
