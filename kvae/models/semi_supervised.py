@@ -106,7 +106,7 @@ class SemiSupervisedVAE(VAE):
 
     def probable_labels(self, x: Any, training: bool = False) -> Any:
         """The most probable label of each image by q(y|x), `(B,)`."""
-        return ops.argmax(self.classifier(x, training=training), axis=-1)
+        return tf.argmax(self.classifier(x, training=training), axis=-1)  # that of Keras isn't built into LiteRT
 
     def call(self, x: Any, training: bool = False) -> Any:
         """Reconstruction of images, or of a pair `(x, condition)`; alone, they get their most probable labels."""
