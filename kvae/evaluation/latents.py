@@ -3,13 +3,13 @@
 import math
 from typing import Any, NamedTuple
 
-import keras
 import numpy as np
 import tensorflow as tf
 
 from kvae.distributions import seed_words
 from kvae.evaluation.importance import SampleNoise, as_batches, log_sum_exp
 from kvae.models import VAE
+from kvae.models.batches import unpack
 from kvae.models.metrics import ACTIVE_VARIANCE
 from kvae.priors import StandardNormal
 
@@ -73,7 +73,7 @@ def aggregate_posterior(model: VAE, data: Any, seed: int = 0) -> dict[str, float
     """
     if model.condition_dim is not None:
         raise ValueError("Expected a model without conditions. Received: condition_dim=" + str(model.condition_dim))
-    batches = (keras.utils.unpack_x_y_sample_weight(batch)[0] for batch in as_batches(data))
+    batches = (unpack(batch)[0] for batch in as_batches(data))
     params = [model.encoder_params(model.check_images(x)) for x in batches]
     if not params:
         raise ValueError("Expected images. Received: none")
