@@ -95,8 +95,14 @@ def say_what_is_faster(precision: str, option: str) -> None:
 def show_only_our_warnings() -> None:
     """Warnings of kvae become one line each; those of the libraries below are for developers (`--debug`)."""
     warnings.simplefilter("ignore")
+    shown: set[str] = set()
 
     def show(message: Any, category: type, *_: Any, **__: Any) -> None:
+        from kvae.data import DataWarning
+
+        if issubclass(category, DataWarning) and str(message) in shown:
+            return  # a command may load its images twice
+        shown.add(str(message))
         print(f"kvae: warning: {message}", file=sys.stderr, flush=True)
 
     warnings.showwarning = show  # type: ignore[assignment]

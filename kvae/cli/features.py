@@ -108,6 +108,9 @@ def probe_run(model: "VAE", data: "Data") -> list[dict[str, Any]]:
 
     train_images, train_labels = data.arrays("train", limit=PROBE_TRAIN)
     test_images, test_labels = data.arrays("test", limit=PROBE_TEST)
+    if train_labels is None or test_labels is None:
+        split = "training" if train_labels is None else "test"
+        raise ValueError(f"Expected labels to probe for. Received: {data.name}, whose {split} images have none")
     train = {**extract(model, train_images), "label": np.asarray(train_labels)}
     test = {**extract(model, test_images), "label": np.asarray(test_labels)}
     rows = probe_with_controls(train, train_images, test, test_images)

@@ -142,6 +142,11 @@ class Settings:
         """The VAE that these settings describe."""
         if self.conditional and not images.has_labels:
             raise CommandError(f"A conditional VAE needs labels. Received: {images.name}, which has none")
+        if self.conditional and (bare := sorted(images.source.unlabelled)):
+            raise CommandError(
+                "A conditional VAE needs labels in every split: move the unlabelled images elsewhere. "
+                f"Received: {images.name}, whose {' and '.join(bare)} split has none"
+            )
         condition_dim = images.num_classes if self.conditional else None
         if self.recipe is None and self.num_samples is not None:
             raise CommandError("--importance-samples is for a recipe: add --recipe iwae, or leave it out")

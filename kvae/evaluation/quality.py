@@ -50,7 +50,7 @@ def sample_quality(model: Any, data: Any, n: int = 2000, classifier: Any = None,
         >>> quality["frechet_floor"] < quality["frechet_means"], quality["n"]
         (True, 50)
     """
-    _check_labels(data)
+    _check_labels(data, "train", "test")
     if n < 2:
         raise ValueError(f"Argument `n` must be >= 2. Received: n={n}")
     test, labels = data.arrays("test", limit=n)
@@ -164,7 +164,7 @@ def feature_classifier(data: Any, epochs: int = 5, seed: int = 0) -> keras.Model
         >>> classifier_features(classifier, images).shape
         (20, 64)
     """
-    _check_labels(data)
+    _check_labels(data, "train")
     if epochs < 1:
         raise ValueError(f"Argument `epochs` must be >= 1. Received: epochs={epochs}")
     train = data.split("train", labels=True, shuffle=True)
@@ -214,8 +214,8 @@ def _laplacian_energy(x: np.ndarray) -> float:
     return float(np.mean(np.square(neighbours - 4 * x[:, 1:-1, 1:-1])))
 
 
-def _check_labels(data: Any) -> None:
-    if not getattr(data, "has_labels", False):
+def _check_labels(data: Any, *splits: str) -> None:
+    if not getattr(data, "has_labels", False) or not all(map(data.is_labelled, splits)):
         raise ValueError(
             "Sample quality is measured in the features of a classifier, which needs labels: load data that has them, "
             f"for example kvae.data.load((images, labels)). Received: {data!r:.200}"
