@@ -66,8 +66,9 @@ def start_tensorflow(debug: bool = False, first_operation: bool = True) -> None:
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0" if debug else "3")
     with contextlib.nullcontext() if debug else _native_stderr_off():
-        import keras  # noqa: F401
         import tensorflow as tf
+
+        import kvae.models.backend  # noqa: F401  # and so Keras, on TensorFlow
 
         for gpu in tf.config.list_physical_devices("GPU"):
             tf.config.experimental.set_memory_growth(gpu, True)

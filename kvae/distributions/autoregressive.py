@@ -136,7 +136,7 @@ class InverseAutoregressive(Distribution):
             for d in range(last + 1):  # pass d makes the entry right that depends on d others
                 shift, gate = network(u, context)
                 sigma = ops.sigmoid(gate + 2.0)
-                turn = ops.arange(last + 1) == (last - d if network.reverse else d)
+                turn = ops.arange(last + 1, dtype="int32") == (last - d if network.reverse else d)
                 u = ops.where(turn, (z - (1.0 - sigma) * shift) / sigma, u)
             z, log_det = u, log_det + ops.sum(log_sigmoid(network(u, context)[1] + 2.0), axis=-1)
         return ops.sum(normal_log_density(z, mean, log_scale), axis=-1) - log_det

@@ -76,7 +76,7 @@ class Distribution(keras.layers.Layer):
         size = 1
         for axis in variance.shape[1:]:
             size *= axis
-        return ops.reshape(variance, (-1, 1, size)) * ops.eye(size)
+        return ops.reshape(variance, (-1, 1, size)) * ops.eye(size, dtype="float32")
 
     @property
     def is_discrete(self) -> bool:

@@ -1,5 +1,6 @@
 """What the VAE and the plain autoencoder share: parts that fit together, and the Keras training protocol."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -12,19 +13,22 @@ from kvae.distributions import Bernoulli, Distribution, Noise
 from kvae.models.batches import Batch, batch_of, check_shape, unpack
 from kvae.models.metrics import SkippedSteps, StepMean
 from kvae.models.parts import check_family, check_network, check_raw_outputs, output_shape
+from kvae.models.precision import fit_epsilon
 from kvae.models.replicas import Share, all_finite, many_workers, overall_means, part_of_mean, share
 from kvae.networks import Decoder, Encoder, check_image_shape
+from kvae.networks.composite import Composite
 from kvae.state import Before, restore, restore_replicas
 
 NO_CONDITION = "Expected conditions that are integers from 0 to condition_dim − 1, or finite vectors. Received: others"
 OUTSIDE = "Expected images with values in [0, 1] and no NaN; scale them, for example x / 255. Received: values outside"
 NO_LABEL = "Expected labels that are integers from 0 to num_classes − 1, or −1 for none. Received: others"
 ROUNDING = 1e-6  # beyond 0 and 1, that float32 arithmetic may bring
+NETWORKS = ("encoder", "decoder", "classifier")
 CLIP_NORM = 200.0  # of the gradient, in nats: far above ordinary ones, only an explosion is cut
 NOT_FINITE = "Expected values that are finite. Received: NaN or infinite ones"
 
 
-class LatentModel(keras.Model):
+class LatentModel(Composite, keras.Model):
     """An encoder, a decoder and a likelihood around a latent vector; `fit`, `evaluate` and `predict` work.
 
     A subclass says which raw parameters its encoder puts out (`posterior_size`), what a batch costs
@@ -201,6 +205,7 @@ class LatentModel(keras.Model):
 
     def decoder_params(self, z: Any, c: Any = None, training: bool = False) -> Any:
         """Raw parameters `(…, B, H, W, P)` of p(x|z) for latents `(…, B, D)` and the condition's vectors `(B, C)`."""
+        z = ops.cast(z, "float32")
         if c is not None:
             z = ops.concatenate([z, ops.ones_like(z[..., :1]) * c], axis=-1)
         if len(z.shape) == 2:
@@ -216,7 +221,7 @@ class LatentModel(keras.Model):
         A conditional model takes the pair `(x, condition)`.
         """
         x, c = x if isinstance(x, tuple | list) else (x, None)
-        c = self.condition(c, x.shape[0])
+        x, c = ops.cast(x, "float32"), self.condition(c, x.shape[0])
         return self.likelihood.mean(self.decoder_params(self.point(x, c, training), c, training))
 
     def encode_mean(self, x: Any, condition: Any = None) -> Any:
@@ -257,8 +262,8 @@ class LatentModel(keras.Model):
         single = len(first.shape) == 3
         if single:
             first, second = first[None], second[None]
-        a, b = (self.encode_mean(x, condition)[:, None] for x in (first, second))  # (B, 1, D)
-        t = ops.linspace(0.0, 1.0, steps)[None, :, None]  # (1, steps, 1)
+        a, b = (ops.cast(self.encode_mean(x, condition), "float32")[:, None] for x in (first, second))  # (B, 1, D)
+        t = ops.linspace(0.0, 1.0, steps, dtype="float32")[None, :, None]  # (1, steps, 1)
         z = (1 - t) * a + t * b  # (B, steps, D)
         images = self.decode(ops.reshape(z, (-1, self.latent_dim)), condition)
         images = ops.reshape(images, (-1, steps, *self.image_shape))
@@ -269,7 +274,8 @@ class LatentModel(keras.Model):
     def compile(self, optimizer: Any = "adam", **kwargs: Any) -> None:
         """As `keras.Model.compile`; the loss and the metrics are the model's own.
 
-        An optimizer that is given by its name clips gradients to a norm of 200, which only an explosion reaches.
+        An optimizer that is given by its name clips gradients to a norm of 200, which only an explosion reaches, and
+        has an epsilon that float16 can hold where weights are float16.
         Under MultiWorkerMirroredStrategy there is one step per execution: Keras 3.15 can't do more there.
         """
         for name in ("loss", "metrics", "weighted_metrics", "loss_weights"):
@@ -278,11 +284,13 @@ class LatentModel(keras.Model):
                     f"{type(self).__name__} computes its own loss and metrics from its parts: choose another "
                     f"`likelihood` or `objective` instead. Received: {name}={kwargs[name]}"
                 )
-        if isinstance(optimizer, str):
+        named = isinstance(optimizer, str)
+        if named:
             optimizer = keras.optimizers.get({"class_name": optimizer, "config": {"global_clipnorm": CLIP_NORM}})
         if many_workers():
             kwargs["steps_per_execution"] = 1
         super().compile(optimizer=optimizer, **kwargs)
+        fit_epsilon(self.optimizer, self.trainable_weights, change=named)
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compile as before saving; the model is always built, so the optimizer's slots are there to be loaded."""
@@ -373,9 +381,13 @@ class LatentModel(keras.Model):
             values = self.batch_values(part.x, self.noise(self.step, rows), True, part.y, part.target)
             # Gradients of the replicas are summed; float16 needs the loss scaled.
             replicas = tf.distribute.get_strategy().num_replicas_in_sync
-            loss = part_of_mean(values["loss"], part.weight, count) + sum(self.losses) / replicas
+            loss = part_of_mean(values["loss"], part.weight, count) + ops.cast(sum(self.losses), "float32") / replicas
             loss = self.optimizer.scale_loss(loss)
-        gradients = tape.gradient(loss, self.trainable_weights)
+        # In one dtype: a norm over all of them is clipped, and float16 would overflow in it.
+        gradients = [
+            gradient if gradient is None else tf.cast(gradient, "float32")
+            for gradient in tape.gradient(loss, self.trainable_weights)
+        ]
         self.after_step(overall_means({name: values[name] for name in self.value_names}, part.weight))
         finite = all_finite([part.x, loss], gradients)
         _apply_or_restore(finite, self.optimizer, gradients, self.trainable_weights, before)
@@ -418,9 +430,47 @@ class LatentModel(keras.Model):
     def metrics(self) -> list[keras.metrics.Metric]:
         return list(self.trackers.values())
 
-    # Saving.
+    # Saving, and what else Keras does with a model.
 
     _parts: tuple[str, ...] = ("encoder", "decoder", "likelihood")
+
+    def export(
+        self,
+        filepath: Any,
+        format: str = "tf_saved_model",
+        verbose: bool | None = None,
+        input_signature: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        """As `keras.Model.export`: the model as it is called, images (or images and conditions) to reconstructions.
+
+        For encoder, decoder and generator in checked files: `kvae.export.export`.
+        """
+        if input_signature is None:
+            input_signature = [self._call_spec()]
+        super().export(filepath, format, verbose, input_signature, **kwargs)
+
+    def _call_spec(self) -> Any:
+        """What the model is called with."""
+        image = keras.InputSpec(shape=(None, *self.image_shape), dtype="float32", name="image")
+        if self.condition_dim is None:
+            return image
+        return [image, keras.InputSpec(shape=(None, self.condition_dim), dtype="float32", name="condition")]
+
+    def quantize(self, mode: Any = None, config: Any = None, filters: Any = None, **kwargs: Any) -> None:
+        """As `keras.Model.quantize`, but of the networks alone: densities stay in float32."""
+        networks = [getattr(self, name) for name in self._parts if name in NETWORKS]
+        inside = {id(layer) for network in networks for layer in network._flatten_layers()}
+        patterns = [filters] if isinstance(filters, str) else filters
+
+        def chosen(layer: keras.layers.Layer) -> bool:
+            if id(layer) not in inside:
+                return False
+            if callable(filters):
+                return bool(filters(layer))
+            return patterns is None or any(re.search(pattern, layer.name) for pattern in patterns)
+
+        super().quantize(mode, config=config, filters=chosen, **kwargs)
 
     def _settings(self) -> dict[str, Any]:
         """Arguments of the constructor that aren't parts."""

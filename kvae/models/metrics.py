@@ -9,7 +9,12 @@ ACTIVE_VARIANCE = 0.01
 
 
 class StepMean(keras.metrics.Mean):
-    """A mean over examples; not a number, instead of 0, where there was none: when every step was skipped."""
+    """A mean over examples, in float32 whatever the policy; not a number, instead of 0, where there was none: when
+    every step was skipped.
+    """
+
+    def __init__(self, name: str = "mean", dtype: Any = "float32"):
+        super().__init__(name=name, dtype=dtype)
 
     def result(self) -> Any:
         return ops.where(self.count > 0, super().result(), float("nan"))
@@ -80,6 +85,7 @@ class ActiveUnits(keras.metrics.Metric):
     """
 
     def __init__(self, latent_dim: int, name: str = "active_units", **kwargs: Any):
+        kwargs.setdefault("dtype", "float32")
         super().__init__(name=name, **kwargs)
         self.latent_dim = latent_dim
         self.count = self.add_variable(shape=(), initializer="zeros", name="count")

@@ -90,6 +90,6 @@ def all_finite(tensors: list[Any], gradients: list[Any]) -> Any:
 
     (Their sum is, and the sum of the gradients' squares, unless one isn't, or it is beyond 1e38.)
     """
-    total = sum(tf.reduce_sum(tensor) for tensor in tensors)
+    total = sum(tf.cast(tf.reduce_sum(tensor), "float32") for tensor in tensors)
     total += sum(tf.nn.l2_loss(tf.convert_to_tensor(gradient)) for gradient in gradients if gradient is not None)
     return over_replicas(1.0 - tf.cast(tf.math.is_finite(total), "float32")) == 0.0

@@ -86,7 +86,7 @@ class SemiSupervisedVAE(VAE):
     def build(self, input_shape: Any = None) -> None:
         if self.built:
             return
-        self.accuracy = keras.metrics.Mean(name="accuracy")
+        self.accuracy = keras.metrics.Mean(name="accuracy", dtype="float32")
         got = output_shape("classifier", self.classifier, self.image_shape)
         if got != (self.num_classes,):
             raise ValueError(
@@ -94,6 +94,9 @@ class SemiSupervisedVAE(VAE):
                 f"Received: output shape {got}"
             )
         super().build(input_shape)
+
+    def _call_spec(self) -> Any:
+        return keras.InputSpec(shape=(None, *self.image_shape), dtype="float32", name="image")
 
     def _settings(self) -> dict[str, Any]:
         return {**super()._settings(), "alpha": self.alpha}
@@ -125,7 +128,7 @@ class SemiSupervisedVAE(VAE):
         weights = ops.where(known[:, None] > 0, one_hot, ops.exp(log_q))  # q(y|x), or the label: (B, C)
 
         # Every image with every label: B · C images.
-        c = ops.tile(ops.eye(self.num_classes), (ops.shape(x)[0], 1))
+        c = ops.tile(ops.eye(self.num_classes, dtype="float32"), (ops.shape(x)[0], 1))
         x, target = (None if v is None else ops.repeat(v, self.num_classes, axis=0) for v in (x, target))
         terms = self.terms(x, noise, 1, training, c, target)
         distortion, rate, cost = (

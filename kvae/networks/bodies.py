@@ -6,6 +6,8 @@ from typing import Any
 import keras
 from keras import layers, ops
 
+from kvae.networks.composite import Composite
+
 ACTIVATION = "relu"
 MIN_SIDE = 4  # a grid that small is not halved again: it would lose where things are
 
@@ -25,7 +27,7 @@ def build_chain(chain: Sequence[layers.Layer], input_shape: tuple[int | None, ..
     return tuple(x.shape)
 
 
-class _Chain(layers.Layer):
+class _Chain(Composite):
     """Layers one after the other; a subclass makes them in `make_layers`."""
 
     def __init__(self, activation: str = ACTIVATION, **kwargs: Any):
@@ -50,7 +52,7 @@ class _Chain(layers.Layer):
 
 
 @keras.saving.register_keras_serializable("kvae")
-class GatedDense(layers.Layer):
+class GatedDense(Composite):
     """(W h + b) ⊙ sigmoid(V h + c): gated linear units (Dauphin et al. 2017, https://arxiv.org/abs/1612.08083, eq. 1).
 
     Args:

@@ -8,10 +8,11 @@ import numpy as np
 from keras import layers, ops
 
 from kvae.networks.bodies import ConvUp, DepthToSpace, build_chain
+from kvae.networks.composite import Composite
 
 
 @keras.saving.register_keras_serializable("kvae")
-class Decoder(keras.Model):
+class Decoder(Composite, keras.Model):
     """Decoder network: latents `(B, D)` to raw likelihood parameters `(B, H, W, param_size)`.
 
     With a convolutional body (one that has `filters`, `upsampling` and `stem_activation`) the latents become a small

@@ -6,10 +6,11 @@ import keras
 from keras import layers
 
 from kvae.networks.bodies import ConvDown, build_chain
+from kvae.networks.composite import Composite
 
 
 @keras.saving.register_keras_serializable("kvae")
-class Encoder(keras.Model):
+class Encoder(Composite, keras.Model):
     """Encoder network: images `(B, H, W, C)` to raw posterior parameters `(B, param_size)`.
 
     Args:

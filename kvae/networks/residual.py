@@ -6,10 +6,11 @@ import keras
 from keras import layers
 
 from kvae.networks.bodies import ACTIVATION, MIN_SIDE, DepthToSpace, _Chain, _check_sizes
+from kvae.networks.composite import Composite
 
 
 @keras.saving.register_keras_serializable("kvae")
-class ResidualBlock(layers.Layer):
+class ResidualBlock(Composite):
     """x + conv(act(conv(act(x)))): two 3×3 convolutions around an identity (He et al. 2016, full pre-activation).
 
     There is no batch normalisation: the blocks start as the identity, with a second kernel of zeros.

@@ -27,7 +27,9 @@ def mixture_log_density(z: Any, log_weights: Any, means: Any, log_scales: Any, w
     log_volume = ops.sum(log_scales, axis=-1)  # ½ log |Σₖ|
     if whitening is not None:
         e = ops.matmul(e, ops.reshape(whitening, (-1, *ones[1:], size, size)))
-        log_volume = log_volume - ops.sum(ops.log(ops.sum(whitening * ops.eye(size), axis=-1)), axis=-1)
+        log_volume = log_volume - ops.sum(
+            ops.log(ops.sum(whitening * ops.eye(size, dtype="float32"), axis=-1)), axis=-1
+        )
     log_joint = ops.reshape(log_weights - log_volume, (-1, *ones)) - 0.5 * ops.sum(ops.square(e) + LOG_2PI, axis=-1)
     top = ops.stop_gradient(ops.max(log_joint, axis=0, keepdims=True))
     return top[0] + ops.log(ops.sum(ops.exp(log_joint - top), axis=0))
