@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from kvae.export import endpoints
+from kvae.export import endpoints, operators
+from kvae.export.budgets import FLOAT32
 from kvae.export.endpoints import endpoints_of, with_fixed_prior
 from kvae.export.errors import ExportError
 from kvae.export.runtime import seed_words
@@ -122,9 +123,36 @@ class Reference:
                 if not np.isfinite(value).all():
                     raise ExportError(
                         f"Expected finite numbers from the model. Received: NaN or infinity in '{name}' "
-                        f"of '{endpoint.name}', in Keras already; load an earlier checkpoint"
+                        f"of '{endpoint.name}', in Keras already{_not_finite(model)}; load an earlier checkpoint"
                     )
+            few = {name: value[-2:] if name in endpoint.batched else value for name, value in inputs.items()}
+            _check_repeatable(endpoint.name, outputs, *(run(endpoint.name, few) for _ in range(2)))
             self.inputs[endpoint.name], self.outputs[endpoint.name] = inputs, outputs
+
+
+def _not_finite(model: Any) -> str:
+    """Which weights aren't finite, as part of a sentence."""
+    found = [weight.path for weight in model.weights if not np.isfinite(np.asarray(weight, "float64")).all()]
+    more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+    return f", and in the weight '{found[0]}'{more}" if found else ""
+
+
+def _check_repeatable(
+    endpoint: str, outputs: dict[str, np.ndarray], few: dict[str, np.ndarray], again: dict[str, np.ndarray]
+) -> None:
+    """ExportError unless the last rows alone, asked for twice, are the same both times and as among all others."""
+    for name, value in few.items():
+        allowed = FLOAT32.times(max(1.0, float(np.max(np.abs(outputs[name]))))).max
+        for other, what, reason in (
+            (again[name], "from call to call", f"draws random numbers or counts its calls: {operators.RANDOM}"),
+            (outputs[name][-len(value) :], "with the other rows of the batch", "computes over the batch axis"),
+        ):
+            off = float(np.max(np.abs(value.astype("float64") - other)))
+            if not off <= allowed:
+                raise ExportError(
+                    f"Expected '{name}' of '{endpoint}' to be a function of its own row alone. Received: it changes by "
+                    f"{off:.2g} {what}, in Keras already; a layer {reason}"
+                )
 
 
 def check_images(images: Any, model: Any) -> np.ndarray:

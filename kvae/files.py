@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 LOCK = "lock"  # in a temporary folder, locked while its process lives
@@ -119,3 +119,16 @@ def atomic_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
             if old.exists():
                 os.replace(old, path)
             raise
+
+
+def public_name(source: str | os.PathLike[str]) -> str:
+    """What others may know of where data are from: the last part of an absolute path; anything else as it is.
+
+    Example:
+
+        >>> public_name("/home/me/photos"), public_name("mnist"), public_name("photos of 2019/2020")
+        ('photos', 'mnist', 'photos of 2019/2020')
+    """
+    text = str(source)
+    windows, posix = PureWindowsPath(text), PurePosixPath(text)
+    return windows.name if windows.is_absolute() else posix.name if posix.is_absolute() else text

@@ -18,13 +18,14 @@ FILES = [*ROOT.glob("kvae/**/*.py"), *ROOT.glob("export/**/*.py")]
 MAY_IMPORT = {
     "callbacks": {"files"},
     "schedules": set(),
+    "arguments": set(),
     "files": set(),
     "optimizers": set(),
-    "distributions": set(),
+    "distributions": {"arguments"},
     "priors": {"distributions"},
     "objectives": {"distributions", "priors", "schedules"},
     "networks": set(),
-    "models": {"distributions", "priors", "objectives", "networks", "schedules"},
+    "models": {"arguments", "distributions", "priors", "objectives", "networks", "schedules"},
     "data": set(),
     "evaluation": {"models", "distributions", "priors", "data"},
     "features": {
@@ -43,7 +44,7 @@ MAY_IMPORT = {
     "recipes": {"models", "networks", "posteriors", "likelihoods", "priors", "objectives", "schedules"},
     "plotting": {"models", "evaluation", "features", "files"},
     "report": {"models", "evaluation", "features", "plotting", "files"},
-    "export": {"models", "distributions", "priors", "networks", "evaluation", "files"},
+    "export": {"arguments", "models", "distributions", "priors", "networks", "evaluation", "files"},
 }
 USES_TENSORFLOW = {"optimizers", "models", "data", "evaluation", "features", "export", "cli"}
 

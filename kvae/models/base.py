@@ -7,6 +7,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
+from kvae.arguments import integer
 from kvae.distributions import Distribution, Noise
 from kvae.models.metrics import SkippedSteps, StepMean
 from kvae.networks import Decoder, Encoder, check_image_shape
@@ -245,8 +246,7 @@ class LatentModel(keras.Model):
         Raises:
             ValueError: if steps < 2, or for images of another shape.
         """
-        if steps < 2:
-            raise ValueError(f"Argument `steps` must be >= 2. Received: steps={steps}")
+        steps = integer("steps", steps, least=2)
         first, second = ops.convert_to_tensor(first), ops.convert_to_tensor(second)
         single = len(first.shape) == 3
         if single:
