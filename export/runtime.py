@@ -33,6 +33,7 @@ REPORT = "report.json"
 FORMAT, FORMAT_VERSION = "kvae", 1  # of the JSON that `info` gives
 DYNAMIC_BATCH = 64  # with a signature for any batch size, rows are run in pieces of this size
 MAX_BYTES = 2**31  # of one answer; more is better drawn in parts
+MAX_THREADS = 1024  # tens of thousands end the process
 #: At the end of a file, where LiteRT doesn't look: this, and the sha256 of all that comes before.
 SEAL = b"\nkvae sha256\n"
 
@@ -59,7 +60,7 @@ class Model:
     def __init__(self, path: str | os.PathLike[str], num_threads: int = 1, sha256: str | None = None):
         self.path = _path("path", path)
         self._lock = threading.Lock()
-        num_threads = integer("num_threads", num_threads, least=1)
+        num_threads = integer("num_threads", num_threads, least=1, most=MAX_THREADS)
         data = _read(self.path, sha256)
         # The interpreter must outlive its runners, and the data the interpreter.
         self._data = data
@@ -132,12 +133,12 @@ class Model:
             )
         if start > 2**31 - n:
             raise ValueError(f"Argument `start` must be 0 to 2^31 − n. Received: start={start}, n={n}")
-        scale = _check("temperature", [real("temperature", temperature, least=0)], (1,))
+        temperature = min(real("temperature", temperature, least=0), float(np.finfo(np.float32).max))
         return self._answer(
             "generate",
             seed=seed_words(secrets.randbits(63) if seed is None else seed),
             index=np.arange(start, start + n, dtype=np.int32),
-            temperature=scale,
+            temperature=np.array([temperature], np.float32),
             **self._condition(condition, n),
         )["image"]
 
@@ -184,7 +185,10 @@ class Model:
                 f"Expected a file with score quantiles: export with validation images. Received: '{self.path}' without"
             )
         probability, value = np.array(self.info["score"]["quantiles"]).T
-        scores = np.array(None) if isinstance(negative_elbo, dict) else np.asarray(negative_elbo)
+        try:
+            scores = np.asarray(negative_elbo)
+        except ValueError:  # rows of different lengths
+            scores = np.array(None)
         if scores.dtype.kind not in "iuf" or np.isnan(scores).any():
             raise ValueError(
                 "Argument `negative_elbo` must be a number or an array of numbers, such as "
@@ -264,7 +268,7 @@ class Model:
         specs = known[endpoint]["inputs"]
         if set(inputs) != set(specs):
             raise ValueError(f"'{endpoint}' takes {sorted(specs)}. Received: {sorted(inputs)}")
-        if batch is not None and (isinstance(batch, bool) or batch not in self.batch_sizes):
+        if batch is not None and integer("batch", batch) not in self.batch_sizes:
             raise ValueError(f"Argument `batch` must be one of {self.batch_sizes}. Received: batch={batch}")
         inputs = {name: _as_specified(name, value, specs[name]) for name, value in inputs.items()}
         batched = {name for name, spec in specs.items() if spec["shape"][0] == "B"}
@@ -384,7 +388,7 @@ def load(path: str | os.PathLike[str], num_threads: int = 1, sha256: str | None 
 
     Args:
         path: of the `.tflite` file.
-        num_threads: for the kernels, >= 1.
+        num_threads: for the kernels, 1 to 1024.
         sha256: what the file must have; left out, the report.json beside it is asked, if there is one.
 
     Raises:
@@ -480,7 +484,8 @@ def _check(name: str, value: Any, shape: tuple[int | None, ...]) -> np.ndarray:
     except ValueError as error:
         raise ValueError(f"{wanted}. Received: rows of different lengths") from error
     if array.dtype.kind not in "biuf":
-        raise ValueError(f"{wanted} of real numbers. Received: dtype {array.dtype}")
+        received = f"dtype {array.dtype}" if array.ndim else shown(value)
+        raise ValueError(f"{wanted} of real numbers. Received: {received}")
     if array.ndim != len(shape) or any(want not in (None, got) for want, got in zip(shape, array.shape)):
         hint = f"; a single one is {name}[None]" if shape[0] is None and array.shape == shape[1:] else ""
         raise ValueError(f"{wanted}. Received: shape {array.shape}{hint}")

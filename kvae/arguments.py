@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 
-def integer(name: str, value: Any, least: int | None = None) -> int:
+def integer(name: str, value: Any, least: int | None = None, most: int | None = None) -> int:
     """`value` as an int: of Python, of NumPy, or an array without axes; a bool is none.
 
     Raises:
-        ValueError: for anything else, or below `least`.
+        ValueError: for anything else, or below `least` or above `most` (which needs `least`).
 
     Example:
 
@@ -26,9 +26,9 @@ def integer(name: str, value: Any, least: int | None = None) -> int:
         number = None if isinstance(value, bool) else operator.index(value)
     except TypeError:
         number = None
-    if number is None or (least is not None and number < least):
-        wanted = "an integer" + ("" if least is None else f" >= {least}")
-        raise ValueError(f"Argument `{name}` must be {wanted}. Received: {name}={shown(value)}")
+    if number is None or (least is not None and number < least) or (most is not None and number > most):
+        limit = "" if least is None else f" >= {least}" if most is None else f" from {least} to {most}"
+        raise ValueError(f"Argument `{name}` must be an integer{limit}. Received: {name}={shown(value)}")
     return number
 
 
@@ -54,8 +54,8 @@ def real(name: str, value: Any, least: float | None = None) -> float:
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number) or (least is not None and number < least):
-        wanted = "a finite number" + ("" if least is None else f" >= {least:g}")
-        raise ValueError(f"Argument `{name}` must be {wanted}. Received: {name}={shown(value)}")
+        limit = "" if least is None else f" >= {least:g}"
+        raise ValueError(f"Argument `{name}` must be a finite number{limit}. Received: {name}={shown(value)}")
     return number
 
 
