@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 LOCK = "lock"  # in a temporary folder, locked while its process lives
@@ -121,14 +121,20 @@ def atomic_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
             raise
 
 
-def public_name(source: str | os.PathLike[str]) -> str:
-    """What others may know of where data are from: the last part of an absolute path; anything else as it is.
+def public_name(source: str | os.PathLike[str], before: str = "") -> str:
+    """What others may know of where data come from: the last part of a path from a root or a home, the rest as it is.
+
+    Args:
+        source: a path or a name.
+        before: put before what is left of a path.
 
     Example:
 
-        >>> public_name("/home/me/photos"), public_name("mnist"), public_name("photos of 2019/2020")
-        ('photos', 'mnist', 'photos of 2019/2020')
+        >>> [public_name(source) for source in ("/home/me/photos", "~/photos", "mnist", "photos of 2019/2020")]
+        ['photos', 'photos', 'mnist', 'photos of 2019/2020']
     """
     text = str(source)
-    windows, posix = PureWindowsPath(text), PurePosixPath(text)
-    return windows.name if windows.is_absolute() else posix.name if posix.is_absolute() else text
+    windows = PureWindowsPath(text)  # of the other kind of slashes, too
+    if windows.drive or windows.root or text.startswith(("~", "./", "../")):
+        return before + (windows.name or text[:1])
+    return text

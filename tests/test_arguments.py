@@ -64,7 +64,7 @@ WRONG = {
     "temperature of NaN": (lambda m: m.sample(1, temperature=np.nan), "temperature=nan"),
     "temperature of None": (lambda m: m.sample(1, temperature=None), "temperature=None"),
     "temperature below 0": (lambda m: m.sample(1, temperature=-1), "temperature=-1"),
-    "steps of 2.5": (lambda m: m.interpolate(IMAGE, IMAGE, 2.5), "`steps` must be an integer >= 2. Received: steps=2.5"),
+    "steps of 2.5": (lambda m: m.interpolate(IMAGE, IMAGE, 2.5), "`steps` must be an integer >= 2.*steps=2.5"),
     "steps of 1": (lambda m: m.interpolate(IMAGE, IMAGE, 1), "steps=1"),
     "steps of text": (lambda m: m.interpolate(IMAGE, IMAGE, "8"), "steps='8'"),
     "seed of a prior": (lambda m: m.prior.sample(2, seed=1.5), "seed=1.5"),

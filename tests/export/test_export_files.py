@@ -1,9 +1,12 @@
 """What an export leaves behind: files, their contents, the report; and what it doesn't print."""
 
+import gzip
 import hashlib
 import json
 import subprocess
 import sys
+import warnings
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +14,7 @@ import pytest
 
 import kvae.export
 from kvae.distributions import IndexedNoise
-from kvae.export import flatbuffer, litert, runtime
+from kvae.export import flatbuffer, litert, runtime, web
 from kvae.export.console import quiet
 
 ROOT = Path(kvae.export.__file__).parent.parent
@@ -166,3 +169,49 @@ def test_nothing_within_the_budget(vae, images, tmp_path, monkeypatch):
     with pytest.raises(kvae.export.ExportError, match="at most -100"):
         kvae.export.export(vae, tmp_path / "out", images, precisions="auto", budget_nats=-100.0, batch_sizes=(1,))
     assert not (tmp_path / "out").exists()
+
+
+def contents(folder):
+    """Every file below a folder with its bytes, those inside of archives and behind compression included."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_dir():
+            continue
+        data = path.read_bytes()
+        yield path.name, path.name.encode() + data
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                yield from ((f"{path.name}/{name}", name.encode() + archive.read(name)) for name in archive.namelist())
+        if data[:2] == b"\x1f\x8b":
+            yield path.name, gzip.decompress(data)
+
+
+@pytest.mark.slow
+def test_nothing_that_is_published_says_where_images_lie(tmp_path, monkeypatch):
+    from PIL import Image
+
+    from kvae.cli.main import app
+
+    mine, rng = tmp_path / "Geheimnis" / "mine", np.random.default_rng(0)
+    for i in range(60):
+        (mine / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (8, 8), dtype=np.uint8)).save(mine / "ab"[i % 2] / f"{i}.png")
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "Geheimnis" / "sets"))
+    monkeypatch.setattr(web, "_cached", lambda: {file.name: b"" for file in web.FILES})
+    run, out, page, features = (tmp_path / name for name in ("run", "out", "page", "features"))
+    features.mkdir()
+    for arguments in (
+        ["train", mine, "--out", run, "--epochs", 1, "--latent-dim", 2, "--network", "mlp", "--samples", 2],
+        ["export", run, "--out", out, "--web", page, "--precision", "float32", "--batch-size", 1],
+        ["features", run, mine, "--out", features / "features.npz"],
+    ):
+        with warnings.catch_warnings():
+            app([str(argument) for argument in arguments], standalone_mode=False)
+    assert json.loads((run / "config.json").read_text())["source"] == str(mine)  # the run is its owner's
+    assert "A VAE of mine" in (page / "index.html").read_text()
+    found = [
+        name
+        for folder in (run, out, page, features)
+        for name, data in contents(folder)
+        if any(word in data for word in (b"Geheimnis", str(tmp_path).encode(), bytes(str(Path.home()), "ascii") + b"/"))
+    ]
+    assert found == ["config.json"]
