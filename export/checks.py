@@ -33,14 +33,14 @@ class Images:
         classifies = hasattr(model, "num_classes")
         if classifies and labels is not None:
             labels = accuracy.class_numbers(labels, model.num_classes, class_names)
-        if labels is not None and (images is None or len(labels) != len(images)):
+        count, wanted = (0 if values is None or np.ndim(values) == 0 else len(values) for values in (labels, images))
+        if labels is not None and count != wanted:
             raise ValueError(
-                f"Argument `labels` must have one entry for each of `{name}`. Received: {len(labels)} labels, "
-                f"{0 if images is None else len(images)} images"
+                f"Argument `labels` must have one entry for each of `{name}`. Received: {count} labels, {wanted} images"
             )
         if images is None:
             return None
-        images = check_images(images, model)
+        images = check_images(images, model, name)
         inputs = {"image": images, **check_conditions(model, labels if conditions is None else conditions, len(images))}
         measures = {"nats_lost"} if hasattr(model, "prior") else set()
         measures |= {"accuracy_lost"} if classifies and labels is not None else set()

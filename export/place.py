@@ -17,7 +17,7 @@ def inside(directory: str | os.PathLike[str]) -> Iterator[Path]:
     Folders that are made for it go with it, unless something is in them.
     """
     if not isinstance(directory, str | os.PathLike):
-        raise ValueError(f"Argument `directory` must be a path. Received: {shown(directory)}")
+        raise ValueError(f"Argument `directory` must be a path. Received: directory={shown(directory)}")
     directory = Path(directory)
     if directory.exists() and not directory.is_dir():
         raise ExportError(f"Expected a folder to export to. Received: the file '{directory}'")

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from kvae.arguments import shown
 from kvae.export import endpoints, operators
 from kvae.export.budgets import FLOAT32
 from kvae.export.endpoints import endpoints_of, with_fixed_prior
@@ -155,23 +156,26 @@ def _check_repeatable(
                 )
 
 
-def check_images(images: Any, model: Any) -> np.ndarray:
+def check_images(images: Any, model: Any, name: str = "images") -> np.ndarray:
     """`images` as float32; ValueError if the model takes others: of another shape, or values outside [0, 1]."""
-    images, shape = np.asarray(images), model.image_shape
-    if images.shape[1:] != tuple(shape) or len(images) == 0:
-        raise ValueError(
-            f"Argument `images` must be images of shape (batch, {', '.join(map(str, shape))}), at least one. "
-            f"Received: shape {images.shape}"
-        )
-    images = images.astype("float32")
-    inside = (images >= 0) & (images <= 1) if model.bounded else np.isfinite(images)
+    shape = ", ".join(map(str, model.image_shape))
+    wanted = f"Argument `{name}` must be images of shape (batch, {shape}), at least one"
+    try:
+        array = np.asarray(images)
+    except ValueError as error:
+        raise ValueError(f"{wanted}. Received: rows of different lengths") from error
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"{wanted}. Received: {f'dtype {array.dtype}' if array.ndim else shown(images)}")
+    if array.shape[1:] != tuple(model.image_shape) or len(array) == 0:
+        raise ValueError(f"{wanted}. Received: shape {array.shape}")
+    array = array.astype("float32")
+    inside = (array >= 0) & (array <= 1) if model.bounded else np.isfinite(array)
     if not inside.all():
         wanted = "in [0, 1] and no NaN: scale them, for example x / 255" if model.bounded else "that are finite"
         raise ValueError(
-            f"Argument `images` must have values {wanted}. "
-            f"Received: values from {images.min():.3g} to {images.max():.3g}"
+            f"Argument `{name}` must have values {wanted}. Received: values from {array.min():.3g} to {array.max():.3g}"
         )
-    return images
+    return array
 
 
 def check_conditions(model: Any, conditions: Any, count: int) -> dict[str, np.ndarray]:

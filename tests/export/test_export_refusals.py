@@ -2,8 +2,12 @@
 
 import errno
 import functools
+import os
 import pathlib
 import shutil
+import signal
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -14,7 +18,7 @@ from user_layers import Apply
 
 import kvae
 import kvae.export
-from kvae.export import ExportError, budgets, flatbuffer, litert, pipeline, saved_model
+from kvae.export import ExportError, budgets, flatbuffer, litert, pipeline, place, saved_model
 from kvae.export.reference import Reference
 from kvae.export.verify import OutputCheck
 
@@ -264,6 +268,31 @@ def test_an_export_that_stops_half_way_leaves_the_earlier_one(vae, earlier, monk
     assert snapshot(out) == before
 
 
+KILLED = """
+import os, signal, sys
+from kvae.export.place import inside
+with inside(sys.argv[1]) as folder:
+    (folder / "new" / "vae_int8.tflite").write_bytes(b"half")
+    (folder / "scratch").mkdir()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
+def test_what_a_killed_export_left_is_removed_by_the_next(earlier):
+    out, before = earlier
+    environment = {**os.environ, "PYTHONPATH": kvae.__path__[-1]}
+    assert subprocess.run([sys.executable, "-c", KILLED, out], env=environment).returncode == -signal.SIGKILL
+    (left,) = out.glob(".export-*")
+    (out / ".export-of an older version" / "new").mkdir(parents=True)
+    with pytest.raises(KeyboardInterrupt), place.inside(out) as first, place.inside(out) as second:
+        assert not left.exists()
+        assert sorted(out.glob(".export-*")) == sorted([first, second])  # both are alive
+        raise KeyboardInterrupt
+    assert snapshot(out) == before
+    assert not list(out.glob(".*"))
+
+
 @pytest.mark.parametrize("errors", [(np.nan, 0.0), (0.0, np.nan), (np.inf, 0.0), (2e-5, 0.0), (0.0, 2e-5)])
 def test_nan_and_large_errors_never_pass(errors):
     budget = budgets.Budget(max=1e-5, mean=1e-5)
@@ -274,8 +303,10 @@ def test_nan_and_large_errors_never_pass(errors):
 def test_nan_weights_are_refused(tmp_path):
     model = kvae.VAE(latent_dim=2, image_shape=(8, 8, 1))
     model.decoder.head[0].bias.assign(np.full(4, np.nan))
-    with pytest.raises(ExportError, match="NaN or infinity in 'image' of 'decode'"):
-        export(model, tmp_path / "out")
+    steps = []
+    with pytest.raises(ExportError, match=r"NaN or infinity in 'image' of 'decode', .* the weight '.*decoder.*bias'"):
+        export(model, tmp_path / "out", on_step=steps.append)
+    assert len(steps) == 1  # nothing was converted
 
 
 @pytest.mark.slow
