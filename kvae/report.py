@@ -16,7 +16,7 @@ import numpy as np
 
 from kvae import plotting
 from kvae.features import Direction, direction
-from kvae.files import atomic_file
+from kvae.files import atomic_file, public_name
 from kvae.models.metrics import ACTIVE_VARIANCE
 
 ENCODE_BATCH = 256
@@ -183,8 +183,8 @@ def write_report(run: Path) -> Path:
     likelihood = str((config.get("parts") or config).get("likelihood")).lower()
     html = environment.from_string(source).render(
         run=name,
-        title=config.get("name") or config.get("source") or name,
-        config=config,
+        title=public_name(config.get("name") or config.get("source") or name),
+        config=_public(config),
         metrics=metrics,
         numbers=numbers,
         probe=[row for row in metrics.get("probe") or [] if isinstance(row, dict)],
@@ -193,13 +193,22 @@ def write_report(run: Path) -> Path:
         epochs=len(next(iter(history.values()), [])),
         best=_best_epoch(history),
         figures=_figures(run / "figures"),
-        commands=_commands(name, str(config.get("source") or "SOURCE")),
+        commands=_commands(name, public_name(config.get("source") or "SOURCE", before="path/to/")),
         files=_files(run),
         max_files=MAX_FILES,
     )
     with atomic_file(run / "report.html") as temporary:
         temporary.write_text(html, encoding="utf-8")
     return run / "report.html"
+
+
+def _public(value: Any) -> Any:
+    """A part of a configuration without the folders of this machine."""
+    if isinstance(value, dict):
+        return {key: _public(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_public(item) for item in value]
+    return public_name(value) if isinstance(value, str) else value
 
 
 def _figures(folder: Path) -> list[dict[str, Any]]:

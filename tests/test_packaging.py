@@ -19,13 +19,14 @@ MAY_IMPORT = {
     "state": set(),
     "callbacks": {"files", "state"},
     "schedules": set(),
+    "arguments": set(),
     "files": set(),
     "optimizers": set(),
-    "distributions": set(),
+    "distributions": {"arguments"},
     "priors": {"distributions"},
     "objectives": {"distributions", "priors", "schedules"},
     "networks": set(),
-    "models": {"distributions", "priors", "objectives", "networks", "schedules", "callbacks", "state"},
+    "models": {"arguments", "distributions", "priors", "objectives", "networks", "schedules", "callbacks", "state"},
     "data": set(),
     "evaluation": {"models", "distributions", "priors", "data"},
     "features": {
@@ -44,7 +45,7 @@ MAY_IMPORT = {
     "recipes": {"models", "networks", "posteriors", "likelihoods", "priors", "objectives", "schedules"},
     "plotting": {"models", "evaluation", "features", "files"},
     "report": {"models", "evaluation", "features", "plotting", "files"},
-    "export": {"models", "distributions", "priors", "networks", "evaluation", "files"},
+    "export": {"arguments", "models", "distributions", "priors", "networks", "evaluation", "files"},
 }
 USES_TENSORFLOW = {"optimizers", "state", "models", "data", "evaluation", "features", "export", "cli"}
 

@@ -8,6 +8,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
+from kvae.arguments import integer
 from kvae.callbacks import SkippedStepsWarning
 from kvae.distributions import Bernoulli, Distribution, Noise
 from kvae.models.batches import Batch, batch_of, check_shape, unpack
@@ -256,8 +257,7 @@ class LatentModel(Composite, keras.Model):
         Raises:
             ValueError: if steps < 2, or for images of another shape.
         """
-        if steps < 2:
-            raise ValueError(f"Argument `steps` must be >= 2. Received: steps={steps}")
+        steps = integer("steps", steps, least=2)
         first, second = ops.convert_to_tensor(first), ops.convert_to_tensor(second)
         single = len(first.shape) == 3
         if single:

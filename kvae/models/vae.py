@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
+from kvae.arguments import integer, real
 from kvae.distributions import (
     DiagonalNormal,
     Distribution,
@@ -213,10 +214,7 @@ class VAE(LatentModel):
         Raises:
             ValueError: if n < 1 or temperature < 0, or for a condition that doesn't fit.
         """
-        if n < 1:
-            raise ValueError(f"Argument `n` must be >= 1. Received: n={n}")
-        if not temperature >= 0:
-            raise ValueError(f"Argument `temperature` must be >= 0. Received: temperature={temperature}")
+        n, temperature = integer("n", n, least=1), real("temperature", temperature, least=0)
         seed = secrets.randbelow(2**63) if seed is None else seed
         c = self.condition(condition, n)
         z = self.prior.fixed().sample(n, seed, temperature, c)
