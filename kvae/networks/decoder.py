@@ -1,6 +1,7 @@
 """The decoder: from latents to the raw parameters of p(x|z)."""
 
 import math
+import operator
 from typing import Any
 
 import keras
@@ -101,7 +102,7 @@ class Decoder(Composite, keras.Model):
 def check_image_shape(image_shape: Any) -> tuple[int, int, int]:
     """`image_shape` as three integers; ValueError if it isn't that."""
     try:
-        height, width, channels = (int(size) for size in image_shape)
+        height, width, channels = (operator.index(size) for size in image_shape)
     except (TypeError, ValueError):
         height = width = channels = 0
     if min(height, width, channels) < 1:

@@ -1,5 +1,6 @@
 """The encoder: from an image to the raw parameters of q(z|x)."""
 
+from numbers import Integral
 from typing import Any
 
 import keras
@@ -39,8 +40,8 @@ class Encoder(Composite, keras.Model):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        if latent_dim < 1:
-            raise ValueError(f"Argument `latent_dim` must be >= 1. Received: latent_dim={latent_dim}")
+        if not isinstance(latent_dim, Integral) or latent_dim < 1:
+            raise ValueError(f"Argument `latent_dim` must be a positive integer. Received: latent_dim={latent_dim}")
         self.latent_dim, self.param_size = latent_dim, param_size
         self.body = ConvDown(dtype=self.dtype_policy) if body is None else body
 
