@@ -7,6 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+#: of a run, beside its figures: names of the figures that were drawn, and why the others weren't
+FIGURES_LIST = Path("figures", "figures.json")
+
 
 @contextmanager
 def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
@@ -16,7 +19,7 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
 
         >>> folder = Path(tempfile.mkdtemp())
         >>> with atomic_file(folder / "a.txt") as temporary:
-        ...     _ = temporary.write_text("whole")
+        ...     _ = temporary.write_text("whole", encoding="utf-8")
         >>> [file.name for file in folder.iterdir()]
         ['a.txt']
     """

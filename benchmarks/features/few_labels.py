@@ -116,7 +116,7 @@ def error_of(machine: Any, sets: Sets, labels: dict[str, np.ndarray]) -> tuple[f
 
 
 def m2(sets: Sets, labels: dict[str, np.ndarray], chosen: np.ndarray, seed: int, epochs: int) -> tuple[float, str]:
-    """Test error of M2 on such features; its weights are those of the epoch that is best on the validation images."""
+    """Test error of M2 on such features; its weights are those of the first epoch that is best on the validation images."""
     keras.utils.set_random_seed(seed)
     rows = {split: x.reshape(len(x), 1, -1, 1).astype("float32") for split, x in sets.items()}
     shape = rows["train"].shape[1:]
@@ -144,11 +144,12 @@ def m2(sets: Sets, labels: dict[str, np.ndarray], chosen: np.ndarray, seed: int,
         found = np.concatenate([np.argmax(model.classify(x[i : i + 1000]), -1) for i in range(0, len(x), 1000)])
         return 100 * float(np.mean(found != y))
 
-    best = (np.inf, np.inf, 0)
-    for epoch in range(epochs):
+    best, test_error, chosen_epoch = np.inf, np.inf, 0
+    for epoch in range(1, epochs + 1):
         model.fit(tf.data.Dataset.zip(unlabelled, labelled).map(together), verbose=0)
-        best = min(best, (error("validation", VALIDATED), error("test"), epoch + 1))
-    return best[1], f"epoch {best[2]}"
+        if (found := error("validation", VALIDATED)) < best:  # of equal ones the first
+            best, test_error, chosen_epoch = found, error("test"), epoch
+    return test_error, f"epoch {chosen_epoch}"
 
 
 if __name__ == "__main__":

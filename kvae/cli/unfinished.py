@@ -160,7 +160,7 @@ def stopped_by(stop: Callable[[int, FrameType | None], None]) -> Iterator[None]:
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: it isn't Python's
 
 
 def _remove(path: Path) -> None:
