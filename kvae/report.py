@@ -149,10 +149,14 @@ def write_figures(
             paths.append(plotting.save(draw(), run / "figures" / f"{name}.png"))
         if failure in steps.failed:
             failed[failure] = steps.failed[failure]
-    with atomic_file(run / FIGURES_LIST) as temporary:
-        content = {"drawn": [path.stem for path in paths], "failed": failed}
-        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    list_figures(run, [path.stem for path in paths], failed)
     return paths
+
+
+def list_figures(run: Path, drawn: list[str], failed: dict[str, str]) -> None:
+    """Write which figures were drawn, and why the others weren't: for the report."""
+    with atomic_file(run / FIGURES_LIST) as temporary:
+        temporary.write_text(json.dumps({"drawn": drawn, "failed": failed}, indent=2) + "\n", encoding="utf-8")
 
 
 def _direction(model: Any, images: np.ndarray, means: np.ndarray, labels: np.ndarray) -> Figure:

@@ -33,10 +33,10 @@ def draw(run: Path, model: "VAE", data: "Data", steps: Steps) -> list[Path]:
     """Write the figures of a run from its first test images."""
     from kvae.evaluation import latent_statistics
     from kvae.features import extract
-    from kvae.report import write_figures
+    from kvae.report import list_figures, write_figures
 
-    paths: list[Path] = []
-    with steps("Not drawn: figures"):
+    failure, paths = "Not drawn: figures", []
+    with steps(failure):
         images, labels = data.arrays("test", limit=PICTURED)
         if model.condition_dim is not None and labels is not None:
             images, labels = images[labels >= 0], labels[labels >= 0]  # without its label none can be encoded
@@ -46,4 +46,6 @@ def draw(run: Path, model: "VAE", data: "Data", steps: Steps) -> list[Path]:
             run, model, images, labels, read_history(run),
             label_names=data.label_names, means=features["mean"], kl=statistics.kl, steps=steps,
         )  # fmt: skip
+    if failure in steps.failed:
+        list_figures(run, [], {failure: steps.failed[failure]})
     return paths

@@ -121,7 +121,7 @@ def _read_object(path: Path) -> dict[str, Any]:
 
 def is_described(run: Path) -> bool:
     """Whether a trained run has its scores, the figures that could be drawn, and its report."""
-    figures = _read_object(run / FIGURES_LIST).get("drawn", ["learning_curves"])  # of an earlier version
+    figures = _read_object(run / FIGURES_LIST).get("drawn") or ["learning_curves"]  # an earlier version had no list
     files = [run / "report.html", *(run / FIGURES_LIST.with_name(f"{name}.png") for name in figures)]
     return "elbo" in read_metrics(run) and all(file.is_file() for file in files)
 

@@ -381,7 +381,7 @@ def describe_run(run: Path, images: data.Data, num_samples: int, debug: bool = F
             metrics["probe"] = probe_run(model, images)
             show_probe(metrics["probe"])
     write_json(run / "metrics.json", metrics | ({"not_made": steps.failed} if steps.failed else {}))
-    draw(run, model, images, steps)
+    draw(run, model, images, optional_steps(debug))
     with steps("Not made: report"):
         write_report(run)
     return model
