@@ -46,7 +46,7 @@ def principal_components(codes: np.ndarray, count: int = 2) -> tuple[np.ndarray,
     Example:
 
         >>> points, shares = principal_components(np.array([[0.0, 2.0, 1.0], [0.0, -2.0, 1.0], [0.0, 0.0, 1.0]]))
-        >>> points.tolist(), shares.tolist()
+        >>> (points + 0.0).tolist(), shares.tolist()
         ([[2.0, 0.0], [-2.0, 0.0], [0.0, 0.0]], [1.0, 0.0])
     """
     points, shares = np.zeros((len(codes), count)), np.zeros(count)
