@@ -250,11 +250,11 @@ class _Parts:
 
     def __init__(self, folder: Path, manifest: str):
         self.folder = folder
-        if not (folder / MANIFEST).is_file() or (folder / MANIFEST).read_text() != manifest:
+        if not (folder / MANIFEST).is_file() or (folder / MANIFEST).read_text(encoding="utf-8") != manifest:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
             with atomic_file(folder / MANIFEST) as temporary:
-                temporary.write_text(manifest)
+                temporary.write_text(manifest, encoding="utf-8")
 
     def files(self) -> list[Path]:
         return sorted(self.folder.glob("part-*.npz"))
