@@ -10,7 +10,7 @@ from matplotlib.patches import Rectangle
 from kvae.features.directions import Direction, arithmetic, move
 from kvae.features.maps import latent_plane
 from kvae.features.search import latents_of, nearest
-from kvae.plotting.style import DPI, FAINT, INK, MAX_LEGEND, PALETTE, PlainFigure, number, rgb_of, tiled
+from kvae.plotting.style import DPI, FAINT, INK, MAX_LEGEND, PALETTE, PlainFigure, channel_note, number, rgb_of, tiled
 
 STEPS = (-1.0, -0.5, 0.0, 0.5, 1.0, 1.5)
 MAP_CELLS = 22  # thumbnails along a side of the map, at most
@@ -37,7 +37,7 @@ def neighbours(images: Any, latents: Any, queries: Sequence[int] = range(6), k: 
     found = nearest(None, latents, latents[queries], k + 1).indices
     rows = [[i, *[j for j in others if j != i][:k]] for i, others in zip(queries, found, strict=True)]
     tiles = rgb_of(images)[np.array(rows)]  # (Q, k + 1, H, W, 3)
-    return tiled(tiles, (), ["image", "nearest", *(f"{i}." for i in range(2, k + 1))])
+    return tiled(tiles, (), ["image", "nearest", *(f"{i}." for i in range(2, k + 1))], channels=images.shape[-1])
 
 
 def direction_slider(model: Any, images: Any, along: Direction, steps: Sequence[float] = STEPS) -> Figure:
@@ -61,7 +61,8 @@ def direction_slider(model: Any, images: Any, along: Direction, steps: Sequence[
     moved = move(model, images, along, steps)
     shown = np.concatenate([images[:, None], moved], axis=1)
     rgb = rgb_of(shown.reshape(-1, *images.shape[1:]), like=images).reshape(*shown.shape[:-1], 3)
-    return tiled(rgb, (), ["original", *(number(step, 1) if step else "0" for step in steps)])
+    labels = ["original", *(number(step, 1) if step else "0" for step in steps)]
+    return tiled(rgb, (), labels, channels=images.shape[-1])
 
 
 def latent_arithmetic(model: Any, a: Any, b: Any, c: Any) -> Figure:
@@ -93,7 +94,7 @@ def latent_arithmetic(model: Any, a: Any, b: Any, c: Any) -> Figure:
     results = np.stack([arithmetic(model, *row) for row in latents])  # (N, 1, H, W, C)
     shown = np.concatenate([originals, results], axis=1)
     rgb = rgb_of(shown.reshape(-1, *like.shape[1:]), like=like).reshape(*shown.shape[:-1], 3)
-    return tiled(rgb, (), ["a", "− b", "+ c", "= a − b + c"])
+    return tiled(rgb, (), ["a", "− b", "+ c", "= a − b + c"], channels=like.shape[-1])
 
 
 def thumbnail_map(
@@ -144,6 +145,7 @@ def thumbnail_map(
             Rectangle((frame[0], frame[2]), 0.88, 0.88, fill=False, edgecolor=colour, lw=0.8 if labels is None else 1.8)
         )
     axes.set(xlim=(-0.6, cells - 0.4), ylim=(-0.6, cells - 0.4))
+    figure.text(0.01, 0.005, channel_note(images.shape[-1]), fontsize=8, color=INK)
     if legend:
         names = [label_names[label] if label < len(label_names) else str(label) for label in classes]
         handles = [Rectangle((0, 0), 1, 1, fill=False, edgecolor=colours[label], lw=2) for label in classes]
