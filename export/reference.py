@@ -12,6 +12,7 @@ from kvae.export.endpoints import endpoints_of, with_fixed_prior
 from kvae.export.errors import ExportError
 from kvae.export.runtime import seed_words
 from kvae.models import float32_compute
+from kvae.models.base import ROUNDING
 
 ROWS = 101
 CHUNK = 256  # rows that Keras computes at once
@@ -136,14 +137,14 @@ def check_images(images: Any, model: Any) -> np.ndarray:
             f"Received: shape {images.shape}"
         )
     images = images.astype("float32")
-    inside = (images >= 0) & (images <= 1) if model.bounded else np.isfinite(images)
+    inside = (images >= -ROUNDING) & (images <= 1 + ROUNDING) if model.bounded else np.isfinite(images)
     if not inside.all():
         wanted = "in [0, 1] and no NaN: scale them, for example x / 255" if model.bounded else "that are finite"
         raise ValueError(
             f"Argument `images` must have values {wanted}. "
-            f"Received: values from {images.min():.3g} to {images.max():.3g}"
+            f"Received: values from {images.min():.9g} to {images.max():.9g}"
         )
-    return images
+    return np.clip(images, 0, 1) if model.bounded else images
 
 
 def check_conditions(model: Any, conditions: Any, count: int) -> dict[str, np.ndarray]:

@@ -14,6 +14,7 @@ from kvae.networks import Decoder, Encoder, check_image_shape
 NO_CONDITION = "Expected conditions that are integers from 0 to condition_dim − 1, or finite vectors. Received: others"
 OUTSIDE = "Expected images with values in [0, 1] and no NaN; scale them, for example x / 255. Received: values outside"
 NO_LABEL = "Expected labels that are integers from 0 to num_classes − 1, or −1 for none. Received: others"
+ROUNDING = 1e-6  # what float32 may leave outside [0, 1]
 CLIP_NORM = 200.0  # of the gradient, in nats: far above ordinary ones, only an explosion is cut
 NOT_FINITE = "Expected values that are finite. Received: NaN or infinite ones"
 
@@ -125,12 +126,12 @@ class LatentModel(keras.Model):
         x = ops.cast(x, "float32")
         self._check_shape(x.shape)
         message = OUTSIDE if self.bounded else NOT_FINITE
-        inside = (x >= 0.0) & (x <= 1.0) if self.bounded else tf.math.is_finite(x)  # false for NaN
+        inside = (x >= -ROUNDING) & (x <= 1.0 + ROUNDING) if self.bounded else tf.math.is_finite(x)  # false for NaN
         inside = tf.reduce_all(inside | tf.math.is_nan(x) if training else inside)
         if not tf.is_symbolic_tensor(inside) and not inside:
             raise ValueError(message)
         tf.debugging.Assert(inside, [message])
-        return x
+        return ops.clip(x, 0.0, 1.0) if self.bounded else x  # keeps NaN
 
     def _check_shape(self, shape: Any) -> None:
         shape = tf.TensorShape(shape)
