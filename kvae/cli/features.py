@@ -70,7 +70,8 @@ def features(
         config = opened.config
         rows = write_features_on_ray(
             run / "model.keras", source, out, hidden, config["binarize"], ray, workers, gpus_per_worker,
-            size=config["size"], grayscale=config["grayscale"],
+            size=config["size"], grayscale=config["grayscale"], value_range=config.get("value_range"),
+            background=config.get("background") or "white",
         )  # fmt: skip
         say(f"Wrote {out}: {rows:,} rows")
         return

@@ -42,6 +42,7 @@ class Run:
         from kvae import data
 
         config = self.config
+        own = source is None or self.is_own(source)
         if source is None:
             source, data_dir = config["source"], data_dir or config.get("data_dir")
         loaded = data.load(
@@ -51,6 +52,9 @@ class Run:
             binarize=config["binarize"],
             size=config["size"],
             grayscale=config["grayscale"],
+            value_range=config.get("value_range"),  # these three aren't in older configurations
+            background=config.get("background") or "white",
+            key=config.get("key") if own else None,
             data_dir=data_dir,
             validation_fraction=0.0 if whole else 0.1,
             test_fraction=0.0 if whole else 0.1,

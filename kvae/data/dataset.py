@@ -73,6 +73,14 @@ class Data:
         return self.source.path
 
     @property
+    def value_range(self) -> tuple[float, float] | None:
+        """(low, high), the stored values that are 0 and 1 here: as given to `load`, or as found for it.
+
+        None where the type of the values says it: 8-bit images, and floats in [0, 1].
+        """
+        return self.source.value_range
+
+    @property
     def binarisation(self) -> str | None:
         """How the images became binary, as a table beside a likelihood says it; None for images as they are."""
         if self.name == "binarized_mnist":

@@ -1,17 +1,14 @@
-"""Image files: finding, looking into the header, decoding."""
+"""Image files: finding them, working on many at once, and saying which were left out."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Any, NamedTuple, TypeVar
-
-import numpy as np
+from typing import Any, TypeVar
 
 from kvae.data.errors import DataWarning
-from kvae.data.images import convert
 
 SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm", ".pbm", ".jfif"}
@@ -20,14 +17,6 @@ SHOWN = 5  # unreadable files that a warning names
 
 A = TypeVar("A")
 B = TypeVar("B")
-
-
-class Header(NamedTuple):
-    """What a file says of itself before it is decoded; the sides are as shown, after the EXIF rotation."""
-
-    height: int
-    width: int
-    is_grey: bool
 
 
 def find_images(root: Path) -> list[Path]:
@@ -42,50 +31,6 @@ def holds(root: Path, suffixes: Container[str] = SUFFIXES) -> bool:
     return any(path.suffix.lower() in suffixes for path in root.rglob("*"))
 
 
-def read_header(path: Path | IO[bytes]) -> Header | None:
-    """The header of an image file, None if it has no readable one."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-            if _orientation(image) in (5, 6, 7, 8):  # turned by 90 degrees
-                width, height = height, width
-            return Header(height, width, image.mode in ("1", "L", "LA") or image.mode.startswith("I"))
-    except Exception:  # Pillow raises nearly anything on broken files
-        return None
-
-
-def _orientation(image: Any) -> int:
-    """The EXIF orientation, 1 for upright, without decoding: Pillow decodes a PNG to look for a late tag."""
-    if image.format == "PNG" and "exif" not in image.info:
-        return 1
-    return image.getexif().get(0x0112, 1)
-
-
-def decode(path: Path | IO[bytes], size: tuple[int, int] | None, channels: int) -> np.ndarray | None:
-    """An image file, a path or what it contains, as uint8 (H, W, channels), None if it cannot be decoded.
-
-    The first frame of an animation, upright by its EXIF tag, without its alpha channel; 16-bit grey is scaled
-    to 0..255.
-    """
-    from PIL import Image, ImageOps
-
-    try:
-        with Image.open(path) as opened:
-            image = ImageOps.exif_transpose(opened) if _orientation(opened) != 1 else opened
-            if image.mode.startswith("I"):
-                grey = np.clip(np.asarray(image, np.float64), 0, 65535)
-                pixels = np.rint(grey / 257).astype(np.uint8)[..., np.newaxis]
-            else:
-                is_grey = image.mode in ("1", "L", "LA")
-                pixels = np.asarray(image.convert("L" if is_grey else "RGB"))
-        pixels = pixels if pixels.ndim == 3 else pixels[..., np.newaxis]
-        return convert(pixels, size, channels)
-    except Exception:  # Pillow raises nearly anything on broken files
-        return None
-
-
 def in_threads(work: Callable[[A], B], items: Iterable[A]) -> list[B]:
     """`work` on every item, several at once; Pillow lets other threads run while it decodes."""
     with ThreadPoolExecutor() as pool:
@@ -97,11 +42,12 @@ def listed(names: Sequence[Any]) -> str:
     return ", ".join(map(str, names[:SHOWN])) + (", …" if len(names) > SHOWN else "")
 
 
-def warn_unreadable(name: str, bad: Sequence[Path], total: int) -> None:
-    """One warning that names the first unreadable files and counts all of them."""
-    if bad:
+def warn_unreadable(name: str, reasons: Mapping[Path, str], total: int) -> None:
+    """One warning that names the first unreadable files, says why, and counts all of them."""
+    if reasons:
+        named = listed([f"{path.name} ({reason})" for path, reason in reasons.items()])
         warnings.warn(
-            f"{name}: skipped {len(bad)} of {total} images that cannot be read: {listed([p.name for p in bad])}",
+            f"{name}: skipped {len(reasons)} of {total} images that cannot be read: {named}",
             DataWarning,
             stacklevel=2,
         )
