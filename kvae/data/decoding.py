@@ -108,7 +108,8 @@ class Decoder:
     def _eight_bit(self, image: Any, header: Header) -> Picture:
         is_one_channel = image.mode in ("1", "L", "LA", "La")
         mode = ("LA" if is_one_channel else "RGBA") if header.has_alpha else "L" if is_one_channel else "RGB"
-        image = self._smaller(upright(image).convert(mode))
+        image = upright(image)
+        image = self._smaller(image if image.mode == mode else image.convert(mode))
         pixels = np.asarray(image)
         pixels = pixels if pixels.ndim == 3 else pixels[..., np.newaxis]
         is_transparent = header.has_alpha and int(pixels[..., -1].min()) < 255

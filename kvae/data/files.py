@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from kvae.data.errors import DataWarning
+from kvae.data.pillow import ours
 
 SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm", ".pbm", ".jfif"}
@@ -33,7 +34,7 @@ def holds(root: Path, suffixes: Container[str] = SUFFIXES) -> bool:
 
 def in_threads(work: Callable[[A], B], items: Iterable[A]) -> list[B]:
     """`work` on every item, several at once; Pillow lets other threads run while it decodes."""
-    with ThreadPoolExecutor() as pool:
+    with ours, ThreadPoolExecutor() as pool:
         return list(pool.map(work, items))
 
 

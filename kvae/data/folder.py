@@ -26,7 +26,7 @@ from kvae.data.errors import DataError, DataWarning
 from kvae.data.files import find_images, in_threads, warn_unreadable
 from kvae.data.images import check_shape, scale_of
 from kvae.data.notices import Notices, warn_dark, where, where_first
-from kvae.data.pillow import Unreadable
+from kvae.data.pillow import Unreadable, ours
 from kvae.data.splits import Memory, MemorySplit, Request, Share, Source, Split, StreamSplit, complete, spread
 
 SPLIT_FOLDERS = {
@@ -261,16 +261,15 @@ class FileReader:
 
     def _work(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         images, are_read = np.zeros((len(rows), *self.decode.shape), self.decode.dtype), np.zeros(len(rows), bool)
-        for i, row in enumerate(rows.tolist()):
-            path = self.layout.paths[row]
-            try:
-                picture = self.decode(path)
-            except Unreadable as error:
-                if row not in self.known_bad:
-                    self.known_bad.add(row)
-                    warn_unreadable(self.name, {path: str(error)}, len(self.layout.paths))
-                continue
-            images[i], are_read[i] = picture.pixels, True
-            if self.notices:
-                self.notices.met([picture])
+        paths = [self.layout.paths[row] for row in rows]
+        with ours:
+            pictures = [tried(self.decode)(path) for path in paths]
+        for i, picture in enumerate(pictures):
+            if isinstance(picture, Picture):
+                images[i], are_read[i] = picture.pixels, True
+            elif rows[i] not in self.known_bad:
+                self.known_bad.add(int(rows[i]))
+                warn_unreadable(self.name, {paths[i]: str(picture)}, len(self.layout.paths))
+        if self.notices:
+            self.notices.met([picture for picture in pictures if isinstance(picture, Picture)])
         return images, are_read

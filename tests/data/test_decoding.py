@@ -287,6 +287,7 @@ JPEG = encoded(Image.fromarray(np.random.default_rng(0).integers(0, 256, (SIZE, 
 #: suffix, content, and what is said of it
 BROKEN = {
     "text": (".png", b"not an image", "no image of a known format"),
+    "two letters": (".png", b"no", "no image of a known format"),
     "empty": (".png", b"", "an empty file"),
     "truncated png": (".png", GOOD[:-60], r"image file is truncated"),
     "truncated jpeg": (".jpg", JPEG[:-60], r"image file is truncated \(\d+ bytes not processed\)"),
