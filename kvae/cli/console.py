@@ -96,7 +96,13 @@ def show_only_our_warnings() -> None:
     """Warnings of kvae become one line each; those of the libraries below are for developers (`--debug`)."""
     warnings.simplefilter("ignore")
 
+    said: set[str] = set()  # of the data, which a command may load several times
+
     def show(message: Any, category: type, *_: Any, **__: Any) -> None:
+        if str(message) in said:
+            return
+        if category.__name__ == "DataWarning":
+            said.add(str(message))
         print(f"kvae: warning: {message}", file=sys.stderr, flush=True)
 
     warnings.showwarning = show  # type: ignore[assignment]

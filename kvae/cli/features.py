@@ -47,6 +47,9 @@ def features(
     probe: Annotated[
         bool, typer.Option(help="Try the features on a linear classifier, where there are labels.")
     ] = True,
+    key: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Entry of an .npz file with the images.", show_default=False)
+    ] = None,
     data_dir: DataDirOption = None,
 ) -> None:
     """Encode images: z mean, its variance and the encoder's last hidden layer, with ids and labels.
@@ -78,7 +81,7 @@ def features(
     from kvae.features.streaming import checksum, write_features
 
     split = split or ("train" if opened.is_own(source) else "all")
-    data = opened.data(source, data_dir, whole=split == "all")
+    data = opened.data(source, data_dir, whole=split == "all", key=key)
     rows = write_features(
         opened.model,
         data,
@@ -95,7 +98,7 @@ def features(
         say("No linear probe: the encoder of a conditional run is told the label.")
     elif probe and data.has_labels:
         try:  # it needs images that are set aside
-            show_probe(probe_run(opened.model, data if data.num_test else opened.data(source, data_dir)))
+            show_probe(probe_run(opened.model, data if data.num_test else opened.data(source, data_dir, key=key)))
         except ValueError as error:
             say(f"No linear probe: {error}")
 

@@ -137,7 +137,7 @@ class Data:
             service: when shuffled, the address `grpc://HOST:PORT` of a tf.data service that reads and decodes for this
                 process: TFRecord files and prepared sets that are streamed, in an order of its own on each pass. A
                 streamed TFRecord file's pixels are those of a pass without it, but for EXIF rotations, which aren't
-                applied, and, by a level or so, 16-bit images and colour ones in a grey set.
+                applied, and, by a level or so, colour images in a grey set.
             seed: of the order and the binary draws, instead of the one given to `load`.
 
         Raises:

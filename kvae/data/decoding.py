@@ -25,7 +25,7 @@ class Header(NamedTuple):
     height: int
     width: int
     is_grey: bool
-    depth: str = EIGHT_BIT  # or "16-bit", "32-bit", "float", as in `kvae.data.depth`
+    depth: str = EIGHT_BIT  # or "16-bit", "integer" (of up to 32 bits), "float"
     has_alpha: bool = False
 
 
@@ -198,8 +198,8 @@ def _header(image: Any) -> Header:
         width, height = image.tag_v2[256], image.tag_v2[257]
     if orientation(image) in (5, 6, 7, 8):  # turned by 90 degrees
         width, height = height, width
-    depth = FLOAT if image.mode == "F" else "16-bit" if image.mode.startswith("I;16") else "32-bit"
-    depth = depth if image.mode == "F" or image.mode.startswith("I") else EIGHT_BIT
+    sixteen = "16-bit" if image.mode.startswith("I;16") else EIGHT_BIT
+    depth = {"F": FLOAT, "I": "integer"}.get(image.mode, sixteen)
     has_alpha = image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info
     return Header(height, width, depth != EIGHT_BIT or image.mode in ("1", "L", "LA", "La"), depth, has_alpha)
 

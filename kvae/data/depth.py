@@ -8,7 +8,6 @@ in [0, 1] already are taken as they are.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -43,7 +42,7 @@ def check_range(value_range: Any) -> Range | None:
 
 
 def kind_of(dtype: Any) -> str:
-    """What values of a type are called: "8-bit", "16-bit", "32-bit", "64-bit" or "float".
+    """What values of a type are called: "8-bit", "16-bit", "32-bit", "64-bit" or "float" (in files also "integer").
 
     Example:
         >>> [kind_of(dtype) for dtype in (bool, np.uint8, np.int16, np.float64)]
@@ -55,16 +54,17 @@ def kind_of(dtype: Any) -> str:
     return "16-bit" if dtype == np.int8 else f"{8 * dtype.itemsize}-bit"  # int8 has negative values: not 0..255
 
 
-def extremes(values: np.ndarray) -> tuple[float, float, int]:
-    """The lowest and the highest finite value, and how many are not finite.
+def extremes(values: np.ndarray, rows: np.ndarray | None = None) -> tuple[float, float, int]:
+    """The lowest and the highest finite value, and how many are not finite; of all rows, or of these.
 
     Example:
         >>> extremes(np.array([[1.0, np.nan], [3.0, 2.0]]))
         (1.0, 3.0, 1)
     """
     low, high, bad = np.inf, -np.inf, 0
-    for start in _starts(values):
-        chunk = values[start : start + _rows(values)]
+    rows = np.arange(len(values)) if rows is None else np.sort(rows)
+    for start in range(0, len(rows), _rows(values)):
+        chunk = values[rows[start : start + _rows(values)]]
         if chunk.dtype.kind == "f" and not (finite := np.isfinite(chunk)).all():
             bad += chunk.size - int(np.count_nonzero(finite))
             chunk = chunk[finite]
@@ -124,7 +124,7 @@ def in_unit(values: np.ndarray, value_range: Range) -> tuple[np.ndarray, np.ndar
     """
     low, high = value_range
     unit, outside = np.empty(values.shape, np.float32), np.zeros(len(values), bool)
-    for start in _starts(values):
+    for start in range(0, len(values), _rows(values)):
         part = slice(start, start + _rows(values))
         chunk = values[part].astype(np.float64).reshape(len(values[part]), -1)
         outside[part] = is_outside(chunk.min(axis=1), chunk.max(axis=1), value_range)
@@ -150,8 +150,5 @@ def shown(value: float) -> str:
 
 
 def _rows(values: np.ndarray) -> int:
+    """Rows that are looked at together."""
     return max(1, AT_ONCE // max(1, values[:1].size))
-
-
-def _starts(values: np.ndarray) -> Sequence[int]:
-    return range(0, len(values), _rows(values))

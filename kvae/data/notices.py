@@ -47,7 +47,8 @@ def where(flags: dict[str, np.ndarray]) -> str:
         'in 1 of 2 train and 1 of 1 test images'
     """
     parts = [f"{np.count_nonzero(those)} of {len(those)} {split}" for split, those in flags.items() if those.any()]
-    return f"in {' and '.join(parts)} images" if parts else ""
+    several = ", ".join(parts[:-1]) + " and " if len(parts) > 1 else ""
+    return f"in {several}{parts[-1]} images" if parts else ""
 
 
 def where_first(flags: Sequence[bool] | np.ndarray) -> str:

@@ -116,7 +116,7 @@ def arrays(name: str, parts: dict[str, Pair], request: Request, label_names: tup
     cut = complete({part: len(x) for part, x in images.items()}, labels["train"], request, name)
     value_range = request.value_range
     if depth != EIGHT_BIT and value_range is None:
-        low, high, _ = extremes(images["train"][cut["train"][1]])
+        low, high, _ = extremes(images["train"], cut["train"][1])
         value_range = found_range(name, depth, low, high)
     warn_dark(name, depth, value_range)
     outside: dict[str, np.ndarray] = {}

@@ -1,6 +1,7 @@
 """A run keeps how its pixels were read, and every later command reads them so."""
 
 import json
+import warnings
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,6 +17,7 @@ from kvae.cli.training import Settings
 from kvae.data import DataWarning
 
 DEEP = np.random.default_rng(0).integers(300, 4096, (40, 8, 9), np.uint16)
+DEEP[:, 0, 0], DEEP[:, 0, 1] = 300, 4095  # each image has the whole range
 
 
 def config_of(settings: Settings) -> dict:
@@ -57,7 +59,7 @@ def test_a_range_that_was_found_is_kept(tmp_path):
     with pytest.warns(DataWarning, match="scaled by their training range"):
         config = config_of(Settings(str(tmp_path)))
     low, high = config["value_range"]
-    assert 300 <= low < high <= 4095
+    assert (low, high) == (300, 4095)
     (tmp_path / "00.png").unlink()
     Image.fromarray(DEEP[0] * 0 + 60_000).save(tmp_path / "z.png")  # whatever is added
     run = run_of(tmp_path, config)
@@ -121,3 +123,19 @@ def test_mistakes_are_found_before_training(tmp_path):
         assert isinstance(result.exception, kvae.data.DataError)
         assert message in str(result.exception)
         assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_a_command_that_loads_its_data_again_says_it_once(capsys):
+    from kvae.cli.console import our_warnings, show_only_our_warnings
+
+    show = warnings.showwarning
+    with warnings.catch_warnings():
+        show_only_our_warnings()
+        our_warnings()
+        for text in ("a: skipped", "a: skipped", "b: skipped"):
+            warnings.warn(text, DataWarning, stacklevel=1)
+        for _ in range(2):
+            warnings.warn("epoch", kvae.callbacks.TrainingWarning, stacklevel=1)
+    warnings.showwarning = show
+    lines = [line.removeprefix("kvae: warning: ") for line in capsys.readouterr().err.splitlines()]
+    assert lines == ["a: skipped", "b: skipped", "epoch", "epoch"]
