@@ -47,6 +47,9 @@ def features(
     probe: Annotated[
         bool, typer.Option(help="Try the features on a linear classifier, where there are labels.")
     ] = True,
+    key: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Entry of an .npz file with the images.", show_default=False)
+    ] = None,
     data_dir: DataDirOption = None,
 ) -> None:
     """Encode images: z mean, its variance and the encoder's last hidden layer, with ids and labels.
@@ -70,14 +73,15 @@ def features(
         config = opened.config
         rows = write_features_on_ray(
             run / "model.keras", source, out, hidden, config["binarize"], ray, workers, gpus_per_worker,
-            size=config["size"], grayscale=config["grayscale"],
+            size=config["size"], grayscale=config["grayscale"], value_range=config.get("value_range"),
+            background=config.get("background") or "white",
         )  # fmt: skip
         say(f"Wrote {out}: {rows:,} rows")
         return
     from kvae.features.streaming import checksum, write_features
 
     split = split or ("train" if opened.is_own(source) else "all")
-    data = opened.data(source, data_dir, whole=split == "all")
+    data = opened.data(source, data_dir, whole=split == "all", key=key)
     rows = write_features(
         opened.model,
         data,
@@ -94,7 +98,7 @@ def features(
         say("No linear probe: the encoder of a conditional run is told the label.")
     elif probe and data.has_labels:
         with optional_steps(context.obj)("No linear probe", ": "):  # it needs images that are set aside
-            show_probe(probe_run(opened.model, data if data.num_test else opened.data(source, data_dir)))
+            show_probe(probe_run(opened.model, data if data.num_test else opened.data(source, data_dir, key=key)))
 
 
 def probe_run(model: "VAE", data: "Data") -> list[dict[str, Any]]:

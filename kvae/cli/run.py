@@ -34,14 +34,17 @@ class Run:
         """Whether the run was trained on this source."""
         return self.config["source"] in (source, str(Path(source).expanduser().resolve()))
 
-    def data(self, source: str | None = None, data_dir: Path | None = None, whole: bool = False) -> "Data":
+    def data(
+        self, source: str | None = None, data_dir: Path | None = None, whole: bool = False, key: str | None = None
+    ) -> "Data":
         """The data that the run was trained on, or another source prepared in the same way.
 
-        `whole` data has no splits but those that the source has itself.
+        `whole` data has no splits but those that the source has itself; `key` is the entry of another `.npz` file.
         """
         from kvae import data
 
         config = self.config
+        own = source is None or self.is_own(source)
         if source is None:
             source, data_dir = config["source"], data_dir or config.get("data_dir")
         loaded = data.load(
@@ -51,6 +54,9 @@ class Run:
             binarize=config["binarize"],
             size=config["size"],
             grayscale=config["grayscale"],
+            value_range=config.get("value_range"),  # these three aren't in older configurations
+            background=config.get("background") or "white",
+            key=config.get("key") if own and key is None else key,
             data_dir=data_dir,
             validation_fraction=0.0 if whole else 0.1,
             test_fraction=0.0 if whole else 0.1,

@@ -103,6 +103,9 @@ class Settings:
     binarize: str = "none"
     size: int | tuple[int, int] | None = None
     grayscale: bool | None = None
+    value_range: tuple[float, float] | None = None
+    background: str | None = None
+    key: str | None = None
     patience: int | None = None
     precision: str = "float32"
     ema: float = 0.0
@@ -121,7 +124,8 @@ class Settings:
     def load(self) -> data.Data:
         return data.load(
             self.source, batch_size=self.batch_size, seed=self.data_seed, binarize=self.binarize, size=self.size,
-            grayscale=self.grayscale, data_dir=self.data_dir,
+            grayscale=self.grayscale, value_range=self.value_range, background=self.background or "white", key=self.key,
+            data_dir=self.data_dir,
         )  # fmt: skip
 
     def with_recipe(self, given: set[str]) -> "Settings":
@@ -141,6 +145,7 @@ class Settings:
         return dataclasses.replace(
             self,
             source=str(images.path or self.source),
+            value_range=images.value_range,
             data_dir=str(Path(data_dir).resolve()) if data_dir else None,
             epochs=self.epochs or max(MIN_EPOCHS, min(MAX_EPOCHS, by_steps)),
             likelihood=("normal-learned" if color else "bernoulli") if self.likelihood == "auto" else self.likelihood,

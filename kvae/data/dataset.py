@@ -83,6 +83,14 @@ class Data:
         return self.source.path
 
     @property
+    def value_range(self) -> tuple[float, float] | None:
+        """(low, high), the stored values that are 0 and 1 here: as given to `load`, or as found for it.
+
+        None where the type of the values says it: 8-bit images, and floats in [0, 1].
+        """
+        return self.source.value_range
+
+    @property
     def binarisation(self) -> str | None:
         """How the images became binary, as a table beside a likelihood says it; None for images as they are."""
         if self.name == "binarized_mnist":
@@ -139,7 +147,7 @@ class Data:
             service: when shuffled, the address `grpc://HOST:PORT` of a tf.data service that reads and decodes for this
                 process: TFRecord files and prepared sets that are streamed, in an order of its own on each pass. A
                 streamed TFRecord file's pixels are those of a pass without it, but for EXIF rotations, which aren't
-                applied, and, by a level or so, 16-bit images and colour ones in a grey set.
+                applied, and, by a level or so, colour images in a grey set.
             seed: of the order and the binary draws, instead of the one given to `load`.
 
         Raises:
