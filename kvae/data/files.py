@@ -43,10 +43,10 @@ def listed(names: Sequence[Any]) -> str:
     return ", ".join(map(str, names[:SHOWN])) + (", …" if len(names) > SHOWN else "")
 
 
-def warn_unreadable(name: str, reasons: Mapping[Path, str], total: int) -> None:
+def warn_unreadable(name: str, reasons: Mapping[str, str], total: int) -> None:
     """One warning that names the first unreadable files, says why, and counts all of them."""
     if reasons:
-        named = listed([f"{path.name} ({reason})" for path, reason in reasons.items()])
+        named = listed([f"{file} ({reason})" for file, reason in reasons.items()])
         warnings.warn(
             f"{name}: skipped {len(reasons)} of {total} images that cannot be read: {named}",
             DataWarning,

@@ -29,8 +29,7 @@ from kvae.data.decoding import (
     Decoder,
     Header,
     Picture,
-    common_depth,
-    grey_headers,
+    decoder_for,
     measure,
     read_header,
     tried,
@@ -39,7 +38,7 @@ from kvae.data.depth import EIGHT_BIT, UNIT, Range, found_range, is_outside
 from kvae.data.errors import DataError, DataWarning
 from kvae.data.files import in_threads, listed
 from kvae.data.folder import SPLIT_FOLDERS
-from kvae.data.images import check_shape, scale_of
+from kvae.data.images import scale_of
 from kvae.data.notices import Notices, warn_dark, where, where_first
 from kvae.data.pillow import Unreadable
 from kvae.data.service import MEMORY, how_many, of_files
@@ -234,39 +233,29 @@ class RecordReader:
 
     def probe(self, stretches: Sequence[Stretch]) -> list[Content]:
         """The first images, which settle shape, channels and depth."""
-        request, name = self.request, self.name
-        contents = {
-            f"record {record} of {self.shards[stretch.shard].path.name}": found
+        contents = [
+            (f"record {record} of {self.shards[stretch.shard].path.name}", found)
             for stretch in stretches[: PROBE // STRETCH]
             for record, found in self._contents(stretch)
             if isinstance(found, Content)
-        }
+        ]
         if not contents:
             raise DataError(
-                f"{name}: expected records of tf.train.Example with an encoded image in one of the features "
+                f"{self.name}: expected records of tf.train.Example with an encoded image in one of the features "
                 f"{', '.join(IMAGE)}. Received: none in the first {min(PROBE, sum(s.end - s.first for s in stretches))}"
             )
-        tries = {record: tried(read_header)(io.BytesIO(content.image)) for record, content in contents.items()}
-        headers = {record: header for record, header in tries.items() if isinstance(header, Header)}
+        tries = [(record, tried(read_header)(io.BytesIO(content.image))) for record, content in contents]
+        headers = [(record, header) for record, header in tries if isinstance(header, Header)]
         if not headers:
-            (record, reason), *_ = tries.items()
             raise DataError(
-                f"{name}: expected images that can be read. Received: none among the first records; {record}: {reason}"
+                f"{self.name}: expected images that can be read. Received: none among the first records; "
+                f"{tries[0][0]}: {tries[0][1]}"
             )
-        depth, first = common_depth(name, headers), next(iter(headers.values()))
-        grey = grey_headers(headers.values(), request.background) if request.grayscale is None else request.grayscale
-        shape = (*(request.size or first[:2]), 1 if grey else 3)
-        if request.size is None:
-            check_shape(*shape, name)
-        self._use(Decoder(shape, request.size is not None, depth, request.value_range, request.background))
-        self.is_plain = (
-            request.size is None
-            and request.grayscale is None
-            and self.decode.dtype == np.uint8
-            and depth == EIGHT_BIT
-            and not any(header.has_alpha for header in headers.values())
-        )
-        return list(contents.values())
+        self._use(decoder_for(self.name, headers, self.request))
+        is_changed = self.request.size is not None or self.request.grayscale is not None
+        is_deep = self.decode.depth != EIGHT_BIT or self.decode.value_range is not None
+        self.is_plain = not (is_changed or is_deep or any(header.has_alpha for _, header in headers))
+        return [content for _, content in contents]
 
     def find_range(self, splits: dict[str, list[Stretch]]) -> None:
         """Let the range of the training images become [0, 1]; say so, and where other images lie outside."""

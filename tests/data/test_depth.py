@@ -280,8 +280,15 @@ def test_mixed_depths_are_refused_by_name(tmp_path, size):
     Image.fromarray(np.zeros(SHAPE, np.uint8)).save(tmp_path / "z.png")
     with pytest.raises(DataError, match=r"images of one depth.*Received: 000.png \(16-bit\) and z.png \(8-bit\)"):
         kvae.data.load(tmp_path, size=size)
+    (tmp_path / "z.png").rename(tmp_path / "000.png.png")
+    for name, file in (("deep", "000.png"), ("shallow", "000.png.png")):  # the same name in two folders
+        (tmp_path / name).mkdir()
+        (tmp_path / file).rename(tmp_path / name / "000.png")
+    with pytest.raises(DataError, match=r"Received: deep/000.png \(16-bit\) and shallow/000.png \(8-bit\)"):
+        kvae.data.load(tmp_path, size=size)
+    (tmp_path / "shallow" / "000.png").unlink()
+    (tmp_path / "deep" / "000.png").rename(tmp_path / "000.png")
     folder(tiff, ".tif")(tmp_path, REAL[:5])
-    (tmp_path / "z.png").unlink()
     with pytest.raises(DataError, match=r"Received: 000.png \(16-bit\) and 000.tif \(float\)"):
         kvae.data.load(tmp_path, size=size, value_range=(0, 4095))
 
@@ -317,6 +324,15 @@ def test_a_file_with_nan_is_left_out_with_the_reason(tmp_path, cache_bytes):
     )
     assert len(x) == 39
     assert np.isfinite(x).all()
+
+
+def test_where_all_are_left_out_the_reason_is_said(tmp_path):
+    folder(tiff, ".tif")(tmp_path, np.full_like(REAL, np.nan)[:5])
+    with (
+        pytest.warns(DataWarning, match=r"skipped 5 of 5 .*000.tif \(90 NaN"),
+        pytest.raises(DataError, match="none readable"),
+    ):
+        kvae.data.load(tmp_path)
 
 
 def test_depth_survives_resizing_and_colour(tmp_path):
