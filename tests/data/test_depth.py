@@ -280,10 +280,12 @@ def test_mixed_depths_are_refused_by_name(tmp_path, size):
     Image.fromarray(np.zeros(SHAPE, np.uint8)).save(tmp_path / "z.png")
     with pytest.raises(DataError, match=r"images of one depth.*Received: 000.png \(16-bit\) and z.png \(8-bit\)"):
         kvae.data.load(tmp_path, size=size)
-    (tmp_path / "z.png").rename(tmp_path / "000.png.png")
-    for name, file in (("deep", "000.png"), ("shallow", "000.png.png")):  # the same name in two folders
+    shallow = (tmp_path / "z.png").read_bytes()
+    for path in tmp_path.iterdir():
+        path.unlink()
+    for name, content in (("deep", png(TWELVE_BIT[0])), ("shallow", shallow)):  # the same name in two folders
         (tmp_path / name).mkdir()
-        (tmp_path / file).rename(tmp_path / name / "000.png")
+        (tmp_path / name / "000.png").write_bytes(content)
     with pytest.raises(DataError, match=r"Received: deep/000.png \(16-bit\) and shallow/000.png \(8-bit\)"):
         kvae.data.load(tmp_path, size=size)
     (tmp_path / "shallow" / "000.png").unlink()
