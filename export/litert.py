@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from kvae.export import operators
 from kvae.export.console import quiet
 from kvae.export.errors import ExportError, one_line
 
@@ -154,6 +155,5 @@ def _reason(message: str) -> str:
             received.append(f"{kind}: {name}" + (f" in layer '{place[1]}'" if place else ""))
     return (
         "Expected a model of built-in LiteRT operators only. Received operators without a built-in counterpart "
-        f"({'; '.join(received)}): replace that layer by one that does with arithmetic, convolutions and the usual "
-        "activations of keras.ops"
+        f"({'; '.join(received)}): {operators.remedy(' '.join(kinds.values()), message)}"
     )

@@ -122,7 +122,28 @@ def test_commands_survive_a_shell(run):
     commands = [shlex.split(command) for command in re.findall(r"<code>(.*?)</code>", page)]
     assert [command[1] for command in commands] == ["sample", "evaluate", "features", "export", "plot"]
     assert {command[2] for command in commands} == {"my run"}
-    assert commands[2][3] == "/photos/of mine; rm"
+    assert commands[2][3] == "path/to/of mine; rm"
+
+
+SOURCES = {  # as config.json has them: title, and argument of a command
+    "mnist": ("mnist", "mnist"),
+    "/secret/place/photos": ("photos", "path/to/photos"),
+    "/secret/place/photos.npz": ("photos.npz", "path/to/photos.npz"),
+    "C:\\secret\\place\\photos": ("photos", "path/to/photos"),
+    "../secret/photos": ("photos", "path/to/photos"),
+    "~/secret/photos": ("photos", "path/to/photos"),
+}
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_where_images_lie_is_not_said(run, source):
+    title, argument = SOURCES[source]
+    config = {"source": source, "data_dir": "/secret/sets", "start": "/secret/runs/a", "list": ["/secret/b"]}
+    (run / "config.json").write_text(json.dumps(config))
+    page = html.unescape(write_report(run).read_text())
+    assert f"<title>{title} · kvae</title>" in page
+    assert f"features 'my run' {argument} --out" in page
+    assert "secret" not in page
 
 
 def test_pictures_it_does_not_know_come_last_and_long_lists_of_files_are_cut(run):

@@ -58,14 +58,7 @@ def pairs(archive: Any, name: str, key: str | None = None) -> dict[str, Pair]:
         if label not in entries or not (is_named or entries[label].shape[:1] == entries[image].shape[:1]):
             label = None
         splits = {"train": (image, label)}
-    found = {
-        split: (archive[image], _labels(archive, entries, label, name)) for split, (image, label) in splits.items()
-    }
-    bare = [splits[split][0] for split, (_, labels) in found.items() if labels is None]
-    if 0 < len(bare) < len(found):
-        warnings.warn(f"{name}: taken without labels, for {', '.join(bare)} has none", DataWarning, stacklevel=4)
-        found = {split: (images, None) for split, (images, _) in found.items()}
-    return found
+    return {split: (archive[image], _labels(archive, entries, label, name)) for split, (image, label) in splits.items()}
 
 
 def _entries(archive: Any) -> dict[str, Entry]:

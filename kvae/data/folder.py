@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,41 +22,24 @@ from kvae.data.decoding import (
 )
 from kvae.data.depth import EIGHT_BIT, UNIT, found_range, is_outside
 from kvae.data.errors import DataError, DataWarning
-from kvae.data.files import find_images, in_threads, warn_unreadable
+from kvae.data.files import in_threads, warn_unreadable
 from kvae.data.images import scale_of
+from kvae.data.layout import Layout, lay_out
 from kvae.data.notices import Notices, warn_dark, where, where_first
 from kvae.data.pillow import Unreadable, ours
 from kvae.data.splits import Memory, MemorySplit, Request, Share, Source, Split, StreamSplit, complete, spread
 
-SPLIT_FOLDERS = {
-    "train": "train",
-    "test": "test",
-    "val": "validation",
-    "valid": "validation",
-    "validation": "validation",
-}
 AT_ONCE = 16  # files decoded by one call of Python
 PROBE = 256  # images of a streamed folder looked at to tell 0/1 from 0..255
 
 B = TypeVar("B")
 
 
-@dataclass(frozen=True)
-class Layout:
-    """Image files in sorted order, with what their folders say."""
-
-    paths: list[Path]
-    splits: np.ndarray  # (N,) names of splits
-    labels: np.ndarray | None  # (N,) int64
-    label_names: tuple[str, ...]
-
-
 def folder(root: Path, request: Request) -> Source:
     """Image files under `root` (recursive, in sorted order).
 
-    Folders named train, test and val, valid or validation at the top are the splits; the folders below them,
-    or at the top where there are no splits, are the classes if there are at least two and every image is in
-    one. Unreadable files are skipped with one `DataWarning`. Images that fit in `cache_bytes` are decoded
+    Splits and classes are what the names of the folders say (`kvae.data.layout`); one `DataWarning` says what was left
+    out. Unreadable files are skipped with another one. Images that fit in `cache_bytes` are decoded
     now, others on every pass; those that only then turn out unreadable are skipped with a warning each. Images
     deeper than 8 bits are decoded once more before that, for their range, unless it is given.
 
@@ -66,6 +49,8 @@ def folder(root: Path, request: Request) -> Source:
     """
     name = root.resolve().name
     layout = lay_out(root, name)
+    if layout.said:
+        warnings.warn(f"{name}: {layout.said}", DataWarning, stacklevel=4)
     files = tuple(path.relative_to(root).as_posix() for path in layout.paths)
     reasons: dict[int, str] = {}  # why files are left out, by row
     headers = _each(read_header, layout.paths, reasons)
@@ -100,34 +85,9 @@ def folder(root: Path, request: Request) -> Source:
         made = {part: MemorySplit(memory, rows) for part, rows in splits.items()}
     is_said = request.value_range is not None or decode.value_range != UNIT
     return Source(
-        name, made, decode.shape, scale, layout.labels is not None, layout.label_names, files=files, decode=decode,
-        value_range=decode.value_range if is_said else None,
+        name, made, decode.shape, scale, layout.labels is not None, layout.label_names, layout.unlabelled, files=files,
+        decode=decode, value_range=decode.value_range if is_said else None,
     )  # fmt: skip
-
-
-def lay_out(root: Path, name: str) -> Layout:
-    paths = find_images(root)
-    if not paths:
-        raise DataError(f"{name}: expected a folder with images (png, jpg, …) or TFRecord files. Received: neither")
-    parts = [path.relative_to(root).parts[:-1] for path in paths]
-    splits = ["train"] * len(paths)
-    if any(part and part[0].lower() == "train" for part in parts):
-        splits = [SPLIT_FOLDERS.get(part[0].lower(), "") if part else "" for part in parts]
-        outside = splits.count("")
-        if outside:
-            warnings.warn(
-                f"{name}: left out {outside} images outside the train, validation and test folders",
-                DataWarning,
-                stacklevel=3,
-            )
-        kept = [i for i, split in enumerate(splits) if split]
-        paths, splits = [paths[i] for i in kept], [splits[i] for i in kept]
-        parts = [parts[i][1:] for i in kept]
-    classes = sorted({part[0] for part in parts if part})
-    if len(classes) < 2 or not all(parts):
-        return Layout(paths, np.array(splits), None, ())
-    number = {label: i for i, label in enumerate(classes)}
-    return Layout(paths, np.array(splits), np.array([number[part[0]] for part in parts], np.int64), tuple(classes))
 
 
 def _each(work: Callable[[Path], B], paths: list[Path], reasons: dict[int, str]) -> dict[int, B]:
@@ -208,7 +168,8 @@ def _splits(name: str, layout: Layout, good: np.ndarray, request: Request) -> di
     if not len(parts["train"]):
         raise DataError(f"{name}: expected images in its train folder that can be read. Received: none")
     if labels is not None:  # files come class by class; the first images of a split should be of all classes
-        parts = {part: rows[spread(labels[rows], len(rows), request.seed)] for part, rows in parts.items()}
+        for part in parts.keys() - layout.unlabelled:
+            parts[part] = parts[part][spread(labels[parts[part]], len(parts[part]), request.seed)]
     train_labels = None if labels is None else labels[parts["train"]]
     found = complete({part: len(rows) for part, rows in parts.items()}, train_labels, request, name)
     return {split: parts[part][positions] for split, (part, positions) in found.items()}

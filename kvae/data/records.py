@@ -36,9 +36,9 @@ from kvae.data.decoding import (
 )
 from kvae.data.depth import EIGHT_BIT, UNIT, Range, found_range, is_outside
 from kvae.data.errors import DataError, DataWarning
-from kvae.data.files import in_threads, listed
-from kvae.data.folder import SPLIT_FOLDERS
+from kvae.data.files import files_below, in_threads, listed
 from kvae.data.images import scale_of
+from kvae.data.layout import splits_of_files
 from kvae.data.notices import Notices, warn_dark, where, where_first
 from kvae.data.pillow import Unreadable
 from kvae.data.service import MEMORY, how_many, of_files
@@ -56,7 +56,6 @@ from kvae.data.splits import (
 )
 
 NAME = re.compile(r"\.tfrecords?($|[-.])")
-SPLIT = re.compile(rf"(?:^|[-_./])({'|'.join(SPLIT_FOLDERS)})(?=[-_./])")
 IMAGE, LABEL = ("image/encoded", "image"), ("image/class/label", "label")
 DEEP_PNG = r"\CPNG\C{20}(\x10\C*|\C[\x04\x06]\C*|\C*tRNS\C*)"  # before its pixels: 16 bits, an alpha channel or key
 HEADER, FOOTER = 12, 4  # bytes around the data of a record
@@ -95,16 +94,18 @@ class Content(NamedTuple):
 
 def find_records(path: Path) -> list[Path]:
     """The TFRecord files in a folder and those below it, sorted; or the file itself."""
-    files = [path] if path.is_file() else path.rglob("*")
-    return sorted(file for file in files if NAME.search(file.name) and file.is_file())
+    if path.is_file():
+        return [path] if NAME.search(path.name) else []
+    return sorted(path.joinpath(*parts) for parts in files_below(path) if NAME.search(parts[-1]))
 
 
 def records(root: Path, request: Request) -> Source:
     """TFRecord files of `tf.train.Example` with `image/encoded` (or `image`) and perhaps `image/class/label` (`label`).
 
-    Files with train, validation (val, valid) or test in their names, or in those of their folders, are the splits; what
-    is missing is the end of every training file. Records that are damaged, or hold no image of the shape of the
-    first one (where no `size` is given), are left out with a `DataWarning`.
+    Files with train, validation or test (or training, val, dev, testing, eval, …; `kvae.data.layout`) as a word in
+    their names, or in those of their folders, are the splits; what is missing is the end of every training file.
+    Records that are damaged, or hold no image of the shape of the first one (where no `size` is given), are left out
+    with a `DataWarning`.
 
     Raises:
         DataError: if there is no record with an image.
@@ -115,7 +116,10 @@ def records(root: Path, request: Request) -> Source:
         made: dict[str, Split] = reader.in_memory(splits)
     else:
         made = {part: reader.stream(stretches) for part, stretches in splits.items()}
-    return Source(reader.name, made, reader.shape, found.scale, found.has_labels, value_range=found.value_range)
+    return Source(
+        reader.name, made, reader.shape, found.scale, found.has_labels,
+        unlabelled=found.unlabelled, value_range=found.value_range,
+    )  # fmt: skip
 
 
 class Records(NamedTuple):
@@ -125,6 +129,7 @@ class Records(NamedTuple):
     splits: dict[str, list[Stretch]]
     scale: float
     has_labels: bool
+    unlabelled: frozenset[str]  # splits without labels, where training images have some
     value_range: Range | None  # as in `Source`
 
 
@@ -146,11 +151,12 @@ def open_records(root: Path, request: Request) -> Records:
         reader.notices.transparent(where_first([picture.is_transparent for picture in pictures]))
         reader.notices.clipped(where_first([picture.is_clipped for picture in pictures]))
     scale = scale_of(np.stack([picture.pixels for picture in pictures]))
+    has_labels = all(content.label >= 0 for content in contents)
+    held_out = [part for part in ("validation", "test") if has_labels and splits[part]]
+    first = {part: reader.decoded(splits[part][0])[1][:, 0] for part in held_out}
+    unlabelled = frozenset(part for part, labels in first.items() if len(labels) and labels.max() < 0)
     is_said = request.value_range is not None or reader.decode.value_range != UNIT
-    return Records(
-        reader, splits, scale, has_labels=all(content.label >= 0 for content in contents),
-        value_range=reader.decode.value_range if is_said else None,
-    )  # fmt: skip
+    return Records(reader, splits, scale, has_labels, unlabelled, reader.decode.value_range if is_said else None)
 
 
 def index(path: Path, name: str) -> Shard:
@@ -184,12 +190,12 @@ def _is_whole(data: bytes, checksum: bytes) -> bool:
 def _splits(name: str, root: Path, shards: Sequence[Shard], request: Request) -> dict[str, list[Stretch]]:
     """The stretches of each split, in order."""
     folder = root if root.is_dir() else root.parent
-    found = [SPLIT.search("/" + shard.path.relative_to(folder).as_posix()) for shard in shards]
-    named = [SPLIT_FOLDERS[match[1]] if match else "" for match in found]
+    paths = [shard.path.relative_to(folder).as_posix() for shard in shards]
+    named = splits_of_files(paths)
     if "train" not in named:
         named = ["train"] * len(shards)
-    if left := named.count(""):
-        warnings.warn(f"{name}: left out {left} files of no split", DataWarning, stacklevel=3)
+    if left := [path for path, split in zip(paths, named) if not split]:
+        warnings.warn(f"{name}: left out {len(left)} files of no split: {listed(left)}", DataWarning, stacklevel=3)
     firsts = np.cumsum([0, *(shard.count for shard in shards)])
     missing = [split for split in ("validation", "test") if split not in named]
     fractions = tuple(getattr(request, f"{split}_fraction") for split in missing)
@@ -286,7 +292,7 @@ class RecordReader:
         transparent, clipped = np.zeros((2, self.total), bool)
         rows: dict[str, np.ndarray] = {}
         for part, stretches in splits.items():
-            read = in_threads(self._read, stretches)
+            read = in_threads(self.decoded, stretches)
             found = np.concatenate([np.empty((0, 2), np.int64), *(found for _, found in read)])
             rows[part] = found[:, 1]
             labels[rows[part]] = found[:, 0]
@@ -366,12 +372,12 @@ class RecordReader:
 
     def read(self, stretch: Stretch) -> tuple[np.ndarray, np.ndarray]:
         """Its images (n, H, W, C), and their [label, number] (n, 2), without those that can't be read."""
-        pictures, found = self._read(stretch)
+        pictures, found = self.decoded(stretch)
         self.notices.met(pictures)
         pixels = [picture.pixels for picture in pictures]
         return np.stack(pixels) if pixels else np.empty((0, *self.shape), self.decode.dtype), found
 
-    def _read(self, stretch: Stretch) -> tuple[list[Picture], np.ndarray]:
+    def decoded(self, stretch: Stretch) -> tuple[list[Picture], np.ndarray]:
         """As `read`, with what is known of each image."""
         pictures, found, bad = [], [], {}
         for record, content in self._contents(stretch):

@@ -115,12 +115,6 @@ def test_labels_that_are_none_are_left_out_with_a_word(tmp_path, labels, said):
     assert data.num_train == 32
 
 
-def test_a_split_without_labels_is_named(tmp_path):
-    np.savez(tmp_path / "a.npz", x_train=IMAGES[:30], y_train=LABELS[:30], x_test=IMAGES[30:])
-    with pytest.warns(DataWarning, match="a.npz: taken without labels, for x_test has none"):
-        assert not kvae.data.load(tmp_path / "a.npz").has_labels
-
-
 def test_a_key_names_another_entry(tmp_path):
     small = numbered(40, 8, 8)
     np.savez(tmp_path / "a.npz", x_train=IMAGES, y_train=LABELS, small=small, y=LABELS)

@@ -50,6 +50,10 @@ def pgm(values):
     return b"P5 %d %d 65535\n" % values.shape[::-1] + values.astype(">u2").tobytes()
 
 
+def pfm(values):
+    return b"Pf\n%d %d\n-1.0\n" % values.shape[::-1] + values[::-1].astype("<f4").tobytes()  # from the bottom
+
+
 def folder(encode, suffix):
     def write(root, values):
         for i, image in enumerate(values):
@@ -108,6 +112,7 @@ KINDS = {
     "tiff uint32": (folder(lambda x: tiff(x.astype(np.uint32)), ".tif"), LARGE, "integer"),
     "tiff float": (folder(tiff, ".tif"), REAL, "float"),
     "tiff float big-endian": (folder(lambda x: tiff(x, ">"), ".tif"), REAL, "float"),
+    "pfm": (folder(pfm, ".pfm"), REAL, "float"),
     "tiff float streamed": (streamed(folder(tiff, ".tif")), REAL, "float"),
     "records png": (tfrecord(png), TWELVE_BIT, "16-bit"),
     "records png streamed": (streamed(tfrecord(png)), TWELVE_BIT, "16-bit"),
