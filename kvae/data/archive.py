@@ -58,9 +58,7 @@ def pairs(archive: Any, name: str, key: str | None = None) -> dict[str, Pair]:
         if label not in entries or not (is_named or entries[label].shape[:1] == entries[image].shape[:1]):
             label = None
         splits = {"train": (image, label)}
-    return {
-        split: (archive[image], _labels(archive, entries, label, name)) for split, (image, label) in splits.items()
-    }
+    return {split: (archive[image], _labels(archive, entries, label, name)) for split, (image, label) in splits.items()}
 
 
 def _entries(archive: Any) -> dict[str, Entry]:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from kvae.data.depth import EIGHT_BIT, FLOAT, Range, extremes, in_unit
 from kvae.data.errors import DataError
-from kvae.data.images import WHITE, Color, composite, convert, is_grey
+from kvae.data.images import WHITE, Color, check_shape, composite, convert, is_grey
 from kvae.data.pillow import LARGE, File, Unreadable, opened, orientation, raw_mode, upright
+
+if TYPE_CHECKING:
+    from kvae.data.splits import Request
 
 SHRUNK = 4  # how many times as large as the wanted size a large image stays, when it shrinks
 
@@ -161,25 +164,27 @@ def tried(work: Callable[[A], B]) -> Callable[[A], B | Unreadable]:
     return attempt
 
 
-def common_depth(name: str, headers: dict[str, Header]) -> str:
-    """The depth of all files.
+def decoder_for(name: str, headers: Sequence[tuple[str, Header]], request: Request) -> Decoder:
+    """What decodes images with these headers, given with their names; the range of deep ones may be still to be found.
 
     Raises:
-        DataError: if some have 8 bits and others more, or some are floats: one of each is named.
+        DataError: if some have 8 bits and others more, or some are floats: one of each is named; for images that are
+            too small.
     """
-    first_name, first = next(iter(headers.items()))
-    for other_name, other in headers.items():
+    (first_name, first), *others = headers
+    for other_name, other in others:
         if _group(other.depth) != _group(first.depth):
             raise DataError(
                 f"{name}: expected images of one depth; convert them, or keep them in folders of their own. "
                 f"Received: {first_name} ({first.depth}) and {other_name} ({other.depth})"
             )
-    return first.depth
-
-
-def grey_headers(headers: Iterable[Header], background: Color) -> bool:
-    """Whether all images are grey, on their ground."""
-    return all(header.is_grey and (is_grey(background) or not header.has_alpha) for header in headers)
+    grey, background = request.grayscale, request.background
+    if grey is None:
+        grey = all(header.is_grey and (is_grey(background) or not header.has_alpha) for _, header in headers)
+    shape = (*(request.size or first[:2]), 1 if grey else 3)
+    if request.size is None:
+        check_shape(*shape, name)
+    return Decoder(shape, request.size is not None, first.depth, request.value_range, background)
 
 
 def _group(depth: str) -> str:

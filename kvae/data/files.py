@@ -118,10 +118,8 @@ def is_image(path: str | os.PathLike[str]) -> bool:
             start = file.read(16)
         if not any(accept and accept(start) for accept in _image_formats().values()):
             return False
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of its size, and of what its reader finds odd
-            with Image.open(path) as image:
-                return image.format in _image_formats()
+        with ours, Image.open(path) as image:
+            return image.format in _image_formats()
     except Image.DecompressionBombError:
         return True
     except Exception:  # Pillow raises nearly anything on what isn't an image
@@ -204,10 +202,10 @@ def listed(names: Sequence[Any]) -> str:
     return ", ".join(map(str, names[:SHOWN])) + (", …" if len(names) > SHOWN else "")
 
 
-def warn_unreadable(name: str, reasons: Mapping[Path, str], total: int) -> None:
+def warn_unreadable(name: str, reasons: Mapping[str, str], total: int) -> None:
     """One warning that names the first unreadable files, says why, and counts all of them."""
     if reasons:
-        named = listed([f"{path.name} ({reason})" for path, reason in reasons.items()])
+        named = listed([f"{file} ({reason})" for file, reason in reasons.items()])
         warnings.warn(
             f"{name}: skipped {len(reasons)} of {total} images that cannot be read: {named}",
             DataWarning,

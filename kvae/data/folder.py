@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -15,8 +15,7 @@ from kvae.data.decoding import (
     Decoder,
     Header,
     Picture,
-    common_depth,
-    grey_headers,
+    decoder_for,
     measure,
     read_header,
     tried,
@@ -24,7 +23,7 @@ from kvae.data.decoding import (
 from kvae.data.depth import EIGHT_BIT, UNIT, found_range, is_outside
 from kvae.data.errors import DataError, DataWarning
 from kvae.data.files import in_threads, warn_unreadable
-from kvae.data.images import check_shape, scale_of
+from kvae.data.images import scale_of
 from kvae.data.layout import Layout, lay_out
 from kvae.data.notices import Notices, warn_dark, where, where_first
 from kvae.data.pillow import Unreadable, ours
@@ -52,19 +51,24 @@ def folder(root: Path, request: Request) -> Source:
     layout = lay_out(root, name)
     if layout.said:
         warnings.warn(f"{name}: {layout.said}", DataWarning, stacklevel=4)
+    files = tuple(path.relative_to(root).as_posix() for path in layout.paths)
     reasons: dict[int, str] = {}  # why files are left out, by row
     headers = _each(read_header, layout.paths, reasons)
-    _say_left_out(name, layout.paths, reasons, early=True)
-    decode = _decoder(name, layout.paths, headers, request)
+    _say_left_out(name, files, reasons, early=True)
+    decode = _decoder(name, files, headers, request)
     outside = None
     if decode.depth != EIGHT_BIT and decode.value_range is None:
-        decode, outside = _measured(name, layout, decode, reasons, request)
+        lows, highs = _extremes(layout, decode, reasons)
+        _say_left_out(name, files, reasons, early=True)
+        training = _splits(name, layout, _good(layout, reasons), request)["train"]
+        value_range = found_range(name, decode.depth, lows[training].min(), highs[training].max())
+        decode, outside = replace(decode, value_range=value_range), is_outside(lows, highs, value_range)
     warn_dark(name, decode.depth, decode.value_range)
     readable = [row for row in range(len(layout.paths)) if row not in reasons]
     stream = len(readable) * decode.bytes > request.cache_bytes
     rows = readable[:PROBE] if stream else list(range(len(layout.paths)))
     pictures, transparent, clipped = _decode_all(layout.paths, rows, decode, reasons)
-    _say_left_out(name, layout.paths, reasons)
+    _say_left_out(name, files, reasons)
     splits = _splits(name, layout, _good(layout, reasons), request)
     notices = Notices(name, decode)
     notices.transparent(where_first(transparent) if stream else where(_of(transparent, splits)))
@@ -79,7 +83,6 @@ def folder(root: Path, request: Request) -> Source:
     else:
         memory = Memory(lambda: (pictures, layout.labels))
         made = {part: MemorySplit(memory, rows) for part, rows in splits.items()}
-    files = tuple(path.relative_to(root).as_posix() for path in layout.paths)
     is_said = request.value_range is not None or decode.value_range != UNIT
     return Source(
         name, made, decode.shape, scale, layout.labels is not None, layout.label_names, layout.unlabelled, files=files,
@@ -109,46 +112,34 @@ def _good(layout: Layout, reasons: dict[int, str]) -> np.ndarray:
     return np.array([row not in reasons for row in range(len(layout.paths))], bool)
 
 
-def _say_left_out(name: str, paths: list[Path], reasons: dict[int, str], early: bool = False) -> None:
+def _say_left_out(name: str, files: Sequence[str], reasons: dict[int, str], early: bool = False) -> None:
     """Warn of the files that are left out, at the end or when nothing else is left: then it is an error."""
-    nothing_left = len(reasons) == len(paths)
+    nothing_left = len(reasons) == len(files)
     if nothing_left or not early:
-        warn_unreadable(name, {paths[row]: reasons[row] for row in sorted(reasons)}, len(paths))
+        warn_unreadable(name, {files[row]: reasons[row] for row in sorted(reasons)}, len(files))
     if nothing_left:
-        raise DataError(f"{name}: expected images that can be read. Received: {len(paths)} image files, none readable")
+        raise DataError(f"{name}: expected images that can be read. Received: {len(files)} image files, none readable")
 
 
-def _decoder(name: str, paths: list[Path], headers: dict[int, Header], request: Request) -> Decoder:
+def _decoder(name: str, files: Sequence[str], headers: dict[int, Header], request: Request) -> Decoder:
     """What reads the files, but for a range that must be found."""
-    depth = common_depth(name, {paths[row].name: header for row, header in headers.items()})
-    grey = grey_headers(headers.values(), request.background) if request.grayscale is None else request.grayscale
-    channels = 1 if grey else 3
     (first_row, first), *others = headers.items()
-    shape = (*(request.size or first[:2]), channels)
-    if request.size is None:
-        for row, header in others:
-            if header[:2] != first[:2]:
-                raise DataError(
-                    f"{name}: expected images of one size; pass size= (--size on the command). "
-                    f"Received: {paths[first_row].name} {first.height}x{first.width} and "
-                    f"{paths[row].name} {header.height}x{header.width} (H x W)"
-                )
-        check_shape(*shape, name)
-    return Decoder(shape, request.size is not None, depth, request.value_range, request.background)
+    for row, header in others if request.size is None else ():
+        if header[:2] != first[:2]:
+            raise DataError(
+                f"{name}: expected images of one size; pass size= (--size on the command). "
+                f"Received: {files[first_row]} {first.height}x{first.width} and "
+                f"{files[row]} {header.height}x{header.width} (H x W)"
+            )
+    return decoder_for(name, [(files[row], header) for row, header in headers.items()], request)
 
 
-def _measured(
-    name: str, layout: Layout, decode: Decoder, reasons: dict[int, str], request: Request
-) -> tuple[Decoder, np.ndarray]:
-    """The decoder with the range of the training images, and which of all images (N,) have values outside of it."""
-    found = _each(lambda path: measure(path, decode.depth), layout.paths, reasons)
-    _say_left_out(name, layout.paths, reasons, early=True)
+def _extremes(layout: Layout, decode: Decoder, reasons: dict[int, str]) -> tuple[np.ndarray, np.ndarray]:
+    """The lowest and the highest value of each file (N,)."""
     lows, highs = np.full(len(layout.paths), np.inf), np.full(len(layout.paths), -np.inf)
-    for row, (low, high) in found.items():
-        lows[row], highs[row] = low, high
-    training = _splits(name, layout, _good(layout, reasons), request)["train"]
-    value_range = found_range(name, decode.depth, lows[training].min(), highs[training].max())
-    return replace(decode, value_range=value_range), is_outside(lows, highs, value_range)
+    for row, found in _each(lambda path: measure(path, decode.depth), layout.paths, reasons).items():
+        lows[row], highs[row] = found
+    return lows, highs
 
 
 def _decode_all(
@@ -230,7 +221,7 @@ class FileReader:
                 images[i], are_read[i] = picture.pixels, True
             elif rows[i] not in self.known_bad:
                 self.known_bad.add(int(rows[i]))
-                warn_unreadable(self.name, {paths[i]: str(picture)}, len(self.layout.paths))
+                warn_unreadable(self.name, {paths[i].name: str(picture)}, len(self.layout.paths))
         if self.notices:
             self.notices.met([picture for picture in pictures if isinstance(picture, Picture)])
         return images, are_read

@@ -29,8 +29,7 @@ from kvae.data.decoding import (
     Decoder,
     Header,
     Picture,
-    common_depth,
-    grey_headers,
+    decoder_for,
     measure,
     read_header,
     tried,
@@ -38,7 +37,7 @@ from kvae.data.decoding import (
 from kvae.data.depth import EIGHT_BIT, UNIT, Range, found_range, is_outside
 from kvae.data.errors import DataError, DataWarning
 from kvae.data.files import files_below, in_threads, listed
-from kvae.data.images import check_shape, scale_of
+from kvae.data.images import scale_of
 from kvae.data.layout import splits_of_files
 from kvae.data.notices import Notices, warn_dark, where, where_first
 from kvae.data.pillow import Unreadable
@@ -118,8 +117,8 @@ def records(root: Path, request: Request) -> Source:
     else:
         made = {part: reader.stream(stretches) for part, stretches in splits.items()}
     return Source(
-        reader.name, made, reader.shape, found.scale, found.has_labels, unlabelled=found.unlabelled,
-        value_range=found.value_range,
+        reader.name, made, reader.shape, found.scale, found.has_labels,
+        unlabelled=found.unlabelled, value_range=found.value_range,
     )  # fmt: skip
 
 
@@ -154,12 +153,10 @@ def open_records(root: Path, request: Request) -> Records:
     scale = scale_of(np.stack([picture.pixels for picture in pictures]))
     has_labels = all(content.label >= 0 for content in contents)
     held_out = [part for part in ("validation", "test") if has_labels and splits[part]]
-    first = {part: reader.read(splits[part][0])[1][:, 0] for part in held_out}
+    first = {part: reader.decoded(splits[part][0])[1][:, 0] for part in held_out}
     unlabelled = frozenset(part for part, labels in first.items() if len(labels) and labels.max() < 0)
     is_said = request.value_range is not None or reader.decode.value_range != UNIT
-    return Records(
-        reader, splits, scale, has_labels, unlabelled, value_range=reader.decode.value_range if is_said else None
-    )
+    return Records(reader, splits, scale, has_labels, unlabelled, reader.decode.value_range if is_said else None)
 
 
 def index(path: Path, name: str) -> Shard:
@@ -242,39 +239,29 @@ class RecordReader:
 
     def probe(self, stretches: Sequence[Stretch]) -> list[Content]:
         """The first images, which settle shape, channels and depth."""
-        request, name = self.request, self.name
-        contents = {
-            f"record {record} of {self.shards[stretch.shard].path.name}": found
+        contents = [
+            (f"record {record} of {self.shards[stretch.shard].path.name}", found)
             for stretch in stretches[: PROBE // STRETCH]
             for record, found in self._contents(stretch)
             if isinstance(found, Content)
-        }
+        ]
         if not contents:
             raise DataError(
-                f"{name}: expected records of tf.train.Example with an encoded image in one of the features "
+                f"{self.name}: expected records of tf.train.Example with an encoded image in one of the features "
                 f"{', '.join(IMAGE)}. Received: none in the first {min(PROBE, sum(s.end - s.first for s in stretches))}"
             )
-        tries = {record: tried(read_header)(io.BytesIO(content.image)) for record, content in contents.items()}
-        headers = {record: header for record, header in tries.items() if isinstance(header, Header)}
+        tries = [(record, tried(read_header)(io.BytesIO(content.image))) for record, content in contents]
+        headers = [(record, header) for record, header in tries if isinstance(header, Header)]
         if not headers:
-            (record, reason), *_ = tries.items()
             raise DataError(
-                f"{name}: expected images that can be read. Received: none among the first records; {record}: {reason}"
+                f"{self.name}: expected images that can be read. Received: none among the first records; "
+                f"{tries[0][0]}: {tries[0][1]}"
             )
-        depth, first = common_depth(name, headers), next(iter(headers.values()))
-        grey = grey_headers(headers.values(), request.background) if request.grayscale is None else request.grayscale
-        shape = (*(request.size or first[:2]), 1 if grey else 3)
-        if request.size is None:
-            check_shape(*shape, name)
-        self._use(Decoder(shape, request.size is not None, depth, request.value_range, request.background))
-        self.is_plain = (
-            request.size is None
-            and request.grayscale is None
-            and self.decode.dtype == np.uint8
-            and depth == EIGHT_BIT
-            and not any(header.has_alpha for header in headers.values())
-        )
-        return list(contents.values())
+        self._use(decoder_for(self.name, headers, self.request))
+        is_changed = self.request.size is not None or self.request.grayscale is not None
+        is_deep = self.decode.depth != EIGHT_BIT or self.decode.value_range is not None
+        self.is_plain = not (is_changed or is_deep or any(header.has_alpha for _, header in headers))
+        return [content for _, content in contents]
 
     def find_range(self, splits: dict[str, list[Stretch]]) -> None:
         """Let the range of the training images become [0, 1]; say so, and where other images lie outside."""
@@ -305,7 +292,7 @@ class RecordReader:
         transparent, clipped = np.zeros((2, self.total), bool)
         rows: dict[str, np.ndarray] = {}
         for part, stretches in splits.items():
-            read = in_threads(self._read, stretches)
+            read = in_threads(self.decoded, stretches)
             found = np.concatenate([np.empty((0, 2), np.int64), *(found for _, found in read)])
             rows[part] = found[:, 1]
             labels[rows[part]] = found[:, 0]
@@ -385,12 +372,12 @@ class RecordReader:
 
     def read(self, stretch: Stretch) -> tuple[np.ndarray, np.ndarray]:
         """Its images (n, H, W, C), and their [label, number] (n, 2), without those that can't be read."""
-        pictures, found = self._read(stretch)
+        pictures, found = self.decoded(stretch)
         self.notices.met(pictures)
         pixels = [picture.pixels for picture in pictures]
         return np.stack(pixels) if pixels else np.empty((0, *self.shape), self.decode.dtype), found
 
-    def _read(self, stretch: Stretch) -> tuple[list[Picture], np.ndarray]:
+    def decoded(self, stretch: Stretch) -> tuple[list[Picture], np.ndarray]:
         """As `read`, with what is known of each image."""
         pictures, found, bad = [], [], {}
         for record, content in self._contents(stretch):

@@ -136,9 +136,9 @@ def arrays(name: str, parts: dict[str, Pair], request: Request, label_names: tup
     memories = {part: _memory(images[part], labels[part]) for part in parts}
     splits: dict[str, Split] = {split: MemorySplit(memories[part], rows) for split, (part, rows) in cut.items()}
     height, width, channels = images["train"].shape[1:]
+    is_said = request.value_range is not None or value_range != UNIT
     has_labels = labels["train"] is not None
     unlabelled = frozenset(part for part, y in labels.items() if has_labels and y is None)
-    is_said = request.value_range is not None or value_range != UNIT
     return Source(
         name, splits, (height, width, channels), scale, has_labels, label_names, unlabelled,
         value_range=value_range if is_said else None,

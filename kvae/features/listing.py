@@ -15,10 +15,10 @@ import numpy as np
 import pyarrow as pa
 
 from kvae.data import load
-from kvae.data.decoding import Decoder, Header, Picture, common_depth, grey_headers, read_header, tried
+from kvae.data.decoding import Decoder, Header, Picture, decoder_for, read_header, tried
 from kvae.data.depth import EIGHT_BIT, REMEDY, check_range
 from kvae.data.files import files_below, holds
-from kvae.data.images import check_background, check_shape, check_size, scale_of
+from kvae.data.images import check_background, check_size, scale_of
 from kvae.data.named import PREPARED
 from kvae.data.pillow import Unreadable
 from kvae.data.records import STRETCH, RecordReader, Stretch, find_records, open_records
@@ -186,24 +186,20 @@ def _parquet(source: str, request: Request) -> Listing:
     if first is None:
         raise ValueError(f"{name}: expected Parquet files with rows. Received: {len(files)} files, and no row")
     contents = _contents(first)
-    tries = {f"row {i}": tried(read_header)(io.BytesIO(content)) for i, content in enumerate(contents)}
-    headers = {row: header for row, header in tries.items() if isinstance(header, Header)}
+    tries = [(f"row {i}", tried(read_header)(io.BytesIO(content))) for i, content in enumerate(contents)]
+    headers = [(row, header) for row, header in tries if isinstance(header, Header)]
     if not headers:
         raise ValueError(f"{name}: expected images that can be read. Received: none among the first {len(first)} rows")
-    depth = common_depth(name, headers)
-    if depth != EIGHT_BIT and request.value_range is None:
-        raise ValueError(f"{name}: expected {REMEDY} for {depth} images in Parquet files. Received: none")
-    grey = grey_headers(headers.values(), request.background) if request.grayscale is None else request.grayscale
-    height, width = request.size or next(iter(headers.values()))[:2]
-    shape = check_shape(height, width, 1 if grey else 3, name)
-    decode = Decoder(shape, request.size is not None, depth, request.value_range, request.background)
+    decode = decoder_for(name, headers, request)
+    if decode.depth != EIGHT_BIT and decode.value_range is None:
+        raise ValueError(f"{name}: expected {REMEDY} for {decode.depth} images in Parquet files. Received: none")
     read = ParquetReader(filesystem, decode)
     scale = scale_of(_readable([tried(decode)(io.BytesIO(content)) for content in contents], first, decode)[0])
     groups = [(file, group, rows) for file in files for group, rows in enumerate(group_sizes(filesystem, file))]
     paths, indices, sizes = zip(*groups)
     numbers = np.cumsum([0, *sizes[:-1]])
     table = as_table({"file": np.array(paths, object), "group": np.array(indices), "number": numbers})
-    return Listing(name, read, table, sum(sizes), 1, shape, scale)
+    return Listing(name, read, table, sum(sizes), 1, decode.shape, scale)
 
 
 def parquet_files(source: str) -> tuple[Any, list[str]]:

@@ -50,6 +50,10 @@ def pgm(values):
     return b"P5 %d %d 65535\n" % values.shape[::-1] + values.astype(">u2").tobytes()
 
 
+def pfm(values):
+    return b"Pf\n%d %d\n-1.0\n" % values.shape[::-1] + values[::-1].astype("<f4").tobytes()  # from the bottom
+
+
 def folder(encode, suffix):
     def write(root, values):
         for i, image in enumerate(values):
@@ -108,6 +112,7 @@ KINDS = {
     "tiff uint32": (folder(lambda x: tiff(x.astype(np.uint32)), ".tif"), LARGE, "integer"),
     "tiff float": (folder(tiff, ".tif"), REAL, "float"),
     "tiff float big-endian": (folder(lambda x: tiff(x, ">"), ".tif"), REAL, "float"),
+    "pfm": (folder(pfm, ".pfm"), REAL, "float"),
     "tiff float streamed": (streamed(folder(tiff, ".tif")), REAL, "float"),
     "records png": (tfrecord(png), TWELVE_BIT, "16-bit"),
     "records png streamed": (streamed(tfrecord(png)), TWELVE_BIT, "16-bit"),
@@ -280,8 +285,17 @@ def test_mixed_depths_are_refused_by_name(tmp_path, size):
     Image.fromarray(np.zeros(SHAPE, np.uint8)).save(tmp_path / "z.png")
     with pytest.raises(DataError, match=r"images of one depth.*Received: 000.png \(16-bit\) and z.png \(8-bit\)"):
         kvae.data.load(tmp_path, size=size)
+    shallow = (tmp_path / "z.png").read_bytes()
+    for path in tmp_path.iterdir():
+        path.unlink()
+    for name, content in (("deep", png(TWELVE_BIT[0])), ("shallow", shallow)):  # the same name in two folders
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "000.png").write_bytes(content)
+    with pytest.raises(DataError, match=r"Received: deep/000.png \(16-bit\) and shallow/000.png \(8-bit\)"):
+        kvae.data.load(tmp_path, size=size)
+    (tmp_path / "shallow" / "000.png").unlink()
+    (tmp_path / "deep" / "000.png").rename(tmp_path / "000.png")
     folder(tiff, ".tif")(tmp_path, REAL[:5])
-    (tmp_path / "z.png").unlink()
     with pytest.raises(DataError, match=r"Received: 000.png \(16-bit\) and 000.tif \(float\)"):
         kvae.data.load(tmp_path, size=size, value_range=(0, 4095))
 
@@ -317,6 +331,15 @@ def test_a_file_with_nan_is_left_out_with_the_reason(tmp_path, cache_bytes):
     )
     assert len(x) == 39
     assert np.isfinite(x).all()
+
+
+def test_where_all_are_left_out_the_reason_is_said(tmp_path):
+    folder(tiff, ".tif")(tmp_path, np.full_like(REAL, np.nan)[:5])
+    with (
+        pytest.warns(DataWarning, match=r"skipped 5 of 5 .*000.tif \(90 NaN"),
+        pytest.raises(DataError, match="none readable"),
+    ):
+        kvae.data.load(tmp_path)
 
 
 def test_depth_survives_resizing_and_colour(tmp_path):
