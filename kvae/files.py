@@ -79,6 +79,10 @@ def _remove(folder: Path, lock: Any) -> None:
         folder.rmdir()
 
 
+#: of a run, beside its figures: names of the figures that were drawn, and why the others weren't
+FIGURES_LIST = Path("figures", "figures.json")
+
+
 @contextmanager
 def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary path beside `path` (same suffix) to write to; it takes its place when the block ends well.
@@ -87,7 +91,7 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
 
         >>> folder = Path(tempfile.mkdtemp())
         >>> with atomic_file(folder / "a.txt") as temporary:
-        ...     _ = temporary.write_text("whole")
+        ...     _ = temporary.write_text("whole", encoding="utf-8")
         >>> [file.name for file in folder.iterdir()]
         ['a.txt']
     """

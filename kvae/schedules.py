@@ -17,7 +17,8 @@ def schedule_value(value: Scheduled, step: Any) -> Any:
     """
     if not callable(value):
         return value
-    return value(math.inf if step is None else ops.cast(step, "float32"))
+    value = value(math.inf if step is None else ops.cast(step, "float32"))
+    return ops.cast(value, "float32")  # Keras's schedules give their own: float64, or float16
 
 
 def check_weight(name: str, value: Any) -> Scheduled:

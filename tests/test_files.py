@@ -1,10 +1,12 @@
-"""Files are whole or not there."""
+"""Files are whole or not there, and of the same encoding on every machine."""
 
+import ast
 import os
 import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -174,3 +176,27 @@ def test_a_file_system_without_locks(tmp_path, monkeypatch):
     with temporary_folder(tmp_path, ".a-") as first, temporary_folder(tmp_path, ".a-"):
         assert (first / "new").is_dir()
     assert list(tmp_path.iterdir()) == []
+
+
+def texts_without_encoding(source: str) -> Iterator[int]:
+    """Lines that read or write text in the encoding of the machine: on Windows that has no −."""
+    for call in ast.walk(ast.parse(source)):
+        if not isinstance(call, ast.Call) or any(keyword.arg == "encoding" for keyword in call.keywords):
+            continue
+        name = getattr(call.func, "attr", getattr(call.func, "id", ""))
+        mode = ast.unparse(call.args[1]) if len(call.args) > 1 else "'r'"
+        if name in ("read_text", "write_text") or (
+            isinstance(call.func, ast.Name) and name == "open" and "b" not in mode
+        ):
+            yield call.lineno
+
+
+def test_text_files_have_an_encoding():
+    assert list(
+        texts_without_encoding("open(a)\nb.read_text()\nopen(c, 'wb')\nd.write_text('−', encoding='utf-8')")
+    ) == [1, 2]
+    root = Path(__file__).parent.parent
+    paths = [path for room in ("kvae", "export", "benchmarks") for path in sorted((root / room).rglob("*.py"))]
+    assert len(paths) > 100
+    found = {path.name: list(texts_without_encoding(path.read_text(encoding="utf-8"))) for path in paths}
+    assert not {name: lines for name, lines in found.items() if lines}

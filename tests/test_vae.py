@@ -266,7 +266,7 @@ def test_sampling_with_the_decoder_alone():
     assert images.min() >= 0
     assert images.max() <= 1
     np.testing.assert_array_equal(images, vae.sample(300, seed=7))
-    np.testing.assert_array_equal(images, vae.decode(vae.prior.sample(300, seed=7)))
+    np.testing.assert_allclose(images, vae.decode(vae.prior.sample(300, seed=7)), atol=1e-6)  # in one batch, not in two
     assert np.any(images[:5] != np.asarray(vae.sample(5)))
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kvae.cli.console import CommandError, say, table
+from kvae.cli.console import CommandError, optional_steps, say, table
 from kvae.cli.run import DataDirOption, RunArgument, open_run
 
 if TYPE_CHECKING:
@@ -93,10 +93,8 @@ def features(
     if probe and opened.model.condition_dim is not None:
         say("No linear probe: the encoder of a conditional run is told the label.")
     elif probe and data.has_labels:
-        try:  # it needs images that are set aside
+        with optional_steps(context.obj)("No linear probe", ": "):  # it needs images that are set aside
             show_probe(probe_run(opened.model, data if data.num_test else opened.data(source, data_dir)))
-        except ValueError as error:
-            say(f"No linear probe: {error}")
 
 
 def probe_run(model: "VAE", data: "Data") -> list[dict[str, Any]]:
@@ -108,10 +106,13 @@ def probe_run(model: "VAE", data: "Data") -> list[dict[str, Any]]:
 
     train_images, train_labels = data.arrays("train", limit=PROBE_TRAIN)
     test_images, test_labels = data.arrays("test", limit=PROBE_TEST)
+    if train_labels is None or test_labels is None:
+        split = "training" if train_labels is None else "test"
+        raise ValueError(f"Expected labels to probe for. Received: {data.name}, whose {split} images have none")
     train = {**extract(model, train_images), "label": np.asarray(train_labels)}
     test = {**extract(model, test_images), "label": np.asarray(test_labels)}
     rows = probe_with_controls(train, train_images, test, test_images)
-    return [{**row._asdict(), "labels": len(train_images)} for row in rows]
+    return [{**row._asdict(), "labels": int(np.sum(train["label"] >= 0))} for row in rows]
 
 
 def show_probe(rows: list[dict[str, Any]]) -> None:

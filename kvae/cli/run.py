@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kvae.cli.console import CommandError, our_warnings, start_tensorflow
-from kvae.files import atomic_file
+from kvae.files import FIGURES_LIST, atomic_file
 
 if TYPE_CHECKING:
     from kvae.data import Data
@@ -72,7 +72,7 @@ def open_run(path: Path, debug: bool = False) -> Run:
                 + ("" if path.exists() else " (no such folder)")
             )
     try:
-        config = with_data_seed(json.loads((path / "config.json").read_text()))
+        config = with_data_seed(json.loads((path / "config.json").read_text(encoding="utf-8")))
         config["source"], config["binarize"], config["size"], config["grayscale"]
     except (ValueError, KeyError, TypeError) as error:
         raise CommandError(
@@ -98,12 +98,34 @@ def with_data_seed(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_history(run: Path) -> dict[str, list[float]]:
-    """history.csv as lists by column."""
-    with open(run / "history.csv", newline="") as file:
+    """history.csv as lists by column; nothing where it is missing."""
+    if not (run / "history.csv").is_file():
+        return {}
+    with open(run / "history.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     return {name: [float(row[name]) for row in rows] for name in rows[0]} if rows else {}
 
 
+def read_metrics(run: Path) -> dict[str, Any]:
+    """metrics.json; nothing where it is missing or damaged: it can be made again."""
+    return _read_object(run / "metrics.json")
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def is_described(run: Path) -> bool:
+    """Whether a trained run has its scores, the figures that could be drawn, and its report."""
+    figures = _read_object(run / FIGURES_LIST).get("drawn") or ["learning_curves"]  # an earlier version had no list
+    files = [run / "report.html", *(run / FIGURES_LIST.with_name(f"{name}.png") for name in figures)]
+    return "elbo" in read_metrics(run) and all(file.is_file() for file in files)
+
+
 def write_json(path: Path, content: Any) -> None:
     with atomic_file(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n")
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

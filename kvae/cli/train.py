@@ -1,6 +1,5 @@
 """`kvae train`."""
 
-import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -8,8 +7,8 @@ from typing import Annotated
 import typer
 
 from kvae.cli import unfinished, workers
-from kvae.cli.console import CommandError, say, start_tensorflow
-from kvae.cli.run import DataDirOption, open_run
+from kvae.cli.console import ARGUMENTS, CommandError, say, start_tensorflow
+from kvae.cli.run import DataDirOption, is_described, open_run
 
 
 class Likelihood(StrEnum):
@@ -162,6 +161,7 @@ def train(
 
     Example: kvae train mnist --latent-dim 2 --epochs 20 --out runs/mnist-2d
     """
+    arguments = context.meta[ARGUMENTS]
     if resume is not None:
         given = [name for name in context.params if _was_given(context, name)]
         if others := set(given) - {"resume", "samples", "save_seconds", "num_workers", "worker_timeout"}:
@@ -170,7 +170,7 @@ def train(
                 "A training goes on with the settings that it began with: leave out "
                 + ", ".join(sorted(options[name] for name in others))
             )
-        _go_on(resume, samples, save_seconds, num_workers, worker_timeout, context.obj)
+        _go_on(resume, arguments, samples, save_seconds, num_workers, worker_timeout, context.obj)
         return
     if source is None:
         raise CommandError("Expected a SOURCE to train on, or --resume RUN: see `kvae train --help`")
@@ -188,7 +188,7 @@ def train(
     if num_workers > 1 and not workers.is_worker():
         if recipe is None or _was_given(context, "batch_size"):
             _check_shares(batch_size, num_workers)
-        if workers.train(sys.argv[1:], run, num_workers, worker_timeout, overwrite):
+        if workers.train(arguments, run, num_workers, worker_timeout, overwrite):
             _score(run, samples, context.obj)
         return
     start_tensorflow(context.obj, first_operation=not workers.is_worker())
@@ -209,7 +209,7 @@ def train(
     if workers.is_worker():
         train_in_worker(settings, run)
         return
-    train_run(settings, run, samples, save_seconds=save_seconds)
+    train_run(settings, run, samples, save_seconds=save_seconds, debug=context.obj)
     _say_what_next(run)
 
 
@@ -221,8 +221,16 @@ def _check_shares(batch_size: int, num_workers: int) -> None:
         )
 
 
-def _go_on(run: Path, samples: int, save_seconds: float, num_workers: int, worker_timeout: float, debug: bool) -> None:
-    """Take up what is in RUN/training; or score what is trained, and wasn't scored."""
+def _go_on(
+    run: Path,
+    arguments: list[str],
+    samples: int,
+    save_seconds: float,
+    num_workers: int,
+    worker_timeout: float,
+    debug: bool,
+) -> None:
+    """Resume what is in RUN/training; or describe what is trained, where scores, figures or report are missing."""
     if workers.is_worker():
         start_tensorflow(debug, first_operation=False)
         from kvae.cli.training import Settings, train_in_worker
@@ -231,21 +239,22 @@ def _go_on(run: Path, samples: int, save_seconds: float, num_workers: int, worke
     elif not unfinished.is_there(run):
         if not (run / "model.keras").is_file():
             raise CommandError(f"Expected --resume a folder with an unfinished training. Received: {run}")
-        if (run / "report.html").is_file():
-            raise CommandError(f"{run} is finished. To train it further: kvae train SOURCE --from {run} --out ANOTHER")
+        if is_described(run):  # no error: schedulers restart what they don't know to be done
+            say(f"{run} is finished. To train it further: kvae train SOURCE --from {run} --out ANOTHER")
+            return
         _score(run, samples, debug)
     elif num_workers > 1:
         if unfinished.settings_of(run).get("data_service"):
             raise CommandError(f"{run} reads from a tf.data service, which is for one process: leave out --workers")
         _check_shares(unfinished.settings_of(run)["batch_size"], num_workers)
-        if workers.train(sys.argv[1:], run, num_workers, worker_timeout, overwrite=False):
+        if workers.train(arguments, run, num_workers, worker_timeout, overwrite=False):
             _score(run, samples, debug)
     else:
         start_tensorflow(debug)
         from kvae.cli.training import Settings, train_run
 
         settings = Settings.from_config(unfinished.settings_of(run))
-        train_run(settings, run, samples, resume=True, save_seconds=save_seconds)
+        train_run(settings, run, samples, resume=True, save_seconds=save_seconds, debug=debug)
         _say_what_next(run)
 
 
@@ -254,12 +263,13 @@ def _score(run: Path, samples: int, debug: bool) -> None:
     opened = open_run(run, debug)
     from kvae.cli.training import describe_run
 
-    describe_run(run, opened.data(), samples)
+    describe_run(run, opened.data(), samples, debug)
     _say_what_next(run)
 
 
 def _say_what_next(run: Path) -> None:
-    say(f"Look at it:  {run / 'report.html'}")
+    if (run / "report.html").is_file():
+        say(f"Look at it:  {run / 'report.html'}")
     say(f"Use it:      kvae sample {run} -n 64 --seed 7 --out grid.png")
     say(f"Ship it:     kvae export {run} --out {run}-export")
 

@@ -6,7 +6,6 @@ import datetime
 import functools
 import importlib.metadata
 import inspect
-import json
 import math
 import os
 import platform
@@ -24,11 +23,19 @@ from tqdm import tqdm
 from kvae import data, likelihoods, networks, objectives, optimizers, posteriors, priors, recipes, schedules
 from kvae.callbacks import LowerableRate, Rescue, Resume
 from kvae.cli import unfinished, workers
-from kvae.cli.console import CommandError, Stopped, our_warnings, say, say_what_is_faster
+from kvae.cli.console import (
+    CommandError,
+    Stopped,
+    optional_steps,
+    our_warnings,
+    say,
+    say_what_is_faster,
+    undo_later,
+)
 from kvae.cli.evaluate import show_scores
 from kvae.cli.features import probe_run, show_probe
 from kvae.cli.plot import draw
-from kvae.cli.run import read_history, with_data_seed, write_json
+from kvae.cli.run import read_metrics, with_data_seed, write_json
 from kvae.evaluation import EvaluationWarning, evaluate
 from kvae.files import atomic_file
 from kvae.models import VAE, load
@@ -37,6 +44,7 @@ from kvae.report import write_report
 
 STEPS, MIN_EPOCHS, MAX_EPOCHS = 5_000, 10, 100
 MAX_LINES = 20  # of the table that training prints
+SAID_AGAIN = {"warning", "not_made", "probe"}  # of a run that is described once more
 
 LIKELIHOODS: dict[str, Any] = {
     "bernoulli": likelihoods.Bernoulli,
@@ -142,6 +150,11 @@ class Settings:
         """The VAE that these settings describe."""
         if self.conditional and not images.has_labels:
             raise CommandError(f"A conditional VAE needs labels. Received: {images.name}, which has none")
+        if self.conditional and (bare := sorted(images.source.unlabelled)):
+            raise CommandError(
+                "A conditional VAE needs labels in every split: move the unlabelled images elsewhere. "
+                f"Received: {images.name}, whose {' and '.join(bare)} split has none"
+            )
         condition_dim = images.num_classes if self.conditional else None
         if self.recipe is None and self.num_samples is not None:
             raise CommandError("--importance-samples is for a recipe: add --recipe iwae, or leave it out")
@@ -283,6 +296,7 @@ def train_run(
     num_samples: int = 16,
     resume: bool = False,
     save_seconds: float | None = unfinished.SAVE_SECONDS,
+    debug: bool = False,
 ) -> VAE:
     """Train, score and draw. RUN is written when the model is trained; until then all is in RUN/training.
 
@@ -292,11 +306,12 @@ def train_run(
         num_samples: posterior samples of the test images, for the nll.
         resume: go on with what is in RUN/training.
         save_seconds: after which the state is saved within an epoch, too.
+        debug: show the tracebacks of what can't be said of the model.
     """
     _set_up(settings)
     with unfinished.held(run) as folder:
         images = _train(settings, run, folder, resume, save_seconds)
-    return describe_run(run, images, num_samples)
+    return describe_run(run, images, num_samples, debug)
 
 
 def train_in_worker(settings: Settings, run: Path, resume: bool = False) -> None:
@@ -312,6 +327,7 @@ def _set_up(settings: Settings) -> None:
     keras.utils.set_random_seed(settings.seed)
     if settings.deterministic:
         tf.config.experimental.enable_op_determinism()
+    undo_later(keras.config.set_dtype_policy, keras.config.dtype_policy())
     keras.config.set_dtype_policy("float32" if settings.precision == "float32" else f"mixed_{settings.precision}")
 
 
@@ -351,25 +367,28 @@ def _train(settings: Settings, run: Path, folder: Path, resume: bool, save_secon
     return images
 
 
-def describe_run(run: Path, images: data.Data, num_samples: int) -> VAE:
-    """What is said of a trained model: scores, linear probe, figures, report."""
+def describe_run(run: Path, images: data.Data, num_samples: int, debug: bool = False) -> VAE:
+    """Say what a trained model is like: scores, linear probe, figures, report; what can't be done is said, too."""
     say("Scoring the test split …\n")
     model = load(run / "model.keras")
-    training = json.loads((run / "metrics.json").read_text())
-    with warnings.catch_warnings(record=True) as caught:
+    steps = optional_steps(debug)
+    metrics = {name: value for name, value in read_metrics(run).items() if name not in SAID_AGAIN}
+    with steps("Not scored: test split"), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", EvaluationWarning)
         scores = evaluate(model, images, num_samples, "test", progress=True)
-    show_scores(scores, model.latent_dim)
-    metrics = {**training, **scores}
-    if warned := [str(warning.message) for warning in caught if issubclass(warning.category, EvaluationWarning)]:
-        metrics["warning"] = " ".join(warned)
-        say(f"Warning: {metrics['warning']}\n")
+        show_scores(scores, model.latent_dim)
+        metrics |= scores
+        if warned := [str(warning.message) for warning in caught if issubclass(warning.category, EvaluationWarning)]:
+            metrics["warning"] = " ".join(warned)
+            say(f"Warning: {metrics['warning']}\n")
     if images.has_labels and model.condition_dim is None:  # a conditional encoder is told the label
-        metrics["probe"] = probe_run(model, images)
-        show_probe(metrics["probe"])
-    write_json(run / "metrics.json", metrics)
-    draw(run, model, images, read_history(run))
-    write_report(run)
+        with steps("Not made: linear probe"):
+            metrics["probe"] = probe_run(model, images)
+            show_probe(metrics["probe"])
+    write_json(run / "metrics.json", metrics | ({"not_made": steps.failed} if steps.failed else {}))
+    draw(run, model, images, optional_steps(debug))
+    with steps("Not made: report"):
+        write_report(run)
     return model
 
 

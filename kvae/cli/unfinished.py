@@ -95,7 +95,7 @@ def settings_of(run: Path) -> dict[str, Any]:
     path = run / FOLDER / "config.json"
     path = path if path.is_file() else run / "config.json"
     try:
-        config = json.loads(path.read_text())
+        config = json.loads(path.read_text(encoding="utf-8"))
         return {**config, "size": tuple(config["size"]) if isinstance(config["size"], list) else config["size"]}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CommandError(
@@ -160,7 +160,7 @@ def stopped_by(stop: Callable[[int, FrameType | None], None]) -> Iterator[None]:
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: it isn't Python's
 
 
 def _remove(path: Path) -> None:

@@ -26,7 +26,7 @@ class Data:
         label_names: the names of the classes; empty where they have none.
         num_train, num_validation, num_test: images in each split; upper bounds if `counts_are_exact` is
             False, for images of a streamed folder may turn out unreadable.
-        has_labels: whether `split(..., labels=True)` works.
+        has_labels: whether training images have labels. Held-out images may have none: see `is_labelled`.
 
     Example:
         >>> import kvae
@@ -66,6 +66,16 @@ class Data:
     def test(self) -> tf.data.Dataset:
         """Batches (B, H, W, C) of the test images, the same on every pass."""
         return self.split("test")
+
+    def is_labelled(self, split: str) -> bool:
+        """Whether the images of a split have labels; False for unlabelled test images of a labelled folder.
+
+        Example:
+            >>> import kvae
+            >>> kvae.data.load("digits").is_labelled("test")
+            True
+        """
+        return self.has_labels and split not in self.source.unlabelled
 
     @property
     def path(self) -> Path | None:
@@ -148,8 +158,9 @@ class Data:
             (TensorShape([10, 8, 8, 1]), TensorShape([10]), 1.0)
         """
         count = self._count(name, limit)
-        if labels and not self.has_labels:
-            raise DataError(f"{self.name}: expected labels, and this source has none. Received: labels=True")
+        if labels and not self.is_labelled(name):
+            what = f"its {name} split" if self.has_labels else "this source"
+            raise DataError(f"{self.name}: expected labels, and {what} has none. Received: labels=True")
         plan = self._plan(name, batch_size, labels=labels, shuffle=shuffle, epoch=epoch, skip=skip, worker=worker)
         plan = plan if seed is None else replace(plan, seed=seed)
         batches = -(-count // plan.batch_size)
@@ -217,8 +228,8 @@ class Data:
         """A split, or its first `limit` images, as arrays.
 
         Returns:
-            images (N, H, W, C) float32 in [0, 1] and labels (N,) int64 (None where there are none), in the
-            order and with the fixed binary draws of `split(name)`.
+            images (N, H, W, C) float32 in [0, 1] and labels (N,) int64 (None where none of them has one), in
+            the order and with the fixed binary draws of `split(name)`.
 
         Raises:
             DataError: for an unknown or empty split or a limit below 1, or a prepared set whose files are damaged.
@@ -231,9 +242,9 @@ class Data:
         """
         count = self._count(split, limit)
         images = np.empty((count, *self.image_shape), np.float32)
-        labels = np.empty(count, np.int64) if self.has_labels else None
+        labels = np.empty(count, np.int64) if self.is_labelled(split) else None
         filled = 0
-        dataset = self.split(split, labels=self.has_labels, limit=limit)
+        dataset = self.split(split, labels=labels is not None, limit=limit)
         try:
             for element in dataset.as_numpy_iterator():
                 if labels is None:
@@ -246,7 +257,9 @@ class Data:
             raise DataError(
                 f"{self.name}: the {split} split can't be read to the end. Received: {said(error)}"
             ) from error
-        return images[:filled], None if labels is None else labels[:filled]
+        if labels is None or np.all(labels[:filled] < 0):  # -1 for each, as sets whose test labels are secret have it
+            return images[:filled], None
+        return images[:filled], labels[:filled]
 
     def _count(self, name: str, limit: int | None) -> int:
         if name not in NAMES:

@@ -3,44 +3,26 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
 from kvae.data.errors import DataError, DataWarning
-from kvae.data.files import Header, decode, find_images, in_threads, read_header, warn_unreadable
+from kvae.data.files import Header, decode, in_threads, read_header, warn_unreadable
 from kvae.data.images import check_shape, scale_of
+from kvae.data.layout import Layout, lay_out
 from kvae.data.splits import Memory, MemorySplit, Request, Share, Source, Split, StreamSplit, complete, spread
 
-SPLIT_FOLDERS = {
-    "train": "train",
-    "test": "test",
-    "val": "validation",
-    "valid": "validation",
-    "validation": "validation",
-}
 AT_ONCE = 16  # files decoded by one call of Python
 PROBE = 256  # images of a streamed folder looked at to tell 0/1 from 0..255
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Image files in sorted order, with what their folders say."""
-
-    paths: list[Path]
-    splits: np.ndarray  # (N,) names of splits
-    labels: np.ndarray | None  # (N,) int64
-    label_names: tuple[str, ...]
 
 
 def folder(root: Path, request: Request) -> Source:
     """Image files under `root` (recursive, in sorted order).
 
-    Folders named train, test and val, valid or validation at the top are the splits; the folders below them,
-    or at the top where there are no splits, are the classes if there are at least two and every image is in
-    one. Unreadable files are skipped with one `DataWarning`. Images that fit in `cache_bytes` are decoded
+    Splits and classes are what the names of the folders say (`kvae.data.layout`); one `DataWarning` says what was left
+    out. Unreadable files are skipped with another one. Images that fit in `cache_bytes` are decoded
     now, others on every pass; those that only then turn out unreadable are skipped with a warning each.
 
     Raises:
@@ -48,6 +30,8 @@ def folder(root: Path, request: Request) -> Source:
     """
     name = root.resolve().name
     layout = lay_out(root, name)
+    if layout.said:
+        warnings.warn(f"{name}: {layout.said}", DataWarning, stacklevel=4)
     headers = in_threads(read_header, layout.paths)
     good = np.array([header is not None for header in headers], bool)
     shape = _image_shape(name, layout.paths, headers, request)
@@ -70,32 +54,9 @@ def folder(root: Path, request: Request) -> Source:
         memory = Memory(lambda: (pictures, layout.labels))
         made = {part: MemorySplit(memory, rows) for part, rows in splits.items()}
     files = tuple(path.relative_to(root).as_posix() for path in layout.paths)
-    return Source(name, made, shape, scale, layout.labels is not None, layout.label_names, files=files)
-
-
-def lay_out(root: Path, name: str) -> Layout:
-    paths = find_images(root)
-    if not paths:
-        raise DataError(f"{name}: expected a folder with images (png, jpg, …) or TFRecord files. Received: neither")
-    parts = [path.relative_to(root).parts[:-1] for path in paths]
-    splits = ["train"] * len(paths)
-    if any(part and part[0].lower() == "train" for part in parts):
-        splits = [SPLIT_FOLDERS.get(part[0].lower(), "") if part else "" for part in parts]
-        outside = splits.count("")
-        if outside:
-            warnings.warn(
-                f"{name}: left out {outside} images outside the train, validation and test folders",
-                DataWarning,
-                stacklevel=3,
-            )
-        kept = [i for i, split in enumerate(splits) if split]
-        paths, splits = [paths[i] for i in kept], [splits[i] for i in kept]
-        parts = [parts[i][1:] for i in kept]
-    classes = sorted({part[0] for part in parts if part})
-    if len(classes) < 2 or not all(parts):
-        return Layout(paths, np.array(splits), None, ())
-    number = {label: i for i, label in enumerate(classes)}
-    return Layout(paths, np.array(splits), np.array([number[part[0]] for part in parts], np.int64), tuple(classes))
+    return Source(
+        name, made, shape, scale, layout.labels is not None, layout.label_names, layout.unlabelled, files=files
+    )
 
 
 def _image_shape(name: str, paths: list[Path], headers: list[Header | None], request: Request) -> tuple[int, int, int]:
@@ -138,7 +99,8 @@ def _splits(name: str, layout: Layout, good: np.ndarray, request: Request) -> di
     if not len(parts["train"]):
         raise DataError(f"{name}: expected images in its train folder that can be read. Received: none")
     if labels is not None:  # files come class by class; the first images of a split should be of all classes
-        parts = {part: rows[spread(labels[rows], len(rows), request.seed)] for part, rows in parts.items()}
+        for part in parts.keys() - layout.unlabelled:
+            parts[part] = parts[part][spread(labels[parts[part]], len(parts[part]), request.seed)]
     train_labels = None if labels is None else labels[parts["train"]]
     found = complete({part: len(rows) for part, rows in parts.items()}, train_labels, request, name)
     return {split: parts[part][positions] for split, (part, positions) in found.items()}

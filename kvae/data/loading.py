@@ -33,8 +33,8 @@ def load(
 
     Args:
         source: "digits" or "shapes" (no download); a TensorFlow Datasets name, such as "mnist"; a folder of images,
-            with class subfolders or not, and with train/validation/test folders above them or not; a `.npy`
-            or `.npz` file; a folder of TFRecord files, or one (`tf.train.Example` with `image/encoded` or `image`, and
+            with class subfolders or not, and with train/validation/test folders or not (see below); a `.npy` or
+            `.npz` file; a folder of TFRecord files, or one (`tf.train.Example` with `image/encoded` or `image`, and
             perhaps `image/class/label` or `label`; or as TensorFlow Datasets prepares them); an array (N, H, W) or
             (N, H, W, C) with C 1 or 3; or `(images, labels)`. A plain name means the named set; write "./name" for a
             folder that is called the same.
@@ -50,6 +50,15 @@ def load(
         download: whether a set that is not there may be downloaded.
         cache_bytes: a split (or folder) whose decoded images need more is read again on every pass. Arrays
             and `.npy`/`.npz` files are always held in memory.
+
+    **Folders.** Files are taken by their suffixes, all that Pillow can open, or by their contents where they have no
+    suffix. Links are followed. Splits are folders whose names say so, a training split among them: `train`,
+    `Training`, `test_images`, `valset`, `dev`, `val2017`, …; what lies beside them is left out. Classes are the folders
+    in the splits, or the folders that the splits are in, or all there are; what lies beside them is left out, unless
+    it is most of a split: that has no labels then (`Data.is_labelled`). Classes with training images come first. A
+    `train` among several folders, without validation or test images, is a class; masks beside images (`masks/`,
+    `images/`) are left out. One `DataWarning` counts by reason what was left out, but for hidden files and what usually
+    lies beside images, such as labels and documents.
 
     Raises:
         DataError: one line, for anything that cannot be used as asked.

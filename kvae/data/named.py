@@ -222,11 +222,18 @@ def is_known_name(name: str, request: Request) -> bool:
     return name.split("/")[0].split(":")[0] in _known_names(request)
 
 
+def data_folder(request: Request) -> Path:
+    """Where TFDS keeps its sets."""
+    import tensorflow_datasets as tfds
+
+    return Path(request.data_dir or tfds.core.constants.DATA_DIR).expanduser()
+
+
 def _known_names(request: Request) -> set[str]:
     import tensorflow_datasets as tfds
 
     known = {"digits", "shapes", *tfds.list_builders(with_community_datasets=False)}
-    folder = Path(request.data_dir or tfds.core.constants.DATA_DIR).expanduser()
+    folder = data_folder(request)
     if folder.is_dir():
         known.update(info.parent.parent.name for info in folder.glob("*/*/dataset_info.json"))
         known.update(info.parent.parent.parent.name for info in folder.glob("*/*/*/dataset_info.json"))

@@ -25,9 +25,9 @@ import numpy as np
 import tensorflow as tf
 
 from kvae.data.errors import DataError, DataWarning
-from kvae.data.files import decode, in_threads, listed, read_header
-from kvae.data.folder import SPLIT_FOLDERS
+from kvae.data.files import decode, files_below, in_threads, listed, read_header
 from kvae.data.images import check_shape, scale_of
+from kvae.data.layout import splits_of_files
 from kvae.data.service import MEMORY, how_many, of_files
 from kvae.data.splits import (
     NAMES,
@@ -43,7 +43,6 @@ from kvae.data.splits import (
 )
 
 NAME = re.compile(r"\.tfrecords?($|[-.])")
-SPLIT = re.compile(rf"(?:^|[-_./])({'|'.join(SPLIT_FOLDERS)})(?=[-_./])")
 IMAGE, LABEL = ("image/encoded", "image"), ("image/class/label", "label")
 HEADER, FOOTER = 12, 4  # bytes around the data of a record
 STRETCH = 64  # records that are read at once
@@ -81,16 +80,18 @@ class Picture(NamedTuple):
 
 def find_records(path: Path) -> list[Path]:
     """The TFRecord files in a folder and those below it, sorted; or the file itself."""
-    files = [path] if path.is_file() else path.rglob("*")
-    return sorted(file for file in files if NAME.search(file.name) and file.is_file())
+    if path.is_file():
+        return [path] if NAME.search(path.name) else []
+    return sorted(path.joinpath(*parts) for parts in files_below(path) if NAME.search(parts[-1]))
 
 
 def records(root: Path, request: Request) -> Source:
     """TFRecord files of `tf.train.Example` with `image/encoded` (or `image`) and perhaps `image/class/label` (`label`).
 
-    Files with train, validation (val, valid) or test in their names, or in those of their folders, are the splits; what
-    is missing is the end of every training file. Records that are damaged, or hold no image of the shape of the
-    first one (where no `size` is given), are left out with a `DataWarning`.
+    Files with train, validation or test (or training, val, dev, testing, eval, …; `kvae.data.layout`) as a word in
+    their names, or in those of their folders, are the splits; what is missing is the end of every training file.
+    Records that are damaged, or hold no image of the shape of the first one (where no `size` is given), are left out
+    with a `DataWarning`.
 
     Raises:
         DataError: if there is no record with an image.
@@ -102,7 +103,7 @@ def records(root: Path, request: Request) -> Source:
         made: dict[str, Split] = reader.in_memory(splits, total)
     else:
         made = {part: reader.stream(stretches) for part, stretches in splits.items()}
-    return Source(reader.name, made, reader.shape, found.scale, found.has_labels)
+    return Source(reader.name, made, reader.shape, found.scale, found.has_labels, unlabelled=found.unlabelled)
 
 
 class Records(NamedTuple):
@@ -112,6 +113,7 @@ class Records(NamedTuple):
     splits: dict[str, list[Stretch]]
     scale: float
     has_labels: bool
+    unlabelled: frozenset[str]  # splits without labels, where training images have some
 
 
 def open_records(root: Path, request: Request) -> Records:
@@ -122,7 +124,11 @@ def open_records(root: Path, request: Request) -> Records:
     reader = RecordReader(name, shards, request)
     pictures = reader.probe(splits["train"])
     scale = scale_of(np.stack([picture.pixels for picture in pictures]))
-    return Records(reader, splits, scale, has_labels=all(picture.label >= 0 for picture in pictures))
+    has_labels = all(picture.label >= 0 for picture in pictures)
+    held_out = [part for part in ("validation", "test") if has_labels and splits[part]]
+    first = {part: reader.read(splits[part][0])[1][:, 0] for part in held_out}
+    unlabelled = frozenset(part for part, labels in first.items() if len(labels) and labels.max() < 0)
+    return Records(reader, splits, scale, has_labels, unlabelled)
 
 
 def index(path: Path, name: str) -> Shard:
@@ -156,12 +162,12 @@ def _is_whole(data: bytes, checksum: bytes) -> bool:
 def _splits(name: str, root: Path, shards: Sequence[Shard], request: Request) -> dict[str, list[Stretch]]:
     """The stretches of each split, in order."""
     folder = root if root.is_dir() else root.parent
-    found = [SPLIT.search("/" + shard.path.relative_to(folder).as_posix()) for shard in shards]
-    named = [SPLIT_FOLDERS[match[1]] if match else "" for match in found]
+    paths = [shard.path.relative_to(folder).as_posix() for shard in shards]
+    named = splits_of_files(paths)
     if "train" not in named:
         named = ["train"] * len(shards)
-    if left := named.count(""):
-        warnings.warn(f"{name}: left out {left} files of no split", DataWarning, stacklevel=3)
+    if left := [path for path, split in zip(paths, named) if not split]:
+        warnings.warn(f"{name}: left out {len(left)} files of no split: {listed(left)}", DataWarning, stacklevel=3)
     firsts = np.cumsum([0, *(shard.count for shard in shards)])
     missing = [split for split in ("validation", "test") if split not in named]
     fractions = tuple(getattr(request, f"{split}_fraction") for split in missing)

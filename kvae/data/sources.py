@@ -5,17 +5,19 @@ To add a source, write a function that returns a `Source` and give it its place 
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from kvae.data.errors import DataError
-from kvae.data.files import SUFFIXES, holds
+from kvae.data.errors import DataError, DataWarning
+from kvae.data.files import holds, image_suffixes
 from kvae.data.folder import folder
 from kvae.data.images import check_images, convert_all, scale_of
-from kvae.data.named import PREPARED, is_known_name, prepared, tfds_set
+from kvae.data.named import PREPARED, data_folder, is_known_name, prepared, tfds_set
 from kvae.data.records import find_records, records
 from kvae.data.shapes import CLASSES, grid, render
 from kvae.data.splits import Memory, MemorySplit, Request, Source, Split, complete
@@ -44,13 +46,16 @@ def open_source(source: Any, request: Request) -> Source:
             "Argument 'source' must be a name, a path, an array or a pair (images, labels). "
             f"Received: {type(source).__name__}"
         )
-    if source == "digits":
-        return digits(request)
-    if source == "shapes":
-        return shapes(request)
-    is_plain = isinstance(source, str) and _is_plain(source)
-    if is_plain and (is_known_name(str(source), request) or not Path(source).exists()):
-        return tfds_set(str(source), request)
+    if isinstance(source, str) and _is_plain(source):
+        is_there = Path(source).exists()
+        if not is_there or is_known_name(source, request):
+            if is_there and Path(source).resolve().parent != data_folder(request).resolve():
+                kind = "folder" if Path(source).is_dir() else "file"
+                warnings.warn(
+                    f"{source}: took the named set of this name, not the {kind}; write ./{source} for the {kind}",
+                    DataWarning, stacklevel=3,
+                )  # fmt: skip
+            return {"digits": digits, "shapes": shapes}.get(source, partial(tfds_set, source))(request)
     path = Path(source).expanduser()
     if path.is_dir():
         opened = folder
@@ -75,7 +80,7 @@ def _is_plain(source: str) -> bool:
     """Whether a string cannot be meant as a path: no separator, no `~`, no suffix that files have."""
     if not source or source.startswith((".", "~")) or "/" in source or "\\" in source:
         return False
-    return Path(source).suffix.lower() not in {".npy", ".npz", ".zip", ".tar", ".gz", ".pt", ".h5", *SUFFIXES}
+    return Path(source).suffix.lower() not in {".npy", ".npz", ".zip", ".tar", ".gz", ".pt", ".h5", *image_suffixes()}
 
 
 def digits(request: Request) -> Source:
@@ -117,7 +122,9 @@ def arrays(name: str, parts: dict[str, Pair], request: Request, label_names: tup
     cut = complete({part: len(x) for part, x in images.items()}, labels["train"], request, name)
     splits: dict[str, Split] = {split: MemorySplit(memories[part], rows) for split, (part, rows) in cut.items()}
     height, width, channels = images["train"].shape[1:]
-    return Source(name, splits, (height, width, channels), scale, labels["train"] is not None, label_names)
+    has_labels = labels["train"] is not None
+    unlabelled = frozenset(part for part, y in labels.items() if has_labels and y is None)
+    return Source(name, splits, (height, width, channels), scale, has_labels, label_names, unlabelled)
 
 
 def _memory(images: np.ndarray, labels: np.ndarray | None) -> Memory:
@@ -127,15 +134,17 @@ def _memory(images: np.ndarray, labels: np.ndarray | None) -> Memory:
 def _all_labels(
     name: str, parts: dict[str, Pair], label_names: tuple[str, ...]
 ) -> tuple[dict[str, np.ndarray | None], tuple[str, ...]]:
-    """Integer labels by split, and the names of the classes; none at all unless every split has them."""
+    """Integer labels by split, and the names of the classes; none at all unless the training images have them."""
     found = {part: check_labels(y, len(x), f"{name} ({part})") for part, (x, y) in parts.items()}
     labels = {part: y for part, y in found.items() if y is not None}
-    if len(labels) < len(parts):
+    if "train" not in labels:
         return dict.fromkeys(parts), ()
+    if bare := [part for part in parts if part not in labels]:
+        warnings.warn(f"{name}: no labels in the {' and '.join(bare)} split", DataWarning, stacklevel=5)
     if any(y.dtype.kind == "U" for y in labels.values()):
         label_names = tuple(sorted({str(v) for y in labels.values() for v in np.unique(y)}))
         labels = {part: np.searchsorted(label_names, y.astype(str)) for part, y in labels.items()}
-    return {part: y.astype(np.int64) for part, y in labels.items()}, label_names
+    return {part: labels[part].astype(np.int64) if part in labels else None for part in parts}, label_names
 
 
 def check_labels(labels: Any, count: int, what: str) -> np.ndarray | None:

@@ -145,6 +145,7 @@ class Source:
     scale: float  # x = image / scale
     has_labels: bool = False
     label_names: tuple[str, ...] = field(default=())
+    unlabelled: frozenset[str] = frozenset()  # splits without labels, where training images have some
     path: Path | None = None  # of the folder or file, absolute
     files: tuple[str, ...] = ()  # of a folder: image files relative to it, by the number of the image
 

@@ -31,7 +31,9 @@ class AnomalyDetector(OutlierMixin, LatentEstimator):
 
     It follows scikit-learn's protocol for outlier detectors: `predict` gives 1 for ordinary rows and −1 for outliers,
     `score_samples` is higher for ordinary ones, `decision_function` is positive for them. Fitted on clean data it is a
-    novelty detector; fitted on data with some outliers, an outlier detector.
+    novelty detector; fitted on data with some outliers, an outlier detector. Labels only measure it: where
+    `kvae.data.load` has taken a folder such as MVTec AD's (`train/good`, `test/good`, `test/crack`), 0 is the ordinary
+    class, and larger ones are anomalies (docs/features.md has an example).
 
     **Likelihoods fail on simpler data.** A model of clothes gives digits, which it never saw, a higher likelihood than
     clothes: they are smoother (Nalisnick et al. 2019, https://arxiv.org/abs/1810.09136). So "elbo" and "likelihood"

@@ -5,6 +5,7 @@ and what reads the images that some of its rows name.
 """
 
 import io
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -14,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from kvae.data import load
-from kvae.data.files import decode, holds, read_header
+from kvae.data.files import decode, files_below, holds, read_header
 from kvae.data.images import check_shape, check_size, scale_of
 from kvae.data.named import PREPARED
 from kvae.data.records import STRETCH, RecordReader, Stretch, find_records, open_records
@@ -129,6 +130,8 @@ def list_images(source: str, size: int | tuple[int, int] | None = None, grayscal
             return _records(path.resolve(), request)
     if "://" in source or path.suffix == PARQUET or (path.is_dir() and holds(path, [PARQUET])):
         return _parquet(source if "://" in source else str(path.resolve()), request)
+    if path.is_dir() and not (path / PREPARED).is_file():
+        return _folder(path, request)  # of files without a suffix, or of none
     raise ValueError(
         "Expected a folder of images, of TFRecord or of Parquet files (or one of these) that every machine can read. "
         f"Received: {source}"
@@ -150,7 +153,7 @@ def _folder(path: Path, request: Request) -> Listing:
 
 
 def _records(path: Path, request: Request) -> Listing:
-    reader, splits, scale, has_labels = open_records(path, request)
+    reader, splits, scale, has_labels, _ = open_records(path, request)
     rows = np.array([stretch for part in NAMES for stretch in splits[part]], np.int64)
     columns = dict(zip(Stretch._fields, rows.T.copy())) | _split_column({part: len(splits[part]) for part in NAMES})
     images = int((rows[:, 2] - rows[:, 1]).sum())
@@ -191,6 +194,10 @@ def parquet_files(source: str) -> tuple[Any, list[str]]:
     """Where they are, and the files: one, or those in a folder and below it, sorted; without hidden ones."""
     from pyarrow import fs
 
+    if "://" not in source and Path(source).is_dir():  # Arrow walks around in links to folders that they lie in
+        below = [parts for parts in files_below(Path(source)) if parts[-1].endswith(PARQUET)]
+        shown = [parts for parts in below if not any(part.startswith("_") for part in parts)]
+        return fs.LocalFileSystem(), sorted(os.path.join(source, *parts) for parts in shown)
     filesystem, path = fs.FileSystem.from_uri(source) if "://" in source else (fs.LocalFileSystem(), source)
     if filesystem.get_file_info(path).is_file:
         return filesystem, [path]

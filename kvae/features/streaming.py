@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import shutil
-import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -13,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kvae.data import Data, DataWarning
+from kvae.data import Data
 from kvae.data.files import in_threads, read_header
-from kvae.data.folder import FileReader, Layout, lay_out
+from kvae.data.folder import FileReader
+from kvae.data.layout import Layout, lay_out
 from kvae.data.records import find_records
 from kvae.data.splits import NAMES, MemorySplit, Split
 from kvae.features.extract import ROWS, BatchEncoder, batch_encoder
@@ -161,9 +161,7 @@ def in_order(data: Data) -> Data:
 def folder_rows(data: Data) -> tuple[Layout, dict[str, np.ndarray]]:
     """How a folder is laid out, and the numbers of its images by split; without those that have no readable header."""
     assert data.path is not None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DataWarning)  # it was said when the folder was loaded
-        layout = lay_out(data.path, data.name)
+    layout = lay_out(data.path, data.name)
     counts = {name: split.count for name, split in data.source.splits.items()}
     if any(counts[name] and name not in layout.splits for name in NAMES):
         raise ValueError(
@@ -252,11 +250,11 @@ class _Parts:
 
     def __init__(self, folder: Path, manifest: str):
         self.folder = folder
-        if not (folder / MANIFEST).is_file() or (folder / MANIFEST).read_text() != manifest:
+        if not (folder / MANIFEST).is_file() or (folder / MANIFEST).read_text(encoding="utf-8") != manifest:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
             with atomic_file(folder / MANIFEST) as temporary:
-                temporary.write_text(manifest)
+                temporary.write_text(manifest, encoding="utf-8")
 
     def files(self) -> list[Path]:
         return sorted(self.folder.glob("part-*.npz"))

@@ -50,7 +50,7 @@ class DIP(Objective):
         covariance = ops.mean(apart[:, :, None] * apart[:, None, :], axis=0)  # (D, D)
         if not self.means_only:
             covariance = covariance + ops.mean(terms.posterior.covariance(terms.q), axis=0)
-        identity = ops.eye(apart.shape[-1])
+        identity = ops.eye(apart.shape[-1], dtype="float32")
         excess = ops.square(covariance - identity)
         weight = ops.where(identity > 0, schedule_value(self.diagonal, step), schedule_value(self.off_diagonal, step))
         return ops.mean(terms.distortion, axis=0) + terms.rate + ops.sum(ops.cast(weight, "float32") * excess)

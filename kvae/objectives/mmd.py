@@ -77,7 +77,7 @@ class MMD(Objective):
 def prior_samples(terms: Terms) -> Any:
     """As many latents from p(z) as the batch has examples, `(B, D)`; constants."""
     first = 0 if terms.noise.rows is None else terms.noise.rows[0]
-    index = ops.cast(first + ops.arange(ops.shape(terms.q)[0]), "int32")
+    index = first + ops.arange(ops.shape(terms.q)[0], dtype="int32")
     return ops.stop_gradient(terms.prior.draw(terms.noise.next(), index, condition=terms.c))
 
 
@@ -90,4 +90,4 @@ def mean_of_pairs(k: Any) -> Any:
     """Mean of `(…, B, B)` off the diagonal; 0 for one sample, which has no pairs."""
     batch = ops.shape(k)[-1]
     size = ops.cast(batch, "float32")
-    return ops.sum(k * (1 - ops.eye(batch)), axis=(-1, -2)) / ops.maximum(size * (size - 1), 1.0)
+    return ops.sum(k * (1 - ops.eye(batch, dtype="float32")), axis=(-1, -2)) / ops.maximum(size * (size - 1), 1.0)

@@ -85,8 +85,8 @@ class TotalCorrelation(Objective):
         """For how much of the data example j stands where q(z_i) is estimated: `(B, B)`."""
         n, b = float(self.dataset_size), ops.cast(batch, "float32")
         if not self.stratified:
-            return ops.ones((batch, batch)) / (n * b)
-        i = ops.arange(batch)
+            return ops.ones((batch, batch), dtype="float32") / (n * b)
+        i = ops.arange(batch, dtype="int32")
         own = i[:, None] == i
         last = ops.mod(i[:, None] + 1, batch) == i  # one that stands for those outside the batch
         m = ops.maximum(b - 1, 1.0)

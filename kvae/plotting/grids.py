@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from kvae.evaluation.codes import as_codes
 from kvae.plotting.style import MAX_LEGEND, given, number, rgb_of, tiled, z_name
 
 
@@ -126,7 +127,7 @@ def traversals(
         condition: of all images of a conditional model.
 
     Raises:
-        ValueError: for a dimension that isn't there, or fewer than 2 steps.
+        ValueError: for a dimension that isn't there, fewer than 2 steps, or latents that are not finite.
     """
     size = model.latent_dim
     if isinstance(dimensions, int):
@@ -134,8 +135,8 @@ def traversals(
         dimensions = [int(d) for d in ranked[:dimensions]]
     if not len(dimensions) or min(dimensions) < 0 or max(dimensions) >= size or steps < 2:
         raise ValueError(f"Expected dimensions from 0 to {size - 1} and steps >= 2. Received: {dimensions}, {steps}")
-    center = np.zeros(size) if latents is None else np.mean(latents, axis=0)
-    scale = np.ones(size) if latents is None else np.std(latents, axis=0)
+    center = np.zeros(size) if latents is None else as_codes(latents).mean(axis=0)
+    scale = np.ones(size) if latents is None else as_codes(latents).std(axis=0)
     base = center if image is None else np.asarray(model.encode_mean(np.asarray(image)[None], *given(condition)))[0]
     offsets = np.linspace(-3.0, 3.0, steps)
     z = np.tile(base, (len(dimensions), steps, 1))  # (rows, steps, D)

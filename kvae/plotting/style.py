@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -88,6 +89,19 @@ def tiled(
     axes.set_yticks([t + (height - 1) / 2 for t in tops], row_labels or [""] * rows)
     axes.set_xticks([x + (width - 1) / 2 for x in lefts], column_labels or [""] * columns)
     return figure
+
+
+def class_name(label: int, names: Sequence[str]) -> str:
+    """The name of a class, its number where it has none; a label below 0 means that there is none."""
+    return "unlabelled" if label < 0 else str(names[label]) if label < len(names) else str(label)
+
+
+def class_colours(labels: np.ndarray) -> dict[int, Any]:
+    """A colour for each class in the order of the legend; images without a label are grey, and come last."""
+    classes = [int(label) for label in np.unique(labels) if label >= 0]
+    colours = PALETTE if len(classes) <= len(PALETTE) else matplotlib.colormaps["tab20"](range(20))
+    unlabelled = {-1: FAINT} if np.any(labels < 0) else {}
+    return {label: colours[i % len(colours)] for i, label in enumerate(classes)} | unlabelled
 
 
 def chart(size: tuple[float, float]) -> tuple[Figure, Axes]:

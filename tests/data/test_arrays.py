@@ -57,6 +57,16 @@ def test_keys_of_npz_files(tmp_path, keys, counts, labels):
     assert data.has_labels == labels
 
 
+def test_a_split_of_an_npz_file_without_labels(tmp_path):
+    np.savez(tmp_path / "set.npz", x_train=IMAGES[:20], y_train=np.array(["b", "a"] * 10), x_test=IMAGES[:10])
+    with pytest.warns(kvae.data.DataWarning, match="^set: no labels in the test split$"):
+        data = kvae.data.load(tmp_path / "set.npz")
+    assert [data.is_labelled(split) for split in ("train", "validation", "test")] == [True, True, False]
+    assert (data.label_names, data.arrays("test")[1]) == (("a", "b"), None)
+    images, labels = data.arrays("train")
+    assert labels.tolist() == [1 - i % 2 for i in numbers(images)]
+
+
 @pytest.mark.parametrize(
     ("labels", "names", "expected"),
     [
