@@ -8,6 +8,7 @@ import numpy as np
 
 from kvae.arguments import integer, shown
 from kvae.export import accuracy, litert
+from kvae.export.endpoints import endpoints_of
 from kvae.export.reference import check_conditions, check_images
 
 
@@ -33,11 +34,13 @@ class Images:
         classifies = hasattr(model, "num_classes")
         if classifies and labels is not None:
             labels = accuracy.class_numbers(labels, model.num_classes, class_names)
-        count, wanted = (0 if values is None or np.ndim(values) == 0 else len(values) for values in (labels, images))
-        if labels is not None and count != wanted:
-            raise ValueError(
-                f"Argument `labels` must have one entry for each of `{name}`. Received: {count} labels, {wanted} images"
-            )
+        if labels is not None:
+            count, wanted = (len(values) if hasattr(values, "__len__") else 0 for values in (labels, images))
+            if count != wanted:
+                raise ValueError(
+                    f"Argument `labels` must have one entry for each of `{name}`. "
+                    f"Received: {count} labels, {wanted} images"
+                )
         if images is None:
             return None
         images = check_images(images, model, name)
@@ -94,23 +97,45 @@ def batch_sizes_of(batch_sizes: Any) -> tuple[int | None, ...]:
     return tuple(dict.fromkeys(given))
 
 
+def check_model(model: Any) -> None:
+    """ValueError unless it is one of ours, in numbers that a file can be made of."""
+    if not endpoints_of(model):
+        raise ValueError(
+            "Argument `model` must be a `kvae.VAE`, `kvae.Autoencoder` or `kvae.features.Classifier`. "
+            f"Received: {type(model).__name__}"
+        )
+    quantized = [layer.name for layer in model._flatten_layers() if getattr(layer, "quantization_mode", None)]
+    if quantized:
+        raise ValueError(
+            "Argument `model` must be the model before `model.quantize`: the files' own precisions are made from its "
+            f"floats. Received: a model with the quantised layer '{quantized[0]}'"
+        )
+
+
+def names(name: str, value: Any) -> list[str] | None:
+    if value is None:
+        return None
+    if isinstance(value, str) or not np.iterable(value):
+        raise ValueError(f"Argument `{name}` must be a list of names. Received: {name}={shown(value)}")
+    return [str(item) for item in value]
+
+
 def text(name: str, value: Any) -> str | None:
     if value is not None and not isinstance(value, str):
         raise ValueError(f"Argument `{name}` must be text. Received: {name}={shown(value)}")
     return value
 
 
-def class_names(model: Any, given: Sequence[str] | None, conditions: Sequence[str] | None) -> Sequence[str] | None:
+def class_names(model: Any, given: list[str] | None, conditions: list[str] | None) -> list[str] | None:
     """The given names of a model's classes, its own, or those of its conditions, which are the same thing."""
     count = getattr(model, "num_classes", 0)
     if not count and given is None:
         return None
-    names = next(
-        (names for names in (given, getattr(model, "class_names", None), conditions) if names is not None), None
-    )
-    if names is not None and not len({str(name) for name in names}) == len(names) == count:
+    own = names("class_names", getattr(model, "class_names", None))
+    found = next((names for names in (given, own, conditions) if names is not None), None)
+    if found is not None and not len(set(found)) == len(found) == count:
         raise ValueError(
             f"Argument `class_names` must be different names, one for each of the model's {count} classes. "
-            f"Received: {', '.join(map(str, names)) or 'none'}"
+            f"Received: {', '.join(found) or 'none'}"
         )
-    return None if names is None else [str(name) for name in names]
+    return found

@@ -33,6 +33,8 @@ def convert(saved_model: Path, signatures: Sequence[str]) -> bytes:
             converter = tf.lite.TFLiteConverter.from_saved_model(str(saved_model), signature_keys=list(signatures))
             converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
             return converter.convert()
+        except OSError:  # a disk that is full
+            raise
         except Exception as error:
             log.flush()
             log.seek(0)
@@ -66,6 +68,8 @@ def quantize(float32: bytes, precision: str, calibration: Calibration | None = N
             if result.quantized_model is None:
                 raise ValueError("no file came out")
             return _with_named_outputs(result.quantized_model)
+        except OSError:
+            raise
         except Exception as error:
             raise ExportError(
                 f"The AI Edge Quantizer refuses to make a {precision} file: export precisions=('float32',) only. "

@@ -130,28 +130,27 @@ def export(
         "accuracy_lost": real("budget_accuracy", budget_accuracy),
     }
     data, license = checks.text("data", data), checks.text("license", license)
-    if not endpoints.endpoints_of(model):
-        raise ValueError(
-            "Argument `model` must be a `kvae.VAE`, `kvae.Autoencoder` or `kvae.features.Classifier`. "
-            f"Received: {type(model).__name__}"
-        )
-    class_names = checks.class_names(model, class_names, condition_names)
-    if hasattr(model, "num_classes") and condition_names is None and model.condition_dim is not None:
-        condition_names = class_names
-    if condition_names is not None and len(condition_names) != model.condition_dim:
+    checks.check_model(model)
+    if conditions is not None and model.condition_dim is None:
+        raise ValueError("Argument `conditions` is for a conditional model. Received: a model without conditions")
+    conditions_named = checks.names("condition_names", condition_names)
+    classes = checks.class_names(model, checks.names("class_names", class_names), conditions_named)
+    if hasattr(model, "num_classes") and conditions_named is None and model.condition_dim is not None:
+        conditions_named = classes
+    if conditions_named is not None and len(conditions_named) != model.condition_dim:
         raise ValueError(
             f"Argument `condition_names` must name the {model.condition_dim or 0} conditions of the model. "
-            f"Received: {len(condition_names)} names"
+            f"Received: {len(conditions_named)} names"
         )
-    test = checks.Images.checked("images", model, images, labels, conditions, class_names)
-    apart = checks.validation_images(model, validation, class_names)
+    test = checks.Images.checked("images", model, images, labels, conditions, classes)
+    apart = checks.validation_images(model, validation, classes)
     choice = Choice.by(budgets, apart, test) if precisions == "auto" else None
     if images is None and validation is None and "full_int8" in wanted:
         raise ValueError("full_int8 needs images to see the ranges of activations: give `images` or `validation`.")
     step = on_step or (lambda text: None)
     facts = {
         "data": None if data is None else public_name(data), "license": license,
-        "condition_names": condition_names, "class_names": class_names,
+        "condition_names": conditions_named, "class_names": classes,
     }  # fmt: skip
     with place.inside(directory) as folder:
         new = folder / "new"

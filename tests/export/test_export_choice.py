@@ -91,6 +91,15 @@ WRONG = {
     "images of text": ({"images": "x.npy"}, "`images` must be images of shape .*Received: 'x.npy'"),
     "images of objects": ({"images": np.full((2, 8, 8, 1), None)}, "`images` .*Received: dtype object"),
     "ragged images": ({"images": [[1], [1, 2]]}, "`images` .*Received: rows of different lengths"),
+    "class names of text": ({"class_names": "ab"}, "`class_names` must be a list of names. Received: class_names='ab'"),
+    "class names of a number": ({"class_names": 3}, "class_names=3"),
+    "condition names of a number": ({"condition_names": 3}, "condition_names=3"),
+    "conditions of no use": (
+        {"images": IMAGES, "conditions": LABELS},
+        "`conditions` is for a conditional model",
+    ),
+    "labels of a number": ({"images": IMAGES, "labels": 5}, "`labels` must have one entry.*0 labels, 4 images"),
+    "a path of a model": ({"model": "model.keras"}, "`model` must be a `kvae.VAE`.*Received: str"),
     "validation of another shape": ({"validation": np.zeros((2, 9, 9, 1))}, "`validation` must be images"),
     "validation in bytes": ({"validation": np.full((2, 8, 8, 1), 255)}, "`validation` must have values in"),
 }
@@ -99,11 +108,19 @@ WRONG = {
 @pytest.mark.parametrize("case", WRONG)
 def test_wrong_arguments(case, vae, tmp_path):
     arguments, message = WRONG[case]
-    arguments = {"directory": tmp_path / "a" / "b", **arguments}
+    arguments = {"model": vae, "directory": tmp_path / "a" / "b", **arguments}
     with pytest.raises(ValueError, match=message) as caught:
-        kvae.export.export(vae, **arguments)
+        kvae.export.export(**arguments)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize` method:UserWarning")
+def test_a_model_that_keras_quantised(tmp_path):
+    model = kvae.VAE(latent_dim=2, image_shape=(8, 8, 1))
+    model.quantize("int8")
+    with pytest.raises(ValueError, match=r"before `model.quantize`.*quantised layer 'head"):
+        kvae.export.export(model, tmp_path / "out")
 
 
 @pytest.mark.parametrize("sizes", [(np.int64(1), None), [np.uint8(1), np.array(1), None], (1, None, 1)])

@@ -96,7 +96,7 @@ USERS = {
     "writing a SavedModel": ("tensorflow.saved_model.save", lambda vae, out: saved_model.write(vae, out / "x", b"{}")),
     "reading a SavedModel": (
         "tensorflow.saved_model.load",
-        lambda vae, out: verify.verify_saved_model(out, Reference(vae, rows=1)),
+        lambda vae, out: verify.verify_saved_model(out, Reference(vae, rows=2)),
     ),
     "converting": ("tensorflow.lite.TFLiteConverter.from_saved_model", lambda vae, out: litert.convert(out, ["info"])),
     "quantizing": ("ai_edge_quantizer.quantizer.Quantizer", lambda vae, out: litert.quantize(b"", "int8")),
@@ -105,7 +105,7 @@ USERS = {
     "opening ONNX": ("onnxruntime.InferenceSession", lambda vae, out: onnx.open_onnx(out)),
     "converting to ONNX": (
         "tf2onnx.convert.from_function",
-        lambda vae, out: onnx.export(vae, out / "onnx", Reference(vae, rows=1)),
+        lambda vae, out: onnx.export(vae, out / "onnx", Reference(vae, rows=2)),
     ),
 }
 
