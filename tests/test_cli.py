@@ -463,6 +463,11 @@ MISTAKES = {
         1,
         "--beta is what a recipe settles",
     ),
+    "patience without a value": (
+        ["train", "digits", "--recipe", "wae_mmd", "--patience", "3", "--out", "run"],
+        1,
+        "keeps the last epoch, since the MMD of the latents is no validation value",
+    ),
     "K of no recipe": (
         ["train", "digits", "--importance-samples", "5", "--out", "run"],
         1,

@@ -16,7 +16,8 @@ FILES = [*ROOT.glob("kvae/**/*.py"), *ROOT.glob("export/**/*.py")]
 
 #: room: what of kvae it may import (DESIGN: arrows point one way)
 MAY_IMPORT = {
-    "callbacks": {"files"},
+    "callbacks": {"best_epoch", "files"},
+    "best_epoch": {"files"},
     "schedules": set(),
     "files": set(),
     "optimizers": set(),
@@ -28,6 +29,7 @@ MAY_IMPORT = {
     "data": set(),
     "evaluation": {"models", "distributions", "priors", "data"},
     "features": {
+        "best_epoch",
         "models",
         "distributions",
         "networks",

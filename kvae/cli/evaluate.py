@@ -19,7 +19,14 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-OF_A_RUN = {"seed", "created", "versions", "data_dir"}  # what runs of one configuration may differ in
+OF_A_RUN = {
+    "seed",
+    "created",
+    "versions",
+    "data_dir",
+    "kept_epoch",
+    "kept_because",
+}  # what runs of one configuration may differ in
 CODED = 500  # images that are compressed
 PAIRED = 1000  # images whose posteriors are compared with each other
 ROWS = {

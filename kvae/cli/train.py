@@ -120,7 +120,12 @@ def train(
     grayscale: Annotated[bool | None, typer.Option(help="Make images grey, or colour.", show_default=False)] = None,
     patience: Annotated[
         int | None,
-        typer.Option(min=1, help="Stop after so many epochs that were no better in validation.", show_default=False),
+        typer.Option(
+            min=1,
+            help="Stop after so many epochs that were no better by the validation value of the objective; warm-up "
+            "doesn't count. Not for objectives that keep the last epoch.",
+            show_default=False,
+        ),
     ] = None,
     precision: Annotated[Precision, typer.Option(help="Of the networks; densities stay float32.")] = Precision.float32,
     ema: Annotated[

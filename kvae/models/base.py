@@ -10,6 +10,7 @@ from keras import ops
 from kvae.distributions import Distribution, Noise
 from kvae.models.metrics import SkippedSteps, StepMean
 from kvae.networks import Decoder, Encoder, check_image_shape
+from kvae.objectives import Criterion
 
 NO_CONDITION = "Expected conditions that are integers from 0 to condition_dim − 1, or finite vectors. Received: others"
 OUTSIDE = "Expected images with values in [0, 1] and no NaN; scale them, for example x / 255. Received: values outside"
@@ -71,6 +72,10 @@ class LatentModel(keras.Model):
     def batch_values(self, x: Any, noise: Noise, training: bool, y: Any = None) -> dict[str, Any]:
         """One value per example, `(B,)`, for each of `value_names`; `y` is what came beside the images."""
         raise NotImplementedError(f"{type(self).__name__} must define `batch_values`.")
+
+    def criterion(self) -> Criterion:
+        """Which epoch of a training run is kept (`kvae.callbacks.BestEpoch`)."""
+        raise NotImplementedError(f"{type(self).__name__} must define `criterion`.")
 
     def after_step(self, values: dict[str, Any]) -> None:
         """What else changes with a training step; `values` are the means over its whole batch."""

@@ -11,6 +11,7 @@ from kvae.distributions import Noise
 from kvae.models.base import NO_LABEL
 from kvae.models.vae import VAE
 from kvae.networks import Encoder
+from kvae.objectives import Criterion
 
 UNLABELLED = -1
 
@@ -142,6 +143,9 @@ class SemiSupervisedVAE(VAE):
             "loss": loss, "elbo": elbo, "distortion": mean(distortion), "rate": mean(rate),
             "accuracy": right, "known": known,
         }  # fmt: skip
+
+    def criterion(self) -> Criterion:
+        return Criterion(why="the loss of the classifier is no validation value")
 
     def _update_metrics(self, values: dict[str, Any], sample_weight: Any) -> dict[str, Any]:
         weight = values["known"] if sample_weight is None else values["known"] * ops.cast(sample_weight, "float32")
