@@ -491,7 +491,7 @@ MISTAKES = {
     "bad picture name": (["sample", "run", "--out", "grid.bmp"], 1, ".png or .npy"),
     "bad features name": (["features", "run", "digits", "--out", "x.csv"], 1, ".npz"),
     "an address without Ray": (["features", "run", "images", "--out", "s3://bucket/x.parquet"], 1, "for --ray"),
-    "a split that isn't": (["features", "run", "digits", "--split", "tset"], 1, "all, train, validation or test"),
+    "a split that isn't": (["features", "run", "digits", "--split", "tset"], 1, "all, train, validation, test or new"),
     "a split on Ray": (
         ["features", "run", "images", "--ray", "local", "--split", "test", "--out", "x.parquet"],
         1,

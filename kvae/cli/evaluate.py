@@ -42,7 +42,9 @@ def evaluate(
     runs: Annotated[
         list[Path], typer.Argument(metavar="RUN...", help="Folders made by `kvae train`.", show_default=False)
     ],
-    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    split: Annotated[
+        str, typer.Option(help="train, validation, test; or new: images that have come since training.")
+    ] = "test",
     samples: Annotated[int, typer.Option(min=1, help="Posterior samples K per image; papers quote 5000.")] = 64,
     seed: Annotated[int, typer.Option(help="Of the posterior samples.")] = 0,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first images.", show_default=False)] = None,

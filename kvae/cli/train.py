@@ -89,7 +89,13 @@ def train(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of initialisation, order and noise in training.")] = 0,
     data_seed: Annotated[
-        int, typer.Option(min=0, help="Of the splits that are cut, and of what is binarised for validation and test.")
+        int,
+        typer.Option(
+            min=0,
+            help="Seed of the splits that are cut from arrays and folders of images, and of binarised validation and "
+            "test images. It doesn't change splits that a source has itself, nor those of TFDS and TFRecord sources: "
+            "what they lack is the end of their training images.",
+        ),
     ] = 0,
     data_dir: DataDirOption = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 128,

@@ -27,7 +27,7 @@ from kvae.cli.console import CommandError, Stopped, our_warnings, say, say_what_
 from kvae.cli.evaluate import show_scores
 from kvae.cli.features import probe_run, show_probe
 from kvae.cli.plot import draw
-from kvae.cli.run import read_history, with_data_seed, write_json
+from kvae.cli.run import as_trained, read_history, read_splits, with_data_seed, write_json, write_splits
 from kvae.evaluation import EvaluationWarning, evaluate
 from kvae.models import VAE, load
 from kvae.models.base import CLIP_NORM
@@ -294,9 +294,7 @@ def _train(settings: Settings, run: Path, folder: Path, resume: bool, save_secon
     """Train until RUN is there, but for the scores; of several workers the chief alone writes."""
     images = settings.load()
     if resume:
-        began = unfinished.settings_of(run)["training_images"]
-        if began != images.num_train:
-            raise CommandError(f"{settings.source} had {began:,} training images, and has {images.num_train:,} now")
+        images = _as_begun(images, run, settings.source)
         model = dataclasses.replace(settings, start=None).model(images)  # all weights are in the state
     else:
         settings = settings.settle(images)
@@ -305,6 +303,7 @@ def _train(settings: Settings, run: Path, folder: Path, resume: bool, save_secon
         if workers.is_chief():
             unfinished.clear(folder)
             write_json(folder / "config.json", _config(settings, images, model))
+            write_splits(folder, images)
     say(
         f"{images.name}: {images.num_train:,} training, {images.num_validation:,} validation and "
         f"{images.num_test:,} test images of {'×'.join(map(str, images.image_shape))}"
@@ -330,6 +329,24 @@ def _train(settings: Settings, run: Path, folder: Path, resume: bool, save_secon
     say(f"Kept epoch {best.epoch} of {progress.epochs}: {best.because}.")
     if best.missed:
         say(f"Warning: {best.missed}.")
+    return images
+
+
+def _as_begun(images: data.Data, run: Path, source: str) -> data.Data:
+    """The images in the splits that the training began with; CommandError if some that it needs aren't there."""
+    began = read_splits(run / unfinished.FOLDER)
+    began = read_splits(run) if began is None else began
+    if began is not None:
+        missing = images.changes(began).missing
+        if lost := missing["train"] + missing["validation"]:
+            raise CommandError(
+                f"{lost:,} of the {len(began['train']) + len(began['validation']):,} images that the training began "
+                f"with are gone from {source}, or others now: put them back, or begin anew with --overwrite"
+            )
+        return as_trained(images, began)
+    count = unfinished.settings_of(run)["training_images"]  # all that is known
+    if count != images.num_train:
+        raise CommandError(f"{source} had {count:,} training images, and has {images.num_train:,} now")
     return images
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
+from kvae.data.catalogue import Catalogue, file_keys
 from kvae.data.errors import DataError, DataWarning
 from kvae.data.files import Header, decode, find_images, in_threads, read_header, warn_unreadable
 from kvae.data.images import check_shape, scale_of
@@ -63,14 +66,15 @@ def folder(root: Path, request: Request) -> Source:
         raise DataError(f"{name}: expected images that can be read. Received: {len(good)} image files, none readable")
     splits = _splits(name, layout, good, request)
     scale = scale_of(pictures)
+    pick: Callable[[np.ndarray], Split]
     if stream:
-        reader = FileReader(name, layout, shape)
-        made: dict[str, Split] = {part: reader.split(rows) for part, rows in splits.items()}
+        pick = FileReader(name, layout, shape).split
     else:
-        memory = Memory(lambda: (pictures, layout.labels))
-        made = {part: MemorySplit(memory, rows) for part, rows in splits.items()}
+        pick = partial(MemorySplit, Memory(lambda: (pictures, layout.labels)))
+    made = {part: pick(rows) for part, rows in splits.items()}
     files = tuple(path.relative_to(root).as_posix() for path in layout.paths)
-    return Source(name, made, shape, scale, layout.labels is not None, layout.label_names, files=files)
+    catalogue = Catalogue(lambda: file_keys(layout.paths), splits, pick)
+    return Source(name, made, shape, scale, layout.labels is not None, layout.label_names, None, files, catalogue)
 
 
 def lay_out(root: Path, name: str) -> Layout:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from kvae.data.catalogue import Catalogue, stretch_keys
 from kvae.data.errors import DataError
 from kvae.data.images import check_shape, convert
 from kvae.data.service import how_many, of_files, said
@@ -77,7 +78,22 @@ def _set(name: str, builder: Any, request: Request) -> Source:
     scale = reader.probe(pieces["train"][0])
     splits = {part: reader.split(*piece, request.cache_bytes) for part, piece in pieces.items()}
     names = tuple(getattr(label, "names", None) or ()) if has_labels else ()
-    return Source(name, splits, shape, scale, has_labels, names)
+    catalogue = Catalogue(lambda: _keys(builder.info.full_name, pieces), _rows(pieces))
+    return Source(name, splits, shape, scale, has_labels, names, catalogue=catalogue)
+
+
+def _keys(set_name: str, pieces: dict[str, tuple[str, int]]) -> np.ndarray:
+    """Of all images, piece by piece: what they are is said by the set's name and version."""
+    found = []
+    for instruction, count in pieces.values():
+        part, _, bounds = instruction.partition("[")
+        found.append(stretch_keys(f"{set_name} {part}", int(bounds.split(":")[0] or 0), count))
+    return np.concatenate(found)
+
+
+def _rows(pieces: dict[str, tuple[str, int]]) -> dict[str, np.ndarray]:
+    ends = np.cumsum([count for _, count in pieces.values()])
+    return {part: np.arange(end - count, end) for (part, (_, count)), end in zip(pieces.items(), ends)}
 
 
 class _Reader:

@@ -15,8 +15,9 @@ import mmap
 import re
 import struct
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ import google_crc32c
 import numpy as np
 import tensorflow as tf
 
+from kvae.data.catalogue import Catalogue
 from kvae.data.errors import DataError, DataWarning
 from kvae.data.files import decode, in_threads, listed, read_header
 from kvae.data.folder import SPLIT_FOLDERS
@@ -57,10 +59,16 @@ class Shard:
 
     path: Path
     offsets: np.ndarray  # (count + 1,) int64
+    checksums: np.ndarray  # (count,) uint32, of the records' data, as the file has them
 
     @property
     def count(self) -> int:
         return len(self.offsets) - 1
+
+    @property
+    def keys(self) -> np.ndarray:
+        """What each record is, `(count,)` uint64: its length and its checksum."""
+        return np.diff(self.offsets).astype(np.uint64) << np.uint64(32) | self.checksums.astype(np.uint64)
 
 
 class Stretch(NamedTuple):
@@ -98,11 +106,16 @@ def records(root: Path, request: Request) -> Source:
     found = open_records(root, request)
     reader, splits = found.reader, found.splits
     total = sum(shard.count for shard in reader.shards)
+    pick: Callable[[np.ndarray], Split]
     if total * int(np.prod(reader.shape)) <= request.cache_bytes:
-        made: dict[str, Split] = reader.in_memory(splits, total)
+        memory, rows = reader.in_memory(splits, total)
+        pick = partial(MemorySplit, memory)
     else:
-        made = {part: reader.stream(stretches) for part, stretches in splits.items()}
-    return Source(reader.name, made, reader.shape, found.scale, found.has_labels)
+        rows = {part: numbers_of(stretches) for part, stretches in splits.items()}
+        pick = lambda rows: reader.stream(stretches_of(rows, reader.shards))  # noqa: E731
+    made = {part: pick(found) for part, found in rows.items()}
+    catalogue = Catalogue(lambda: np.concatenate([shard.keys for shard in reader.shards]), rows, pick)
+    return Source(reader.name, made, reader.shape, found.scale, found.has_labels, catalogue=catalogue)
 
 
 class Records(NamedTuple):
@@ -127,7 +140,7 @@ def open_records(root: Path, request: Request) -> Records:
 
 def index(path: Path, name: str) -> Shard:
     """Where the records of a file are; a file that ends early, or whose chain of lengths breaks, ends there."""
-    offsets, size = [0], path.stat().st_size
+    offsets, checksums, size = [0], bytearray(), path.stat().st_size
     if size:
         with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             while offsets[-1] < size:
@@ -139,13 +152,14 @@ def index(path: Path, name: str) -> Shard:
                 if end > size:
                     break
                 offsets.append(end)
+                checksums += content[end - FOOTER : end]
     if offsets[-1] < size:
         warnings.warn(
             f"{name}: {path.name} is damaged behind its record {len(offsets) - 1}: left out the last "
             f"{size - offsets[-1]:,} of {size:,} bytes",
             DataWarning, stacklevel=2,
         )  # fmt: skip
-    return Shard(path, np.array(offsets, np.int64))
+    return Shard(path, np.array(offsets, np.int64), np.frombuffer(bytes(checksums), "<u4"))
 
 
 def _is_whole(data: bytes, checksum: bytes) -> bool:
@@ -186,6 +200,33 @@ def _splits(name: str, root: Path, shards: Sequence[Shard], request: Request) ->
     return splits
 
 
+def numbers_of(stretches: Sequence[Stretch]) -> np.ndarray:
+    """The numbers of their records, `(N,)` int64."""
+    numbers = [np.arange(stretch.number, stretch.number + stretch.end - stretch.first) for stretch in stretches]
+    return np.concatenate([np.empty(0, np.int64), *numbers])
+
+
+def stretches_of(numbers: np.ndarray, shards: Sequence[Shard]) -> list[Stretch]:
+    """Records by their numbers, in this order, as stretches: those that follow one another in a file are read at once.
+
+    Example:
+
+        >>> shards = [Shard(Path(name), np.arange(101), np.zeros(100, np.uint32)) for name in "ab"]
+        >>> [tuple(stretch) for stretch in stretches_of(np.array([7, 8, 9, 3, 99, 100, 101]), shards)]
+        [(0, 7, 10, 7), (0, 3, 4, 3), (0, 99, 100, 99), (1, 0, 2, 100)]
+    """
+    firsts = np.cumsum([0, *(shard.count for shard in shards)])
+    shard = np.searchsorted(firsts, numbers, side="right") - 1
+    breaks = np.flatnonzero((np.diff(numbers) != 1) | (np.diff(shard) != 0)) + 1
+    stretches = []
+    for run in np.split(np.arange(len(numbers)), breaks):
+        for start in range(0, len(run), STRETCH):
+            part = numbers[run[start : start + STRETCH]]
+            i, first = int(shard[run[0]]), int(part[0] - firsts[shard[run[0]]])
+            stretches.append(Stretch(i, first, first + len(part), int(part[0])))
+    return stretches
+
+
 class RecordReader:
     """Reads stretches of records; what can't be read is named by a warning when it is first met."""
 
@@ -213,8 +254,8 @@ class RecordReader:
         pictures = [self._picture(*content) for content in contents]
         return [picture for picture in pictures if picture is not None]
 
-    def in_memory(self, splits: dict[str, list[Stretch]], total: int) -> dict[str, Split]:
-        """All records, by their numbers; splits are of those that can be read."""
+    def in_memory(self, splits: dict[str, list[Stretch]], total: int) -> tuple[Memory, dict[str, np.ndarray]]:
+        """All records, by their numbers, and the numbers of each split: of those that can be read."""
         images, labels = np.zeros((total, *self.shape), np.uint8), np.full(total, -1)
         rows: dict[str, np.ndarray] = {}
         for part, stretches in splits.items():
@@ -224,8 +265,7 @@ class RecordReader:
             labels[rows[part]] = found[:, 0]
             for pixels, numbers in read:
                 images[numbers[:, 1]] = pixels
-        memory = Memory(lambda: (images, labels))
-        return {part: MemorySplit(memory, found) for part, found in rows.items()}
+        return Memory(lambda: (images, labels)), rows
 
     def stream(self, stretches: list[Stretch]) -> StreamSplit:
         """Read on every pass."""

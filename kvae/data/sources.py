@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from kvae.data.catalogue import Catalogue, array_keys
 from kvae.data.errors import DataError
 from kvae.data.files import SUFFIXES, holds
 from kvae.data.folder import folder
@@ -116,8 +117,30 @@ def arrays(name: str, parts: dict[str, Pair], request: Request, label_names: tup
     memories = {part: _memory(images[part], labels[part]) for part in parts}
     cut = complete({part: len(x) for part, x in images.items()}, labels["train"], request, name)
     splits: dict[str, Split] = {split: MemorySplit(memories[part], rows) for split, (part, rows) in cut.items()}
+    catalogue = _catalogue([pair[0] for pair in parts.values()], memories, cut)
     height, width, channels = images["train"].shape[1:]
-    return Source(name, splits, (height, width, channels), scale, labels["train"] is not None, label_names)
+    shape = (height, width, channels)
+    return Source(name, splits, shape, scale, labels["train"] is not None, label_names, catalogue=catalogue)
+
+
+def _catalogue(raw: list[Any], memories: dict[str, Memory], cut: dict[str, tuple[str, np.ndarray]]) -> Catalogue:
+    """The images of all parts, one part after the other."""
+    ends = np.cumsum([len(images) for images in raw])
+    firsts = dict(zip(memories, [0, *ends]))
+
+    def pick(rows: np.ndarray) -> Split:
+        for (part, memory), end in zip(memories.items(), ends):
+            if np.all((rows >= firsts[part]) & (rows < end)):
+                return MemorySplit(memory, rows - firsts[part])
+        images = np.concatenate([memory.images for memory in memories.values()])
+        labels = [memory.labels for memory in memories.values() if memory.labels is not None]
+        return MemorySplit(_memory(images, np.concatenate(labels) if labels else None), rows)
+
+    return Catalogue(
+        lambda: np.concatenate([array_keys(np.asarray(images)) for images in raw]),
+        {split: rows + firsts[part] for split, (part, rows) in cut.items()},
+        pick,
+    )
 
 
 def _memory(images: np.ndarray, labels: np.ndarray | None) -> Memory:

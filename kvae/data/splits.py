@@ -7,14 +7,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorflow as tf
 
 from kvae.data.errors import DataError
 
+if TYPE_CHECKING:
+    from kvae.data.catalogue import Catalogue
+
 NAMES = ("train", "validation", "test")
+NEW = "new"  # images that a source has got since its splits were written down
 
 
 @dataclass(frozen=True)
@@ -147,6 +151,7 @@ class Source:
     label_names: tuple[str, ...] = field(default=())
     path: Path | None = None  # of the folder or file, absolute
     files: tuple[str, ...] = ()  # of a folder: image files relative to it, by the number of the image
+    catalogue: Catalogue | None = None
 
 
 def part_sizes(count: int, fractions: tuple[float, ...], what: str) -> list[int]:
