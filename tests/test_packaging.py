@@ -19,7 +19,8 @@ FILES = [*ROOT.glob("kvae/**/*.py"), *ROOT.glob("export/**/*.py")]
 #: room: what of kvae it may import (DESIGN: arrows point one way)
 MAY_IMPORT = {
     "state": set(),
-    "callbacks": {"files", "state"},
+    "callbacks": {"best_epoch", "files", "state"},
+    "best_epoch": {"files"},
     "schedules": set(),
     "arguments": set(),
     "files": set(),
@@ -33,6 +34,7 @@ MAY_IMPORT = {
     "data": set(),
     "evaluation": {"models", "distributions", "priors", "data"},
     "features": {
+        "best_epoch",
         "models",
         "distributions",
         "networks",

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from kvae.models import VAE
 
 PROBE_TRAIN, PROBE_TEST = 2000, 5000
-SPLITS = (None, "all", "train", "validation", "test")
+SPLITS = (None, "all", "train", "validation", "test", "new")
 
 
 def features(
@@ -27,8 +27,8 @@ def features(
         str | None,
         typer.Option(
             help="all: every image of SOURCE, in its own order, nothing set aside. Or train, validation, test: as "
-            "training divides it, in the shuffled order of the split. Without it: all, and train where SOURCE is what "
-            "RUN was trained on.",
+            "training divided it, in the shuffled order of the split. Or new: what RUN's own SOURCE has got since. "
+            "Without it: all, and train where SOURCE is what RUN was trained on.",
             show_default=False,
         ),
     ] = None,
@@ -61,7 +61,7 @@ def features(
     if PurePath(out).suffix.lower() not in (".npz", ".parquet"):
         raise CommandError(f"Expected --out to end in .npz or .parquet. Received: {out}")
     if split not in SPLITS:
-        raise CommandError(f"Expected --split to be all, train, validation or test. Received: {split}")
+        raise CommandError(f"Expected --split to be all, train, validation, test or new. Received: {split}")
     if ray is None and "://" in out:
         raise CommandError(f"Expected --out to be a file; places such as s3://… are for --ray. Received: {out}")
     if ray is not None and (out.lower().endswith(".npz") or split not in (None, "all") or limit is not None):

@@ -88,7 +88,13 @@ def train(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of initialisation, order and noise in training.")] = 0,
     data_seed: Annotated[
-        int, typer.Option(min=0, help="Of the splits that are cut, and of what is binarised for validation and test.")
+        int,
+        typer.Option(
+            min=0,
+            help="Seed of the splits that are cut from arrays and folders of images, and of binarised validation and "
+            "test images. It doesn't change splits that a source has itself, nor those of TFDS and TFRecord sources: "
+            "what they lack is the end of their training images.",
+        ),
     ] = 0,
     data_dir: DataDirOption = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 128,
@@ -134,7 +140,12 @@ def train(
     ] = None,
     patience: Annotated[
         int | None,
-        typer.Option(min=1, help="Stop after so many epochs that were no better in validation.", show_default=False),
+        typer.Option(
+            min=1,
+            help="Stop after so many epochs that were no better by the validation value of the objective; warm-up "
+            "doesn't count. Not for objectives that keep the last epoch.",
+            show_default=False,
+        ),
     ] = None,
     precision: Annotated[Precision, typer.Option(help="Of the networks; densities stay float32.")] = Precision.float32,
     ema: Annotated[

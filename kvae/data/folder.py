@@ -5,12 +5,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import tensorflow as tf
 
+from kvae.data.catalogue import Catalogue, file_keys
 from kvae.data.decoding import (
     Decoder,
     Header,
@@ -77,16 +79,17 @@ def folder(root: Path, request: Request) -> Source:
     else:
         notices.clipped(where_first(clipped) if stream else where(_of(clipped, splits)))
     scale = scale_of(pictures)
+    pick: Callable[[np.ndarray], Split]
     if stream:
-        reader = FileReader(name, layout, decode, notices)
-        made: dict[str, Split] = {part: reader.split(rows) for part, rows in splits.items()}
+        pick = FileReader(name, layout, decode, notices).split
     else:
-        memory = Memory(lambda: (pictures, layout.labels))
-        made = {part: MemorySplit(memory, rows) for part, rows in splits.items()}
+        pick = partial(MemorySplit, Memory(lambda: (pictures, layout.labels)))
+    made = {part: pick(rows) for part, rows in splits.items()}
     is_said = request.value_range is not None or decode.value_range != UNIT
     return Source(
         name, made, decode.shape, scale, layout.labels is not None, layout.label_names, layout.unlabelled, files=files,
-        decode=decode, value_range=decode.value_range if is_said else None,
+        catalogue=Catalogue(lambda: file_keys(layout.paths), splits, pick), decode=decode,
+        value_range=decode.value_range if is_said else None,
     )  # fmt: skip
 
 

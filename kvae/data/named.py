@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from kvae.data.catalogue import Catalogue, stretch_keys
 from kvae.data.decoding import Decoder, Picture
 from kvae.data.depth import EIGHT_BIT, UNIT, as_uint8, extremes, found_range, in_unit, is_eight_bit, kind_of
 from kvae.data.errors import DataError
@@ -91,7 +92,25 @@ def _set(name: str, builder: Any, request: Request) -> Source:
     names = tuple(getattr(label, "names", None) or ()) if has_labels else ()
     value_range = reader.decode.value_range
     is_said = request.value_range is not None or value_range != UNIT
-    return Source(name, splits, shape, scale, has_labels, names, value_range=value_range if is_said else None)
+    catalogue = Catalogue(lambda: _keys(builder.info.full_name, pieces), _rows(pieces))
+    return Source(
+        name, splits, shape, scale, has_labels, names, catalogue=catalogue,
+        value_range=value_range if is_said else None,
+    )  # fmt: skip
+
+
+def _keys(set_name: str, pieces: dict[str, tuple[str, int]]) -> np.ndarray:
+    """Of all images, piece by piece: what they are is said by the set's name and version."""
+    found = []
+    for instruction, count in pieces.values():
+        part, _, bounds = instruction.partition("[")
+        found.append(stretch_keys(f"{set_name} {part}", int(bounds.split(":")[0] or 0), count))
+    return np.concatenate(found)
+
+
+def _rows(pieces: dict[str, tuple[str, int]]) -> dict[str, np.ndarray]:
+    ends = np.cumsum([count for _, count in pieces.values()])
+    return {part: np.arange(end - count, end) for (part, (_, count)), end in zip(pieces.items(), ends)}
 
 
 class _Reader:

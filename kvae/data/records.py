@@ -16,8 +16,9 @@ import mmap
 import re
 import struct
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +26,7 @@ import google_crc32c
 import numpy as np
 import tensorflow as tf
 
+from kvae.data.catalogue import Catalogue
 from kvae.data.decoding import (
     Decoder,
     Header,
@@ -70,10 +72,16 @@ class Shard:
 
     path: Path
     offsets: np.ndarray  # (count + 1,) int64
+    checksums: np.ndarray  # (count,) uint32, of the records' data, as the file has them
 
     @property
     def count(self) -> int:
         return len(self.offsets) - 1
+
+    @property
+    def keys(self) -> np.ndarray:
+        """What each record is, `(count,)` uint64: its length and its checksum."""
+        return np.diff(self.offsets).astype(np.uint64) << np.uint64(32) | self.checksums.astype(np.uint64)
 
 
 class Stretch(NamedTuple):
@@ -112,13 +120,18 @@ def records(root: Path, request: Request) -> Source:
     """
     found = open_records(root, request)
     reader, splits = found.reader, found.splits
+    pick: Callable[[np.ndarray], Split]
     if reader.total * reader.decode.bytes <= request.cache_bytes:
-        made: dict[str, Split] = reader.in_memory(splits)
+        memory, rows = reader.in_memory(splits)
+        pick = partial(MemorySplit, memory)
     else:
-        made = {part: reader.stream(stretches) for part, stretches in splits.items()}
+        rows = {part: numbers_of(stretches) for part, stretches in splits.items()}
+        pick = lambda rows: reader.stream(stretches_of(rows, reader.shards))  # noqa: E731
+    made = {part: pick(found) for part, found in rows.items()}
     return Source(
-        reader.name, made, reader.shape, found.scale, found.has_labels,
-        unlabelled=found.unlabelled, value_range=found.value_range,
+        reader.name, made, reader.shape, found.scale, found.has_labels, unlabelled=found.unlabelled,
+        catalogue=Catalogue(lambda: np.concatenate([shard.keys for shard in reader.shards]), rows, pick),
+        value_range=found.value_range,
     )  # fmt: skip
 
 
@@ -161,7 +174,7 @@ def open_records(root: Path, request: Request) -> Records:
 
 def index(path: Path, name: str) -> Shard:
     """Where the records of a file are; a file that ends early, or whose chain of lengths breaks, ends there."""
-    offsets, size = [0], path.stat().st_size
+    offsets, checksums, size = [0], bytearray(), path.stat().st_size
     if size:
         with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             while offsets[-1] < size:
@@ -173,13 +186,14 @@ def index(path: Path, name: str) -> Shard:
                 if end > size:
                     break
                 offsets.append(end)
+                checksums += content[end - FOOTER : end]
     if offsets[-1] < size:
         warnings.warn(
             f"{name}: {path.name} is damaged behind its record {len(offsets) - 1}: left out the last "
             f"{size - offsets[-1]:,} of {size:,} bytes",
             DataWarning, stacklevel=2,
         )  # fmt: skip
-    return Shard(path, np.array(offsets, np.int64))
+    return Shard(path, np.array(offsets, np.int64), np.frombuffer(bytes(checksums), "<u4"))
 
 
 def _is_whole(data: bytes, checksum: bytes) -> bool:
@@ -218,6 +232,33 @@ def _splits(name: str, root: Path, shards: Sequence[Shard], request: Request) ->
     if not splits["train"]:
         raise DataError(f"{name}: expected TFRecord files with records to train on. Received: none that can be read")
     return splits
+
+
+def numbers_of(stretches: Sequence[Stretch]) -> np.ndarray:
+    """The numbers of their records, `(N,)` int64."""
+    numbers = [np.arange(stretch.number, stretch.number + stretch.end - stretch.first) for stretch in stretches]
+    return np.concatenate([np.empty(0, np.int64), *numbers])
+
+
+def stretches_of(numbers: np.ndarray, shards: Sequence[Shard]) -> list[Stretch]:
+    """Records by their numbers, in this order, as stretches: those that follow one another in a file are read at once.
+
+    Example:
+
+        >>> shards = [Shard(Path(name), np.arange(101), np.zeros(100, np.uint32)) for name in "ab"]
+        >>> [tuple(stretch) for stretch in stretches_of(np.array([7, 8, 9, 3, 99, 100, 101]), shards)]
+        [(0, 7, 10, 7), (0, 3, 4, 3), (0, 99, 100, 99), (1, 0, 2, 100)]
+    """
+    firsts = np.cumsum([0, *(shard.count for shard in shards)])
+    shard = np.searchsorted(firsts, numbers, side="right") - 1
+    breaks = np.flatnonzero((np.diff(numbers) != 1) | (np.diff(shard) != 0)) + 1
+    stretches = []
+    for run in np.split(np.arange(len(numbers)), breaks):
+        for start in range(0, len(run), STRETCH):
+            part = numbers[run[start : start + STRETCH]]
+            i, first = int(shard[run[0]]), int(part[0] - firsts[shard[run[0]]])
+            stretches.append(Stretch(i, first, first + len(part), int(part[0])))
+    return stretches
 
 
 class RecordReader:
@@ -275,7 +316,7 @@ class RecordReader:
                         lows[number], highs[number] = measure(io.BytesIO(content.image), self.decode.depth)
 
         in_threads(work, [stretch for stretches in splits.values() for stretch in stretches])
-        rows = {part: _numbers(stretches) for part, stretches in splits.items()}
+        rows = {part: numbers_of(stretches) for part, stretches in splits.items()}
         training = rows["train"]
         value_range = found_range(self.name, self.decode.depth, lows[training].min(), highs[training].max())
         self._use(replace(self.decode, value_range=value_range))
@@ -286,8 +327,8 @@ class RecordReader:
     def _use(self, decode: Decoder) -> None:
         self.decode = self.notices.decode = decode
 
-    def in_memory(self, splits: dict[str, list[Stretch]]) -> dict[str, Split]:
-        """All records, by their numbers; splits are of those that can be read."""
+    def in_memory(self, splits: dict[str, list[Stretch]]) -> tuple[Memory, dict[str, np.ndarray]]:
+        """All records, by their numbers, and the numbers of each split: of those that can be read."""
         images, labels = np.zeros((self.total, *self.shape), self.decode.dtype), np.full(self.total, -1)
         transparent, clipped = np.zeros((2, self.total), bool)
         rows: dict[str, np.ndarray] = {}
@@ -301,8 +342,7 @@ class RecordReader:
                     images[number], transparent[number], clipped[number] = picture
         self.notices.transparent(where({part: transparent[found] for part, found in rows.items()}))
         self.notices.clipped(where({part: clipped[found] for part, found in rows.items()}))
-        memory = Memory(lambda: (images, labels))
-        return {part: MemorySplit(memory, found) for part, found in rows.items()}
+        return Memory(lambda: (images, labels)), rows
 
     def stream(self, stretches: list[Stretch]) -> StreamSplit:
         """Read on every pass."""
@@ -416,11 +456,6 @@ class RecordReader:
                 f"{len(self.known_bad)} so far: {reasons}",
                 DataWarning, stacklevel=2,
             )  # fmt: skip
-
-
-def _numbers(stretches: Sequence[Stretch]) -> np.ndarray:
-    """The numbers of the records in stretches."""
-    return np.concatenate([np.arange(s.number, s.number + s.end - s.first) for s in stretches] or [np.arange(0)])
 
 
 def _content(data: bytes, checksum: bytes) -> Content | str:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from kvae.data.archive import Pair, pairs
+from kvae.data.catalogue import Catalogue, array_keys
 from kvae.data.depth import (
     EIGHT_BIT,
     FLOAT,
@@ -135,13 +136,14 @@ def arrays(name: str, parts: dict[str, Pair], request: Request, label_names: tup
         warn_outside(name, value_range or UNIT, told)
     memories = {part: _memory(images[part], labels[part]) for part in parts}
     splits: dict[str, Split] = {split: MemorySplit(memories[part], rows) for split, (part, rows) in cut.items()}
+    catalogue = _catalogue([pair[0] for pair in parts.values()], memories, cut)
     height, width, channels = images["train"].shape[1:]
     is_said = request.value_range is not None or value_range != UNIT
     has_labels = labels["train"] is not None
     unlabelled = frozenset(part for part, y in labels.items() if has_labels and y is None)
     return Source(
         name, splits, (height, width, channels), scale, has_labels, label_names, unlabelled,
-        value_range=value_range if is_said else None,
+        catalogue=catalogue, value_range=value_range if is_said else None,
     )  # fmt: skip
 
 
@@ -164,6 +166,26 @@ def _stored(images: np.ndarray, value_range: Range | None) -> tuple[np.ndarray, 
     if value_range == UNIT and images.dtype == np.float32 and images.min() >= 0 and images.max() <= 1:
         return images, inside  # as they are
     return in_unit(images, value_range)
+
+
+def _catalogue(raw: list[Any], memories: dict[str, Memory], cut: dict[str, tuple[str, np.ndarray]]) -> Catalogue:
+    """The images of all parts, one part after the other."""
+    ends = np.cumsum([len(images) for images in raw])
+    firsts = dict(zip(memories, [0, *ends]))
+
+    def pick(rows: np.ndarray) -> Split:
+        for (part, memory), end in zip(memories.items(), ends):
+            if np.all((rows >= firsts[part]) & (rows < end)):
+                return MemorySplit(memory, rows - firsts[part])
+        images = np.concatenate([memory.images for memory in memories.values()])
+        labels = [memory.labels for memory in memories.values() if memory.labels is not None]
+        return MemorySplit(_memory(images, np.concatenate(labels) if labels else None), rows)
+
+    return Catalogue(
+        lambda: np.concatenate([array_keys(np.asarray(images)) for images in raw]),
+        {split: rows + firsts[part] for split, (part, rows) in cut.items()},
+        pick,
+    )
 
 
 def _memory(images: np.ndarray, labels: np.ndarray | None) -> Memory:

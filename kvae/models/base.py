@@ -18,6 +18,7 @@ from kvae.models.precision import fit_epsilon
 from kvae.models.replicas import Share, all_finite, many_workers, overall_means, part_of_mean, share
 from kvae.networks import Decoder, Encoder, check_image_shape
 from kvae.networks.composite import Composite
+from kvae.objectives import Criterion
 from kvae.state import Before, restore, restore_replicas
 
 NO_CONDITION = "Expected conditions that are integers from 0 to condition_dim − 1, or finite vectors. Received: others"
@@ -87,6 +88,10 @@ class LatentModel(Composite, keras.Model):
         `x`).
         """
         raise NotImplementedError(f"{type(self).__name__} must define `batch_values`.")
+
+    def criterion(self) -> Criterion:
+        """Which epoch of a training run is kept (`kvae.callbacks.BestEpoch`)."""
+        raise NotImplementedError(f"{type(self).__name__} must define `criterion`.")
 
     def after_step(self, values: dict[str, Any]) -> None:
         """What else changes with a training step; `values` are the means over its whole batch."""
