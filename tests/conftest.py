@@ -3,6 +3,7 @@
 import gc
 import os
 
+gc.disable()  # until everything is imported: half a million objects that stay
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # One for each worker: threads that wait for each other at every small matrix take ten times as long beside others.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -29,9 +30,8 @@ def pytest_configure(config):
 
 
 def pytest_collection_finish():
-    """TensorFlow's half a million objects stay: the garbage collector needn't look at them again and again."""
-    gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 def refuse_skip(report):
