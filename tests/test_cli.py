@@ -101,7 +101,13 @@ def test_evaluate_gives_the_mean_of_several_runs(kvae_command, run_folder, tmp_p
     assert set(json.loads((tmp_path / "b.json").read_text())) == {"runs"}
 
 
-def test_seeds_of_training_are_scored_on_the_same_images(kvae_command, tmp_path):
+@pytest.fixture
+def undescribed(monkeypatch):
+    """What is said of a trained model (scores, probe, figures, report) isn't said."""
+    monkeypatch.setattr("kvae.cli.training.describe_run", lambda *_, **__: None)
+
+
+def test_seeds_of_training_are_scored_on_the_same_images(kvae_command, undescribed, tmp_path):
     runs = [tmp_path / f"seed{seed}" for seed in (0, 1)]
     small = ["--binarize", "stochastic", "--network", "mlp", "--latent-dim", 2, "--epochs", 1, "--samples", 1]
     for seed, run in enumerate(runs):
