@@ -79,6 +79,9 @@ class InverseAutoregressive(Distribution):
         (TensorShape([5, 2, 3]), TensorShape([5, 2]))
     """
 
+    roles = ("posterior",)
+    unbounded = "means, log-scales and context"
+
     def __init__(self, num_steps: int = 2, units: int = 128, **kwargs: Any):
         super().__init__(**kwargs)
         for name, value in (("num_steps", num_steps), ("units", units)):

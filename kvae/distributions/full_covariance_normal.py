@@ -40,6 +40,8 @@ class FullCovarianceNormal(BoundedScale):
                 [0.1 , 1.01]]], dtype=float32)
     """
 
+    roles = ("posterior",)
+
     def param_size(self, event_shape: tuple[int, ...]) -> int:
         if len(event_shape) != 1:
             raise ValueError(f"FullCovarianceNormal is a distribution of vectors. Received: event shape {event_shape}")

@@ -69,6 +69,8 @@ class LowRankNormal(BoundedScale):
                 [1., 2.]]], dtype=float32)
     """
 
+    roles = ("likelihood",)
+
     def __init__(self, rank: int = 4, min_scale: float = 1e-3, max_scale: float = 1e3, **kwargs: Any):
         super().__init__(min_scale, max_scale, **kwargs)
         if rank < 1:

@@ -5,6 +5,7 @@ from typing import Any
 import keras
 from keras import layers
 
+from kvae.arguments import integer
 from kvae.networks.bodies import ConvDown, build_chain
 from kvae.networks.composite import Composite
 
@@ -39,9 +40,7 @@ class Encoder(Composite, keras.Model):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        if isinstance(latent_dim, float | str) or latent_dim < 1:
-            raise ValueError(f"Argument `latent_dim` must be a positive integer. Received: latent_dim={latent_dim}")
-        self.latent_dim, self.param_size = latent_dim, param_size
+        self.latent_dim, self.param_size = integer("latent_dim", latent_dim, least=1), param_size
         self.body = ConvDown(dtype=self.dtype_policy) if body is None else body
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
