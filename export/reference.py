@@ -12,7 +12,7 @@ from kvae.export import endpoints, operators
 from kvae.export.budgets import FLOAT32
 from kvae.export.endpoints import endpoints_of, with_fixed_prior
 from kvae.export.errors import ExportError
-from kvae.export.runtime import seed_words
+from kvae.export.runtime import ROUNDING, seed_words
 from kvae.models import float32_compute
 
 ROWS = 101
@@ -169,13 +169,13 @@ def check_images(images: Any, model: Any, name: str = "images") -> np.ndarray:
     if array.shape[1:] != tuple(model.image_shape) or len(array) == 0:
         raise ValueError(f"{wanted}. Received: shape {array.shape}")
     array = array.astype("float32")
-    inside = (array >= 0) & (array <= 1) if model.bounded else np.isfinite(array)
+    inside = (array >= -ROUNDING) & (array <= 1 + ROUNDING) if model.bounded else np.isfinite(array)
     if not inside.all():
         wanted = "in [0, 1] and no NaN: scale them, for example x / 255" if model.bounded else "that are finite"
         raise ValueError(
-            f"Argument `{name}` must have values {wanted}. Received: values from {array.min():.3g} to {array.max():.3g}"
+            f"Argument `{name}` must have values {wanted}. Received: values from {array.min():.9g} to {array.max():.9g}"
         )
-    return array
+    return np.clip(array, 0, 1) if model.bounded else array
 
 
 def check_conditions(model: Any, conditions: Any, count: int) -> dict[str, np.ndarray]:
