@@ -33,6 +33,7 @@ REPORT = "report.json"
 FORMAT, FORMAT_VERSION = "kvae", 1  # of the JSON that `info` gives
 DYNAMIC_BATCH = 64  # with a signature for any batch size, rows are run in pieces of this size
 MAX_BYTES = 2**31  # of one answer; more is better drawn in parts
+ROUNDING = 1e-6  # beyond the ends of its range, that float32 arithmetic may bring a pixel
 MAX_THREADS = 1024  # tens of thousands end the process
 #: At the end of a file, where LiteRT doesn't look: this, and the sha256 of all that comes before.
 SEAL = b"\nkvae sha256\n"
@@ -375,12 +376,12 @@ class Model:
     def _check_image(self, image: Any) -> np.ndarray:
         image = _check("image", image, (None, *self.image_shape))
         low, high = self.info["value_range"]
-        if image.min() < low or image.max() > high:
+        if image.min() < low - ROUNDING or image.max() > high + ROUNDING:
             raise ValueError(
                 f"Argument `image` must have values in [{low:g}, {high:g}]: scale them, for example image / 255. "
-                f"Received: values from {image.min():.4g} to {image.max():.4g}"
+                f"Received: values from {image.min():.9g} to {image.max():.9g}"
             )
-        return image
+        return np.clip(image, low, high)
 
 
 def load(path: str | os.PathLike[str], num_threads: int = 1, sha256: str | None = None) -> Model:

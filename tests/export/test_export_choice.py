@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import kvae
-from kvae.export import ExportError, checks
+from kvae.export import ExportError, checks, reference
 from kvae.export.choice import Choice, Made
 
 BUDGETS = {"nats_lost": 0.5, "accuracy_lost": 0.005}
@@ -101,6 +101,7 @@ WRONG = {
     "labels of a number": ({"images": IMAGES, "labels": 5}, "`labels` must have one entry.*0 labels, 4 images"),
     "a path of a model": ({"model": "model.keras"}, "`model` must be a `kvae.VAE`.*Received: str"),
     "validation of another shape": ({"validation": np.zeros((2, 9, 9, 1))}, "`validation` must be images"),
+    "a little above 1": ({"images": np.full((2, 8, 8, 1), 1.00001)}, "values from 1.00001001 to 1.00001001"),
     "validation in bytes": ({"validation": np.full((2, 8, 8, 1), 255)}, "`validation` must have values in"),
 }
 
@@ -113,6 +114,12 @@ def test_wrong_arguments(case, vae, tmp_path):
         kvae.export.export(**arguments)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "a").exists()
+
+
+def test_what_rounding_brings_beyond_the_range_is_its_end(vae):
+    images = reference.check_images(np.full((1, 8, 8, 1), 1.0000005), vae)
+    assert images.dtype == np.float32
+    assert images.max() == 1
 
 
 @pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize` method:UserWarning")

@@ -249,6 +249,14 @@ def test_numbers_of_numpy_are_numbers(case, model):
     np.testing.assert_allclose(SAME[case](model), model.generate(3, seed=7), atol=1e-6)
 
 
+def test_what_rounding_brings_beyond_the_range_is_its_end(model):
+    ends = np.tile(np.array([0, 1], "float32"), 32).reshape(1, 8, 8, 1)
+    beyond = ends + np.where(ends, 5e-7, -5e-7)
+    np.testing.assert_array_equal(model.score(beyond)["distortion"], model.score(ends)["distortion"])
+    with pytest.raises(ValueError, match=r"to 1\.00000203"):
+        model.encode(ends * np.float32(1.000002))
+
+
 @pytest.mark.parametrize("value", [[[0, 1]], np.zeros((1, 2), "float16"), np.zeros((2, 1)).T, ((False, True),)])
 def test_any_real_numbers_will_do(value, model):
     assert model.decode(value).dtype == np.float32
