@@ -52,7 +52,9 @@ def rates(seconds: dict[str, list[float]], base: str, images: int, ratio: str) -
 def machine() -> dict[str, Any]:
     import tensorflow as tf
 
-    names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    names = [
+        line for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if line.startswith("model name")
+    ]
     return {
         "processor": names[0].split(":")[1].strip() if names else platform.processor(),
         "cores": os.cpu_count(),
@@ -64,5 +66,5 @@ def machine() -> dict[str, Any]:
 def store(name: str, results: dict[str, Any]) -> None:
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps({"machine": machine(), **results}, indent=2) + "\n")
+    path.write_text(json.dumps({"machine": machine(), **results}, indent=2) + "\n", encoding="utf-8")
     print(f"\nStored in {path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}")

@@ -21,7 +21,7 @@ class Budget:
 
 # float32: the same arithmetic in another order. 1e-5 is some 30 times what is measured, and far below the
 # 1/255 of an 8-bit image. It is multiplied by the largest value of the output where that is above 1.
-_FLOAT32 = Budget(max=1e-5, mean=1e-5)
+FLOAT32 = Budget(max=1e-5, mean=1e-5)
 
 # float16: 11 bits of each weight, and arithmetic in float32; some ten times what is measured.
 _FLOAT16 = {
@@ -68,7 +68,7 @@ def budget(precision: str, unit: str, name: str, expected: dict[str, Any]) -> Bu
     if unit == EXACT:
         return Budget(0.0, 0.0)
     if precision == "float32":
-        return _FLOAT32.times(max(1.0, float(np.max(np.abs(expected[name])))))
+        return FLOAT32.times(max(1.0, float(np.max(np.abs(expected[name])))))
     allowed = _BY_PRECISION[precision][unit]
     if unit == PROBABILITY:  # what moves from one of C classes to another counts twice among C errors
         return Budget(allowed.max, allowed.mean * 2 / expected[name].shape[-1])

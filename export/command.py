@@ -100,8 +100,13 @@ def _classify(model: Model, file: Path, out: Path | None) -> None:
     """Print the most probable class of each image, or keep all probabilities in `out`."""
     try:
         images = np.load(file, allow_pickle=False)
-    except (EOFError, ValueError) as error:
-        raise ValueError(f"Expected a .npy array of images. Received: '{file}' ({error})") from error
+    except (EOFError, ValueError) as error:  # NumPy advises to load what isn't an array as a pickle
+        raise ValueError(
+            f"Expected a .npy array of numbers, as numpy.save writes it. Received: '{file}', which is cut off, holds "
+            "Python objects or is something else"
+        ) from error
+    if not isinstance(images, np.ndarray):
+        raise ValueError(f"Expected one .npy array of images. Received: '{file}', an archive of {', '.join(images)}")
     probability = model.classify(images)
     if out is not None:
         np.save(out, probability)

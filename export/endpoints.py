@@ -10,6 +10,7 @@ import tensorflow as tf
 from keras import ops
 
 from kvae.distributions import IndexedNoise
+from kvae.export import operators
 from kvae.export.errors import ExportError, one_line
 
 # What goes in: kind of an input, its shape (B: the batch, D: latents) and its dtype.
@@ -79,12 +80,14 @@ class Endpoint:
         # (Keras trains without AutoGraph, too.)
         function = tf.function(functools.partial(self.function, model), input_signature=specs, autograph=False)
         try:
-            return function.get_concrete_function()
+            graph = function.get_concrete_function()
         except Exception as error:
             raise ExportError(
                 f"Endpoint '{self.name}' can't become a graph: a layer of the model needs Python or a known "
                 f"batch size; express it in keras.ops. TensorFlow says: {one_line(error)}"
             ) from error
+        operators.check(self.name, graph, [variable.value for variable in model.variables])
+        return graph
 
 
 def decode(model: Any, z: Any, condition: Any = None) -> dict[str, Any]:

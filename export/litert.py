@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from kvae.export import operators
 from kvae.export.console import quiet
 from kvae.export.errors import ExportError, one_line
 
@@ -32,6 +33,8 @@ def convert(saved_model: Path, signatures: Sequence[str]) -> bytes:
             converter = tf.lite.TFLiteConverter.from_saved_model(str(saved_model), signature_keys=list(signatures))
             converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
             return converter.convert()
+        except OSError:  # a disk that is full
+            raise
         except Exception as error:
             log.flush()
             log.seek(0)
@@ -65,6 +68,8 @@ def quantize(float32: bytes, precision: str, calibration: Calibration | None = N
             if result.quantized_model is None:
                 raise ValueError("no file came out")
             return _with_named_outputs(result.quantized_model)
+        except OSError:
+            raise
         except Exception as error:
             raise ExportError(
                 f"The AI Edge Quantizer refuses to make a {precision} file: export precisions=('float32',) only. "
@@ -154,6 +159,5 @@ def _reason(message: str) -> str:
             received.append(f"{kind}: {name}" + (f" in layer '{place[1]}'" if place else ""))
     return (
         "Expected a model of built-in LiteRT operators only. Received operators without a built-in counterpart "
-        f"({'; '.join(received)}): replace that layer by one that does with arithmetic, convolutions and the usual "
-        "activations of keras.ops"
+        f"({'; '.join(received)}): {operators.remedy(' '.join(kinds.values()), message)}"
     )

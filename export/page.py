@@ -48,7 +48,7 @@ def render(report: dict[str, Any], pictures: list[Pictures]) -> str:
 
     model, files = report["model"], [_file(artifact) for artifact in report["artifacts"]]
     litert = [file for file in files if file["format"] == "litert"]
-    pick = _pick(litert)
+    pick, choice = _pick(litert), report.get("choice") or {}
     source = importlib.resources.files("kvae.export").joinpath(TEMPLATE).read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {
@@ -71,6 +71,8 @@ def render(report: dict[str, Any], pictures: list[Pictures]) -> str:
         image_time=_image_time(pick) if pick else None,
         advice=[(file, _advice(file, pick, litert)) for file in _first(files, pick)] if pick else [],
         weights=WEIGHTS,
+        budgets=_losses_of(choice.get("budgets") or {}),
+        losses=[(path, _losses_of(losses)) for path, losses in (choice.get("lost") or {}).items()],
         quality=_table(_quality(report), files),
         cost=_table(_cost(report), [file for file in files if "cold_start_ms" in file["does"]]),
         largest=max((file["bytes"] for file in files), default=1),
@@ -133,6 +135,11 @@ def _losses(file: dict[str, Any]) -> str | None:
     parts = [] if nats is None else [_loss(nats)]
     parts += [] if accuracy is None else [_points_lost(accuracy)]
     return " and ".join(parts) or None
+
+
+def _losses_of(losses: dict[str, float]) -> str:
+    words = {"nats_lost": _loss, "accuracy_lost": _points_lost}
+    return " and ".join(words[name](loss) for name, loss in losses.items())
 
 
 def _first(files: list[dict[str, Any]], pick: dict[str, Any]) -> list[dict[str, Any]]:

@@ -1,22 +1,38 @@
 """The whole export: write, verify, report, and only then put in place."""
 
-import contextlib
 import dataclasses
 import importlib.metadata
 import json
 import os
-import tempfile
+import shutil
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from kvae.export import accuracy, behaviour, endpoints, golden, info, litert, onnx, page, pictures, runtime, saved_model
+from kvae.arguments import real
+from kvae.export import (
+    accuracy,
+    behaviour,
+    checks,
+    endpoints,
+    golden,
+    info,
+    litert,
+    onnx,
+    page,
+    pictures,
+    place,
+    runtime,
+    saved_model,
+)
+from kvae.export.choice import Choice, Made
 from kvae.export.console import quiet
 from kvae.export.errors import ExportError
-from kvae.export.reference import Reference, Run, check_conditions, check_images, conditions_in_turn, run_keras
+from kvae.export.reference import Reference, Run, conditions_in_turn, run_keras
 from kvae.export.verify import Artifact, open_saved_model, verify_litert, verify_saved_model
+from kvae.files import public_name
 
 SAVED_MODEL, ONNX, REPORT, PAGE = "saved_model", "onnx", runtime.REPORT, "export.html"
 KINDS = ("vae", "autoencoder", "classifier")
@@ -24,6 +40,9 @@ DEFAULT_PRECISIONS = ("float32", "int8")
 BATCH_SIZES = (1, 16)
 CALIBRATED = 128  # images, and latents, that show full_int8 the ranges of its activations
 SHOWN = 16  # images in the page's pictures
+_FILES = [f"{kind}_{precision}" for kind in KINDS for precision in litert.PRECISIONS]
+#: all that an export may put into its folder
+_NAMES = {SAVED_MODEL, ONNX, REPORT, PAGE, *(f + end for f in _FILES for end in (".tflite", ".golden.json"))}
 _PACKAGES = ("keras-vae", "keras", "tensorflow", "ai-edge-litert", "ai-edge-quantizer", "numpy")
 
 
@@ -65,32 +84,35 @@ def export(
             conditional model, which is told what the probe would look for.) Of a model that classifies, the classes
             by number or name: each file's accuracy is measured on them, and must be near that of Keras
             (`kvae.export.accuracy`).
-        validation: `(N, H, W, C)`, for the ranges of full_int8 and for the statistics in `info`; None takes
-            `images`. Of a conditional model, the pair of images and conditions.
+        validation: `(N, H, W, C)`, to choose the precision by ("auto"), for the ranges of full_int8 and for the
+            statistics in `info`; None takes `images`, and the report says so. Of a conditional model, the pair of
+            images and conditions; of one that classifies, of images and labels.
         precisions: of the LiteRT files, from `kvae.export.litert.PRECISIONS`: "float32", "float16", "int8" (weights
             in 8 bits, activations quantised on the fly), "full_int8" (both, with calibrated ranges); or "auto", the
-            smallest that loses no more than `budget_nats` and `budget_accuracy`, whichever can be measured.
-        budget_nats: for "auto": largest loss of test ELBO.
+            smallest that loses no more than `budget_nats` and `budget_accuracy` on `validation`, whichever can be
+            measured.
+        budget_nats: for "auto": largest loss of ELBO.
         batch_sizes: of the LiteRT signatures. With None among them, there is also one for any batch size, named
             `decode`, …; LiteRT.js can't use it.
         with_onnx: whether to write `onnx/` as well, one file per endpoint (needs the extra `onnx`).
-        data: name of the training data, for `info`.
+        data: name of the training data, for `info`; of an absolute path, its last part.
         license: text, for `info`.
         on_step: called with a line of text before each step.
         conditions: of `images`, for a conditional model: what `fit` takes; None takes `labels`.
         condition_names: of the classes that a condition may be, for `info`; `condition_dim` of them.
         class_names: of the classes that a model tells apart, for `info`; None takes those that it has itself. A
             `kvae.SemiSupervisedVAE` has one list for both: give either.
-        budget_accuracy: for "auto": largest loss of test accuracy.
+        budget_accuracy: for "auto": largest loss of accuracy.
 
     Returns:
-        What is in `report.json`: `packages`, `model`, `verification`, `warnings` and `artifacts`.
+        What is in `report.json`: `packages`, `model`, `verification`, `warnings` and `artifacts`; with "auto" also
+        `choice`: the images that it was made on, the budgets, and what each file loses, or why it was refused.
 
     Raises:
-        ValueError: for another model, unknown precisions, or unusable images, labels, conditions, names or batch
-            sizes.
-        ExportError: if the model can't be converted, or a file isn't close enough to Keras
-            (`kvae.export.budgets`), or is right less often (`kvae.export.accuracy`).
+        ValueError: for another model, unknown precisions, or unusable images, labels, conditions, names, budgets or
+            batch sizes.
+        ExportError: if `directory` can't be written to, the model can't be converted, or a file isn't close enough
+            to Keras (`kvae.export.budgets`), or is right less often (`kvae.export.accuracy`).
 
     Example:
 
@@ -101,66 +123,45 @@ def export(
         >>> [artifact["path"] for artifact in report["artifacts"]]
         ['saved_model', 'vae_float32.tflite', 'vae_int8.tflite']
     """
-    if isinstance(precisions, str) and precisions != "auto":
-        precisions = (precisions,)
-    wanted = litert.PRECISIONS if precisions == "auto" else tuple(dict.fromkeys(precisions))
-    unknown = [precision for precision in wanted if precision not in litert.PRECISIONS]
-    if unknown or not wanted:
-        raise ValueError(
-            f"Argument `precisions` must be one or more of {litert.PRECISIONS}, or 'auto'. Received: {precisions}"
-        )
-    batch_sizes = _check_batch_sizes(batch_sizes)
-    if not endpoints.endpoints_of(model):
-        raise ValueError(
-            "Argument `model` must be a `kvae.VAE`, `kvae.Autoencoder` or `kvae.features.Classifier`. "
-            f"Received: {type(model).__name__}"
-        )
-    classifies = hasattr(model, "num_classes")
-    budgets = {"nats_lost": budget_nats} if images is not None and hasattr(model, "prior") else {}
-    budgets |= {"accuracy_lost": budget_accuracy} if labels is not None and classifies else {}
-    if precisions == "auto" and not budgets:
-        raise ValueError(
-            "precisions='auto' compares ELBOs or accuracies: it needs a `kvae.VAE`, and `images` to compute them on; "
-            "or a model that classifies, `images` and `labels`."
-        )
-    if images is None and validation is None and "full_int8" in wanted:
-        raise ValueError("full_int8 needs images to see the ranges of activations: give `images` or `validation`.")
-    class_names = _class_names(model, class_names, condition_names)
-    if classifies and condition_names is None and model.condition_dim is not None:
-        condition_names = class_names
-    if classifies and labels is not None:
-        labels = accuracy.class_numbers(labels, model.num_classes, class_names)
-    if condition_names is not None and len(condition_names) != model.condition_dim:
+    wanted = checks.precisions_of(precisions)
+    sizes = checks.batch_sizes_of(batch_sizes)
+    budgets = {
+        "nats_lost": real("budget_nats", budget_nats),
+        "accuracy_lost": real("budget_accuracy", budget_accuracy),
+    }
+    data, license = checks.text("data", data), checks.text("license", license)
+    checks.check_model(model)
+    if conditions is not None and model.condition_dim is None:
+        raise ValueError("Argument `conditions` is for a conditional model. Received: a model without conditions")
+    conditions_named = checks.names("condition_names", condition_names)
+    classes = checks.class_names(model, checks.names("class_names", class_names), conditions_named)
+    if hasattr(model, "num_classes") and conditions_named is None and model.condition_dim is not None:
+        conditions_named = classes
+    if conditions_named is not None and len(conditions_named) != model.condition_dim:
         raise ValueError(
             f"Argument `condition_names` must name the {model.condition_dim or 0} conditions of the model. "
-            f"Received: {len(condition_names)} names"
+            f"Received: {len(conditions_named)} names"
         )
-    directory, step = Path(directory), on_step or (lambda text: None)
-    if directory.exists() and not directory.is_dir():
-        raise ExportError(f"Expected a folder to export to. Received: the file '{directory}'")
-    step("computing what Keras says")
-    work = _Work(
-        model, images, labels, validation, batch_sizes, step,
-        labels if conditions is None else conditions,
-        {"data": data, "license": license, "condition_names": condition_names, "class_names": class_names},
-    )  # fmt: skip
-    made = not directory.exists()
-    directory.mkdir(parents=True, exist_ok=True)
-    try:
-        # Inside the target, so that moving into place is a rename even if the target is a mounted volume.
-        with tempfile.TemporaryDirectory(dir=directory, prefix=".export-") as temporary:
-            new = Path(temporary) / "new"
-            new.mkdir()
-            artifacts = work.write(new, wanted, budgets if precisions == "auto" else None, with_onnx)
-            report = work.report(artifacts)
-            text = json.dumps(report, indent=2, allow_nan=False) + "\n"
-            (new / REPORT).write_text(text, encoding="utf-8")
-            (new / PAGE).write_text(page.render(report, work.pictures), encoding="utf-8")
-            _replace(new, directory, Path(temporary) / "old")
-    finally:
-        if made:
-            with contextlib.suppress(OSError):  # not empty: the export is there
-                directory.rmdir()
+    test = checks.Images.checked("images", model, images, labels, conditions, classes)
+    apart = checks.validation_images(model, validation, classes)
+    choice = Choice.by(budgets, apart, test) if precisions == "auto" else None
+    if images is None and validation is None and "full_int8" in wanted:
+        raise ValueError("full_int8 needs images to see the ranges of activations: give `images` or `validation`.")
+    step = on_step or (lambda text: None)
+    facts = {
+        "data": None if data is None else public_name(data), "license": license,
+        "condition_names": conditions_named, "class_names": classes,
+    }  # fmt: skip
+    with place.inside(directory) as folder:
+        new = folder / "new"
+        step("computing what Keras says")
+        work = _Work(model, test, apart or test, sizes, step, facts)
+        artifacts = work.write(new, folder / "scratch", wanted, choice, with_onnx)
+        report = work.report(artifacts, choice)
+        text = json.dumps(report, indent=2, allow_nan=False) + "\n"
+        (new / REPORT).write_text(text, encoding="utf-8")
+        (new / PAGE).write_text(page.render(report, work.pictures), encoding="utf-8")
+        place.replace(new, Path(directory), folder / "old", _NAMES)
     return report
 
 
@@ -170,43 +171,33 @@ class _Work:
     def __init__(
         self,
         model: Any,
-        images: Any,
-        labels: Any,
-        validation: Any,
+        test: checks.Images | None,
+        validation: checks.Images | None,
         batch_sizes: tuple[int | None, ...],
         step: Callable[[str], None],
-        conditions: Any,
         facts: dict[str, Any],
     ):
         self.model, self.batch_sizes, self.step = endpoints.with_fixed_prior(model), batch_sizes, step
-        self.reference = Reference(self.model, images, conditions=conditions)
-        self.images = None if images is None else _inputs(model, images, conditions)
-        if isinstance(validation, tuple):
-            self.validation: dict[str, np.ndarray] | None = _inputs(model, *validation)
-        else:
-            self.validation = self.images if validation is None else _inputs(model, validation, None)
-        if labels is not None and (images is None or len(labels) != len(images)):
-            raise ValueError(
-                f"Argument `labels` must have one entry for each of `images`. Received: {len(labels)} labels, "
-                f"{0 if images is None else len(images)} images"
-            )
-        images, condition = _split(self.validation)
-        self.info = info.describe(model, self.reference, batch_sizes, images, condition=condition, **facts)
+        self.test, self.validation = test, validation
+        self.traced = saved_model.trace(self.model)
+        self.reference = Reference(self.model, test and test.images, conditions=test and test.conditions)
+        self.info = info.describe(
+            model, self.reference, batch_sizes, validation and validation.images,
+            condition=validation and {name: c for name, c in validation.inputs.items() if name != endpoints.IMAGE},
+            **facts,
+        )  # fmt: skip
         self.keras = run_keras(self.model)
-        self.behaviour = None
-        if self.images is not None:
-            names = {endpoint.name for endpoint in self.reference.endpoints}
-            known = None if labels is None else np.asarray(labels)
-            self.behaviour = behaviour.Behaviour(self.keras, names, self.images, known)
+        self.names = {endpoint.name for endpoint in self.reference.endpoints}
+        self.behaviour = test and behaviour.Behaviour(self.keras, self.names, test.inputs, test.labels)
         self.pictures: list[pictures.Pictures] = [self._pictures("Keras", self.keras)]
 
     def write(
-        self, new: Path, precisions: tuple[str, ...], budgets: dict[str, float] | None, with_onnx: bool
+        self, new: Path, scratch: Path, precisions: tuple[str, ...], choice: Choice | None, with_onnx: bool
     ) -> list[Artifact]:
         step, text = self.step, info.to_bytes(self.info)
         step("writing and verifying the SavedModel")
         any_batch = info.to_bytes({**self.info, "batch_sizes": [], "dynamic_batch": True})
-        saved_model.write(self.model, new / SAVED_MODEL, any_batch)
+        saved_model.write(self.model, new / SAVED_MODEL, any_batch, traced=self.traced)
         artifact = verify_saved_model(new / SAVED_MODEL, self.reference)
         artifacts = [self._with_behaviour(artifact, lambda: open_saved_model(new / SAVED_MODEL)[0])]
         if with_onnx:
@@ -214,37 +205,35 @@ class _Work:
             artifact = onnx.export(self.model, new / ONNX, self.reference, any_batch)
             artifacts.append(self._with_behaviour(artifact, lambda: onnx.open_onnx(new / ONNX)))
         step("converting to LiteRT")
-        with tempfile.TemporaryDirectory() as temporary:
-            saved_model.write(self.model, Path(temporary), text, self.batch_sizes)
-            names = [e.signature(size) for e in self.reference.endpoints for size in self.batch_sizes]
-            float32 = litert.convert(Path(temporary), [*names, endpoints.INFO])
-        files: list[Artifact] = []
+        saved_model.write(self.model, scratch, text, self.batch_sizes)
+        names = [e.signature(size) for e in self.reference.endpoints for size in self.batch_sizes]
+        float32 = litert.convert(scratch, [*names, endpoints.INFO])
+        shutil.rmtree(scratch)
+        files: list[Made] = []
         for precision in precisions:
             path = new / f"{info.kind(self.model)}_{precision}.tflite"
             step(f"writing and verifying {path.name}")
             try:
                 files.append(self._write_litert(path, precision, float32))
-            except ExportError:
-                if budgets is None:
+            except ExportError as error:
+                if choice is None:
                     raise
-                for made in (path, path.with_suffix(".golden.json")):
-                    made.unlink(missing_ok=True)
-        return [*artifacts, *(files if budgets is None else self._smallest(new, files, budgets))]
+                choice.refused[path.name] = str(error)
+                path.unlink(missing_ok=True)
+        for file in [self._smallest(files, choice)] if choice else files:
+            self.pictures.append(self._pictures(file.path.name, file.run))
+            artifacts.append(self._with_behaviour(file.artifact, file.opened, file.path))
+        return artifacts
 
-    def _write_litert(self, path: Path, precision: str, float32: bytes) -> Artifact:
+    def _write_litert(self, path: Path, precision: str, float32: bytes) -> Made:
         calibration = self._calibration() if precision == "full_int8" else None
         path.write_bytes(runtime.sealed(litert.quantize(float32, precision, calibration)))
         artifact = verify_litert(path, precision, self.reference, self.batch_sizes)
         with quiet():
             model = runtime.load(path)
         pair = golden.golden(model, precision, self.reference)
-        path.with_suffix(".golden.json").write_text(json.dumps(pair), encoding="utf-8")
-
-        def run(name: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-            return model.run(name, **inputs)
-
-        self.pictures.append(self._pictures(path.name, run))
-        return self._with_behaviour(artifact, lambda: run, path)
+        _golden(path).write_text(json.dumps(pair), encoding="utf-8")
+        return Made(path, artifact, lambda name, inputs: model.run(name, **inputs))
 
     def _with_behaviour(self, artifact: Artifact, opened: Callable[[], Run], path: Path | None = None) -> Artifact:
         """What the opened file does to the test images, if there are any, and what a LiteRT file at `path` costs."""
@@ -254,30 +243,28 @@ class _Work:
         accuracy.check(artifact.path, artifact.precision, does)
         return dataclasses.replace(artifact, behaviour=does | (behaviour.cost(path) if path else {}))
 
-    def _smallest(self, new: Path, files: list[Artifact], budgets: dict[str, float]) -> list[Artifact]:
-        """The smallest file that loses no more than the budgets; the others are removed."""
-        lost = {file.path: {name: (file.behaviour or {})[name] for name in budgets} for file in files}
-        good = [file for file in files if all(lost[file.path][name] <= budgets[name] for name in budgets)]
-        if not good:
-            raise ExportError(
-                f"Expected a file that loses at most {_losses(budgets)}. Received: "
-                + (", ".join(f"{path} loses {_losses(losses)}" for path, losses in lost.items()) or "none at all")
-            )
-        best = min(good, key=lambda file: file.bytes)
+    def _smallest(self, files: list[Made], choice: Choice) -> Made:
+        """The file that is chosen; the others are removed."""
+        chosen_on = behaviour.Behaviour(
+            self.keras, self.names & {"score", "classify"}, choice.images.inputs, choice.images.labels
+        )
+        for file in files:
+            does: dict[str, Any] = chosen_on.of(file.run)
+            choice.lost[file.path.name] = {name: does[name] for name in choice.budgets}
+        best = choice.smallest(files)
         for file in files:
             if file is not best:
-                for path in (new / file.path, (new / file.path).with_suffix(".golden.json")):
-                    path.unlink()
-        self.pictures = [shown for shown in self.pictures if shown.title in ("Keras", best.path)]
-        return [best]
+                file.path.unlink()
+                _golden(file.path).unlink()
+        return best
 
     def _calibration(self) -> litert.Calibration:
         """Single calls of every signature on real images, on latents of the prior and on lines between them."""
         assert self.validation is not None
-        images, condition = _split(self.validation)
         reference = Reference(
-            self.model, images, seed=1, rows=CALIBRATED, temperature=1.0, conditions=condition.get("condition")
-        )
+            self.model, self.validation.images, seed=1, rows=CALIBRATED, temperature=1.0,
+            conditions=self.validation.conditions,
+        )  # fmt: skip
         latents = reference.inputs["decode"]["z"] if "decode" in reference.inputs else np.zeros((0, 0))
         calls: litert.Calibration = {}
         for endpoint in reference.endpoints:
@@ -299,40 +286,29 @@ class _Work:
         if not hasattr(self.model, "decoder"):
             return pictures.Pictures(title, None, None, None)
         generative = hasattr(self.model, "prior")
-        shown = None if self.images is None else {name: values[:SHOWN] for name, values in self.images.items()}
+        first = self.test and {name: values[:SHOWN] for name, values in self.test.inputs.items()}
         seed_7 = _seed_7() | conditions_in_turn(self.model, SHOWN)
         return pictures.Pictures(
             title=title,
-            images=None if shown is None else shown["image"],
-            reconstructions=None if shown is None else run("reconstruct", shown)["reconstruction"],
+            images=first and first["image"],
+            reconstructions=first and run("reconstruct", first)["reconstruction"],
             samples=run("generate", seed_7)["image"] if generative else None,
         )
 
-    def report(self, artifacts: list[Artifact]) -> dict[str, Any]:
+    def report(self, artifacts: list[Artifact], choice: Choice | None) -> dict[str, Any]:
         return {
             "packages": {name: _version(name) for name in _PACKAGES},
             "model": self.info,
             "verification": {
                 "images": self.reference.image_source,
                 "latents": self.reference.latent_source,
-                "tested_on": 0 if self.images is None else len(self.images["image"]),
+                "tested_on": 0 if self.test is None else len(self.test.images),
                 "batch_sizes": list(self.batch_sizes),
             },
-            "warnings": _warnings(artifacts, self.batch_sizes),
+            "warnings": [*(choice.warnings() if choice else ()), *_warnings(artifacts, self.batch_sizes)],
+            **({"choice": choice.as_dict()} if choice else {}),
             "artifacts": [artifact.as_dict() for artifact in artifacts],
         }
-
-
-def _inputs(model: Any, images: Any, conditions: Any) -> dict[str, np.ndarray]:
-    """Checked images by the name "image", and their conditions, where the model takes them."""
-    images = check_images(images, model)
-    return {"image": images, **check_conditions(model, conditions, len(images))}
-
-
-def _split(inputs: dict[str, np.ndarray] | None) -> tuple[np.ndarray | None, dict[str, np.ndarray]]:
-    """The images, and the rest."""
-    rest = dict(inputs or {})
-    return rest.pop("image", None), rest
 
 
 def _seed_7() -> dict[str, np.ndarray]:
@@ -343,35 +319,8 @@ def _seed_7() -> dict[str, np.ndarray]:
     }
 
 
-def _class_names(model: Any, given: Sequence[str] | None, conditions: Sequence[str] | None) -> Sequence[str] | None:
-    """The given names of a model's classes, its own, or those of its conditions, which are the same thing."""
-    count = getattr(model, "num_classes", 0)
-    if not count and given is None:
-        return None
-    names = next(
-        (names for names in (given, getattr(model, "class_names", None), conditions) if names is not None), None
-    )
-    if names is not None and not len({str(name) for name in names}) == len(names) == count:
-        raise ValueError(
-            f"Argument `class_names` must be different names, one for each of the model's {count} classes. "
-            f"Received: {', '.join(map(str, names)) or 'none'}"
-        )
-    return None if names is None else [str(name) for name in names]
-
-
-def _losses(losses: dict[str, float]) -> str:
-    units = {"nats_lost": "nats", "accuracy_lost": "of accuracy"}
-    return " and ".join(f"{loss:.3g} {units[name]}" for name, loss in losses.items())
-
-
-def _check_batch_sizes(batch_sizes: Sequence[int | None]) -> tuple[int | None, ...]:
-    sizes = tuple(dict.fromkeys(batch_sizes))
-    if not any(sizes) or any(size is not None and not (isinstance(size, int) and size >= 1) for size in sizes):
-        raise ValueError(
-            "Argument `batch_sizes` must be positive integers, at least one, and None for any size. "
-            f"Received: {batch_sizes}"
-        )
-    return sizes
+def _golden(path: Path) -> Path:
+    return path.with_suffix(".golden.json")
 
 
 def _warnings(artifacts: list[Artifact], batch_sizes: Sequence[int | None]) -> list[str]:
@@ -389,28 +338,3 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _replace(new: Path, directory: Path, old: Path) -> None:
-    """Put what is in `new` into `directory` and what it replaces into `old`; undo it if it fails half-way."""
-    files = [f"{kind}_{precision}" for kind in KINDS for precision in litert.PRECISIONS]
-    known = {
-        SAVED_MODEL,
-        ONNX,
-        REPORT,
-        PAGE,
-        *(f"{name}{end}" for name in files for end in (".tflite", ".golden.json")),
-    }
-    old.mkdir()
-    moved: list[tuple[Path, Path]] = []
-    try:
-        for name in sorted(known):
-            for source, target in ((directory, old), (new, directory)):
-                if (source / name).exists():
-                    moved.append((source / name, target / name))
-                    os.rename(source / name, target / name)
-    except BaseException:
-        for source, target in reversed(moved):
-            if target.exists() and not source.exists():
-                os.rename(target, source)
-        raise

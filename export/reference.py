@@ -7,11 +7,14 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from kvae.export import endpoints
+from kvae.arguments import shown
+from kvae.export import endpoints, operators
+from kvae.export.budgets import FLOAT32
 from kvae.export.endpoints import endpoints_of, with_fixed_prior
 from kvae.export.errors import ExportError
 from kvae.export.runtime import seed_words
 from kvae.models import float32_compute
+from kvae.models.base import ROUNDING
 
 ROWS = 101
 CHUNK = 256  # rows that Keras computes at once
@@ -122,28 +125,58 @@ class Reference:
                 if not np.isfinite(value).all():
                     raise ExportError(
                         f"Expected finite numbers from the model. Received: NaN or infinity in '{name}' "
-                        f"of '{endpoint.name}', in Keras already; load an earlier checkpoint"
+                        f"of '{endpoint.name}', in Keras already{_not_finite(model)}; load an earlier checkpoint"
                     )
+            few = {name: value[-2:] if name in endpoint.batched else value for name, value in inputs.items()}
+            _check_repeatable(endpoint.name, outputs, *(run(endpoint.name, few) for _ in range(2)))
             self.inputs[endpoint.name], self.outputs[endpoint.name] = inputs, outputs
 
 
-def check_images(images: Any, model: Any) -> np.ndarray:
+def _not_finite(model: Any) -> str:
+    """Which weights aren't finite, as part of a sentence."""
+    found = [weight.path for weight in model.weights if not np.isfinite(np.asarray(weight, "float64")).all()]
+    more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+    return f", and in the weight '{found[0]}'{more}" if found else ""
+
+
+def _check_repeatable(
+    endpoint: str, outputs: dict[str, np.ndarray], few: dict[str, np.ndarray], again: dict[str, np.ndarray]
+) -> None:
+    """ExportError unless the last rows alone, asked for twice, are the same both times and as among all others."""
+    for name, value in few.items():
+        allowed = FLOAT32.times(max(1.0, float(np.max(np.abs(outputs[name]))))).max
+        for other, what, reason in (
+            (again[name], "from call to call", f"draws random numbers or counts its calls: {operators.RANDOM}"),
+            (outputs[name][-len(value) :], "with the other rows of the batch", "computes over the batch axis"),
+        ):
+            off = float(np.max(np.abs(value.astype("float64") - other)))
+            if not off <= allowed:
+                raise ExportError(
+                    f"Expected '{name}' of '{endpoint}' to be a function of its own row alone. Received: it changes by "
+                    f"{off:.2g} {what}, in Keras already; a layer {reason}"
+                )
+
+
+def check_images(images: Any, model: Any, name: str = "images") -> np.ndarray:
     """`images` as float32; ValueError if the model takes others: of another shape, or values outside [0, 1]."""
-    images, shape = np.asarray(images), model.image_shape
-    if images.shape[1:] != tuple(shape) or len(images) == 0:
-        raise ValueError(
-            f"Argument `images` must be images of shape (batch, {', '.join(map(str, shape))}), at least one. "
-            f"Received: shape {images.shape}"
-        )
-    images = images.astype("float32")
-    inside = (images >= 0) & (images <= 1) if model.bounded else np.isfinite(images)
+    shape = ", ".join(map(str, model.image_shape))
+    wanted = f"Argument `{name}` must be images of shape (batch, {shape}), at least one"
+    try:
+        array = np.asarray(images)
+    except ValueError as error:
+        raise ValueError(f"{wanted}. Received: rows of different lengths") from error
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"{wanted}. Received: {f'dtype {array.dtype}' if array.ndim else shown(images)}")
+    if array.shape[1:] != tuple(model.image_shape) or len(array) == 0:
+        raise ValueError(f"{wanted}. Received: shape {array.shape}")
+    array = array.astype("float32")
+    inside = (array >= -ROUNDING) & (array <= 1 + ROUNDING) if model.bounded else np.isfinite(array)
     if not inside.all():
         wanted = "in [0, 1] and no NaN: scale them, for example x / 255" if model.bounded else "that are finite"
         raise ValueError(
-            f"Argument `images` must have values {wanted}. "
-            f"Received: values from {images.min():.3g} to {images.max():.3g}"
+            f"Argument `{name}` must have values {wanted}. Received: values from {array.min():.9g} to {array.max():.9g}"
         )
-    return images
+    return np.clip(array, 0, 1) if model.bounded else array
 
 
 def check_conditions(model: Any, conditions: Any, count: int) -> dict[str, np.ndarray]:

@@ -14,12 +14,15 @@ import hashlib
 import json
 import math
 import os
+import re
 import secrets
 import threading
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from kvae.arguments import integer, real, shown
 
 try:
     from ai_edge_litert.interpreter import Interpreter
@@ -30,6 +33,7 @@ REPORT = "report.json"
 FORMAT, FORMAT_VERSION = "kvae", 1  # of the JSON that `info` gives
 DYNAMIC_BATCH = 64  # with a signature for any batch size, rows are run in pieces of this size
 MAX_BYTES = 2**31  # of one answer; more is better drawn in parts
+MAX_THREADS = 1024  # tens of thousands end the process
 #: At the end of a file, where LiteRT doesn't look: this, and the sha256 of all that comes before.
 SEAL = b"\nkvae sha256\n"
 
@@ -54,8 +58,9 @@ class Model:
     """
 
     def __init__(self, path: str | os.PathLike[str], num_threads: int = 1, sha256: str | None = None):
-        self.path = Path(path)
+        self.path = _path("path", path)
         self._lock = threading.Lock()
+        num_threads = integer("num_threads", num_threads, least=1, most=MAX_THREADS)
         data = _read(self.path, sha256)
         # The interpreter must outlive its runners, and the data the interpreter.
         self._data = data
@@ -120,15 +125,15 @@ class Model:
             "Expected a variational autoencoder to generate from: an autoencoder has no prior; decode points "
             "near the codes of real images instead",
         )
+        n, start = integer("n", n, least=1), integer("start", start, least=0)
         most = MAX_BYTES // (4 * math.prod(self.image_shape))
-        if not 1 <= n <= most:
+        if n > most:
             raise ValueError(
                 f"Argument `n` must be 1 to {most} (2 GiB at once): draw more in parts, with `start`. Received: n={n}"
             )
-        if not 0 <= start <= 2**31 - n:
+        if start > 2**31 - n:
             raise ValueError(f"Argument `start` must be 0 to 2^31 − n. Received: start={start}, n={n}")
-        if not 0 <= temperature < math.inf:
-            raise ValueError(f"Argument `temperature` must be finite and >= 0. Received: temperature={temperature}")
+        temperature = min(real("temperature", temperature, least=0), float(np.finfo(np.float32).max))
         return self._answer(
             "generate",
             seed=seed_words(secrets.randbits(63) if seed is None else seed),
@@ -140,12 +145,8 @@ class Model:
     def interpolate(self, start: Any, end: Any, steps: int = 8, condition: Any = None) -> np.ndarray:
         """Images on the straight line between two latents `(D,)`, both ends included: `(steps, H, W, C)`."""
         self._need("interpolate")
-        if steps < 2:
-            raise ValueError(f"Argument `steps` must be >= 2. Received: steps={steps}")
-        ends = {
-            name: _check(name, np.asarray(z)[None], (1, self.latent_dim))
-            for name, z in (("start", start), ("end", end))
-        }
+        steps = integer("steps", steps, least=2)
+        ends = {name: _check(name, z, (self.latent_dim,))[None] for name, z in (("start", start), ("end", end))}
         position = np.linspace(0, 1, steps, dtype=np.float32)
         return self._answer("interpolate", **ends, position=position, **self._condition(condition, steps))["image"]
 
@@ -159,8 +160,7 @@ class Model:
             ValueError: for other images than `(B, H, W, C)` in [0, 1], or if the model has no prior.
         """
         self._need("score", "Expected a variational autoencoder: only one has a likelihood of images to score them by")
-        if num_samples < 1:
-            raise ValueError(f"Argument `num_samples` must be >= 1. Received: num_samples={num_samples}")
+        num_samples = integer("num_samples", num_samples, least=1)
         image, words = self._check_image(image), seed_words(seed)
         given = self._condition(condition, len(image))
         samples = [
@@ -174,15 +174,27 @@ class Model:
 
         It is read off the quantiles that the file holds, which were taken on validation images at the export.
 
+        Args:
+            negative_elbo: a score, or an array of them.
+
         Raises:
-            ValueError: if the file has none.
+            ValueError: if the file has none, or for anything but numbers.
         """
         if not self.info.get("score"):
             raise ValueError(
                 f"Expected a file with score quantiles: export with validation images. Received: '{self.path}' without"
             )
         probability, value = np.array(self.info["score"]["quantiles"]).T
-        return 100 * np.interp(np.asarray(negative_elbo), value, probability, left=0.0, right=1.0)
+        try:
+            scores = np.asarray(negative_elbo)
+        except ValueError:  # rows of different lengths
+            scores = np.array(None)
+        if scores.dtype.kind not in "iuf" or np.isnan(scores).any():
+            raise ValueError(
+                "Argument `negative_elbo` must be a number or an array of numbers, such as "
+                f"score(image)['negative_elbo']. Received: {shown(negative_elbo)}"
+            )
+        return 100 * np.interp(scores, value, probability, left=0.0, right=1.0)
 
     def classify(self, image: Any) -> np.ndarray:
         """Probabilities of the classes of images `(B, H, W, C)`: `(B, classes)`, of a classifier.
@@ -216,7 +228,7 @@ class Model:
         Raises:
             ValueError: if an output is further off than its tolerance, or there is no such file.
         """
-        path = Path(golden) if golden is not None else self.path.with_suffix(".golden.json")
+        path = self.path.with_suffix(".golden.json") if golden is None else _path("golden", golden)
         try:
             signatures = json.loads(path.read_text(encoding="utf-8"))["signatures"].items()
             calls = [(name, *(_arrays(call[side]) for side in ("inputs", "outputs"))) for name, call in signatures]
@@ -240,25 +252,30 @@ class Model:
         return worst
 
     def run(self, endpoint: str, batch: int | None = None, **inputs: Any) -> dict[str, np.ndarray]:
-        """Run an endpoint on arrays of the right shape and dtype, unchecked; a dict of its outputs.
+        """Run an endpoint on arrays of the right shape and dtype, whatever is in them; a dict of its outputs.
 
         Args:
             endpoint: name without a batch size, one of `info["signatures"]`.
             batch: run the signature of this size, padded as needed; None chooses.
             inputs: by name; those that `info` gives a batch "B" for have the same number of rows, any.
         """
-        signature = self.info["signatures"].get(endpoint)
-        if signature is None:
+        known = self.info["signatures"]
+        if not isinstance(endpoint, str) or endpoint not in known:
             raise ValueError(
-                f"Expected one of {sorted(self.info['signatures'])}. Received: signature '{endpoint}' "
+                f"Expected one of {sorted(known)}. Received: signature {shown(endpoint)} "
                 f"(they have no batch size in their name here)"
             )
-        if set(inputs) != set(signature["inputs"]):
-            raise ValueError(f"'{endpoint}' takes {sorted(signature['inputs'])}. Received: {sorted(inputs)}")
-        if batch is not None and batch not in self.batch_sizes:
+        specs = known[endpoint]["inputs"]
+        if set(inputs) != set(specs):
+            raise ValueError(f"'{endpoint}' takes {sorted(specs)}. Received: {sorted(inputs)}")
+        if batch is not None and integer("batch", batch) not in self.batch_sizes:
             raise ValueError(f"Argument `batch` must be one of {self.batch_sizes}. Received: batch={batch}")
-        batched = {name for name, spec in signature["inputs"].items() if spec["shape"][0] == "B"}
+        inputs = {name: _as_specified(name, value, specs[name]) for name, value in inputs.items()}
+        batched = {name for name, spec in specs.items() if spec["shape"][0] == "B"}
         rows = len(inputs[next(iter(batched))])
+        if rows == 0 or any(len(inputs[name]) != rows for name in batched):
+            received = ", ".join(f"{len(inputs[name])} of `{name}`" for name in sorted(batched))
+            raise ValueError(f"'{endpoint}' takes equally many rows of each input, at least one. Received: {received}")
         pieces, first = [], 0
         with self._lock:
             while first < rows:
@@ -334,26 +351,25 @@ class Model:
             if condition is not None:
                 raise ValueError(f"'{self.path}' holds a model without conditions. Received: condition={condition!r}")
             return {}
-        names = self.info["condition"]["names"] or []
+        names = [str(name) for name in self.info["condition"]["names"] or []]
         wanted = (
             f"Argument `condition` must be integers below {size} or vectors of {size} numbers, one for all or {rows}"
             + (f", or one of {', '.join(names)}" if names else "")
         )
-        if isinstance(condition, str):
-            condition = names.index(condition) if condition in names else condition
-            condition = int(condition) if isinstance(condition, str) and condition.isdecimal() else condition
         try:
-            array = np.asarray(condition)
+            given = np.asarray(condition)
         except ValueError as error:
             raise ValueError(f"{wanted}. Received: rows of different lengths") from error
-        if array.dtype.kind in "iu" and array.ndim < 2:
-            if ((array < 0) | (array >= size)).any():
-                raise ValueError(f"{wanted}. Received: {condition}")
-            array = np.eye(size, dtype=np.float32)[array]
-        if array.dtype.kind not in "biuf":
-            raise ValueError(f"{wanted}. Received: {condition!r}")
-        if array.shape not in ((size,), (rows, size)):
-            raise ValueError(f"{wanted}. Received: shape {np.shape(condition)}")
+        texts = given.ravel().tolist() if given.dtype.kind == "U" and given.ndim < 2 else [""]
+        if all(text in names or text.isdecimal() for text in texts):
+            numbers = [names.index(text) if text in names else int(text) for text in texts]
+            given = np.array(numbers).reshape(given.shape)
+        array = given
+        if given.dtype.kind in "iu" and given.ndim < 2 and ((given >= 0) & (given < size)).all():
+            array = np.eye(size, dtype=np.float32)[given]
+        if array.dtype.kind not in "biuf" or array.shape not in ((size,), (rows, size)):
+            what = f"shape {given.shape}, " if given.dtype.kind == "f" or given.ndim else ""
+            raise ValueError(f"{wanted}. Received: {what}{shown(condition)}")
         return {"condition": _check("condition", np.broadcast_to(array, (rows, size)), (None, size))}
 
     def _check_image(self, image: Any) -> np.ndarray:
@@ -372,7 +388,7 @@ def load(path: str | os.PathLike[str], num_threads: int = 1, sha256: str | None 
 
     Args:
         path: of the `.tflite` file.
-        num_threads: for the kernels, >= 1.
+        num_threads: for the kernels, 1 to 1024.
         sha256: what the file must have; left out, the report.json beside it is asked, if there is one.
 
     Raises:
@@ -385,9 +401,10 @@ def load(path: str | os.PathLike[str], num_threads: int = 1, sha256: str | None 
 
 def seed_words(seed: int) -> np.ndarray:
     """The two int32 words of an integer seed, high and low, `(2,)`; ValueError if it doesn't fit into 64 bits."""
-    if not -(2**63) <= int(seed) < 2**64:
+    seed = integer("seed", seed)
+    if not -(2**63) <= seed < 2**64:
         raise ValueError(f"Argument `seed` must fit into 64 bits. Received: seed={seed}")
-    high, low = divmod(int(seed) % 2**64, 2**32)
+    high, low = divmod(seed % 2**64, 2**32)
     return np.array([high, low], np.uint32).view(np.int32)
 
 
@@ -399,7 +416,15 @@ def sealed(data: bytes) -> bytes:
     return data + SEAL + hashlib.sha256(data).digest()
 
 
+def _path(name: str, value: Any) -> Path:
+    if not isinstance(value, str | os.PathLike):
+        raise ValueError(f"Argument `{name}` must be a path. Received: {name}={shown(value)}")
+    return Path(value)
+
+
 def _read(path: Path, sha256: str | None) -> bytes:
+    if sha256 is not None and not (isinstance(sha256, str) and re.fullmatch("[0-9a-fA-F]{64}", sha256)):
+        raise ValueError(f"Argument `sha256` must be 64 hexadecimal digits. Received: sha256={shown(sha256)}")
     if not path.exists():
         raise FileNotFoundError(f"Expected a .tflite file. Received: '{path}', which doesn't exist")
     if not path.is_file():
@@ -436,11 +461,9 @@ def _reported_sha256(path: Path) -> str | None:
 
 
 def _open(path: Path, data: bytes, num_threads: int) -> Any:
-    if num_threads < 1:
-        raise ValueError(f"Argument `num_threads` must be >= 1. Received: num_threads={num_threads}")
     try:
         return Interpreter(model_content=data, num_threads=num_threads)
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, TypeError, ValueError) as error:
         raise ValueError(f"LiteRT can't open '{path}'. It says: {_first_line(error)}") from error
 
 
@@ -454,15 +477,17 @@ def _arrays(entries: dict[str, Any]) -> dict[str, np.ndarray]:
 
 def _check(name: str, value: Any, shape: tuple[int | None, ...]) -> np.ndarray:
     """`value` as a float32 array of this shape; ValueError if it isn't one, is empty or isn't finite."""
-    wanted = f"Argument `{name}` must be an array of shape (batch, {', '.join(map(str, shape[1:]))})"
+    sizes = ["batch" if size is None else str(size) for size in shape]
+    wanted = f"Argument `{name}` must be an array of shape ({', '.join(sizes)}{',' if len(sizes) == 1 else ''})"
     try:
         array = np.asarray(value)
     except ValueError as error:
         raise ValueError(f"{wanted}. Received: rows of different lengths") from error
     if array.dtype.kind not in "biuf":
-        raise ValueError(f"{wanted} of real numbers. Received: dtype {array.dtype}")
-    if array.ndim != len(shape) or array.shape[1:] != shape[1:]:
-        hint = f"; a single one is {name}[None]" if array.shape == shape[1:] else ""
+        received = f"dtype {array.dtype}" if array.ndim else shown(value)
+        raise ValueError(f"{wanted} of real numbers. Received: {received}")
+    if array.ndim != len(shape) or any(want not in (None, got) for want, got in zip(shape, array.shape)):
+        hint = f"; a single one is {name}[None]" if shape[0] is None and array.shape == shape[1:] else ""
         raise ValueError(f"{wanted}. Received: shape {array.shape}{hint}")
     if len(array) == 0:
         raise ValueError(f"{wanted} with batch >= 1. Received: shape {array.shape}")
@@ -471,6 +496,23 @@ def _check(name: str, value: Any, shape: tuple[int | None, ...]) -> np.ndarray:
     if not np.isfinite(array).all():
         raise ValueError(f"{wanted} of finite numbers. Received: NaN or infinity")
     return array
+
+
+def _as_specified(name: str, value: Any, spec: dict[str, Any]) -> np.ndarray:
+    """`value` in the shape and dtype that `info` says; ValueError if it has another shape, or would be changed."""
+    array, dtype, shape = np.asarray(value), np.dtype(spec["dtype"]), spec["shape"]
+    right = array.ndim == len(shape) and all(want in ("B", got) for want, got in zip(shape, array.shape))
+    if right and array.dtype == dtype:
+        return array
+    with np.errstate(all="ignore"):
+        if right and array.dtype.kind in "iu" and dtype.kind == "i" and (array == array.astype(dtype)).all():
+            return array.astype(dtype)
+        if right and array.dtype.kind in "biuf" and dtype.kind == "f":
+            return array.astype(dtype)
+    raise ValueError(
+        f"Argument `{name}` must be {dtype} of shape ({', '.join(map(str, shape))}). "
+        f"Received: {array.dtype} of shape {array.shape}"
+    )
 
 
 if __name__ == "__main__":

@@ -13,19 +13,31 @@ from kvae.export.errors import ExportError, one_line
 from kvae.models import float32_compute
 
 
-def write(model: Any, directory: Path, info: bytes, batch_sizes: Sequence[int | None] = (None,)) -> None:
-    """Write `model` as a SavedModel to `directory`: its endpoints for each batch size (None is any), and `info`.
+def trace(model: Any, batch_sizes: Sequence[int | None] = (None,)) -> dict[str, Any]:
+    """The model's endpoints for each batch size (None is any) as graphs, by signature; ExportError if that can't be."""
+    with quiet(), float32_compute(model):
+        return {
+            endpoint.signature(batch): endpoint.trace(model, batch)
+            for endpoint in endpoints_of(model)
+            for batch in batch_sizes
+        }
+
+
+def write(
+    model: Any,
+    directory: Path,
+    info: bytes,
+    batch_sizes: Sequence[int | None] = (None,),
+    traced: dict[str, Any] | None = None,
+) -> None:
+    """Write `model` as a SavedModel to `directory`: its endpoints for each batch size, as traced, and `info`.
 
     Raises:
         ExportError: if an endpoint can't become a graph or TensorFlow can't save it.
     """
     text = tf.constant(np.frombuffer(info, np.uint8))
     with quiet(), float32_compute(model):
-        signatures = {
-            endpoint.signature(batch): endpoint.trace(model, batch)
-            for endpoint in endpoints_of(model)
-            for batch in batch_sizes
-        }
+        signatures = dict(traced or trace(model, batch_sizes))
         signatures[INFO] = tf.function(lambda: {"json": text}, input_signature=[]).get_concrete_function()
         module = tf.Module()
         # Keras variables are no tf.Variables: untracked, the converter would leave the weights out unasked.
@@ -33,7 +45,4 @@ def write(model: Any, directory: Path, info: bytes, batch_sizes: Sequence[int | 
         try:
             tf.saved_model.save(module, str(directory), signatures=signatures)
         except (AssertionError, ValueError, tf.errors.OpError) as error:
-            raise ExportError(
-                "TensorFlow can't save the model: each weight must belong to a layer that the model holds as "
-                f"an attribute. TensorFlow says: {one_line(error)}"
-            ) from error
+            raise ExportError(f"TensorFlow can't save the model. It says: {one_line(error)}") from error

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from kvae.export import flatbuffer, runtime
+from kvae.export import flatbuffer, operators, runtime
 from kvae.export.budgets import Budget, budget
 from kvae.export.console import quiet
 from kvae.export.endpoints import INFO, Endpoint
@@ -204,7 +204,8 @@ def _compare_one(
     try:
         results = [run(endpoint.name, inputs) for run in runs]
     except Exception as error:
-        raise ExportError(f"{where} can't run on all batch sizes: {one_line(error)}") from error
+        reason = one_line(error.__cause__ or error)  # behind what the runtime makes of it
+        raise ExportError(f"{where} can't run on all batch sizes: {reason}; {operators.remedy(reason)}") from error
     expected = reference.outputs[endpoint.name]
     if set(results[0]) != set(expected):
         raise ExportError(f"Expected outputs {sorted(expected)} of {where}. Received: {sorted(results[0])}")

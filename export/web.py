@@ -197,7 +197,9 @@ def _fetch() -> dict[str, bytes]:
         retries = ["--fetch-retries=2", "--fetch-retry-mintimeout=1000", "--fetch-retry-maxtimeout=4000"]
         command = [npm, "pack", "--ignore-scripts", "--loglevel=error", *retries, *packages]
         try:
-            done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=NPM_SECONDS)
+            done = subprocess.run(
+                command, cwd=folder, capture_output=True, encoding="utf-8", errors="replace", timeout=NPM_SECONDS
+            )
         except subprocess.TimeoutExpired as error:
             raise ExportError(f"npm didn't fetch LiteRT.js {VERSION} within {NPM_SECONDS} s: try again") from error
         if done.returncode:

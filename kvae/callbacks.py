@@ -11,9 +11,12 @@ from typing import Any
 import keras
 import numpy as np
 
+from kvae.best_epoch import BestEpoch as BestEpoch
 from kvae.files import atomic_file
+from kvae.state import state_of
 
-FORMAT = 2
+FORMAT = 3
+SCALE_STEPS = 30  # that float16 may skip until its loss scale is found
 Numbers = int | float | bool | str | None
 
 
@@ -220,7 +223,45 @@ class LowerableRate(keras.optimizers.schedules.LearningRateSchedule):
         return {"schedule": keras.saving.serialize_keras_object(self.schedule)}
 
 
-class Rescue(keras.callbacks.Callback):
+class SkippedStepsWarning(keras.callbacks.Callback):
+    """Says after each epoch how many steps were skipped, since their loss or gradients weren't finite.
+
+    `VAE.fit` adds it by itself. A `TrainingWarning` counts them; where no step at all could be taken, `fit` ends.
+
+    Raises:
+        ValueError: after an epoch, if no step has been taken so far. (float16 may skip up to 30
+            until its loss scale is found.)
+    """
+
+    stops = True  # where no step could be taken
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        self._seen = self.model.skipped.total
+        self._begun, self._first = self._seen, self._step()
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        skipped = self.model.skipped.total - self._seen
+        self._seen += skipped
+        if not skipped:
+            return
+        steps = self._step() - self._first
+        is_scaled = isinstance(self.model.optimizer, keras.optimizers.LossScaleOptimizer)
+        if self._seen - self._begun == steps and self.stops and steps > (SCALE_STEPS if is_scaled else 0):
+            raise ValueError(
+                f"Expected steps with a finite loss and finite gradients. Received: none in {steps} steps, so that "
+                f"nothing was learned. {self.model.skipped.remedy()}"
+            )
+        warnings.warn(
+            f"epoch {epoch + 1}: {skipped} steps were skipped, whose loss or gradients were not finite. "
+            f"{self.model.skipped.remedy()}",
+            TrainingWarning, stacklevel=2,
+        )  # fmt: skip
+
+    def _step(self) -> int:
+        return int(keras.ops.convert_to_numpy(self.model.step))
+
+
+class Rescue(SkippedStepsWarning):
     """Brings a training back that has become infinite or not a number.
 
     Steps whose loss or gradients aren't finite are skipped anyway; `vae.skipped` counts them. When too many in a row
@@ -247,15 +288,14 @@ class Rescue(keras.callbacks.Callback):
         '2 steps in a row had no finite loss or gradients'
     """
 
+    stops = False  # before it has tried what it can
+
     def __init__(self, rate: LowerableRate | None = None, in_a_row: int = 30, factor: float = 0.3, times: int = 3):
         super().__init__()
         self.rate, self.in_a_row, self.factor, self.times = rate, in_a_row, factor, times
         self.lowered = 1.0  # what the rate is multiplied with by now
         self.rescues = 0
         self.diagnosis: str | None = None
-
-    def on_train_begin(self, logs: Any = None) -> None:
-        self._seen = self.model.skipped.total
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._good: list[np.ndarray] = []
@@ -273,8 +313,7 @@ class Rescue(keras.callbacks.Callback):
         if self.rescues == self.times:
             self.diagnosis = (
                 f"{in_a_row} steps in a row had no finite loss or gradients, after going back {self.times} times and "
-                f"with {self.lowered:.2g} of the learning rate. Look for NaN in the images; or take a lower learning "
-                "rate, float32, or a likelihood whose variance has a bound"
+                f"with {self.lowered:.2g} of the learning rate. {self.model.skipped.remedy()}"
             )
             self.model.stop_training = True
             return
@@ -293,15 +332,6 @@ class Rescue(keras.callbacks.Callback):
             TrainingWarning, stacklevel=2,
         )  # fmt: skip
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        skipped = self.model.skipped.total - self._seen
-        self._seen += skipped
-        if skipped:
-            warnings.warn(
-                f"epoch {epoch + 1}: {skipped} steps were skipped, whose loss or gradients were not finite",
-                TrainingWarning, stacklevel=2,
-            )  # fmt: skip
-
     def _variables(self) -> list[Any]:
         """All but the step, since new noise is worth a trial, and the learning rate."""
         kept = (id(self.model.step), id(self.model.optimizer.learning_rate))
@@ -309,7 +339,7 @@ class Rescue(keras.callbacks.Callback):
 
 
 def _variables(model: keras.Model) -> list[Any]:
-    return [*model.variables, *model.optimizer.variables]
+    return [*state_of(model), *model.optimizer.variables]
 
 
 def _plain(array: np.ndarray) -> np.ndarray:

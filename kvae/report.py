@@ -8,16 +8,19 @@ import itertools
 import json
 import math
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from kvae import plotting
-from kvae.features import Direction, direction
-from kvae.files import atomic_file
+from kvae.evaluation.latents import parts_of_the_rate
+from kvae.features import direction
+from kvae.files import FIGURES_LIST, atomic_file, public_name
 from kvae.models.metrics import ACTIVE_VARIANCE
+from kvae.steps import Steps
 
 ENCODE_BATCH = 256
 MAPPED = 600  # images that the map of thumbnails chooses from: t-SNE takes two seconds for as many
@@ -73,24 +76,30 @@ def write_figures(
     label_names: Sequence[str] = (),
     means: np.ndarray | None = None,
     kl: np.ndarray | None = None,
+    steps: Steps | None = None,
 ) -> list[Path]:
     """Draw the figures of a run into `run/figures`, each written whole or not at all.
+
+    One that can't be drawn (too few images, a model that has collapsed) doesn't keep the others from being drawn. Its
+    reason is in `run/figures/figures.json` and in the report.
 
     Args:
         run: folder of the run.
         model: a `kvae.VAE`, or a `kvae.Autoencoder`: then there are no samples, and traversals follow the
             spread of `means`.
         images: test images `(N, H, W, C)`.
-        labels: `(N,)` or None; the conditions of a conditional model.
+        labels: `(N,)` or None; the conditions of a conditional model. Below 0 for an image without a label.
         history: columns of the training log.
         label_names: names of the classes.
         means: latents of `images`, `(N, D)`; encoded here if left out.
         kl: KL of each latent, `(D,)`, nats; without it, there is no figure of it.
+        steps: says what can't be drawn.
 
     Returns:
         The paths written.
     """
     conditional = model.condition_dim is not None
+    steps = steps or Steps()
 
     def conditions(start: int, end: int) -> Any:
         return labels[start:end] if conditional and labels is not None else None
@@ -98,64 +107,85 @@ def write_figures(
     if means is None:
         batches = [(i, i + ENCODE_BATCH) for i in range(0, len(images), ENCODE_BATCH)]
         means = np.concatenate([np.asarray(model.encode_mean(images[i:j], conditions(i, j))) for i, j in batches])
+    codes = means
     first = 0 if conditional else None  # class
-    spread = means.var(axis=0)
+    spread = codes.var(axis=0)
     generates = hasattr(model, "prior")
-    figures = {
-        "learning_curves": plotting.learning_curves(history),
-        "reconstructions": plotting.reconstructions(model, images[:16], condition=conditions(0, 16)),
-        "latent_map": plotting.latent_map(means, labels, label_names),
+    mapped = slice(0, MAPPED)
+    frames = None if labels is None else labels[mapped]
+
+    figures: dict[str, Callable[[], Figure]] = {
+        "learning_curves": lambda: plotting.learning_curves(history),
+        "reconstructions": lambda: plotting.reconstructions(model, images[:16], condition=conditions(0, 16)),
+        "latent_map": lambda: plotting.latent_map(codes, labels, label_names),
     }
     if generates and conditional:
-        figures["class_samples"] = plotting.class_samples(model, names=label_names)
+        figures["class_samples"] = lambda: plotting.class_samples(model, names=label_names)
     elif generates:
-        figures["samples"] = plotting.samples(model, n=100, seed=0)
+        figures["samples"] = lambda: plotting.samples(model, n=100, seed=0)
     if generates and model.latent_dim == 2:
-        figures["manifold"] = plotting.manifold(model, condition=first)
+        figures["manifold"] = lambda: plotting.manifold(model, condition=first)
     else:
         order = np.argsort(-(spread if kl is None else np.asarray(kl)), kind="stable")
-        figures["traversals"] = plotting.traversals(
-            model, dimensions=[int(d) for d in order[:8]], kl=kl, latents=None if generates else means, condition=first
+        figures["traversals"] = lambda: plotting.traversals(
+            model, dimensions=[int(d) for d in order[:8]], kl=kl, latents=None if generates else codes, condition=first
         )
-    if len(images) >= 3:
-        mapped = slice(0, MAPPED)
-        figures["neighbours"] = plotting.neighbours(images, means)
-        frames = None if labels is None else labels[mapped]
-        figures["thumbnail_map"] = plotting.thumbnail_map(images[mapped], means[mapped], frames, label_names)
-        if model.latent_dim > 1 and np.any(spread > 0):  # else there is nothing to choose directions by
-            figures["thumbnail_map_pca"] = plotting.thumbnail_map(
-                images[mapped], means[mapped], frames, label_names, method="pca"
-            )
+    figures["neighbours"] = lambda: plotting.neighbours(images, codes)
+    figures["thumbnail_map"] = lambda: plotting.thumbnail_map(images[mapped], codes[mapped], frames, label_names)
+    if model.latent_dim > 1 and np.any(spread > 0):  # else there is nothing to choose directions by
+        figures["thumbnail_map_pca"] = lambda: plotting.thumbnail_map(
+            images[mapped], codes[mapped], frames, label_names, method="pca"
+        )
     if labels is not None and not conditional:
-        along = _between(model, means[labels == 0], means[labels == 1])
-        if along is not None:
-            figures["direction"] = plotting.direction_slider(model, images[labels == 0][:4], along)
-        a, b, c = _analogies(means, labels)
-        if len(a):
-            figures["arithmetic"] = plotting.latent_arithmetic(model, images[a], images[b], images[c])
+        figures["direction"] = lambda: _direction(model, images, codes, labels)
+        figures["arithmetic"] = lambda: _arithmetic(model, images, codes, labels)
     if kl is not None:
-        figures["kl_per_dimension"] = plotting.kl_per_dimension(kl, spread > ACTIVE_VARIANCE)
-    return [plotting.save(figure, run / "figures" / f"{name}.png") for name, figure in figures.items()]
+        figures["kl_per_dimension"] = lambda: plotting.kl_per_dimension(kl, spread > ACTIVE_VARIANCE)
+
+    paths, failed = [], {}
+    for name, draw in figures.items():
+        failure = f"Not drawn: {name.replace('_', ' ')}"
+        with steps(failure):
+            paths.append(plotting.save(draw(), run / "figures" / f"{name}.png"))
+        if failure in steps.failed:
+            failed[failure] = steps.failed[failure]
+    list_figures(run, [path.stem for path in paths], failed)
+    return paths
 
 
-def _between(model: Any, first: np.ndarray, second: np.ndarray) -> Direction | None:
-    """The direction from one class to another, whose latents these are; None if there is none."""
-    if not len(first) or not len(second):
-        return None
-    try:
-        return direction(model, first, second)
-    except ValueError:  # of the same mean: a model that has collapsed, say
-        return None
+def list_figures(run: Path, drawn: list[str], failed: dict[str, str]) -> None:
+    """Write which figures were drawn, and why the others weren't: for the report."""
+    with atomic_file(run / FIGURES_LIST) as temporary:
+        temporary.write_text(json.dumps({"drawn": drawn, "failed": failed}, indent=2) + "\n", encoding="utf-8")
+
+
+def _direction(model: Any, images: np.ndarray, means: np.ndarray, labels: np.ndarray) -> Figure:
+    """The slider from class 0 to class 1."""
+    counts = np.sum(labels == 0), np.sum(labels == 1)
+    if 0 in counts:
+        raise ValueError(f"Expected images of class 0 and of class 1. Received: {counts[0]} and {counts[1]}")
+    along = direction(model, means[labels == 0], means[labels == 1])
+    return plotting.direction_slider(model, images[labels == 0][:4], along)
+
+
+def _arithmetic(model: Any, images: np.ndarray, means: np.ndarray, labels: np.ndarray) -> Figure:
+    a, b, c = _analogies(means, labels)
+    if not a:
+        raise ValueError(
+            "Expected images of two classes, two or more of one of them. "
+            f"Received: {np.sum(labels >= 0)} of {len(np.unique(labels[labels >= 0]))} classes"
+        )
+    return plotting.latent_arithmetic(model, images[a], images[b], images[c])
 
 
 def _analogies(means: np.ndarray, labels: np.ndarray) -> tuple[list[int], list[int], list[int]]:
     """Positions of images a, b and c: b is typical of a class, a of the next one, and c another one of b's class."""
     by_class = []
-    for label in np.unique(labels):
+    for label in np.unique(labels[labels >= 0]):
         own = np.flatnonzero(labels == label)
         typical = own[np.square(means[own] - means[own].mean(axis=0)).sum(axis=1).argmin()]
         by_class.append([int(typical), *own[own != typical].tolist()])
-    pairs = itertools.pairwise([*by_class, by_class[0]]) if len(by_class) > 1 else ()
+    pairs = itertools.pairwise([*by_class, *by_class[:1]]) if len(by_class) > 1 else ()
     triples = [(after[0], *own[:2]) for own, after in pairs if len(own) > 1][:ANALOGIES]
     a, b, c = ([triple[i] for triple in triples] for i in range(3))
     return a, b, c
@@ -183,23 +213,34 @@ def write_report(run: Path) -> Path:
     likelihood = str((config.get("parts") or config).get("likelihood")).lower()
     html = environment.from_string(source).render(
         run=name,
-        title=config.get("name") or config.get("source") or name,
-        config=config,
+        title=public_name(config.get("name") or config.get("source") or name),
+        config=_public(config),
         metrics=metrics,
         numbers=numbers,
         probe=[row for row in metrics.get("probe") or [] if isinstance(row, dict)],
+        failed=_failed(run, metrics),
+        parts=parts_of_the_rate(numbers) if {"mutual_information", "marginal_kl", "log_n"} <= numbers.keys() else None,
         density=metrics.get("support") in ("real", "unit") or "normal" in likelihood or numbers.get("elbo", 0) > 0,
         bernoulli=likelihood == "bernoulli",
         epochs=len(next(iter(history.values()), [])),
-        best=_best_epoch(history),
+        kept=_kept_epoch(config, history),
         figures=_figures(run / "figures"),
-        commands=_commands(name, str(config.get("source") or "SOURCE")),
+        commands=_commands(name, public_name(config.get("source") or "SOURCE", before="path/to/")),
         files=_files(run),
         max_files=MAX_FILES,
     )
     with atomic_file(run / "report.html") as temporary:
         temporary.write_text(html, encoding="utf-8")
     return run / "report.html"
+
+
+def _public(value: Any) -> Any:
+    """A part of a configuration without the folders of this machine."""
+    if isinstance(value, dict):
+        return {key: _public(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_public(item) for item in value]
+    return public_name(value) if isinstance(value, str) else value
 
 
 def _figures(folder: Path) -> list[dict[str, Any]]:
@@ -218,6 +259,15 @@ def _figures(folder: Path) -> list[dict[str, Any]]:
                  "width": width, "height": height, "shape": "wide" if width > 1.4 * height else "tall"}
             )  # fmt: skip
     return figures
+
+
+def _failed(run: Path, metrics: dict[str, Any]) -> dict[str, str]:
+    """What could not be done, and why."""
+    try:
+        figures = _read_json(run / FIGURES_LIST)
+    except ValueError:  # an earlier version had none
+        figures = {}
+    return {**(metrics.get("not_made") or {}), **(figures.get("failed") or {})}
 
 
 def _commands(name: str, source: str) -> list[tuple[str, str]]:
@@ -259,14 +309,16 @@ def _read_history(path: Path) -> dict[str, list[str]]:
     return {name: [row[name] for row in rows] for name in rows[0]} if rows else {}
 
 
-def _best_epoch(history: dict[str, list[str]]) -> int | None:
-    """The epoch, counted from 1, whose weights were kept: that of the tightest bound; None if nothing says it."""
-    try:
+def _kept_epoch(config: dict[str, Any], history: dict[str, list[str]]) -> tuple[int, str] | None:
+    """The epoch, counted from 1, whose weights were kept, and why; None if nothing says it."""
+    if config.get("kept_epoch"):
+        return config["kept_epoch"], str(config.get("kept_because"))
+    try:  # a run from before it was written down, whose best epoch has the tightest bound
         bound = [-float(value) for value in history["val_nll" if "val_nll" in history else "val_loss"]]
     except (KeyError, TypeError, ValueError):
         return None
     known = [i for i, value in enumerate(bound) if math.isfinite(value)]
-    return max(known, key=bound.__getitem__) + 1 if known else None
+    return (max(known, key=bound.__getitem__) + 1, "the best on validation images") if known else None
 
 
 def _number(value: Any, digits: int = 1) -> str:

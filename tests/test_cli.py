@@ -469,6 +469,11 @@ MISTAKES = {
         1,
         "--beta is what a recipe settles",
     ),
+    "patience without a value": (
+        ["train", "digits", "--recipe", "wae_mmd", "--patience", "3", "--out", "run"],
+        1,
+        "keeps the last epoch, since the MMD of the latents is no validation value",
+    ),
     "K of no recipe": (
         ["train", "digits", "--importance-samples", "5", "--out", "run"],
         1,
@@ -492,7 +497,7 @@ MISTAKES = {
     "bad picture name": (["sample", "run", "--out", "grid.bmp"], 1, ".png or .npy"),
     "bad features name": (["features", "run", "digits", "--out", "x.csv"], 1, ".npz"),
     "an address without Ray": (["features", "run", "images", "--out", "s3://bucket/x.parquet"], 1, "for --ray"),
-    "a split that isn't": (["features", "run", "digits", "--split", "tset"], 1, "all, train, validation or test"),
+    "a split that isn't": (["features", "run", "digits", "--split", "tset"], 1, "all, train, validation, test or new"),
     "a split on Ray": (
         ["features", "run", "images", "--ray", "local", "--split", "test", "--out", "x.parquet"],
         1,

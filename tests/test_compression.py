@@ -27,7 +27,7 @@ def test_bits_are_those_of_the_bound(images):
     total = (scores["rate"] + scores["distortion"]).mean() / math.log(2)
     assert rows["latents and pixels"].bits == pytest.approx(total)
     kinds = {name: row.kind for name, row in rows.items()}
-    lossy, lossless = ("latents", "JPEG", "WebP"), ("latents and pixels", "PNG")
+    lossy, lossless = ("latents", "JPEG", "WebP"), ("latents and pixels", "PNG", "CCITT group 4")
     assert kinds == dict.fromkeys(lossy, "lossy") | dict.fromkeys(lossless, "lossless")
 
 
@@ -41,6 +41,20 @@ def test_files_are_as_large_as_files_are(images, tmp_path):
         sizes.append(8 * (tmp_path / "image.png").stat().st_size)
     assert rows["PNG"].bits == pytest.approx(np.mean(sizes[:-1]))
     assert rows["PNG"].payload == pytest.approx(np.mean(sizes[:-1]) - sizes[-1])
+
+
+def test_group_4_is_that_of_tiff_files_of_black_and_white_images(images, tmp_path):
+    binary = (images > 0.5).astype("float32")
+    vae = kvae.VAE(latent_dim=3, image_shape=(8, 8, 1))
+    rows = {row.code: row for row in compression_table(vae, binary)}
+    sizes = []
+    for image in [*binary, np.zeros((8, 8, 1))]:
+        Image.fromarray(image[..., 0] > 0.5).save(tmp_path / "image.tif", compression="group4")
+        with Image.open(tmp_path / "image.tif") as picture:
+            np.testing.assert_array_equal(np.asarray(picture), image[..., 0] > 0.5)
+        sizes.append(8 * (tmp_path / "image.tif").stat().st_size)
+    assert rows["CCITT group 4"].bits == pytest.approx(np.mean(sizes[:-1]))
+    assert rows["CCITT group 4"].payload == pytest.approx(np.mean(sizes[:-1]) - sizes[-1])
 
 
 @pytest.mark.parametrize(("name", "options"), [("JPEG", {"optimize": True}), ("WebP", {"method": 6})])

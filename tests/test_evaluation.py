@@ -13,7 +13,7 @@ from scipy import stats
 
 import kvae
 from kvae import evaluation, features, likelihoods, networks, priors
-from kvae.evaluation import importance
+from kvae.evaluation import importance, latents
 
 TERMS = ("distortion", "rate", "elbo", "nll")
 KEYS = {
@@ -338,6 +338,7 @@ FINDINGS = {
     "mismatch": ({**PARTS, "marginal_kl": 12.0}, "prior mismatch", "is 12.0 nats"),
     "match": ({**PARTS, "marginal_kl": 1.5}, None, ""),
     "limit of N": ({**PARTS, "mutual_information": 6.8, "marginal_kl": 12.0, "marginal_kl_normal": 1.0}, None, ""),
+    "limit of N, another prior": ({**PARTS, "mutual_information": 6.8, "marginal_kl": 12.0}, None, ""),
     "bound": (
         {**PARTS, "mutual_information": 6.8, "marginal_kl": 12.0, "marginal_kl_normal": 3.0},
         "prior mismatch",
@@ -449,6 +450,35 @@ def test_information_is_at_most_log_n():
     parts = evaluation.aggregate_posterior(vae, x)
     assert parts["mutual_information"] == pytest.approx(np.log(40), abs=1e-4)
     assert parts["log_n"] == pytest.approx(np.log(40))
+    assert latents.is_saturated(parts)
+    exact = 0.5 * np.sum(np.square(1e3 * x.reshape(40, 16)[:, :2]).mean(axis=0))  # nats, but for logarithms
+    assert latents.mismatch(parts) == ("at least", parts["marginal_kl_normal"])
+    assert parts["marginal_kl_normal"] == pytest.approx(exact, rel=0.01)
+
+
+#: changes to PARTS, of N = 1,000: which bound, how many nats, and what is printed of the information
+SURGERY = {
+    "seen": ({"marginal_kl": 1.5}, ("", 1.5), "mutual information 4.00, KL(q(z) ‖ p) 1.50 nats"),
+    "a nat below": ({"mutual_information": 5.89, "marginal_kl": 1.5, "marginal_kl_normal": 0.3}, ("", 1.5), " 5.89, "),
+    "saturated": (
+        {"mutual_information": 5.91, "marginal_kl": 9.0, "marginal_kl_normal": 0.3},
+        ("at least", 0.3),
+        "at least 5.91 (of N images at most log N = 6.90 is seen), KL(q(z) ‖ p) at least 0.30 nats",
+    ),
+    "no mismatch": (
+        {"mutual_information": 6.9, "marginal_kl": 9.0, "marginal_kl_normal": -0.02},
+        ("at least", 0.0),
+        "at least 0.00 nats",
+    ),
+    "another prior": ({"mutual_information": 6.9, "marginal_kl": 9.0}, ("at most", 9.0), "at most 9.00 nats"),
+}
+
+
+@pytest.mark.parametrize("case", SURGERY)
+def test_what_is_near_log_n_is_a_bound(case):
+    changes, bound, words = SURGERY[case]
+    assert latents.mismatch({**PARTS, **changes}) == bound
+    assert words in latents.parts_of_the_rate({**PARTS, **changes})
 
 
 def test_errors_over_runs_and_over_images_are_two_things():
@@ -498,6 +528,37 @@ def test_linear_probe_reads_what_is_there_and_no_more():
     assert abs(accuracy["nothing"] - 0.25) < 5 * np.sqrt(0.25 * 0.75 / 300)
     with pytest.raises(ValueError, match="1 classes"):
         evaluation.linear_probe({"a": nothing[:20]}, np.zeros(20), {"a": nothing[:20]}, np.zeros(20))
+
+
+#: labels of training and test examples, and the accuracy of features that are the class; or what is said
+PROBED = {
+    "in the order of the classes": (np.repeat([0, 1, 2], 10), np.arange(3), 1.0),
+    "a class of one": (np.array([0] * 6 + [1] * 6 + [2]), np.arange(2), 1.0),
+    "some without a label": (np.tile([0, 1, -1], 8), np.array([0, 1, -1]), 1.0),
+    "none without a label": (np.full(20, -1), np.arange(3), "0 examples of 0 classes"),
+    "too few": (np.arange(9) % 2, np.arange(2), "9 examples of 2 classes"),
+    "one of each": (np.arange(12), np.arange(2), "12 examples of 12 classes"),
+    "a test without a label": (np.arange(20) % 2, np.full(5, -1), "5 examples without a label"),
+}
+
+
+@pytest.mark.parametrize("case", PROBED)
+def test_a_probe_takes_what_has_a_label(case):
+    train, test, expected = PROBED[case]
+    given = {"a": 9.0 * np.eye(12)[train]}, train, {"a": 9.0 * np.eye(12)[test]}, test
+    if isinstance(expected, str):
+        with pytest.raises(ValueError, match=expected):
+            evaluation.linear_probe(*given)
+    else:
+        assert [row.accuracy for row in evaluation.linear_probe(*given)] == [expected]
+
+
+@pytest.mark.filterwarnings("error")
+def test_controls_of_images_that_are_all_equal_have_the_accuracy_of_the_larger_class():
+    images, labels = np.full((30, 4, 4, 1), 0.5), np.arange(30) % 3 % 2
+    parts = {"mean": np.zeros((30, 2)), "label": labels}
+    rows = evaluation.probe_with_controls(parts, images, parts, images)
+    assert [row.accuracy for row in rows] == pytest.approx([2 / 3] * 3)
 
 
 def test_probe_has_its_controls(digits):

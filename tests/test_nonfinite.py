@@ -1,13 +1,18 @@
 """Losses and gradients that are not finite: skipped, counted, shown; and what happens when there are too many."""
 
+import contextlib
 import warnings
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import kvae
 from kvae.callbacks import LowerableRate, Rescue, TrainingWarning
+from kvae.state import state_of
+
+pytestmark = pytest.mark.filterwarnings("ignore::kvae.callbacks.TrainingWarning")  # but where a test asks for them
 
 
 def small(**parts):
@@ -51,6 +56,99 @@ def test_a_skipped_step_leaves_weights_and_moments_alone(x):
     for variable, old in zip(held, before, strict=True):
         np.testing.assert_array_equal(variable, old)
     assert np.isnan(logs["loss"])  # there was no other step
+
+
+class Stateful(keras.layers.Layer):
+    """A user's layer with state of every kind: a running quantile, a count, a metric, a plain tf.Variable, a seed."""
+
+    def __init__(self):
+        super().__init__()
+        self.quantile = self.add_weight(name="quantile", shape=(), trainable=False)
+        self.calls = self.add_weight(name="calls", shape=(), dtype="int32", initializer="zeros", trainable=False)
+        self.mean = keras.metrics.Mean()
+        self.plain = tf.Variable(0.0, trainable=False, aggregation=tf.VariableAggregation.MEAN)
+        self.drop = keras.layers.Dropout(0.1, seed=1)
+
+    def call(self, x, training=False):
+        if training:
+            largest = keras.ops.max(keras.ops.abs(x))
+            self.quantile.assign(0.9 * self.quantile + 0.1 * largest)
+            self.calls.assign_add(1)
+            self.mean.update_state(largest)
+            self.plain.assign(0.5 * self.plain + largest)
+        return self.drop(x, training=training)
+
+
+def stateful(**parts):
+    """A VAE whose networks and likelihood have state that a forward pass assigns, trainable weights included."""
+    layers = keras.layers
+    body = [layers.Flatten(), layers.SpectralNormalization(layers.Dense(8)), layers.BatchNormalization(), Stateful()]
+    encoder = keras.Sequential([keras.Input((8, 8, 1)), *body, layers.Dense(4)])
+    decoder = keras.Sequential([keras.Input((2,)), layers.Dense(64), layers.BatchNormalization(), layers.Dense(64)])
+    decoder.add(layers.Reshape((8, 8, 1)))
+    parts.setdefault("likelihood", kvae.likelihoods.OptimalNormal(0.3))
+    return kvae.VAE(encoder, decoder, latent_dim=2, image_shape=(8, 8, 1), **parts)
+
+
+MODES = {
+    "graph": {},
+    "eager": {"run_eagerly": True},
+    "XLA": {"jit_compile": True},
+    "loss scale": {"optimizer": lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(1e-3))},
+    "two replicas": {},
+    "two replicas, loss scale": {"optimizer": lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(1e-3))},
+    "a controller": {},
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_skipped_step_leaves_every_state_alone(x, mode, request):
+    settings = dict(MODES[mode])
+    strategy = request.getfixturevalue("two_replicas") if "replicas" in mode else None
+    with strategy.scope() if strategy else contextlib.nullcontext():
+        vae = stateful(**({"objective": kvae.objectives.TargetRate(1.0)} if mode == "a controller" else {}))
+        vae.compile(settings.pop("optimizer", lambda: keras.optimizers.SGD(1e-3))(), **settings)
+    bad = x[:32].copy()
+    bad[3, 3, 3] = np.nan
+
+    def state():
+        return [np.array(variable) for variable in state_of(vae) if variable is not vae.step]
+
+    vae.train_on_batch(x[:32])
+    before = state()
+    vae.train_on_batch(bad)
+    for variable, old, new in zip(state_of(vae), before, state(), strict=False):
+        np.testing.assert_array_equal(old, new, getattr(variable, "path", "tf.Variable"))
+    vae.train_on_batch(x[:32])
+    moved = [bool(np.any(old != new)) for old, new in zip(before, state(), strict=True)]
+    assert sum(moved) > 0.9 * len(moved)  # all of it, but for biases in front of a normalisation
+    assert len(moved) >= 25
+    assert np.isfinite(vae.encode_mean(x[:1])).all()
+    assert vae.skipped.total == vae.skipped.missing == 1
+
+
+def test_what_rescue_brings_back_is_all_of_it(x):
+    vae = stateful()
+    vae.compile("adam")
+    vae.train_on_batch(x[:32])
+    kept = {id(variable) for variable in Rescue._variables(type("callback", (), {"model": vae})())}
+    assert {id(variable) for variable in state_of(vae)} - kept == {id(vae.step)}
+
+
+def test_plain_fit_says_what_was_skipped_and_ends_where_nothing_is_learned(x):
+    bad = x.copy()
+    bad[::40] = np.nan
+    vae = small()
+    vae.compile("adam")
+    with pytest.warns(TrainingWarning, match=r"steps were skipped.*Images hold NaN") as caught:
+        vae.fit(bad, batch_size=32, epochs=2, shuffle=False, verbose=0)
+    said = [str(warning.message) for warning in caught if warning.category is TrainingWarning]
+    assert [message.split(",")[0] for message in said] == [f"epoch {n}: 7 steps were skipped" for n in (1, 2)]
+    with pytest.raises(ValueError, match=r"Received: none in 8 steps.*Images hold NaN"):
+        vae.fit(np.full_like(x, np.nan), batch_size=32, epochs=2, verbose=0)
+    vae.decoder.set_weights([np.full_like(weight, 1e38) for weight in vae.decoder.get_weights()])
+    with pytest.raises(ValueError, match="lower learning rate"):
+        vae.fit(x, batch_size=32, verbose=0)
 
 
 def test_metrics_of_an_epoch_are_those_of_the_steps_that_were_taken(x):
@@ -122,7 +220,7 @@ def test_what_cannot_be_rescued_stops_with_a_diagnosis(x):
         history = vae.fit(np.full_like(x, np.nan), batch_size=8, epochs=5, callbacks=[rescue], verbose=0)
     assert len(history.epoch) == 1
     assert np.isnan(history.history["loss"][0])  # and not 0, as a mean over nothing would be
-    assert "Look for NaN in the images" in rescue.diagnosis
+    assert "Images hold NaN" in rescue.diagnosis
     assert all(np.isfinite(weight).all() for weight in vae.get_weights())
 
 

@@ -2,6 +2,8 @@
 
 import ast
 import configparser
+import importlib.metadata
+import re
 import subprocess
 import sys
 import time
@@ -16,18 +18,23 @@ FILES = [*ROOT.glob("kvae/**/*.py"), *ROOT.glob("export/**/*.py")]
 
 #: room: what of kvae it may import (DESIGN: arrows point one way)
 MAY_IMPORT = {
-    "callbacks": {"files"},
+    "state": set(),
+    "callbacks": {"best_epoch", "files", "state"},
+    "best_epoch": {"files"},
     "schedules": set(),
+    "arguments": set(),
     "files": set(),
+    "steps": set(),
     "optimizers": set(),
-    "distributions": set(),
+    "distributions": {"arguments"},
     "priors": {"distributions"},
     "objectives": {"distributions", "priors", "schedules"},
-    "networks": set(),
-    "models": {"distributions", "priors", "objectives", "networks", "schedules"},
+    "networks": {"arguments"},
+    "models": {"arguments", "distributions", "priors", "objectives", "networks", "schedules", "callbacks", "state"},
     "data": set(),
     "evaluation": {"models", "distributions", "priors", "data"},
     "features": {
+        "best_epoch",
         "models",
         "distributions",
         "networks",
@@ -42,10 +49,10 @@ MAY_IMPORT = {
     "likelihoods": {"distributions"},
     "recipes": {"models", "networks", "posteriors", "likelihoods", "priors", "objectives", "schedules"},
     "plotting": {"models", "evaluation", "features", "files"},
-    "report": {"models", "evaluation", "features", "plotting", "files"},
-    "export": {"models", "distributions", "priors", "networks", "evaluation", "files"},
+    "report": {"models", "evaluation", "features", "plotting", "files", "steps"},
+    "export": {"arguments", "models", "distributions", "priors", "networks", "evaluation", "files"},
 }
-USES_TENSORFLOW = {"optimizers", "models", "data", "evaluation", "features", "export", "cli"}
+USES_TENSORFLOW = {"optimizers", "state", "models", "data", "evaluation", "features", "export", "cli"}
 
 
 def room(file: Path) -> str:
@@ -83,6 +90,19 @@ def test_setup_cfg_lists_every_package():
     found |= {"kvae." + ".".join(path.parent.relative_to(ROOT).parts) for path in ROOT.glob("export/**/__init__.py")}
     assert listed == found
     assert config["metadata"]["version"] == kvae.__version__
+
+
+def test_setup_cfg_declares_what_is_imported():
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    asked = [config["options"]["install_requires"], *config["options.extras_require"].values()]
+    lines = [line.strip() for text in asked for line in text.splitlines() if line.strip()[:1] not in ("", "#")]
+    declared = {re.split(r"[ \[<>=]", line)[0].lower() for line in lines}
+    modules = {name.split(".")[0] for file in FILES for name in imports(file)} - {"kvae", *sys.stdlib_module_names}
+    distributions = importlib.metadata.packages_distributions()
+    found = {module: {name.lower() for name in distributions.get(module, [module])} for module in modules}
+    assert {module for module, names in found.items() if not names & declared} == set()
+    assert {"rich", "h5py"} <= modules
 
 
 def test_import_is_lazy():

@@ -123,7 +123,7 @@ if __name__ == "__main__":
     parser.add_argument("--limit", type=int, help="the first images of each split only")
     options = parser.parse_args()
     stored = RESULTS / "anomaly.json"
-    results: dict[str, Any] = json.loads(stored.read_text()) if stored.is_file() else {}
+    results: dict[str, Any] = json.loads(stored.read_text(encoding="utf-8")) if stored.is_file() else {}
     for name in options.experiments or EXPERIMENTS:
         run, epochs = EXPERIMENTS[name]
         epochs = options.epochs or epochs

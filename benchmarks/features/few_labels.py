@@ -70,7 +70,7 @@ def agreed(machine: Any, spread: Any, x: np.ndarray, partly: np.ndarray) -> Any:
 
 def features_of(run: Path, names: list[str]) -> tuple[dict[str, Sets], dict[str, np.ndarray]]:
     """Features of the three splits by name, and their labels."""
-    config = json.loads((run / "config.json").read_text())
+    config = json.loads((run / "config.json").read_text(encoding="utf-8"))
     binarize = "threshold" if config["source"] == "binarized_mnist" else config["binarize"]
     data = kvae.data.load("mnist", binarize=binarize)
     model = kvae.load(run / "model.keras")
@@ -116,7 +116,7 @@ def error_of(machine: Any, sets: Sets, labels: dict[str, np.ndarray]) -> tuple[f
 
 
 def m2(sets: Sets, labels: dict[str, np.ndarray], chosen: np.ndarray, seed: int, epochs: int) -> tuple[float, str]:
-    """Test error of M2 on such features; its weights are those of the epoch that is best on the validation images."""
+    """Test error of M2 on such features; its weights are those of the first epoch that is best in validation."""
     keras.utils.set_random_seed(seed)
     rows = {split: x.reshape(len(x), 1, -1, 1).astype("float32") for split, x in sets.items()}
     shape = rows["train"].shape[1:]
@@ -144,11 +144,12 @@ def m2(sets: Sets, labels: dict[str, np.ndarray], chosen: np.ndarray, seed: int,
         found = np.concatenate([np.argmax(model.classify(x[i : i + 1000]), -1) for i in range(0, len(x), 1000)])
         return 100 * float(np.mean(found != y))
 
-    best = (np.inf, np.inf, 0)
-    for epoch in range(epochs):
+    best, test_error, chosen_epoch = np.inf, np.inf, 0
+    for epoch in range(1, epochs + 1):
         model.fit(tf.data.Dataset.zip(unlabelled, labelled).map(together), verbose=0)
-        best = min(best, (error("validation", VALIDATED), error("test"), epoch + 1))
-    return best[1], f"epoch {best[2]}"
+        if (found := error("validation", VALIDATED)) < best:  # of equal ones the first
+            best, test_error, chosen_epoch = found, error("test"), epoch
+    return test_error, f"epoch {chosen_epoch}"
 
 
 if __name__ == "__main__":
@@ -198,8 +199,8 @@ if __name__ == "__main__":
                 print(f"  {name:<30}{statistics.mean(errors):6.2f}   {min(errors):.2f} – {max(errors):.2f}", flush=True)
     if options.draws >= 5:
         stored = RESULTS / "few_labels.json"
-        earlier = json.loads(stored.read_text())["test_error"] if stored.is_file() else {}
+        earlier = json.loads(stored.read_text(encoding="utf-8"))["test_error"] if stored.is_file() else {}
         table = {name: earlier.get(name, {}) | table.get(name, {}) for name in {**earlier, **table}}
-        config = json.loads((options.run / "config.json").read_text())
+        config = json.loads((options.run / "config.json").read_text(encoding="utf-8"))
         about = {"recipe": config.get("recipe"), "source": config["source"], "weights": config["weights"]}
         store("few_labels", {"run": about, "draws": options.draws, "published": PUBLISHED, "test_error": table})

@@ -158,7 +158,7 @@ if __name__ == "__main__":
     parser.add_argument("--epochs", type=int, default=10, help="of the VAE")
     parser.add_argument("--out", type=Path, help="draw what is stored into this PNG file, and do nothing else")
     options = parser.parse_args()
-    results: dict[str, Any] = json.loads(STORED.read_text()) if STORED.is_file() else {}
+    results: dict[str, Any] = json.loads(STORED.read_text(encoding="utf-8")) if STORED.is_file() else {}
     if options.out:
         draw_figure(results, options.out)
         raise SystemExit

@@ -116,6 +116,6 @@ if __name__ == "__main__":
           f"{result['negative_elbo_test']:.2f} test, NLL, K = {SAMPLES}: {result['nll']:.2f} on all "
           f"{len(splits['test']):,} test images")  # fmt: skip
     stored = RESULTS / "likelihood_pythae.json"
-    runs = json.loads(stored.read_text())["runs"] if stored.is_file() else {}
+    runs = json.loads(stored.read_text(encoding="utf-8"))["runs"] if stored.is_file() else {}
     key = f"learning rate {options.learning_rate:g}, {options.epochs} epochs"
     store("likelihood_pythae", {"samples": SAMPLES, "runs": runs | {key: {**training, **result}}})

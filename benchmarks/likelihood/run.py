@@ -118,7 +118,9 @@ def run(name: str, commands: list[str], runs: Path, again: bool) -> dict:
         short = "kvae " + command.format(run=name, runs=".")
         line = command.format(run=folder, runs=runs)
         is_training = line.startswith("train")
-        done = json.loads(trained.read_text()) if is_training and trained.is_file() and not again else {}
+        done = (
+            json.loads(trained.read_text(encoding="utf-8")) if is_training and trained.is_file() and not again else {}
+        )
         if done.get("command") != short:
             line += " --overwrite" if is_training else f" --json {folder}/evaluation.json"
             print("\n$ kvae", line, flush=True)
@@ -128,14 +130,14 @@ def run(name: str, commands: list[str], runs: Path, again: bool) -> dict:
             used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
             done = {"command": short, "wall": round(time.perf_counter() - started), "processor": round(used)}
             if is_training:
-                trained.write_text(json.dumps(done))
+                trained.write_text(json.dumps(done), encoding="utf-8")
         entry["commands"].append(short)
         entry["wall_seconds"].append(done["wall"])
         entry["processor_seconds"].append(done["processor"])
-    config = json.loads((folder / "config.json").read_text())
-    metrics = json.loads((folder / "metrics.json").read_text())
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     entry |= {"seed": config["seed"], "epochs": metrics["epochs"], "weights": config["weights"]}
-    return entry | {"evaluation": json.loads((folder / "evaluation.json").read_text())}
+    return entry | {"evaluation": json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))}
 
 
 def commands_of(experiment: str) -> dict[str, list[str]]:
@@ -146,7 +148,7 @@ def commands_of(experiment: str) -> dict[str, list[str]]:
 
 
 def read_stored() -> dict:
-    return json.loads(STORED.read_text()) if STORED.is_file() else {}
+    return json.loads(STORED.read_text(encoding="utf-8")) if STORED.is_file() else {}
 
 
 def is_stored(name: str, lines: list[str]) -> bool:
@@ -198,5 +200,5 @@ if __name__ == "__main__":
                 continue
             entry = run(name, EXPERIMENTS[experiment][name], options.runs, options.again)
             stored = read_stored() | {name: entry | {"machine": machine()}}
-            STORED.write_text(json.dumps(stored, indent=2) + "\n")
+            STORED.write_text(json.dumps(stored, indent=2) + "\n", encoding="utf-8")
             print(f"{name}: NLL {entry['evaluation']['nll']:.2f} nats, stored in {STORED.name}")

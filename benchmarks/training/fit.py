@@ -105,7 +105,7 @@ def peer(name: str, folder: str) -> None:
         output_dir=folder, num_epochs=1, per_device_train_batch_size=BATCH, learning_rate=1e-3, no_cuda=True
     )
     sys.stdout.flush()
-    answers, sys.stdout = sys.stdout, open(os.devnull, "w")  # the trainer prints
+    answers, sys.stdout = sys.stdout, open(os.devnull, "w", encoding="utf-8")  # the trainer prints
     weights = sum(p.numel() for p in model.parameters())
     print(json.dumps({"torch": torch.__version__, "weights": weights}), file=answers, flush=True)
     for _ in sys.stdin:
@@ -259,5 +259,5 @@ if __name__ == "__main__":
     }
     if options.rounds >= 3:
         path = RESULTS / "training_fit.json"
-        before = json.loads(path.read_text())["networks"] if path.is_file() else {}
+        before = json.loads(path.read_text(encoding="utf-8"))["networks"] if path.is_file() else {}
         store("training_fit", {"batch": BATCH, "networks": before | found})

@@ -126,7 +126,7 @@ def pythae_way(folder: str, clock: Clock) -> None:
             clock.epoch(loss)
             sys.stdout = nowhere
 
-    answers, nowhere = sys.stdout, open(os.devnull, "w")  # the trainer prints
+    answers, nowhere = sys.stdout, open(os.devnull, "w", encoding="utf-8")  # the trainer prints
     labels = torch.zeros(len(train))
     settings = BaseTrainerConfig(output_dir=folder, num_epochs=10_000, no_cuda=True)
     trainer = BaseTrainer(model, BaseDataset(train, labels), training_config=settings, callbacks=[Measured()])

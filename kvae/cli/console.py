@@ -4,12 +4,17 @@ import contextlib
 import logging
 import os
 import sys
+import traceback
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from kvae.cli.streams import any_character, encodable
+from kvae.steps import Steps
+
 CPUINFO = Path("/proc/cpuinfo")
+ARGUMENTS = "kvae.arguments"  # in a context's `meta`: those of the whole command
 
 
 class CommandError(Exception):
@@ -20,8 +25,47 @@ class Stopped(Exception):
     """The user stopped the command, in order; the message says how to go on."""
 
 
+_undone_later: contextlib.ExitStack | None = None  # inside `session`: what its end calls
+
+
+@contextlib.contextmanager
+def session() -> Iterator[None]:
+    """Inside, a command may change the process: streams, warnings and loggers are afterwards what they were before.
+
+    A session inside another one is part of it.
+    """
+    global _undone_later
+    if _undone_later is not None:
+        yield
+        return
+    with any_character(), warnings.catch_warnings(), contextlib.ExitStack() as at_the_end:
+        at_the_end.callback(setattr, sys, "excepthook", sys.excepthook)  # Typer has its own
+        _undone_later = at_the_end
+        try:
+            yield
+        finally:
+            _undone_later = None
+
+
+def undo_later(function: Callable[..., object], *arguments: Any) -> None:
+    """Call a function at the end of the session, if there is one."""
+    if _undone_later is not None:
+        _undone_later.callback(function, *arguments)
+
+
 def say(text: str = "") -> None:
     print(text, flush=True)
+
+
+def optional_steps(debug: bool = False) -> Steps:
+    """Steps of a command that it does without: one that fails is a line, with `debug` after its traceback."""
+
+    def say_why(line: str) -> None:
+        if debug:
+            traceback.print_exc()
+        say(line)
+
+    return Steps(say_why)
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
@@ -33,9 +77,9 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     grid = Table(box=SIMPLE_HEAD, pad_edge=False)
     for index, column in enumerate(columns):
         numeric = bool(rows) and all(isinstance(row[index], int | float) for row in rows)
-        grid.add_column(column, justify="right" if numeric else "left", overflow="fold")
+        grid.add_column(encodable(column, sys.stdout), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        grid.add_row(*(_cell(value) for value in row))
+        grid.add_row(*(encodable(_cell(value), sys.stdout) for value in row))
     Console(width=None if sys.stdout.isatty() else 120, highlight=False).print(grid)
 
 
@@ -48,8 +92,13 @@ def _cell(value: Any) -> str:
 @contextlib.contextmanager
 def _native_stderr_off() -> Iterator[None]:
     """Silence what C++ code writes to file descriptor 2: TensorFlow logs at import whatever its settings are."""
-    sys.stderr.flush()
-    saved = os.dup(2)
+    if sys.stderr is not None:
+        sys.stderr.flush()
+    try:
+        saved = os.dup(2)
+    except OSError:  # there is none
+        yield
+        return
     try:
         with open(os.devnull, "wb") as nowhere:
             os.dup2(nowhere.fileno(), 2)
@@ -64,17 +113,22 @@ def start_tensorflow(debug: bool = False, first_operation: bool = True) -> None:
 
     Workers must meet before the first operation.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0" if debug else "3")
+    if "TF_CPP_MIN_LOG_LEVEL" not in os.environ:
+        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "0" if debug else "3"
+        undo_later(os.environ.pop, "TF_CPP_MIN_LOG_LEVEL", None)
     with contextlib.nullcontext() if debug else _native_stderr_off():
-        import keras  # noqa: F401
         import tensorflow as tf
+
+        import kvae.models.backend  # noqa: F401  # and so Keras, on TensorFlow
 
         for gpu in tf.config.list_physical_devices("GPU"):
             tf.config.experimental.set_memory_growth(gpu, True)
         if first_operation:
             tf.constant(0) + 0  # drivers are looked for now, not in the middle of a table
     if not debug:
-        logging.getLogger("absl").setLevel(logging.ERROR)
+        logger = logging.getLogger("absl")
+        undo_later(logger.setLevel, logger.level)
+        logger.setLevel(logging.ERROR)
 
 
 def emulates_bfloat16() -> bool:
@@ -83,7 +137,7 @@ def emulates_bfloat16() -> bool:
 
     if any(device.device_type != "CPU" for device in tf.config.list_physical_devices()):
         return False
-    return CPUINFO.is_file() and "bf16" not in CPUINFO.read_text()  # avx512_bf16, amx_bf16; on Arm bf16
+    return CPUINFO.is_file() and "bf16" not in CPUINFO.read_text(encoding="utf-8")  # avx512_bf16, amx_bf16; on Arm bf16
 
 
 def say_what_is_faster(precision: str, option: str) -> None:
@@ -93,10 +147,19 @@ def say_what_is_faster(precision: str, option: str) -> None:
 
 
 def show_only_our_warnings() -> None:
-    """Warnings of kvae become one line each; those of the libraries below are for developers (`--debug`)."""
+    """Warnings of kvae become one line each; those of the libraries below are for developers (`--debug`).
+
+    Until the end of the session.
+    """
     warnings.simplefilter("ignore")
+    shown: set[str] = set()
 
     def show(message: Any, category: type, *_: Any, **__: Any) -> None:
+        from kvae.data import DataWarning
+
+        if issubclass(category, DataWarning) and str(message) in shown:
+            return  # a command may load its images twice
+        shown.add(str(message))
         print(f"kvae: warning: {message}", file=sys.stderr, flush=True)
 
     warnings.showwarning = show  # type: ignore[assignment]

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from kvae.cli.console import say, start_tensorflow
+from kvae.cli.console import optional_steps, say, start_tensorflow
 
 
 def demo(
@@ -27,8 +27,9 @@ def demo(
 
     # Grey pixels: a learned variance draws them sharper than a Bernoulli, whose noise is meant for black and white.
     settings = Settings(source="digits", epochs=40, latent_dim=8, batch_size=64, likelihood="normal-learned")
-    model = train_run(settings, run, num_samples=64)
-    plotting.save(plotting.samples(model, n=100, seed=7), out / "samples.png")
+    model = train_run(settings, run, num_samples=64, debug=context.obj)
+    with optional_steps(context.obj)("Not drawn: samples"):
+        plotting.save(plotting.samples(model, n=100, seed=7), out / "samples.png")
     say("\nExporting, and running the files against Keras …\n")
     show_export(export_run(model, settings.load(), files), files)
     say(f"""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kvae.cli.console import CommandError, say, say_what_is_faster, table
+from kvae.cli.console import CommandError, optional_steps, say, say_what_is_faster, table
 from kvae.cli.run import DataDirOption, Run, open_run, write_json
 from kvae.files import atomic_file
 
@@ -19,7 +19,14 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-OF_A_RUN = {"seed", "created", "versions", "data_dir"}  # what runs of one configuration may differ in
+OF_A_RUN = {
+    "seed",
+    "created",
+    "versions",
+    "data_dir",
+    "kept_epoch",
+    "kept_because",
+}  # what runs of one configuration may differ in
 CODED = 500  # images that are compressed
 PAIRED = 1000  # images whose posteriors are compared with each other
 ROWS = {
@@ -35,7 +42,9 @@ def evaluate(
     runs: Annotated[
         list[Path], typer.Argument(metavar="RUN...", help="Folders made by `kvae train`.", show_default=False)
     ],
-    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    split: Annotated[
+        str, typer.Option(help="train, validation, test; or new: images that have come since training.")
+    ] = "test",
     samples: Annotated[int, typer.Option(min=1, help="Posterior samples K per image; papers quote 5000.")] = 64,
     seed: Annotated[int, typer.Option(help="Of the posterior samples.")] = 0,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first images.", show_default=False)] = None,
@@ -43,7 +52,7 @@ def evaluate(
         bool, typer.Option("--compare-train", help="Score as many training images too: over- or underfitting.")
     ] = False,
     compression: Annotated[
-        bool, typer.Option("--compression", help="What latents cost as a code, beside JPEG, WebP and PNG files.")
+        bool, typer.Option("--compression", help="What latents cost as a code, beside image files.")
     ] = False,
     float32: Annotated[
         bool, typer.Option("--float32", help="Compute in float32, as exported files do, what was trained otherwise.")
@@ -72,24 +81,31 @@ def evaluate(
         with float32_compute(opened.model) if float32 else contextlib.nullcontext():
             say_what_is_faster(opened.model.decoder.compute_dtype, "--float32")
             scores = _score(opened, split, samples, seed, limit, data_dir)
-            train = _score(opened, "train", samples, seed, scores["examples"], data_dir) if compare_train else None
-            scores |= _aggregate(opened, split, limit, data_dir)
+            steps, train = optional_steps(context.obj), None
+            if compare_train:
+                with steps("Not scored: training images"):
+                    train = _score(opened, "train", samples, seed, scores["examples"], data_dir)
+            with steps("Not estimated: KL(q(z) ‖ p)"):
+                scores |= _aggregate(opened, split, limit, data_dir)
             configs.append({name: value for name, value in opened.config.items() if name not in OF_A_RUN})
             show_scores(scores, opened.model.latent_dim)
             if train:
                 _show_gap(scores, train)
+                scores["train"] = train
             for finding in diagnose(scores, train):
                 say(f"{finding.message}\n")
             if compression:
-                scores["compression"] = _compression(opened, split, seed, limit, data_dir)
-        results[str(run)] = scores | ({"train": train} if train else {})
+                with steps("Not made: compression table"):
+                    scores["compression"] = _compression(opened, split, seed, limit, data_dir)
+        results[str(run)] = scores | ({"not_made": steps.failed} if steps.failed else {})
     content: Any = next(iter(results.values()))
     if len(runs) > 1:
         content = {"runs": results}
         if different := sorted({name for a in configs for name in a if a[name] != configs[0].get(name)}):
             say(f"No mean: the runs differ in {', '.join(different)}.")
         else:
-            content["mean"] = _mean(list(results.values()))
+            with optional_steps(context.obj)("Not made: mean of the runs"):
+                content["mean"] = _mean(list(results.values()))
     if json is not None:
         write_json(json, content)
         say(f"Wrote {json}")
@@ -185,6 +201,8 @@ def _compression(run: Run, split: str, seed: int, limit: int | None, data_dir: P
 
 
 def show_scores(scores: dict[str, Any], latent_dim: int) -> None:
+    from kvae.evaluation.latents import parts_of_the_rate
+
     table(
         [f"{scores['split']}, {scores['examples']:,} images", "nats per image", "± over images"],
         [[label.format(**scores), *_value(scores, name)] for name, label in ROWS.items()],
@@ -196,7 +214,7 @@ def show_scores(scores: dict[str, Any], latent_dim: int) -> None:
     )
     say(f"effective samples: median {scores['ess_median']:.1f}, below 2 for {scores['ess_below_2']:.1%} of the images")
     if "marginal_kl" in scores:
-        say(f"mutual information {scores['mutual_information']:.2f}, KL(q(z) ‖ p) {scores['marginal_kl']:.2f} nats")
+        say(parts_of_the_rate(scores))
     if scores["binarisation"]:
         say(f"images: {scores['binarisation']}")
     say()

@@ -96,7 +96,7 @@ def export(
             smallest = min(
                 (entry for entry in report["artifacts"] if entry["format"] == "litert"), key=itemgetter("bytes")
             )
-            write(out / smallest["path"], web, runtime=web_runtime, title=opened.config["source"])
+            write(out / smallest["path"], web, runtime=web_runtime)
     show_export(report, out)
     if web is not None:
         say(f"In a browser: python -m http.server -d {web}")
@@ -113,8 +113,7 @@ def export_run(model: "VAE", data: "Data", out: Path, **settings: Any) -> dict[s
         validation = validation[0]
     if conditional and len(data.label_names) == model.condition_dim:
         settings["condition_names"] = data.label_names
-    name = Path(data.name).name  # of a folder: where it lies is nobody's business
-    return write(model, out, images=images, labels=labels, validation=validation, data=name, **settings)
+    return write(model, out, images=images, labels=labels, validation=validation, data=data.name, **settings)
 
 
 def show_export(report: dict[str, Any], out: Path) -> None:

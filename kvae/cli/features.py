@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kvae.cli.console import CommandError, say, table
+from kvae.cli.console import CommandError, optional_steps, say, table
 from kvae.cli.run import DataDirOption, RunArgument, open_run
 
 if TYPE_CHECKING:
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from kvae.models import VAE
 
 PROBE_TRAIN, PROBE_TEST = 2000, 5000
-SPLITS = (None, "all", "train", "validation", "test")
+SPLITS = (None, "all", "train", "validation", "test", "new")
 
 
 def features(
@@ -27,8 +27,8 @@ def features(
         str | None,
         typer.Option(
             help="all: every image of SOURCE, in its own order, nothing set aside. Or train, validation, test: as "
-            "training divides it, in the shuffled order of the split. Without it: all, and train where SOURCE is what "
-            "RUN was trained on.",
+            "training divided it, in the shuffled order of the split. Or new: what RUN's own SOURCE has got since. "
+            "Without it: all, and train where SOURCE is what RUN was trained on.",
             show_default=False,
         ),
     ] = None,
@@ -47,6 +47,9 @@ def features(
     probe: Annotated[
         bool, typer.Option(help="Try the features on a linear classifier, where there are labels.")
     ] = True,
+    key: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Entry of an .npz file with the images.", show_default=False)
+    ] = None,
     data_dir: DataDirOption = None,
 ) -> None:
     """Encode images: z mean, its variance and the encoder's last hidden layer, with ids and labels.
@@ -58,7 +61,7 @@ def features(
     if PurePath(out).suffix.lower() not in (".npz", ".parquet"):
         raise CommandError(f"Expected --out to end in .npz or .parquet. Received: {out}")
     if split not in SPLITS:
-        raise CommandError(f"Expected --split to be all, train, validation or test. Received: {split}")
+        raise CommandError(f"Expected --split to be all, train, validation, test or new. Received: {split}")
     if ray is None and "://" in out:
         raise CommandError(f"Expected --out to be a file; places such as s3://… are for --ray. Received: {out}")
     if ray is not None and (out.lower().endswith(".npz") or split not in (None, "all") or limit is not None):
@@ -70,14 +73,15 @@ def features(
         config = opened.config
         rows = write_features_on_ray(
             run / "model.keras", source, out, hidden, config["binarize"], ray, workers, gpus_per_worker,
-            size=config["size"], grayscale=config["grayscale"],
+            size=config["size"], grayscale=config["grayscale"], value_range=config.get("value_range"),
+            background=config.get("background") or "white",
         )  # fmt: skip
         say(f"Wrote {out}: {rows:,} rows")
         return
     from kvae.features.streaming import checksum, write_features
 
     split = split or ("train" if opened.is_own(source) else "all")
-    data = opened.data(source, data_dir, whole=split == "all")
+    data = opened.data(source, data_dir, whole=split == "all", key=key)
     rows = write_features(
         opened.model,
         data,
@@ -93,10 +97,8 @@ def features(
     if probe and opened.model.condition_dim is not None:
         say("No linear probe: the encoder of a conditional run is told the label.")
     elif probe and data.has_labels:
-        try:  # it needs images that are set aside
-            show_probe(probe_run(opened.model, data if data.num_test else opened.data(source, data_dir)))
-        except ValueError as error:
-            say(f"No linear probe: {error}")
+        with optional_steps(context.obj)("No linear probe", ": "):  # it needs images that are set aside
+            show_probe(probe_run(opened.model, data if data.num_test else opened.data(source, data_dir, key=key)))
 
 
 def probe_run(model: "VAE", data: "Data") -> list[dict[str, Any]]:
@@ -108,10 +110,13 @@ def probe_run(model: "VAE", data: "Data") -> list[dict[str, Any]]:
 
     train_images, train_labels = data.arrays("train", limit=PROBE_TRAIN)
     test_images, test_labels = data.arrays("test", limit=PROBE_TEST)
+    if train_labels is None or test_labels is None:
+        split = "training" if train_labels is None else "test"
+        raise ValueError(f"Expected labels to probe for. Received: {data.name}, whose {split} images have none")
     train = {**extract(model, train_images), "label": np.asarray(train_labels)}
     test = {**extract(model, test_images), "label": np.asarray(test_labels)}
     rows = probe_with_controls(train, train_images, test, test_images)
-    return [{**row._asdict(), "labels": len(train_images)} for row in rows]
+    return [{**row._asdict(), "labels": int(np.sum(train["label"] >= 0))} for row in rows]
 
 
 def show_probe(rows: list[dict[str, Any]]) -> None:

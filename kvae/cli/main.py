@@ -2,15 +2,34 @@
 
 import os
 import sys
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from kvae import __version__
 from kvae.cli import demo, evaluate, export, features, plot, recipes, sample, train
-from kvae.cli.console import CommandError, Stopped, show_only_our_warnings
+from kvae.cli.console import ARGUMENTS, Stopped, session, show_only_our_warnings
+from kvae.steps import is_for_users, reason_of
+
+
+class Commands(TyperGroup):
+    """The subcommands; each runs in a session, whoever calls it."""
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        with session():
+            return super().main(*args, **options)
+
+    def make_context(self, info_name: str | None, args: list[str], *others: Any, **options: Any) -> Any:
+        arguments = list(args)
+        context = super().make_context(info_name, args, *others, **options)
+        context.meta[ARGUMENTS] = arguments
+        return context
+
 
 app = typer.Typer(
+    cls=Commands,
     help="Variational autoencoders from training to the phone. Start with [bold]kvae demo[/bold].",
     no_args_is_help=True,
     add_completion=False,
@@ -41,25 +60,29 @@ def options(
         show_only_our_warnings()
 
 
-def main() -> None:
-    """Run the command; every error that a user can mend is one line and exit status 1."""
-    debug = "--debug" in sys.argv
-    try:
-        app()
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except Stopped as stopped:
-        print(f"kvae: {stopped}", file=sys.stderr)
-        sys.exit(130)
-    except BrokenPipeError:  # `kvae … | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        sys.exit(1)
-    except Exception as error:
-        if debug:
-            raise
-        message = " ".join(str(error).split())
-        if not isinstance(error, CommandError | ValueError | OSError) and not type(error).__module__.startswith(
-            "kvae."
-        ):
-            message = f"unexpected {type(error).__name__}: {message[:300]} (--debug, before the command, shows where)"
-        sys.exit(f"kvae: error: {message or type(error).__name__}")
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command, and exit; every error that a user can mend is one line and exit status 1.
+
+    Args:
+        arguments: instead of those in `sys.argv`.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    with session():
+        try:
+            app(arguments)
+        except KeyboardInterrupt:
+            sys.exit(130)
+        except Stopped as stopped:
+            print(f"kvae: {stopped}", file=sys.stderr)
+            sys.exit(130)
+        except BrokenPipeError:  # `kvae … | head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            sys.exit(1)
+        except Exception as error:
+            if "--debug" in arguments:
+                raise
+            reason = reason_of(error)
+            if not is_for_users(error):
+                reason = f"unexpected {reason} (--debug, before the command, shows where)"
+            print(f"kvae: error: {reason}", file=sys.stderr)
+            sys.exit(1)

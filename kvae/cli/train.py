@@ -1,6 +1,5 @@
 """`kvae train`."""
 
-import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -8,8 +7,8 @@ from typing import Annotated
 import typer
 
 from kvae.cli import unfinished, workers
-from kvae.cli.console import CommandError, say, start_tensorflow
-from kvae.cli.run import DataDirOption, open_run
+from kvae.cli.console import ARGUMENTS, CommandError, say, start_tensorflow
+from kvae.cli.run import DataDirOption, is_described, open_run
 
 
 class Likelihood(StrEnum):
@@ -89,7 +88,13 @@ def train(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of initialisation, order and noise in training.")] = 0,
     data_seed: Annotated[
-        int, typer.Option(min=0, help="Of the splits that are cut, and of what is binarised for validation and test.")
+        int,
+        typer.Option(
+            min=0,
+            help="Seed of the splits that are cut from arrays and folders of images, and of binarised validation and "
+            "test images. It doesn't change splits that a source has itself, nor those of TFDS and TFRecord sources: "
+            "what they lack is the end of their training images.",
+        ),
     ] = 0,
     data_dir: DataDirOption = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 128,
@@ -118,9 +123,29 @@ def train(
         str | None, typer.Option(metavar="N|HxW", help="Crop and resize images to this.", show_default=False)
     ] = None,
     grayscale: Annotated[bool | None, typer.Option(help="Make images grey, or colour.", show_default=False)] = None,
+    value_range: Annotated[
+        tuple[float, float] | None,
+        typer.Option(
+            metavar="LOW HIGH",
+            help="Values that become 0 and 1 (else 0 and 255; of deeper images, those of the training images).",
+            show_default=False,
+        ),
+    ] = None,
+    background: Annotated[
+        str | None,
+        typer.Option(metavar="COLOR", help="Background of transparent images (else white).", show_default=False),
+    ] = None,
+    key: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Entry of an .npz file with the images.", show_default=False)
+    ] = None,
     patience: Annotated[
         int | None,
-        typer.Option(min=1, help="Stop after so many epochs that were no better in validation.", show_default=False),
+        typer.Option(
+            min=1,
+            help="Stop after so many epochs that were no better by the validation value of the objective; warm-up "
+            "doesn't count. Not for objectives that keep the last epoch.",
+            show_default=False,
+        ),
     ] = None,
     precision: Annotated[Precision, typer.Option(help="Of the networks; densities stay float32.")] = Precision.float32,
     ema: Annotated[
@@ -162,6 +187,7 @@ def train(
 
     Example: kvae train mnist --latent-dim 2 --epochs 20 --out runs/mnist-2d
     """
+    arguments = context.meta[ARGUMENTS]
     if resume is not None:
         given = [name for name in context.params if _was_given(context, name)]
         if others := set(given) - {"resume", "samples", "save_seconds", "num_workers", "worker_timeout"}:
@@ -170,7 +196,7 @@ def train(
                 "A training goes on with the settings that it began with: leave out "
                 + ", ".join(sorted(options[name] for name in others))
             )
-        _go_on(resume, samples, save_seconds, num_workers, worker_timeout, context.obj)
+        _go_on(resume, arguments, samples, save_seconds, num_workers, worker_timeout, context.obj)
         return
     if source is None:
         raise CommandError("Expected a SOURCE to train on, or --resume RUN: see `kvae train --help`")
@@ -188,7 +214,7 @@ def train(
     if num_workers > 1 and not workers.is_worker():
         if recipe is None or _was_given(context, "batch_size"):
             _check_shares(batch_size, num_workers)
-        if workers.train(sys.argv[1:], run, num_workers, worker_timeout, overwrite):
+        if workers.train(arguments, run, num_workers, worker_timeout, overwrite):
             _score(run, samples, context.obj)
         return
     start_tensorflow(context.obj, first_operation=not workers.is_worker())
@@ -200,7 +226,8 @@ def train(
         batch_size=batch_size,
         learning_rate=learning_rate, beta=beta, warmup=warmup, num_samples=num_samples, likelihood=likelihood.value,
         posterior=posterior.value, prior=prior.value,
-        network=network.value, binarize=binarize.value, size=parsed, grayscale=grayscale, patience=patience,
+        network=network.value, binarize=binarize.value, size=parsed, grayscale=grayscale,
+        value_range=value_range, background=background, key=key, patience=patience,
         precision=precision.value, ema=ema, xla=xla,
         deterministic=deterministic, data_service=data_service,
     )  # fmt: skip
@@ -209,7 +236,7 @@ def train(
     if workers.is_worker():
         train_in_worker(settings, run)
         return
-    train_run(settings, run, samples, save_seconds=save_seconds)
+    train_run(settings, run, samples, save_seconds=save_seconds, debug=context.obj)
     _say_what_next(run)
 
 
@@ -221,8 +248,16 @@ def _check_shares(batch_size: int, num_workers: int) -> None:
         )
 
 
-def _go_on(run: Path, samples: int, save_seconds: float, num_workers: int, worker_timeout: float, debug: bool) -> None:
-    """Take up what is in RUN/training; or score what is trained, and wasn't scored."""
+def _go_on(
+    run: Path,
+    arguments: list[str],
+    samples: int,
+    save_seconds: float,
+    num_workers: int,
+    worker_timeout: float,
+    debug: bool,
+) -> None:
+    """Resume what is in RUN/training; or describe what is trained, where scores, figures or report are missing."""
     if workers.is_worker():
         start_tensorflow(debug, first_operation=False)
         from kvae.cli.training import Settings, train_in_worker
@@ -231,21 +266,22 @@ def _go_on(run: Path, samples: int, save_seconds: float, num_workers: int, worke
     elif not unfinished.is_there(run):
         if not (run / "model.keras").is_file():
             raise CommandError(f"Expected --resume a folder with an unfinished training. Received: {run}")
-        if (run / "report.html").is_file():
-            raise CommandError(f"{run} is finished. To train it further: kvae train SOURCE --from {run} --out ANOTHER")
+        if is_described(run):  # no error: schedulers restart what they don't know to be done
+            say(f"{run} is finished. To train it further: kvae train SOURCE --from {run} --out ANOTHER")
+            return
         _score(run, samples, debug)
     elif num_workers > 1:
         if unfinished.settings_of(run).get("data_service"):
             raise CommandError(f"{run} reads from a tf.data service, which is for one process: leave out --workers")
         _check_shares(unfinished.settings_of(run)["batch_size"], num_workers)
-        if workers.train(sys.argv[1:], run, num_workers, worker_timeout, overwrite=False):
+        if workers.train(arguments, run, num_workers, worker_timeout, overwrite=False):
             _score(run, samples, debug)
     else:
         start_tensorflow(debug)
         from kvae.cli.training import Settings, train_run
 
         settings = Settings.from_config(unfinished.settings_of(run))
-        train_run(settings, run, samples, resume=True, save_seconds=save_seconds)
+        train_run(settings, run, samples, resume=True, save_seconds=save_seconds, debug=debug)
         _say_what_next(run)
 
 
@@ -254,12 +290,13 @@ def _score(run: Path, samples: int, debug: bool) -> None:
     opened = open_run(run, debug)
     from kvae.cli.training import describe_run
 
-    describe_run(run, opened.data(), samples)
+    describe_run(run, opened.data(), samples, debug)
     _say_what_next(run)
 
 
 def _say_what_next(run: Path) -> None:
-    say(f"Look at it:  {run / 'report.html'}")
+    if (run / "report.html").is_file():
+        say(f"Look at it:  {run / 'report.html'}")
     say(f"Use it:      kvae sample {run} -n 64 --seed 7 --out grid.png")
     say(f"Ship it:     kvae export {run} --out {run}-export")
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 FOLDER, LOCK, STATE = "training", "lock", "state.npz"
 SAVE_SECONDS = 300.0  # after which the state is saved within an epoch, too
-MOVED = ("history.csv", "model.keras", "metrics.json", "config.json")  # into RUN, when it is finished
+MOVED = ("history.csv", "model.keras", "splits.npz", "metrics.json", "config.json")  # into RUN, when it is finished
 
 
 def is_there(run: Path) -> bool:
@@ -95,7 +95,7 @@ def settings_of(run: Path) -> dict[str, Any]:
     path = run / FOLDER / "config.json"
     path = path if path.is_file() else run / "config.json"
     try:
-        config = json.loads(path.read_text())
+        config = json.loads(path.read_text(encoding="utf-8"))
         return {**config, "size": tuple(config["size"]) if isinstance(config["size"], list) else config["size"]}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CommandError(
@@ -160,7 +160,7 @@ def stopped_by(stop: Callable[[int, FrameType | None], None]) -> Iterator[None]:
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: it isn't Python's
 
 
 def _remove(path: Path) -> None:

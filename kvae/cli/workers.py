@@ -174,7 +174,7 @@ def _why(failed: dict[int, int], folder: Path) -> str:
         return f"Worker {index} has lost another one"
     if not index:
         sys.exit(status)  # the chief has said why
-    said = (folder / f"{index}.log").read_text(errors="replace").strip().splitlines()
+    said = (folder / f"{index}.log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
     raise CommandError(f"worker {index}: {said[-1].removeprefix('kvae: error: ') if said else f'status {status}'}")
 
 

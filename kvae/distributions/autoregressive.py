@@ -33,13 +33,13 @@ class MaskedNetwork(layers.Layer):
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         size = input_shape[-1]
         assert size is not None
+        self.kernel_in = self.add_weight(name="kernel_in", shape=(size, self.units))
+        self.kernel_out = self.add_weight(name="kernel_out", shape=(self.units, 2 * size), initializer="zeros")
+        self.bias = self.add_weight(name="bias", shape=(2 * size,), initializer="zeros")
         degree = np.arange(size)[::-1] if self.reverse else np.arange(size)
         hidden = np.arange(self.units) % max(size - 1, 1)  # unit j sees the latents of degree <= hidden[j]
         self.mask_in = (degree[:, None] <= hidden).astype("float32")  # (D, units)
         self.mask_out = np.tile(hidden[:, None] < degree, (1, 2)).astype("float32")  # (units, 2·D)
-        self.kernel_in = self.add_weight(name="kernel_in", shape=(size, self.units))
-        self.kernel_out = self.add_weight(name="kernel_out", shape=(self.units, 2 * size), initializer="zeros")
-        self.bias = self.add_weight(name="bias", shape=(2 * size,), initializer="zeros")
         self.built = True
 
     def call(self, z: Any, context: Any) -> tuple[Any, Any]:
@@ -79,6 +79,9 @@ class InverseAutoregressive(Distribution):
         (TensorShape([5, 2, 3]), TensorShape([5, 2]))
     """
 
+    roles = ("posterior",)
+    unbounded = "means, log-scales and context"
+
     def __init__(self, num_steps: int = 2, units: int = 128, **kwargs: Any):
         super().__init__(**kwargs)
         for name, value in (("num_steps", num_steps), ("units", units)):
@@ -90,9 +93,11 @@ class InverseAutoregressive(Distribution):
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         assert input_shape[-1] is not None
         size = (input_shape[-1] - self.units) // 2
-        self.networks = [MaskedNetwork(self.units, bool(i % 2), dtype="float32") for i in range(self.num_steps)]
-        for network in self.networks:
+        self.networks = []
+        for i in range(self.num_steps):
+            network = MaskedNetwork(self.units, bool(i % 2), dtype="float32")
             network.build((None, size))
+            self.networks.append(network)
         # The same for every batch and platform.
         self.draws = _draws(PAIRS, size)
         super().build(input_shape)
@@ -133,7 +138,7 @@ class InverseAutoregressive(Distribution):
             for d in range(last + 1):  # pass d makes the entry right that depends on d others
                 shift, gate = network(u, context)
                 sigma = ops.sigmoid(gate + 2.0)
-                turn = ops.arange(last + 1) == (last - d if network.reverse else d)
+                turn = ops.arange(last + 1, dtype="int32") == (last - d if network.reverse else d)
                 u = ops.where(turn, (z - (1.0 - sigma) * shift) / sigma, u)
             z, log_det = u, log_det + ops.sum(log_sigmoid(network(u, context)[1] + 2.0), axis=-1)
         return ops.sum(normal_log_density(z, mean, log_scale), axis=-1) - log_det

@@ -22,9 +22,14 @@ class Distribution(keras.layers.Layer):
     Attributes:
         support: values that it is a distribution of: "real" numbers, the "unit" interval [0, 1], "binary" 0 and 1,
             or "levels" k / (levels − 1).
+        roles: what it can be, "posterior" or "likelihood".
+        unbounded: which of its raw parameters have no bounds, as an error names them where a network's last activation
+            has; None for a family that takes bounded ones.
     """
 
     support = "real"
+    roles: tuple[str, ...] = ("posterior", "likelihood")
+    unbounded: str | None = None
 
     def __init__(self, **kwargs: Any):
         kwargs.setdefault("dtype", "float32")
@@ -71,7 +76,7 @@ class Distribution(keras.layers.Layer):
         size = 1
         for axis in variance.shape[1:]:
             size *= axis
-        return ops.reshape(variance, (-1, 1, size)) * ops.eye(size)
+        return ops.reshape(variance, (-1, 1, size)) * ops.eye(size, dtype="float32")
 
     @property
     def is_discrete(self) -> bool:

@@ -26,6 +26,8 @@ class Bernoulli(Distribution):
     """
 
     support = "binary"
+    roles = ("likelihood",)
+    unbounded = "logits"
 
     def param_size(self, event_shape: tuple[int, ...]) -> int:
         return event_shape[-1]

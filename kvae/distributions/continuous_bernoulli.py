@@ -36,6 +36,8 @@ class ContinuousBernoulli(Distribution):
     """
 
     support = "unit"
+    roles = ("likelihood",)
+    unbounded = "logits"
 
     def param_size(self, event_shape: tuple[int, ...]) -> int:
         return event_shape[-1]

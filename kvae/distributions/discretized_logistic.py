@@ -23,6 +23,8 @@ class Levels(Distribution):
     """
 
     support = "levels"
+    roles = ("likelihood",)
+    unbounded = "means and log-scales"
 
     def __init__(self, levels: int = 256, **kwargs: Any):
         super().__init__(**kwargs)

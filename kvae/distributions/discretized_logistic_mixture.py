@@ -129,7 +129,7 @@ class DiscretizedLogisticMixture(Levels):
         channels = pixel.shape[-1]
         pixels = math.prod(pixel.shape[1:-2])
         pixel = ops.reshape(pixel, (-1, pixels, channels, 1, channels))
-        same = ops.reshape(ops.eye(pixels), (pixels, 1, pixels, 1))
+        same = ops.reshape(ops.eye(pixels, dtype="float32"), (pixels, 1, pixels, 1))
         return ops.reshape(pixel * same, (-1, pixels * channels, pixels * channels))
 
     def pixel_covariance(self, params: Any) -> Any:

@@ -40,6 +40,8 @@ class FullCovarianceNormal(BoundedScale):
                 [0.1 , 1.01]]], dtype=float32)
     """
 
+    roles = ("posterior",)
+
     def param_size(self, event_shape: tuple[int, ...]) -> int:
         if len(event_shape) != 1:
             raise ValueError(f"FullCovarianceNormal is a distribution of vectors. Received: event shape {event_shape}")
@@ -59,13 +61,15 @@ class FullCovarianceNormal(BoundedScale):
     def cholesky(self, params: Any) -> Any:
         """L, `(…, D, D)`."""
         _, log_scale, slopes = self.split(params)
-        return ops.exp(log_scale)[..., None] * (ops.eye(log_scale.shape[-1]) + slopes)
+        return ops.exp(log_scale)[..., None] * (ops.eye(log_scale.shape[-1], dtype="float32") + slopes)
 
     def log_prob(self, params: Any, value: Any) -> Any:
         mean, log_scale, slopes = self.split(params)
         e = (ops.cast(value, "float32") - mean) * ops.exp(-log_scale)  # (…, B, D)
         lower = ops.reshape(slopes, (*(1,) * (len(e.shape) + 1 - len(slopes.shape)), *ops.shape(slopes)))
-        epsilon = ops.linalg.solve_triangular(ops.eye(e.shape[-1]) + lower, e[..., None], lower=True)[..., 0]
+        epsilon = ops.linalg.solve_triangular(ops.eye(e.shape[-1], dtype="float32") + lower, e[..., None], lower=True)[
+            ..., 0
+        ]
         return ops.sum(normal_log_density(epsilon, 0.0, 0.0) - log_scale, axis=-1)
 
     def sample(self, params: Any, n: int, seed: Seed) -> Any:

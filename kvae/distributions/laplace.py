@@ -71,6 +71,8 @@ class DiagonalLaplace(NetworkScale):
         (array([-3.3863], dtype=float32), array([[2., 2.]], dtype=float32))
     """
 
+    roles = ("likelihood",)
+
     log_density = staticmethod(laplace_log_density)
     noise = staticmethod(standard_laplace)
     unit_variance = 2.0

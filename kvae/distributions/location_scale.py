@@ -65,6 +65,8 @@ class LocationScale(Distribution):
 class SharedScale(LocationScale):
     """The scale is a number, or a weight (or one for each entry of the event), the same for every example."""
 
+    roles = ("likelihood",)
+
     def __init__(self, scale: float = 1.0, learned: bool = False, per_pixel: bool = False, **kwargs: Any):
         super().__init__(**kwargs)
         check_scale(scale)
@@ -100,6 +102,8 @@ class SharedScale(LocationScale):
 
 class BoundedScale(Distribution):
     """The scale comes from the network, bounded smoothly, so that no density is infinite."""
+
+    unbounded = "means and log-scales"
 
     def __init__(self, min_scale: float = 1e-3, max_scale: float = 1e3, **kwargs: Any):
         super().__init__(**kwargs)

@@ -69,6 +69,8 @@ class LowRankNormal(BoundedScale):
                 [1., 2.]]], dtype=float32)
     """
 
+    roles = ("likelihood",)
+
     def __init__(self, rank: int = 4, min_scale: float = 1e-3, max_scale: float = 1e3, **kwargs: Any):
         super().__init__(min_scale, max_scale, **kwargs)
         if rank < 1:
@@ -122,7 +124,7 @@ class LowRankNormal(BoundedScale):
     def covariance(self, params: Any) -> Any:
         _, log_scale, a = self.split(params)
         a, scale = self.flat(a, self.rank), ops.exp(self.flat(log_scale))
-        correlated = ops.eye(scale.shape[-1]) + ops.matmul(a, ops.swapaxes(a, -1, -2))
+        correlated = ops.eye(scale.shape[-1], dtype="float32") + ops.matmul(a, ops.swapaxes(a, -1, -2))
         return scale[..., :, None] * correlated * scale[..., None, :]
 
     def get_config(self) -> dict[str, Any]:

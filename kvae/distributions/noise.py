@@ -63,7 +63,7 @@ class Noise(keras.random.SeedGenerator):
         first, own, total = self.rows
         times = batch // ops.maximum(own, 1)  # rows of an example: more than one where it stands for each class
         whole = sampler((n, total * times, *event), dtype="float32", seed=self)
-        return ops.take(whole, first * times + ops.arange(batch), axis=1)
+        return ops.take(whole, first * times + ops.arange(batch, dtype="int32"), axis=1)
 
 
 class IndexedNoise(Noise):

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from keras import ops
 
+from kvae.arguments import integer
+
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY, _TOP = 0x1BD11BDA, 0x80000000
 _FEW = 64  # words: those of a latent vector of 128
@@ -67,9 +69,10 @@ def seed_words(seed: int) -> np.ndarray:
         >>> seed_words(7), seed_words(-1)
         (array([0, 7], dtype=int32), array([-1, -1], dtype=int32))
     """
-    if not -(2**63) <= int(seed) < 2**64:
+    seed = integer("seed", seed)
+    if not -(2**63) <= seed < 2**64:
         raise ValueError(f"Argument `seed` must fit into 64 bits. Received: seed={seed}")
-    return np.array([int(seed) % 2**64], np.uint64).view(np.uint32)[::-1].astype(np.uint32).view(np.int32)
+    return np.array([seed % 2**64], np.uint64).view(np.uint32)[::-1].astype(np.uint32).view(np.int32)
 
 
 def random_words(seed: Any, index: Any, count: int, stream: int = 0) -> Any:

@@ -1,4 +1,4 @@
-"""Latents as a compact code: what they cost by the KL term, beside image files of the same quality."""
+"""Latents as a compact code: what they cost by the KL term, beside image files."""
 
 import io
 import math
@@ -35,7 +35,7 @@ class CodeRow(NamedTuple):
 
 
 def compression_table(vae: VAE, images: np.ndarray, seed: int = 0) -> list[CodeRow]:
-    """What a VAE's latents cost, beside JPEG, WebP and PNG files of the same images.
+    """What a VAE's latents cost, beside JPEG, WebP, PNG and CCITT group 4 files of the same images.
 
     The latents' rate is KL(q(z|x) ‖ p(z)) / ln 2 bits, what bits-back coding (Hinton & van Camp 1993; Townsend et al.
     2019, https://arxiv.org/abs/1901.04866) or relative entropy coding takes on average for a sample of q(z|x): a
@@ -43,9 +43,11 @@ def compression_table(vae: VAE, images: np.ndarray, seed: int = 0) -> list[CodeR
     the decoded mean of a posterior sample, as the receiver has it. A JPEG or WebP file is, for each image, the smallest
     of `QUALITIES` with at least the PSNR of this image's reconstruction; where none is, the best one counts.
 
-    A PNG file is without loss, of 8-bit values (1 bit per pixel for binary images). Latents and pixels together are so,
-    too, by bits-back coding: −ELBO / ln 2 bits, if the likelihood is one of grey levels, or if it is Bernoulli's and
-    the images are binary. (Of grey values Bernoulli's cross-entropy is no length of a code, and a density has none.)
+    A PNG file is without loss, of 8-bit values (1 bit per pixel for binary images). CCITT group 4 is the code of fax
+    machines, for binary images of one channel, here in a TIFF file (where Pillow was built with libtiff). Latents and
+    pixels together are without loss, too, by bits-back coding: −ELBO / ln 2 bits, if the likelihood is one of grey
+    levels, or if it is Bernoulli's and the images are binary. (Of grey values Bernoulli's cross-entropy is no length of
+    a code, and a density has none.)
 
     Args:
         vae: a built `kvae.VAE` without conditions.
@@ -60,8 +62,10 @@ def compression_table(vae: VAE, images: np.ndarray, seed: int = 0) -> list[CodeR
         >>> vae = VAE(latent_dim=2, image_shape=(8, 8, 1))
         >>> rows = compression_table(vae, np.random.default_rng(0).integers(0, 2, (5, 8, 8, 1)).astype("float32"))
         >>> [row.code for row in rows]
-        ['latents', 'JPEG', 'WebP', 'latents and pixels', 'PNG']
+        ['latents', 'JPEG', 'WebP', 'latents and pixels', 'PNG', 'CCITT group 4']
     """
+    from PIL import features
+
     if vae.condition_dim is not None or images.shape[-1] not in (1, 3):
         raise ValueError(
             "Expected a model without conditions and images of 1 or 3 channels. "
@@ -79,9 +83,9 @@ def compression_table(vae: VAE, images: np.ndarray, seed: int = 0) -> list[CodeR
     if vae.likelihood.support == "levels" or (vae.likelihood.support == "binary" and binary):
         total = float(np.mean(scores["distortion"] + scores["rate"]) / math.log(2))
         rows.append(CodeRow("latents and pixels", LOSSLESS, total, total, None, 1.0))
-    sizes = [_size(image, "png", binary, optimize=True) for image in levels]
-    header = _size(np.zeros_like(levels[0]), "png", binary, optimize=True)
-    rows.append(CodeRow("PNG", LOSSLESS, np.mean(sizes).item(), np.mean(sizes).item() - header, None, 1.0))
+    rows.append(_lossless("PNG", levels, binary, {"format": "png", "optimize": True}))
+    if binary and images.shape[-1] == 1 and features.check("libtiff"):
+        rows.append(_lossless("CCITT group 4", levels, binary, {"format": "tiff", "compression": "group4"}))
     return rows
 
 
@@ -128,11 +132,17 @@ def _tries(image: np.ndarray, name: str, options: dict[str, Any]) -> Iterator[tu
         yield 8 * file.tell(), decoded
 
 
-def _size(image: np.ndarray, format: str, binary: bool, **options: Any) -> float:
+def _lossless(name: str, levels: np.ndarray, binary: bool, options: dict[str, Any]) -> CodeRow:
+    sizes = [_size(image, binary, options) for image in levels]
+    bits = float(np.mean(sizes))
+    return CodeRow(name, LOSSLESS, bits, bits - _size(np.zeros_like(levels[0]), binary, options), None, 1.0)
+
+
+def _size(image: np.ndarray, binary: bool, options: dict[str, Any]) -> float:
     file = io.BytesIO()
     picture = _picture(image)
-    (picture.convert("1") if binary and image.shape[-1] == 1 else picture).save(file, format, **options)
-    return 8 * file.tell()
+    (picture.convert("1") if binary and image.shape[-1] == 1 else picture).save(file, **options)
+    return 8 * len(file.getbuffer())
 
 
 def _picture(image: np.ndarray) -> Any:

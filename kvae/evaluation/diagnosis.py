@@ -4,6 +4,8 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from kvae.evaluation.latents import mismatch
+
 TRUSTED = 0.9  # share of images with two effective samples or more
 ENOUGH_SAMPLES = 64  # with fewer, nobody takes the bound for the likelihood
 CLEAR = 4.0  # standard errors
@@ -119,14 +121,12 @@ def _weights(scores: Mapping[str, Any]) -> Finding | None:
 def _mismatch(scores: Mapping[str, Any]) -> Finding | None:
     if "marginal_kl" not in scores:
         return None
-    # Where the information comes near log N, the estimate of the marginal KL is too high: only the bound is left.
-    saturated = scores["mutual_information"] > scores["log_n"] - 1
-    mismatch = scores.get("marginal_kl_normal", 0.0) if saturated else scores["marginal_kl"]
-    if mismatch <= max(GAP, WASTED * scores["rate"]):
+    bound, nats = mismatch(scores)
+    if bound == "at most" or nats <= max(GAP, WASTED * scores["rate"]):
         return None
     return Finding(
         "prior mismatch",
-        f"Prior mismatch: the aggregate posterior is {'at least ' if saturated else ''}{mismatch:.1f} nats from the "
+        f"Prior mismatch: the aggregate posterior is {f'{bound} {nats:.1f}'.lstrip()} nats from the "
         f"prior (of a rate of {scores['rate']:.1f}), so samples come from where the decoder was never trained. Fit a "
         "prior to the latents (VampPrior, RealNVP), or raise beta.",
     )

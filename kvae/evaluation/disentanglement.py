@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from kvae.evaluation.codes import as_codes
 from kvae.evaluation.importance import as_batches
 from kvae.models.metrics import ACTIVE_VARIANCE
 
@@ -57,7 +58,7 @@ def disentanglement(model: Any, images: Any, factors: Any, categorical: Sequence
         >>> round(scores["mig"], 6), round(scores["sap"], 6), scores["active_units"]
         (1.0, 1.0, 2)
     """
-    codes = np.concatenate([np.asarray(model.encode_mean(batch)) for batch in as_batches(images)])
+    codes = as_codes(np.concatenate([np.asarray(model.encode_mean(batch)) for batch in as_batches(images)]), "codes")
     active = codes.var(axis=0) > ACTIVE_VARIANCE
     if not active.any():
         raise ValueError(f"Expected a model with active latents. Received: 0 of {codes.shape[1]} active (collapse)")
@@ -94,8 +95,7 @@ def mig(codes: Any, factors: Any) -> float:
     from sklearn.metrics import mutual_info_score
 
     codes, factors = _check(codes, factors)
-    low, high = codes.min(axis=0), codes.max(axis=0)
-    bins = np.minimum((codes - low) / (high - low) * BINS, BINS - 1).astype(int)
+    bins = np.minimum(codes * BINS, BINS - 1).astype(int)
     information = np.array([[mutual_info_score(v, z) for v in factors.T] for z in bins.T])  # (D, F)
     entropy = np.array([mutual_info_score(v, v) for v in factors.T])  # (F,)
     return float(np.mean(_gap(information) / entropy))
@@ -220,21 +220,20 @@ def factor_vae_score(codes: Any, factors: Any, group: int = 64, votes: int = 800
 
 
 def _check(codes: Any, factors: Any) -> tuple[np.ndarray, np.ndarray]:
-    """float64 codes of the latents that vary, and factors."""
+    """Codes of the latents that vary, each shifted and scaled to [0, 1], which no score depends on; and factors."""
     codes, factors = np.asarray(codes, np.float64), np.asarray(factors)
     if codes.ndim != 2 or factors.ndim != 2 or len(codes) != len(factors) or factors.dtype.kind not in "iub":
         raise ValueError(
             "Expected codes (N, D) and integer factors (N, F) of the same N images. "
             f"Received: {codes.shape} and {factors.shape} {factors.dtype}"
         )
-    if not np.isfinite(codes).all():
-        raise ValueError("Expected finite codes. Received: NaN or infinite ones")
     if len(factors) == 0 or (factors == factors[0]).all(axis=0).any():
         raise ValueError(f"Expected factors that each have two values or more. Received: {len(factors)} examples")
-    codes = codes[:, np.ptp(codes, axis=0) > 0]
-    if codes.shape[1] == 0:
+    codes = as_codes(codes, "codes")
+    low, span = codes.min(axis=0), np.ptp(codes, axis=0)
+    if not span.any():
         raise ValueError("Expected a latent that varies. Received: codes that are all constant")
-    return codes, factors
+    return ((codes - low) / np.where(span > 0, span, 1))[:, span > 0], factors
 
 
 def _gap(scores: np.ndarray) -> np.ndarray:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 from keras import ops
@@ -19,6 +18,7 @@ from kvae.data.pipeline import untuned
 from kvae.distributions import Noise, closed_form_kl, normal_from_words, seed_words, uniform_from_words
 from kvae.distributions.threefry import threefry
 from kvae.models import VAE
+from kvae.models.batches import batch_of
 from kvae.priors import Prior
 
 MEMORY = 64 << 20  # bytes of the largest tensor while decoding
@@ -66,7 +66,8 @@ def score_images(
 
     Args:
         model: a built `kvae.VAE`.
-        data: dataset of batches `x` or `(x, label)`, or an array `(N, H, W, C)`, or a pair of arrays.
+        data: dataset of batches as for `fit`, or an array `(N, H, W, C)`, or a pair of arrays. With a pair of noisy and
+            clean images it is the clean ones that are scored, with z ~ q(z|noisy).
         num_samples: K.
         seed: of the noise.
         progress: whether to show a progress bar.
@@ -101,8 +102,8 @@ def score_images(
     bar = tqdm(disable=None if progress else True, unit="image", leave=False)
     try:
         for batch in dataset:
-            x, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
-            rows = _image_rows(model, x)
+            x, y, target, _ = batch_of(batch, model.image_shape, model.condition_dim is not None)
+            rows = _image_rows(model, x if target is None else target)
             if sampler is None or not bar.total:
                 sampler = sampler or ImportanceSampler(model, num_samples, seed, len(x))
                 bar.total = max(0, int(dataset.cardinality())) * len(x) or None
@@ -111,7 +112,7 @@ def score_images(
                 raise ValueError(OTHERS)
             bar.update(known)
             if known < len(x):
-                for group, scores in sampler.groups(x, model.condition(y, labels=True), first, known):
+                for group, scores in sampler.groups(x, model.condition(y, labels=True), first, known, target):
                     parts.append({name: row[group] for name, row in rows.items()} | scores)
                     bar.update(len(scores["nll"]))
                     if save is not None and time.monotonic() - saved > SAVE_SECONDS:
@@ -222,10 +223,14 @@ class ImportanceSampler:
         rate = self.kl(self.model.posterior, q, self.prior, c) if self.kl else None
         return q, self.model.posterior.mean(q), self.model.posterior.variance(q), rate
 
-    def groups(self, x: Any, c: Any, first: int, known: int) -> Iterator[tuple[slice, Rows]]:
-        """Scores of the images of a batch but the first `known`; `first` is the number of its first image."""
-        x = tf.cast(x, tf.float32)
-        q, mean, variance, rate = self.encode(self.model.check_images(x), c)
+    def groups(self, x: Any, c: Any, first: int, known: int, target: Any = None) -> Iterator[tuple[slice, Rows]]:
+        """Scores of the images of a batch but the first `known`; `first` is the number of its first image.
+
+        `target` are the images that the likelihood is of, where these aren't `x`.
+        """
+        x = self.model.check_images(x)
+        q, mean, variance, rate = self.encode(x, c)
+        x = x if target is None else self.model.check_images(target)
 
         def tensors(start: int) -> tuple[Any, ...]:
             row = np.minimum(np.arange(start, start + self.group), len(x) - 1)  # the last image fills up the group

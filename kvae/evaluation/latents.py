@@ -1,19 +1,21 @@
 """What the latents do, over a whole data set."""
 
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import keras
 import numpy as np
 import tensorflow as tf
 
 from kvae.distributions import seed_words
 from kvae.evaluation.importance import SampleNoise, as_batches, log_sum_exp
 from kvae.models import VAE
+from kvae.models.batches import unpack
 from kvae.models.metrics import ACTIVE_VARIANCE
 from kvae.priors import StandardNormal
 
 PAIRS_AT_ONCE = 1 << 15  # densities of one latent vector under one image's posterior
+SATURATED = 1.0  # nats: mutual information that is as near to log N, its largest value, is a lower bound only
 
 
 class LatentStatistics(NamedTuple):
@@ -28,7 +30,7 @@ def latent_statistics(mean: np.ndarray, variance: np.ndarray) -> LatentStatistic
     """KL of each latent's marginal posterior from N(0, 1), and which latents are active.
 
     Args:
-        mean, variance: moments of q(z|x), `(N, D)`.
+        mean, variance: moments of q(z|x), `(N, D)`. What isn't finite stays so in `kl`, and its latent isn't active.
 
     Example:
 
@@ -36,7 +38,8 @@ def latent_statistics(mean: np.ndarray, variance: np.ndarray) -> LatentStatistic
         >>> statistics.active.tolist(), statistics.kl.round(2).tolist()
         ([True, False], [1.2, 0.0])
     """
-    kl = 0.5 * np.mean(np.square(mean) + variance - 1 - np.log(variance), axis=0)
+    with np.errstate(divide="ignore", invalid="ignore"):  # of a variance of 0 the KL is infinite
+        kl = 0.5 * np.mean(np.square(mean) + variance - 1 - np.log(variance), axis=0)
     return LatentStatistics(kl, mean.var(axis=0) > ACTIVE_VARIANCE, np.argsort(-kl, kind="stable"))
 
 
@@ -45,17 +48,17 @@ def aggregate_posterior(model: VAE, data: Any, seed: int = 0) -> dict[str, float
 
     With q(z) = 1/N Σ_n q(z|x_n), the rate is I(n; z) + KL(q(z) ‖ p(z)) (Hoffman & Johnson 2016, "ELBO surgery", eq.
     7). Both parts are means over one z_n ~ q(z|x_n) per image, with q(z_n) from all N² pairs. So N images are taken
-    for the whole of the data: I is at most log N, and where it comes near it, it is too low for the data's
-    distribution, and the marginal KL as much too high. Compare numbers of the same N.
+    for the whole of the data: I is at most log N. Where it is within 1 nat of that (`is_saturated`), it is a lower
+    bound of what it is for the data's distribution, and the marginal KL an upper one. Compare numbers of the same N.
+
+    `marginal_kl_normal` doesn't saturate, and is at most the marginal KL: that of the normal distribution with the
+    mean and covariance of q(z), less D (D + 3) / 4N for what these of N draws differ by. It is given for a standard
+    normal prior and more images than latents. `mismatch` says which of the two to take.
 
     Args:
         model: a built `kvae.VAE`, not a conditional one.
         data: images, as for `evaluate`; 2,000 are enough to tell a mismatch from none.
         seed: of the latents.
-
-    `marginal_kl_normal` has no such limit, and is at most the marginal KL: that of the normal distribution with the
-    mean and covariance of q(z), less D (D + 3) / 4N for what these of N draws differ by. It is given for a standard
-    normal prior.
 
     Returns:
         Dict with `mutual_information`, `marginal_kl`, `log_n`, the most that the first can be, and perhaps
@@ -73,7 +76,7 @@ def aggregate_posterior(model: VAE, data: Any, seed: int = 0) -> dict[str, float
     """
     if model.condition_dim is not None:
         raise ValueError("Expected a model without conditions. Received: condition_dim=" + str(model.condition_dim))
-    batches = (keras.utils.unpack_x_y_sample_weight(batch)[0] for batch in as_batches(data))
+    batches = (unpack(batch)[0] for batch in as_batches(data))
     params = [model.encoder_params(model.check_images(x)) for x in batches]
     if not params:
         raise ValueError("Expected images. Received: none")
@@ -96,6 +99,45 @@ def aggregate_posterior(model: VAE, data: Any, seed: int = 0) -> dict[str, float
     if isinstance(prior, StandardNormal) and n > model.latent_dim:
         parts["marginal_kl_normal"] = _normal_kl(z.numpy().astype(np.float64))
     return parts
+
+
+def is_saturated(parts: Mapping[str, Any]) -> bool:
+    """Whether the mutual information that `aggregate_posterior` gives is a lower bound only: within 1 nat of log N."""
+    return parts["mutual_information"] > parts["log_n"] - SATURATED
+
+
+def mismatch(parts: Mapping[str, Any]) -> tuple[str, float]:
+    """KL(q(z) ‖ p(z)) by the estimate that holds: "" and the number, or "at least" or "at most", where it is a bound.
+
+    Args:
+        parts: what `aggregate_posterior` gives.
+
+    Example:
+
+        >>> parts = {"mutual_information": 6.1, "marginal_kl": 9.0, "log_n": 6.2}
+        >>> mismatch(parts), mismatch({**parts, "marginal_kl_normal": 0.4}), mismatch({**parts, "log_n": 7.6})
+        (('at most', 9.0), ('at least', 0.4), ('', 9.0))
+    """
+    if not is_saturated(parts):
+        return "", parts["marginal_kl"]
+    if "marginal_kl_normal" in parts:
+        return "at least", max(parts["marginal_kl_normal"], 0.0)
+    return "at most", parts["marginal_kl"]
+
+
+def parts_of_the_rate(parts: Mapping[str, Any]) -> str:
+    """What `aggregate_posterior` gives in a line, which says where a number is a bound only.
+
+    Example:
+
+        >>> print(parts_of_the_rate({"mutual_information": 6.18, "marginal_kl": 9.0, "log_n": 6.21}))
+        mutual information at least 6.18 (of N images at most log N = 6.21 is seen), KL(q(z) ‖ p) at most 9.00 nats
+    """
+    bound, nats = mismatch(parts)
+    information = f"{parts['mutual_information']:.2f}"
+    if is_saturated(parts):
+        information = f"at least {information} (of N images at most log N = {parts['log_n']:.2f} is seen)"
+    return f"mutual information {information}, KL(q(z) ‖ p) {f'{bound} {nats:.2f}'.lstrip()} nats"
 
 
 def _normal_kl(z: np.ndarray) -> float:

@@ -36,8 +36,8 @@ def evaluate(
     * `nll`: −log p̂(x) with p̂ = mean_k p(x, z_k)/q(z_k|x), the importance-weighted bound with K samples (Burda
       et al. 2016, eq. 8), from above: it falls towards −log p(x) as K grows; papers quote it at K = 5000;
     * `bits_per_dim`: −ELBO / (ln 2 · H·W·C), and `bits_per_dim_nll`, the same of the nll. For a discrete likelihood
-      these are bits per dimension of the data. For a density (Normal) they refer to x in [0, 1]; add 8 to compare
-      with 8-bit images;
+      these are bits per dimension of the data. For a density (Normal) they refer to x in [0, 1]; add log₂ 255 = 7.99,
+      the levels of 8-bit images being 1/255 apart, to compare with bits of these;
     * `ess_median` and `ess_below_2`: median of the effective sample size (Σw)²/Σw², and the share of images where
       it is below 2: there the nll is one weight's, and not to be trusted;
     * `kl_per_dimension`: KL from N(0, 1) of each latent's marginal posterior, mean over the images.

@@ -4,6 +4,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from kvae.evaluation.codes import as_codes
+
 C_GRID = (0.01, 0.1, 1.0, 10.0)
 
 
@@ -24,14 +26,15 @@ def linear_probe(
     """Test accuracy of logistic regression on each set of features (Alain & Bengio 2016).
 
     Features are not rescaled: scaling a dead latent up to unit variance makes it noise. The strength of the
-    L2 penalty is chosen from `C_GRID` on the last fifth of the training examples, for every set alike.
+    L2 penalty is chosen from `C_GRID` on the last fifth of each class's training examples, for every set alike.
 
     Args:
         train, test: arrays `(N, …)` by name; anything but the first axis is flattened.
-        train_labels, test_labels: integers `(N,)`.
+        train_labels, test_labels: integers `(N,)`; examples with a label below 0 have none, and are left out.
 
     Raises:
-        ValueError: if there are fewer than 10 training examples or only one class.
+        ValueError: if there are fewer than 10 labelled training examples, no two classes with two of them each, no
+            labelled test example, or features that are not finite.
 
     Example:
 
@@ -41,15 +44,21 @@ def linear_probe(
         >>> row.size, row.accuracy > 0.85
         (64, True)
     """
-    if len(train_labels) < 10 or len(np.unique(train_labels)) < 2:
+    known, known_test = np.asarray(train_labels) >= 0, np.asarray(test_labels) >= 0
+    y, y_test = np.asarray(train_labels)[known], np.asarray(test_labels)[known_test]
+    counts = np.unique(y, return_counts=True)[1]
+    if len(y) < 10 or np.sum(counts > 1) < 2:
         raise ValueError(
-            "A probe needs at least 10 labelled training examples of two classes. "
-            f"Received: {len(train_labels)} examples of {len(np.unique(train_labels))} classes"
+            "Expected at least 10 labelled training examples, two or more of each of two classes. "
+            f"Received: {len(y)} examples of {len(counts)} classes"
         )
-    return [
-        ProbeRow(name, _flat(x).shape[1], _accuracy(_flat(x), train_labels, _flat(test[name]), test_labels))
-        for name, x in train.items()
-    ]
+    if not len(y_test):
+        raise ValueError(f"Expected labelled test examples. Received: {len(known_test)} examples without a label")
+    rows = []
+    for name, x in train.items():
+        features, features_test = as_codes(_flat(x), name)[known], as_codes(_flat(test[name]), name)[known_test]
+        rows.append(ProbeRow(name, features.shape[1], _accuracy(features, y, features_test, y_test)))
+    return rows
 
 
 def probe_with_controls(
@@ -68,7 +77,8 @@ def probe_with_controls(
 
     raw, raw_test = _flat(train_images), _flat(test_images)
     size = min(train["mean"].shape[1], *raw.shape)
-    pca = PCA(size, random_state=0).fit(raw)
+    with np.errstate(divide="ignore", invalid="ignore"):  # of images that are all equal no share of the variance
+        pca = PCA(size, random_state=0).fit(raw)
     features = {"z mean": (train["mean"], test["mean"])}
     if "hidden" in train:
         features["last hidden layer"] = (train["hidden"], test["hidden"])
@@ -87,9 +97,18 @@ def _flat(x: np.ndarray) -> np.ndarray:
 
 
 def _accuracy(x: np.ndarray, y: np.ndarray, x_test: np.ndarray, y_test: np.ndarray) -> float:
-    cut = len(x) * 4 // 5
-    scores = [_fit(x[:cut], y[:cut], c).score(x[cut:], y[cut:]) for c in C_GRID]
+    held = _held_out(y)
+    scores = [_fit(x[~held], y[~held], c).score(x[held], y[held]) for c in C_GRID]
     return float(_fit(x, y, C_GRID[int(np.argmax(scores))]).score(x_test, y_test))
+
+
+def _held_out(y: np.ndarray) -> np.ndarray:
+    """The last fifth of each class, `(N,)` bool: one example or more where it has two or more."""
+    held = np.zeros(len(y), bool)
+    for label in np.unique(y):
+        own = np.flatnonzero(y == label)
+        held[own[max(1, len(own) * 4 // 5) :]] = True
+    return held
 
 
 def _fit(x: np.ndarray, y: np.ndarray, c: float) -> Any:

@@ -1,11 +1,12 @@
 """How good samples look, in numbers that need no download: a Fréchet distance and sharpness."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
-from keras import layers
+from keras import layers, ops
 
 MEASURE = "Fréchet distance in the features of a classifier trained on the same data; not FID"
 FEATURES = 64
@@ -21,7 +22,7 @@ def sample_quality(model: Any, data: Any, n: int = 2000, classifier: Any = None,
 
     Args:
         model: a `kvae.VAE`; a conditional one gets the labels of the test images.
-        data: what `kvae.data.load` gives, with labels.
+        data: what `kvae.data.load` gives, with labels; a conditional model is given the labelled test images only.
         n: images on either side, at most (there may be fewer to test on).
         classifier: from `feature_classifier`, so that models are compared by the same features; or any
             `keras.Sequential` whose last layer gives logits. None trains one.
@@ -33,8 +34,10 @@ def sample_quality(model: Any, data: Any, n: int = 2000, classifier: Any = None,
         * `frechet_means`, `frechet_draws`: of samples, as the means of x given z, and as draws of x given z; with
           a simple likelihood the draws have the pixel noise that the means lack;
         * `frechet_floor`: of training images;
-        * `sharpness_samples`, `sharpness_reconstructions`: of means of x, see `sharpness`;
-        * `classifier_accuracy`: on the test images; features of a poor classifier say little;
+        * `sharpness_samples`, `sharpness_reconstructions`: of means of x, see `sharpness`; NaN where the test images
+          have no edges, or are below 3×3;
+        * `classifier_accuracy`: on the labelled test images (NaN where there are none); features of a poor classifier
+          say little;
         * `measure`: what the Fréchet distance is; `n`.
 
     Raises:
@@ -50,10 +53,13 @@ def sample_quality(model: Any, data: Any, n: int = 2000, classifier: Any = None,
         >>> quality["frechet_floor"] < quality["frechet_means"], quality["n"]
         (True, 50)
     """
-    _check_labels(data)
+    _check_labels(data, "train", "test")
     if n < 2:
         raise ValueError(f"Argument `n` must be >= 2. Received: n={n}")
     test, labels = data.arrays("test", limit=n)
+    known = labels >= 0
+    if model.condition_dim is not None:
+        test, labels, known = test[known], labels[known], known[known]
     train, _ = data.arrays("train", limit=len(test))
     condition = None if model.condition_dim is None else labels
     means = np.clip(model.sample(len(test), seed, condition=condition), 0, 1)
@@ -66,11 +72,13 @@ def sample_quality(model: Any, data: Any, n: int = 2000, classifier: Any = None,
     }
     given = (test,) if condition is None else (test, condition)
     reconstructions = np.clip(_in_batches(model.reconstruct, *given), 0, 1)
+    has_edges = min(test.shape[1:3]) >= 3 and _laplacian_energy(test) > 0
+    right = (_in_batches(classifier, test).argmax(axis=1) == labels)[known]
     return {
         **to_test,
-        "sharpness_samples": sharpness(means, test),
-        "sharpness_reconstructions": sharpness(reconstructions, test),
-        "classifier_accuracy": float(np.mean(_in_batches(classifier, test).argmax(axis=1) == labels)),
+        "sharpness_samples": sharpness(means, test) if has_edges else math.nan,
+        "sharpness_reconstructions": sharpness(reconstructions, test) if has_edges else math.nan,
+        "classifier_accuracy": float(np.mean(right)) if len(right) else math.nan,
         "measure": MEASURE,
         "n": len(test),
     }
@@ -149,7 +157,7 @@ def feature_classifier(data: Any, epochs: int = 5, seed: int = 0) -> keras.Model
     tell these classes apart: it sees what matters for them, and may overlook the rest.
 
     Args:
-        data: what `kvae.data.load` gives, with labels.
+        data: what `kvae.data.load` gives, with labels; images without one (−1) count for nothing.
         epochs: passes over the training images.
         seed: of the initial weights. The order of the images is the data's own.
 
@@ -164,10 +172,10 @@ def feature_classifier(data: Any, epochs: int = 5, seed: int = 0) -> keras.Model
         >>> classifier_features(classifier, images).shape
         (20, 64)
     """
-    _check_labels(data)
+    _check_labels(data, "train")
     if epochs < 1:
         raise ValueError(f"Argument `epochs` must be >= 1. Received: epochs={epochs}")
-    train = data.split("train", labels=True, shuffle=True)
+    train = data.split("train", labels=True, shuffle=True).map(_weighted)
     classes = len(data.label_names) or 1 + int(data.arrays("train")[1].max())
     seeds = iter(range(seed, seed + 5))
 
@@ -189,6 +197,11 @@ def feature_classifier(data: Any, epochs: int = 5, seed: int = 0) -> keras.Model
     classifier.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     classifier.fit(train, epochs=epochs, shuffle=False, verbose=0)  # the data shuffles itself
     return classifier
+
+
+def _weighted(x: Any, label: Any) -> tuple[Any, Any, Any]:
+    """Images, labels and weights: 0 where there is no label."""
+    return x, ops.maximum(label, 0), ops.cast(label >= 0, "float32")
 
 
 def classifier_features(classifier: keras.Model, images: Any) -> np.ndarray:
@@ -214,8 +227,8 @@ def _laplacian_energy(x: np.ndarray) -> float:
     return float(np.mean(np.square(neighbours - 4 * x[:, 1:-1, 1:-1])))
 
 
-def _check_labels(data: Any) -> None:
-    if not getattr(data, "has_labels", False):
+def _check_labels(data: Any, *splits: str) -> None:
+    if not getattr(data, "has_labels", False) or not all(map(data.is_labelled, splits)):
         raise ValueError(
             "Sample quality is measured in the features of a classifier, which needs labels: load data that has them, "
             f"for example kvae.data.load((images, labels)). Received: {data!r:.200}"

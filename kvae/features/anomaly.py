@@ -31,7 +31,9 @@ class AnomalyDetector(OutlierMixin, LatentEstimator):
 
     It follows scikit-learn's protocol for outlier detectors: `predict` gives 1 for ordinary rows and −1 for outliers,
     `score_samples` is higher for ordinary ones, `decision_function` is positive for them. Fitted on clean data it is a
-    novelty detector; fitted on data with some outliers, an outlier detector.
+    novelty detector; fitted on data with some outliers, an outlier detector. Labels only measure it: where
+    `kvae.data.load` has taken a folder such as MVTec AD's (`train/good`, `test/good`, `test/crack`), 0 is the ordinary
+    class, and larger ones are anomalies (docs/features.md has an example).
 
     **Likelihoods fail on simpler data.** A model of clothes gives digits, which it never saw, a higher likelihood than
     clothes: they are smoother (Nalisnick et al. 2019, https://arxiv.org/abs/1810.09136). So "elbo" and "likelihood"
@@ -148,8 +150,8 @@ class AnomalyDetector(OutlierMixin, LatentEstimator):
     def _likelihood(self) -> Distribution:
         return likelihoods.DiscretizedLogistic(levels=256) if self.criterion == "complexity" else super()._likelihood()
 
-    def _make(self) -> LatentModel:
-        model = super()._make()
+    def _make(self, rows: int) -> LatentModel:
+        model = super()._make(rows)
         if not hasattr(model, "prior"):
             raise ValueError(f"Scores need a prior, which an Autoencoder hasn't. Received: model={self.model!r}")
         if self.criterion == "complexity" and (reason := _no_complexity(model)):

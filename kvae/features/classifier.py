@@ -11,6 +11,8 @@ from keras import ops
 from kvae.distributions import Distribution
 from kvae.features.outputs import encoder_output
 from kvae.models import LatentModel
+from kvae.models.precision import fit_epsilon
+from kvae.networks.composite import Composite
 
 
 @keras.saving.register_keras_serializable("kvae")
@@ -112,7 +114,7 @@ def classifier(
 
 
 @keras.saving.register_keras_serializable("kvae")
-class Classifier(keras.Model):
+class Classifier(Composite, keras.Model):
     """An encoder with a dense layer on top; made by `classifier`, whose `trainable` it calls `learns`.
 
     `compile`, `fit`, `evaluate`, `predict`, `save` and `keras.models.load_model` are those of any Keras model.
@@ -154,7 +156,10 @@ class Classifier(keras.Model):
             layer.trainable = any(layer is other for other in learning)
         if posterior is not None:
             posterior.trainable = False
-        self.built = True
+        self.build((None, *self.image_shape))
+
+    def build(self, input_shape: Any) -> None:
+        self.built = True  # the layers are, since the constructor
 
     @property
     def trunk(self) -> list[keras.layers.Layer]:
@@ -169,8 +174,22 @@ class Classifier(keras.Model):
     def compile(self, optimizer: Any = "adam", *args: Any, **kwargs: Any) -> None:
         """As `keras.Model.compile`."""
         super().compile(optimizer, *args, **kwargs)
+        fit_epsilon(self.optimizer, self.trainable_weights, change=isinstance(optimizer, str))
         if self.trunk_rate != 1.0:
             self._slow_down(getattr(self.optimizer, "inner_optimizer", self.optimizer))
+
+    def export(
+        self,
+        filepath: Any,
+        format: str = "tf_saved_model",
+        verbose: bool | None = None,
+        input_signature: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        """As `keras.Model.export`: the classifier as it is called, images to probabilities."""
+        if input_signature is None:
+            input_signature = [keras.InputSpec(shape=(None, *self.image_shape), dtype="float32", name="image")]
+        super().export(filepath, format, verbose, input_signature, **kwargs)
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compile as before saving."""
@@ -198,8 +217,7 @@ class Classifier(keras.Model):
     def get_config(self) -> dict[str, Any]:
         serialize = keras.saving.serialize_keras_object
         return {
-            "name": self.name,
-            "dtype": serialize(self.dtype_policy),
+            **super().get_config(),
             "encoder": serialize(self.encoder),
             "num_classes": self.num_classes,
             "learns": self.learns,

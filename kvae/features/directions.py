@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
+from kvae.evaluation.codes import ROUNDING, as_codes
 from kvae.features.search import latents_of
 from kvae.models import LatentModel
 
@@ -30,7 +31,7 @@ def direction(model: LatentModel, first: Any, second: Any, method: str = "mean")
             regression separates them, which leaves alone what the groups don't differ in.
 
     Raises:
-        ValueError: for another method, or if the groups' means are the same.
+        ValueError: for another method, or if the groups' means are the same but for rounding.
 
     Example:
 
@@ -43,16 +44,16 @@ def direction(model: LatentModel, first: Any, second: Any, method: str = "mean")
     if method not in METHODS:
         raise ValueError(f"Argument `method` must be one of {', '.join(METHODS)}. Received: method={method!r}")
     a, b = latents_of(model, first), latents_of(model, second)
-    apart = b.mean(axis=0) - a.mean(axis=0)
+    both = as_codes(np.concatenate([a, b]))
+    apart = both[len(a) :].mean(axis=0, dtype=np.float64) - both[: len(a)].mean(axis=0, dtype=np.float64)
+    if not np.linalg.norm(apart) > ROUNDING * np.abs(both).max():
+        raise ValueError("Expected two groups that differ. Received: groups of the same mean in latent space")
     if method == "logistic":
         labels = np.repeat([0, 1], [len(a), len(b)])
-        vector = LogisticRegression(max_iter=1000).fit(np.concatenate([a, b]), labels).coef_[0]
+        vector = LogisticRegression(max_iter=1000).fit(both - both[0], labels).coef_[0]  # constant latents are 0
     else:
         vector = apart
-    length = np.linalg.norm(vector)
-    if not length > 0:
-        raise ValueError("Expected two groups that differ. Received: groups of the same mean in latent space")
-    vector = (vector / length).astype(np.float32)
+    vector = (vector / np.linalg.norm(vector)).astype(np.float32)
     return Direction(vector, float(apart @ vector))
 
 

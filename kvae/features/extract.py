@@ -10,6 +10,7 @@ from keras import ops
 
 from kvae.features.outputs import encoder_inputs, encoder_output
 from kvae.models import Autoencoder, LatentModel, SemiSupervisedVAE
+from kvae.models.batches import unpack
 from kvae.models.semi_supervised import UNLABELLED
 
 ROWS = 256  # encoded at once, always as many: a row's features don't depend on those beside it
@@ -143,7 +144,8 @@ def extract(model: LatentModel, data: Any, hidden: bool = True) -> dict[str, np.
     encode = batch_encoder(model, hidden)
     collected: dict[str, list[np.ndarray]] = {}
     for batch in _batches(data):
-        images, label, _ = keras.utils.unpack_x_y_sample_weight(batch)
+        images, label, _ = unpack(batch)
+        label = None if np.ndim(label) > 2 else label  # the target of a denoising model
         features = encode(images, label)
         if label is not None:
             features["label"] = np.asarray(label)

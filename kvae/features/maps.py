@@ -1,14 +1,21 @@
 """Latents on a plane."""
 
+from typing import Any
+
 import numpy as np
-from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
+from threadpoolctl import threadpool_limits
+
+from kvae.evaluation.codes import as_codes, principal_components
 
 METHODS = ("pca", "tsne")
+FEW = 5000  # latents: for fewer, threads wait for each other longer than they work, ten times as long on a busy machine
 
 
-def latent_plane(latents: np.ndarray, method: str = "tsne", seed: int = 0) -> np.ndarray:
+def latent_plane(latents: Any, method: str = "tsne", seed: int = 0) -> np.ndarray:
     """Two coordinates for each latent, `(N, 2)`, in which neighbours stay neighbours.
+
+    Equal latents lie at the same place; if all of them are equal, this is 0.
 
     Args:
         latents: `(N, D)`.
@@ -17,7 +24,7 @@ def latent_plane(latents: np.ndarray, method: str = "tsne", seed: int = 0) -> np
         seed: of t-SNE.
 
     Raises:
-        ValueError: for another method, or fewer than three latents.
+        ValueError: for another method, fewer than three latents, or latents that are not finite.
 
     Example:
 
@@ -27,12 +34,23 @@ def latent_plane(latents: np.ndarray, method: str = "tsne", seed: int = 0) -> np
     """
     if method not in METHODS:
         raise ValueError(f"Argument `method` must be one of {', '.join(METHODS)}. Received: method={method!r}")
+    latents = as_codes(latents)
     if len(latents) < 3:
         raise ValueError(f"Expected three latents or more. Received: {len(latents)}")
-    if latents.shape[1] == 1:
-        return np.column_stack([latents, np.zeros(len(latents))])
-    if method == "pca":
-        return PCA(2, random_state=seed).fit_transform(latents)
+    if method == "pca" or latents.shape[1] == 1:
+        return principal_components(latents)[0]
+    distinct, place = np.unique(latents, axis=0, return_inverse=True)
+    return _tsne(distinct, seed)[place.reshape(-1)]
+
+
+def _tsne(latents: np.ndarray, seed: int) -> np.ndarray:
+    """t-SNE of distinct latents: its tree of points and its start are undefined where all are equal."""
+    start, _ = principal_components(latents)
+    scale = start[:, 0].std()  # t-SNE doesn't depend on it, but its squares have the range of float32
+    if len(latents) < 3 or not scale > 0:
+        return start
+    start = (start / scale * 1e-4).astype(np.float32)
     perplexity = min(30.0, (len(latents) - 1) / 3)
-    start = "pca" if np.asarray(latents).var() > 0 else "random"
-    return TSNE(2, perplexity=perplexity, init=start, random_state=seed).fit_transform(latents)
+    tsne = TSNE(2, perplexity=perplexity, init=start, random_state=seed)
+    with threadpool_limits(1 if len(latents) < FEW else None, user_api="openmp"):
+        return tsne.fit_transform(latents / scale)

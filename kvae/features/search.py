@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from sklearn.neighbors import NearestNeighbors
 
+from kvae.evaluation.codes import as_codes
 from kvae.features.extract import extract
 from kvae.models import LatentModel
 
@@ -30,7 +31,7 @@ def nearest(model: LatentModel | None, images: Any, queries: Any, k: int = 5, me
         metric: of scikit-learn's `NearestNeighbors`: "euclidean", "cosine", …
 
     Raises:
-        ValueError: if k is out of range.
+        ValueError: if k is out of range, or latents are not finite.
 
     Example:
 
@@ -50,7 +51,7 @@ def nearest(model: LatentModel | None, images: Any, queries: Any, k: int = 5, me
 def latents_of(model: LatentModel | None, x: Any) -> np.ndarray:
     """Latent means `(N, D)` of images, or latents as they are."""
     if np.ndim(x) == 2:
-        return np.asarray(x, np.float32)
+        return as_codes(x)
     if model is None:
         raise ValueError(f"Expected latents (N, D) where there is no model. Received: shape {np.shape(x)}")
-    return extract(model, x if np.ndim(x) == 0 else np.asarray(x, np.float32), hidden=False)["mean"]
+    return as_codes(extract(model, x if np.ndim(x) == 0 else np.asarray(x, np.float32), hidden=False)["mean"])

@@ -1,5 +1,8 @@
 """The models: `VAE`, `SemiSupervisedVAE` for few labels, and `Autoencoder` for comparison."""
 
+import importlib
+
+from kvae.models import backend  # noqa: F401  # first: it refuses to run on others
 from kvae.models.autoencoder import Autoencoder
 from kvae.models.base import LatentModel
 from kvae.models.loading import load
@@ -18,3 +21,7 @@ __all__ = [
     "float32_compute",
     "load",
 ]
+
+# What a saved model may name besides: `keras.models.load_model` finds the classes that have been imported.
+for _module in ("kvae.callbacks", "kvae.features.classifier", "kvae.optimizers", "kvae.schedules"):
+    importlib.import_module(_module)

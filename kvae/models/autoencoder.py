@@ -4,8 +4,9 @@ from typing import Any, NoReturn
 
 import keras
 
-from kvae.distributions import Bernoulli, Distribution, Noise
+from kvae.distributions import Distribution, Noise
 from kvae.models.base import LatentModel
+from kvae.objectives import Criterion
 
 
 @keras.saving.register_keras_serializable("kvae")
@@ -42,8 +43,8 @@ class Autoencoder(LatentModel):
         self,
         encoder: keras.Model | None = None,
         decoder: keras.Model | None = None,
-        likelihood: Distribution | None = None,
         *,
+        likelihood: Distribution | None = None,
         latent_dim: int | None = None,
         image_shape: tuple[int, int, int] | None = None,
         condition_dim: int | None = None,
@@ -51,23 +52,25 @@ class Autoencoder(LatentModel):
         seed: int = 0,
         **kwargs: Any,
     ):
-        super().__init__(
-            encoder, decoder, likelihood or Bernoulli(), latent_dim, image_shape, seed, condition_dim, bounded, **kwargs
-        )
+        super().__init__(encoder, decoder, likelihood, latent_dim, image_shape, seed, condition_dim, bounded, **kwargs)
         self.build()
 
     def posterior_size(self) -> int:
         return self.latent_dim
 
-    def batch_values(self, x: Any, noise: Noise, training: bool, y: Any = None) -> dict[str, Any]:
+    def batch_values(self, x: Any, noise: Noise, training: bool, y: Any = None, target: Any = None) -> dict[str, Any]:
         c = self.condition(y, x.shape[0], labels=True)
         params = self.decoder_params(self.point(x, c, training), c, training)
         log_likelihood = self.likelihood.training_log_prob if training else self.likelihood.log_prob
-        distortion = -log_likelihood(params, x)
+        distortion = -log_likelihood(params, x if target is None else target)
         return {"loss": distortion, "distortion": distortion}
 
     def point(self, x: Any, c: Any = None, training: bool = False) -> Any:
         return self.encoder_params(x, c, training)
+
+    def criterion(self) -> Criterion:
+        """Which epoch of a training run is kept: the one with the lowest distortion in validation."""
+        return Criterion("distortion", lambda values: values["distortion"])
 
     def encode(self, x: Any, condition: Any = None) -> Any:
         """Latents, `(B, D)`."""

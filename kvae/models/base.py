@@ -1,5 +1,6 @@
 """What the VAE and the plain autoencoder share: parts that fit together, and the Keras training protocol."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -7,18 +8,29 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from kvae.distributions import Distribution, Noise
+from kvae.arguments import integer
+from kvae.callbacks import SkippedStepsWarning
+from kvae.distributions import Bernoulli, Distribution, Noise
+from kvae.models.batches import Batch, batch_of, check_shape, unpack
 from kvae.models.metrics import SkippedSteps, StepMean
+from kvae.models.parts import check_family, check_network, check_raw_outputs, output_shape
+from kvae.models.precision import fit_epsilon
+from kvae.models.replicas import Share, all_finite, many_workers, overall_means, part_of_mean, share
 from kvae.networks import Decoder, Encoder, check_image_shape
+from kvae.networks.composite import Composite
+from kvae.objectives import Criterion
+from kvae.state import Before, restore, restore_replicas
 
 NO_CONDITION = "Expected conditions that are integers from 0 to condition_dim − 1, or finite vectors. Received: others"
 OUTSIDE = "Expected images with values in [0, 1] and no NaN; scale them, for example x / 255. Received: values outside"
 NO_LABEL = "Expected labels that are integers from 0 to num_classes − 1, or −1 for none. Received: others"
+ROUNDING = 1e-6  # beyond 0 and 1, that float32 arithmetic may bring
+NETWORKS = ("encoder", "decoder", "classifier")
 CLIP_NORM = 200.0  # of the gradient, in nats: far above ordinary ones, only an explosion is cut
 NOT_FINITE = "Expected values that are finite. Received: NaN or infinite ones"
 
 
-class LatentModel(keras.Model):
+class LatentModel(Composite, keras.Model):
     """An encoder, a decoder and a likelihood around a latent vector; `fit`, `evaluate` and `predict` work.
 
     A subclass says which raw parameters its encoder puts out (`posterior_size`), what a batch costs
@@ -29,7 +41,7 @@ class LatentModel(keras.Model):
         self,
         encoder: keras.Model | None,
         decoder: keras.Model | None,
-        likelihood: Distribution,
+        likelihood: Distribution | None,
         latent_dim: int | None,
         image_shape: tuple[int, int, int] | None,
         seed: int,
@@ -38,6 +50,7 @@ class LatentModel(keras.Model):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
+        likelihood = check_family("likelihood", Bernoulli() if likelihood is None else likelihood)
         if not bounded and likelihood.support != "real":
             raise ValueError(
                 f"Argument `bounded=False` needs a likelihood of real numbers, such as kvae.likelihoods.Normal. "
@@ -51,8 +64,8 @@ class LatentModel(keras.Model):
         self.image_shape = check_image_shape(_given("image_shape", image_shape, "decoder", decoder))
         self.seed = seed
         self.likelihood = likelihood
-        self.encoder = encoder if encoder is not None else Encoder(self.latent_dim)
-        self.decoder = decoder if decoder is not None else Decoder(self.image_shape)
+        self.encoder = check_network("encoder", Encoder(self.latent_dim) if encoder is None else encoder)
+        self.decoder = check_network("decoder", Decoder(self.image_shape) if decoder is None else decoder)
         self.step = self.add_weight(
             name="step", shape=(), dtype="int64", initializer="zeros", trainable=False,
             aggregation="only_first_replica",
@@ -68,9 +81,17 @@ class LatentModel(keras.Model):
         """Numbers per image that the encoder puts out."""
         raise NotImplementedError(f"{type(self).__name__} must define `posterior_size`.")
 
-    def batch_values(self, x: Any, noise: Noise, training: bool, y: Any = None) -> dict[str, Any]:
-        """One value per example, `(B,)`, for each of `value_names`; `y` is what came beside the images."""
+    def batch_values(self, x: Any, noise: Noise, training: bool, y: Any = None, target: Any = None) -> dict[str, Any]:
+        """One value per example, `(B,)`, for each of `value_names`, and perhaps others for the model's metrics.
+
+        `y` are the conditions (or labels) of the images, and `target` the images that the likelihood is of (default
+        `x`).
+        """
         raise NotImplementedError(f"{type(self).__name__} must define `batch_values`.")
+
+    def criterion(self) -> Criterion:
+        """Which epoch of a training run is kept (`kvae.callbacks.BestEpoch`)."""
+        raise NotImplementedError(f"{type(self).__name__} must define `criterion`.")
 
     def after_step(self, values: dict[str, Any]) -> None:
         """What else changes with a training step; `values` are the means over its whole batch."""
@@ -86,7 +107,7 @@ class LatentModel(keras.Model):
             return
         wanted = self.posterior_size()
         _fit_param_size(self.encoder, wanted)
-        got = _output_shape(self.encoder, self.encoder_shape)
+        got = output_shape("encoder", self.encoder, self.encoder_shape)
         if got != (wanted,):
             raise ValueError(
                 f"The encoder must turn images {self.image_shape} into {wanted} numbers each (raw posterior "
@@ -95,12 +116,13 @@ class LatentModel(keras.Model):
         channels = self.likelihood.param_size(self.image_shape)
         params_shape = (*self.image_shape[:-1], channels)
         _fit_param_size(self.decoder, channels)
-        got = _output_shape(self.decoder, self.decoder_shape)
+        got = output_shape("decoder", self.decoder, self.decoder_shape)
         if got != params_shape:
             raise ValueError(
                 f"The decoder must turn {self.latent_dim} latents into {params_shape} (raw parameters of "
                 f"{type(self.likelihood).__name__} for images {self.image_shape}). Received: output shape {got}"
             )
+        check_raw_outputs("decoder", self.decoder, self.decoder_shape, self.likelihood)
         if not self.likelihood.built:
             self.likelihood.build((None, *params_shape))
         self.built = True
@@ -119,26 +141,20 @@ class LatentModel(keras.Model):
     def check_images(self, x: Any, training: bool = False) -> Any:
         """`x` as float32 images of the right shape with values in [0, 1]; ValueError otherwise.
 
-        Of a model with `bounded=False`, any finite values will do. In training NaN will, too: the step is skipped.
-        (Inside a `tf.function` the values are checked by an assertion, which XLA leaves out.)
+        What rounding has put beyond 0 or 1 is 0 or 1. Of a model with `bounded=False`, any finite values will do. In
+        training NaN will, too: the step is skipped. (Inside a `tf.function` the values are checked by an assertion,
+        which XLA leaves out.)
         """
         x = ops.cast(x, "float32")
-        self._check_shape(x.shape)
+        check_shape(x, self.image_shape)
         message = OUTSIDE if self.bounded else NOT_FINITE
-        inside = (x >= 0.0) & (x <= 1.0) if self.bounded else tf.math.is_finite(x)  # false for NaN
+        # False for NaN:
+        inside = (x >= -ROUNDING) & (x <= 1.0 + ROUNDING) if self.bounded else tf.math.is_finite(x)
         inside = tf.reduce_all(inside | tf.math.is_nan(x) if training else inside)
         if not tf.is_symbolic_tensor(inside) and not inside:
-            raise ValueError(message)
+            raise ValueError(message.replace("values outside", _range(x)))
         tf.debugging.Assert(inside, [message])
-        return x
-
-    def _check_shape(self, shape: Any) -> None:
-        shape = tf.TensorShape(shape)
-        if shape.rank is None or tuple(shape[1:]) != self.image_shape:
-            raise ValueError(
-                f"Expected a batch of images of shape (batch, {', '.join(map(str, self.image_shape))}). "
-                f"Received: shape {shape}"
-            )
+        return tf.clip_by_value(x, 0.0, 1.0) if self.bounded else x
 
     # Conditions.
 
@@ -195,6 +211,7 @@ class LatentModel(keras.Model):
 
     def decoder_params(self, z: Any, c: Any = None, training: bool = False) -> Any:
         """Raw parameters `(…, B, H, W, P)` of p(x|z) for latents `(…, B, D)` and the condition's vectors `(B, C)`."""
+        z = ops.cast(z, "float32")
         if c is not None:
             z = ops.concatenate([z, ops.ones_like(z[..., :1]) * c], axis=-1)
         if len(z.shape) == 2:
@@ -210,7 +227,7 @@ class LatentModel(keras.Model):
         A conditional model takes the pair `(x, condition)`.
         """
         x, c = x if isinstance(x, tuple | list) else (x, None)
-        c = self.condition(c, x.shape[0])
+        x, c = ops.cast(x, "float32"), self.condition(c, x.shape[0])
         return self.likelihood.mean(self.decoder_params(self.point(x, c, training), c, training))
 
     def encode_mean(self, x: Any, condition: Any = None) -> Any:
@@ -245,14 +262,13 @@ class LatentModel(keras.Model):
         Raises:
             ValueError: if steps < 2, or for images of another shape.
         """
-        if steps < 2:
-            raise ValueError(f"Argument `steps` must be >= 2. Received: steps={steps}")
+        steps = integer("steps", steps, least=2)
         first, second = ops.convert_to_tensor(first), ops.convert_to_tensor(second)
         single = len(first.shape) == 3
         if single:
             first, second = first[None], second[None]
-        a, b = (self.encode_mean(x, condition)[:, None] for x in (first, second))  # (B, 1, D)
-        t = ops.linspace(0.0, 1.0, steps)[None, :, None]  # (1, steps, 1)
+        a, b = (ops.cast(self.encode_mean(x, condition), "float32")[:, None] for x in (first, second))  # (B, 1, D)
+        t = ops.linspace(0.0, 1.0, steps, dtype="float32")[None, :, None]  # (1, steps, 1)
         z = (1 - t) * a + t * b  # (B, steps, D)
         images = self.decode(ops.reshape(z, (-1, self.latent_dim)), condition)
         images = ops.reshape(images, (-1, steps, *self.image_shape))
@@ -263,7 +279,8 @@ class LatentModel(keras.Model):
     def compile(self, optimizer: Any = "adam", **kwargs: Any) -> None:
         """As `keras.Model.compile`; the loss and the metrics are the model's own.
 
-        An optimizer that is given by its name clips gradients to a norm of 200, which only an explosion reaches.
+        An optimizer that is given by its name clips gradients to a norm of 200, which only an explosion reaches, and
+        has an epsilon that float16 can hold where weights are float16.
         Under MultiWorkerMirroredStrategy there is one step per execution: Keras 3.15 can't do more there.
         """
         for name in ("loss", "metrics", "weighted_metrics", "loss_weights"):
@@ -272,11 +289,13 @@ class LatentModel(keras.Model):
                     f"{type(self).__name__} computes its own loss and metrics from its parts: choose another "
                     f"`likelihood` or `objective` instead. Received: {name}={kwargs[name]}"
                 )
-        if isinstance(optimizer, str):
+        named = isinstance(optimizer, str)
+        if named:
             optimizer = keras.optimizers.get({"class_name": optimizer, "config": {"global_clipnorm": CLIP_NORM}})
-        if _many_workers():
+        if many_workers():
             kwargs["steps_per_execution"] = 1
         super().compile(optimizer=optimizer, **kwargs)
+        fit_epsilon(self.optimizer, self.trainable_weights, change=named)
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compile as before saving; the model is always built, so the optimizer's slots are there to be loaded."""
@@ -284,36 +303,68 @@ class LatentModel(keras.Model):
         self.optimizer.build(self.trainable_variables)
 
     def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
-        """As `keras.Model.fit`; labels are the conditions of a conditional model, others ignore them."""
+        """As `keras.Model.fit`, on arrays, or a dataset of batches.
+
+        Steps whose loss or gradients aren't finite are skipped; a `kvae.callbacks.TrainingWarning` says how many.
+
+        Args:
+            x: images `(N, H, W, C)`; of a conditional model, also the pair `(images, conditions)`. A dataset has
+                batches `x`, `(x, y)`, `(x, y, sample_weight)`, or dictionaries with `image` and `label`.
+            y: labels: the conditions of a conditional model; others ignore them. Or images of the shape of `x`, the
+                targets of a denoising model (Im et al. 2017, https://arxiv.org/abs/1511.06406): `x` goes to the
+                encoder, and the likelihood is that of `y`.
+            *args, **kwargs: as for `keras.Model.fit`.
+
+        Raises:
+            ValueError: for images of another shape or range, a `y` that is none of these, or if no step could be taken.
+        """
         if isinstance(x, tf.data.Dataset):
             kwargs.setdefault("shuffle", False)  # Keras's default only makes it warn
-        return self._run(super().fit, x, self._target(y, kwargs), *args, **kwargs)
+        callbacks = kwargs.get("callbacks")
+        listed = list(
+            getattr(callbacks, "callbacks", callbacks if isinstance(callbacks, list | tuple) else [callbacks])
+        )
+        if not any(isinstance(callback, SkippedStepsWarning) for callback in listed):
+            if isinstance(callbacks, keras.callbacks.CallbackList):
+                callbacks.append(SkippedStepsWarning())
+            else:
+                kwargs["callbacks"] = [
+                    *(callback for callback in listed if callback is not None),
+                    SkippedStepsWarning(),
+                ]
+        return self._run(super().fit, x, y, *args, **kwargs)
 
     def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """As `keras.Model.evaluate`, on what `fit` takes; the same data gives the same numbers every time."""
-        return self._run(super().evaluate, x, self._target(y, kwargs), *args, **kwargs)
+        return self._run(super().evaluate, x, y, *args, **kwargs)
 
     def predict(self, x: Any, *args: Any, **kwargs: Any) -> Any:
         """As `keras.Model.predict`: reconstructions of images, or of pairs `(x, condition)`."""
-        return self._run(super().predict, x, *args, **kwargs)
 
-    def _target(self, y: Any, settings: dict[str, Any]) -> Any:
-        """Keras drops sample_weight where there is no y."""
-        return settings.get("sample_weight") if y is None and self.condition_dim is None else y
+        def run(x: Any, y: Any) -> Any:
+            x = x if y is None or self.condition_dim is None else (x, y)
+            return keras.Model.predict(self, x, *args, **kwargs)
 
-    def _run(self, run: Callable[..., Any], x: Any, *args: Any, **kwargs: Any) -> Any:
-        images = x.element_spec if isinstance(x, tf.data.Dataset) else x
-        while isinstance(images, tuple | list) and images:
-            images = images[0]
-        if tf.TensorShape(getattr(images, "shape", None)).rank:  # told before anything is traced
-            self._check_shape(images.shape)
+        return self._run(run, x, None)
+
+    def _run(self, run: Callable[..., Any], x: Any, y: Any, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(x, tf.data.Dataset):
+            self._batch(x.element_spec)  # told before anything is traced
+        elif isinstance(x, dict | tuple) or hasattr(x, "shape"):
+            x, y, _ = unpack((x, y))
+            self._batch((x, y))
+            if y is None and kwargs.get("sample_weight") is not None:  # which Keras drops where there is no y
+                y = x[0] if isinstance(x, tuple) else x
         try:
-            return run(x, *args, **kwargs)
+            return run(x, y, *args, **kwargs)
         except tf.errors.InvalidArgumentError as error:
             for message in (OUTSIDE, NOT_FINITE, NO_CONDITION, NO_LABEL):
                 if message in error.message:
                     raise ValueError(message) from error
             raise
+
+    def _batch(self, data: Any) -> Batch:
+        return batch_of(data, self.image_shape, self.condition_dim is not None)
 
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
         """With replicas, Keras would begin a pass over the data to build the model, which is built already."""
@@ -321,58 +372,61 @@ class LatentModel(keras.Model):
             with self.distribute_strategy.scope():
                 self.optimizer.build(self.trainable_variables)
 
-    def noise(self, step: Any, batch: Any = None, stream: int = 0) -> Noise:
+    def noise(self, step: Any, rows: tuple[Any, Any, Any] | None = None, stream: int = 0) -> Noise:
         """Random numbers for one step: a function of the model's seed, `stream` and `step`, on any replica.
 
-        `batch` is how many examples this replica has.
+        `rows` are those of this replica (`kvae.distributions.Noise`).
         """
-        seed, context = self.seed + 7919 * stream, tf.distribute.get_replica_context()
-        if context is None or context.num_replicas_in_sync == 1:
-            return Noise(seed, step)
-        index, count = context.replica_id_in_sync_group, context.num_replicas_in_sync
-        if isinstance(batch, int) or self.jit_compile:  # all have as many; XLA can't draw what it learns on the way
-            return Noise(seed, step, (index * batch, batch, count * batch))
-        sizes = _over_replicas(tf.one_hot(index, count, dtype="int32") * batch)
-        return Noise(seed, step, (tf.reduce_sum(sizes[:index]), batch, tf.reduce_sum(sizes)))
+        return Noise(self.seed + 7919 * stream, step, rows)
 
     def train_step(self, data: Any) -> dict[str, Any]:
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        x = self.check_images(x, training=True)
+        before = Before(self)
+        part, rows, count = self._share(data, training=True)
         with tf.GradientTape() as tape:
-            values = self.batch_values(x, self.noise(self.step, ops.shape(x)[0]), True, y)
+            values = self.batch_values(part.x, self.noise(self.step, rows), True, part.y, part.target)
             # Gradients of the replicas are summed; float16 needs the loss scaled.
             replicas = tf.distribute.get_strategy().num_replicas_in_sync
-            loss = _part_of_mean(values["loss"], sample_weight) + sum(self.losses) / replicas
+            loss = part_of_mean(values["loss"], part.weight, count) + ops.cast(sum(self.losses), "float32") / replicas
             loss = self.optimizer.scale_loss(loss)
-        gradients = tape.gradient(loss, self.trainable_weights)
-        finite = _all_finite([x, loss], gradients)
-        _apply_if(finite, self.optimizer, gradients, self.trainable_weights)
-        self.skipped.update(finite)
-        self.after_step(_overall_means(values, sample_weight))
+        # In one dtype: a norm over all of them is clipped, and float16 would overflow in it.
+        gradients = [
+            gradient if gradient is None else tf.cast(gradient, "float32")
+            for gradient in tape.gradient(loss, self.trainable_weights)
+        ]
+        self.after_step(overall_means({name: values[name] for name in self.value_names}, part.weight))
+        finite = all_finite([part.x, loss], gradients)
+        _apply_or_restore(finite, self.optimizer, gradients, self.trainable_weights, before)
+        self.skipped.update(finite, all_finite([part.x], []))
         self.step.assign_add(1)
-        counted = ops.cast(finite, "float32")
-        counted *= ops.ones_like(values["loss"]) if sample_weight is None else ops.cast(sample_weight, "float32")
-        return self._update_metrics({name: ops.where(finite, v, 0.0) for name, v in values.items()}, counted)
+        weight = ops.cast(finite, "float32")
+        weight *= ops.ones_like(values["loss"]) if part.weight is None else ops.cast(part.weight, "float32")
+        return self._update_metrics({name: ops.where(finite, v, 0.0) for name, v in values.items()}, weight)
 
     def test_step(self, data: Any) -> dict[str, Any]:
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         # Numbered by the examples seen so far: the same noise in every evaluation.
         seen = self.trackers["loss"].count * tf.distribute.get_strategy().num_replicas_in_sync
-        x = self.check_images(x)
-        noise = self.noise(seen, ops.shape(x)[0], stream=1)
-        return self._update_metrics(self.batch_values(x, noise, False, y), sample_weight)
+        part, rows, _ = self._share(data)
+        noise = self.noise(seen, rows, stream=1)
+        return self._update_metrics(self.batch_values(part.x, noise, False, part.y, part.target), part.weight)
 
     def predict_step(self, data: Any) -> Any:
-        x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
-        x, c = x if isinstance(x, tuple | list) else (x, None if self.condition_dim is None else y)
-        x = self.check_images(x)
-        return self(x if c is None else (x, c), training=False)
+        part, _, count = self._share(data)
+        outputs = self(part.x if part.y is None else (part.x, part.y), training=False)
+        return outputs[:count]
+
+    def _share(self, data: Any, training: bool = False) -> Share:
+        """What this replica has of a batch, checked."""
+        batch = self._batch(data)
+        x, target = (
+            None if images is None else self.check_images(images, training) for images in (batch.x, batch.target)
+        )
+        return share(batch._replace(x=x, target=target), self.jit_compile)
 
     def _update_metrics(self, values: dict[str, Any], sample_weight: Any) -> dict[str, Any]:
         for name, tracker in self.trackers.items():
             tracker.update_state(values[name], sample_weight=sample_weight)
         results = self.get_metrics_result()
-        if _many_workers():
+        if many_workers():
             # Keras 3.15 sums what the workers report over a first axis, which scalars haven't.
             return {name: ops.reshape(value, (1,)) for name, value in results.items()}
         return results
@@ -381,9 +435,47 @@ class LatentModel(keras.Model):
     def metrics(self) -> list[keras.metrics.Metric]:
         return list(self.trackers.values())
 
-    # Saving.
+    # Saving, and what else Keras does with a model.
 
     _parts: tuple[str, ...] = ("encoder", "decoder", "likelihood")
+
+    def export(
+        self,
+        filepath: Any,
+        format: str = "tf_saved_model",
+        verbose: bool | None = None,
+        input_signature: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        """As `keras.Model.export`: the model as it is called, images (or images and conditions) to reconstructions.
+
+        For encoder, decoder and generator in checked files: `kvae.export.export`.
+        """
+        if input_signature is None:
+            input_signature = [self._call_spec()]
+        super().export(filepath, format, verbose, input_signature, **kwargs)
+
+    def _call_spec(self) -> Any:
+        """What the model is called with."""
+        image = keras.InputSpec(shape=(None, *self.image_shape), dtype="float32", name="image")
+        if self.condition_dim is None:
+            return image
+        return [image, keras.InputSpec(shape=(None, self.condition_dim), dtype="float32", name="condition")]
+
+    def quantize(self, mode: Any = None, config: Any = None, filters: Any = None, **kwargs: Any) -> None:
+        """As `keras.Model.quantize`, but of the networks alone: densities stay in float32."""
+        networks = [getattr(self, name) for name in self._parts if name in NETWORKS]
+        inside = {id(layer) for network in networks for layer in network._flatten_layers()}
+        patterns = [filters] if isinstance(filters, str) else filters
+
+        def chosen(layer: keras.layers.Layer) -> bool:
+            if id(layer) not in inside:
+                return False
+            if callable(filters):
+                return bool(filters(layer))
+            return patterns is None or any(re.search(pattern, layer.name) for pattern in patterns)
+
+        super().quantize(mode, config=config, filters=chosen, **kwargs)
 
     def _settings(self) -> dict[str, Any]:
         """Arguments of the constructor that aren't parts."""
@@ -407,68 +499,40 @@ class LatentModel(keras.Model):
         return cls(**{**config, **parts})
 
 
-def _many_workers() -> bool:
-    return isinstance(tf.distribute.get_strategy(), tf.distribute.MultiWorkerMirroredStrategy)
-
-
-def _over_replicas(value: Any) -> Any:
-    """The sum of `value` over the replicas, on each of them."""
-    context = tf.distribute.get_replica_context()
-    if context is None or context.num_replicas_in_sync == 1:
-        return value
-    return context.all_reduce(tf.distribute.ReduceOp.SUM, value)
-
-
-def _part_of_mean(values: Any, sample_weight: Any) -> Any:
-    """What this replica brings to the mean over the batch of all (divided by the batch, as Keras does, not by weights).
-
-    Replicas' batches differ in size, where the last batch of an epoch is a smaller one.
-    """
-    if sample_weight is not None:
-        values = values * ops.cast(sample_weight, values.dtype)
-    batch = _over_replicas(ops.cast(ops.shape(values)[0], values.dtype))
-    return ops.sum(values) / ops.maximum(batch, 1.0)
-
-
-def _all_finite(tensors: list[Any], gradients: list[Any]) -> Any:
-    """Whether all values are finite, on all replicas.
-
-    (Their sum is, and the sum of the gradients' squares, unless one isn't, or it is beyond 1e38.)
-    """
-    total = sum(tf.reduce_sum(tensor) for tensor in tensors)
-    total += sum(tf.nn.l2_loss(tf.convert_to_tensor(gradient)) for gradient in gradients if gradient is not None)
-    return _over_replicas(1.0 - tf.cast(tf.math.is_finite(total), "float32")) == 0.0
-
-
-def _apply_if(finite: Any, optimizer: Any, gradients: list[Any], weights: list[Any]) -> None:
-    """Take the step, or leave weights and optimizer as they are."""
-    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-        optimizer.apply(gradients, weights)  # skips by itself, and lowers the scale
-        return
+def _apply_or_restore(finite: Any, optimizer: Any, gradients: list[Any], weights: list[Any], before: Before) -> None:
+    """Take the step; or leave weights, optimizer and everything that the forward pass has assigned as they were."""
     if not optimizer.built:
         optimizer.build(weights)
+    pairs = before.assigned()
+    variables, values = [variable for variable, _ in pairs], [value for _, value in pairs]
+
+    def take(gradients: list[Any]) -> None:
+        optimizer.apply(gradients, weights)
+
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        # It skips by itself, and lowers the scale, where a gradient isn't finite.
+        lost = tf.where(finite, 0.0, float("nan"))
+        take([g if g is None else tf.convert_to_tensor(g) + tf.cast(lost, g.dtype) for g in gradients])
+        take = lambda gradients: None  # noqa: E731
     if tf.distribute.get_strategy().num_replicas_in_sync == 1:
-        tf.cond(finite, lambda: optimizer.apply(gradients, weights), lambda: None)
+        tf.cond(finite, lambda: take(gradients), lambda: restore(pairs))
         return
 
-    def in_all_replicas(strategy: Any, finite: Any, gradients: list[Any]) -> None:
+    def in_all_replicas(strategy: Any, finite: Any, gradients: list[Any], values: list[Any]) -> None:
         """A condition in a replica can't have a branch in which replicas meet: it is put around them."""
+        tf.cond(
+            strategy.experimental_local_results(finite)[0],
+            lambda: strategy.extended.call_for_each_replica(take, args=(gradients,)),
+            lambda: restore_replicas(strategy, list(zip(variables, values))),
+        )
 
-        def apply() -> None:
-            strategy.extended.call_for_each_replica(optimizer.apply, args=(gradients, weights))
-
-        tf.cond(strategy.experimental_local_results(finite)[0], apply, lambda: None)
-
-    tf.distribute.get_replica_context().merge_call(in_all_replicas, args=(finite, gradients))
+    tf.distribute.get_replica_context().merge_call(in_all_replicas, args=(finite, gradients, values))
 
 
-def _overall_means(values: dict[str, Any], sample_weight: Any) -> dict[str, Any]:
-    """Weighted means of `(B,)` values over the batches of all replicas."""
-    table = ops.stack([ops.ones_like(values["loss"]), *values.values()])  # (1 + number of values, B)
-    if sample_weight is not None:
-        table = table * ops.cast(sample_weight, table.dtype)
-    sums = _over_replicas(ops.sum(table, axis=1))
-    return {name: total / ops.maximum(sums[0], 1e-30) for name, total in zip(values, ops.unstack(sums[1:]))}
+def _range(x: Any) -> str:
+    """What an error says of values; all their digits."""
+    low, high = (float(extreme(x)) for extreme in (tf.reduce_min, tf.reduce_max))
+    return "NaN" if low != low or high != high else f"values from {low:.9g} to {high:.9g}"
 
 
 def _given(name: str, value: Any, part_name: str, part: Any) -> Any:
@@ -490,8 +554,3 @@ def _fit_param_size(network: Any, size: int) -> None:
     """Tell one of our own networks, if it isn't built yet, how many numbers are wanted."""
     if isinstance(network, Encoder | Decoder) and not network.built and network.param_size is None:
         network.param_size = size
-
-
-def _output_shape(network: keras.Model, input_shape: tuple[int, ...]) -> tuple[int | None, ...]:
-    """Shape of the output without the batch; builds the network if it isn't."""
-    return tuple(network(keras.KerasTensor((None, *input_shape))).shape[1:])

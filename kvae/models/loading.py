@@ -1,31 +1,38 @@
 """Loading `.keras` files, also those of strangers."""
 
-import importlib
 import io
 import json
 import math
 import os
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import PurePosixPath
 from typing import Any
 
 import h5py
 import keras
+from keras.src.backend.common import global_state
 
-#: modules with classes that a model may be saved with, and that nothing has imported so far
-REGISTERING = ("kvae.callbacks", "kvae.features.classifier", "kvae.optimizers", "kvae.schedules")
+from kvae.networks.layout import check_layout
+
 CONFIG, WEIGHTS = "config.json", "model.weights.h5"
 BYTES_PER_BYTE = 100  # of an archive, that it may unpack to: Keras doesn't compress
-FEW = 10_000  # layers, latents, …: more than the file has weights are too many, but for these
-COUNTS = {"num_layers", "num_steps", "num_blocks", "components", "pseudo_inputs", "units", "filters", "latent_dim"}
+FEW = 10_000  # a number in a configuration may be as large, and a list as long, whatever weights the file has
+ACTIVATION = 2**28  # numbers in an activation of one example: 1 GiB
+#: what may be larger than the model is, since nothing is made in that number: only compared and computed with
+LARGE = {
+    "boundaries", "dataset_size", "decay_steps", "dynamic_growth_steps", "ema_overwrite_frequency", "first_decay_steps",
+    "levels", "sampling_rate", "seed", "shared_object_id", "steps", "warmup_steps",
+}  # fmt: skip
 
 
 def load(path: str | os.PathLike[str]) -> Any:
     """Load a model from a `.keras` file: `keras.models.load_model` in its safe mode, with kvae's classes registered.
 
-    The file may come from anywhere: nothing in it is executed, nothing is written, and sizes that it declares are
-    compared with the weights that it has before memory is taken for them. (Models with Lambda layers, or of classes
-    that aren't registered with Keras, are for `keras.models.load_model` and its options.)
+    The file may come from anywhere: nothing in it is executed, nothing is written, and every number in its
+    configuration is compared with the weights that it has before memory or time is taken for it. (Models with Lambda
+    layers, or of classes that aren't registered with Keras, are for `keras.models.load_model` and its options.)
 
     Args:
         path: of the file.
@@ -43,19 +50,16 @@ def load(path: str | os.PathLike[str]) -> Any:
         ...     load(f"{folder}/vae.keras").latent_dim
         2
     """
+    check_layout()
     path = os.fspath(path)
     if not os.path.isfile(path):
         raise FileNotFoundError(f"Expected a .keras file. Received: {path}, which is not there")
     try:
         with zipfile.ZipFile(path) as archive:
             _check_archive(archive, os.path.getsize(path))
-            text = archive.read(CONFIG).decode()
-            config = json.loads(text)
-            number = _count_weights(archive.read(WEIGHTS))
-        for module in REGISTERING:
-            if f'"{module}"' in text:
-                importlib.import_module(module)
-        _check_sizes(config, number)
+            config = json.loads(archive.read(CONFIG))
+            sizes = _weight_sizes(archive.read(WEIGHTS))
+        _check_sizes(config, sizes)
         return keras.models.load_model(path, safe_mode=True)
     except Exception as error:  # whatever Keras, h5py or TensorFlow make of a damaged file
         reason = " ".join(str(error).split())[:300]
@@ -79,41 +83,87 @@ def _check_archive(archive: zipfile.ZipFile, size: int) -> None:
         raise ValueError(f"{damaged} is damaged")
 
 
-def _count_weights(content: bytes) -> int:
-    """Numbers in a file of weights; each of its arrays has to be there."""
-    total = 0
+def _weight_sizes(content: bytes) -> list[int]:
+    """How many numbers each array in a file of weights has; all of them have to be there."""
+    sizes = []
 
     def visit(name: str, found: Any) -> None:
-        nonlocal total
         if isinstance(found, h5py.Dataset):
             if found.is_virtual or found.external:
                 raise ValueError(f"weights {name} are said to be in another file")
             if found.nbytes > BYTES_PER_BYTE * max(1, found.id.get_storage_size()):
                 raise ValueError(f"weights {name} of shape {found.shape} aren't in the file")
-            total += math.prod(found.shape)
+            sizes.append(math.prod(found.shape))
 
     with h5py.File(io.BytesIO(content), "r") as file:
         file.visititems(visit)
-    return total
+    return sizes
 
 
-def _check_sizes(config: dict[str, Any], number: int) -> None:
-    """ValueError if the model of `config` has more weights than `number`; it is built without taking memory."""
+def _check_sizes(config: Any, sizes: list[int]) -> None:
+    """ValueError if a model is larger than the arrays of weights in its file, whose `sizes` are given.
 
-    def visit(value: Any, key: str = "") -> None:
-        if isinstance(value, dict):
-            for name, entry in value.items():
-                visit(entry, name)
-        elif isinstance(value, list):
-            for entry in value:
-                visit(entry, key)
-        elif key in COUNTS and isinstance(value, int | float) and value > max(number, FEW):
-            raise ValueError(f"{key} = {value}, and it has {number} weights")
-
-    visit(config)
-    model_config = {name: entry for name, entry in config.items() if name != "compile_config"}
-    with keras.StatelessScope(initialize_variables=False):
-        model = keras.saving.deserialize_keras_object(model_config, safe_mode=True)
+    Its numbers are looked at one by one. Then it is built, without memory for weights, until they are too many.
+    """
+    _check_numbers(config, max(sum(sizes), FEW), [1000 + 50 * len(sizes)])
+    config = dict(config)
+    compile_config = {**(config.pop("compile_config", None) or {}), "optimizer": None}  # as large as the weights are
+    with _weights_within(sizes):
+        model = keras.saving.deserialize_keras_object(config, safe_mode=True)
+        keras.saving.deserialize_keras_object(compile_config, safe_mode=True)
         declared = sum(math.prod(weight.shape) for weight in model.weights)
-    if declared > number:
-        raise ValueError(f"it declares {declared:,} weights, and has {number:,}")
+    if declared > sum(sizes):
+        raise ValueError(f"it declares {declared:,} weights, and has {sum(sizes):,}")
+    for layer in model._flatten_layers():
+        for output in (output for node in layer._inbound_nodes for output in node.output_tensors):
+            if math.prod(size or 1 for size in output.shape[1:]) > ACTIVATION:
+                raise ValueError(f"an image becomes an array of shape {output.shape[1:]} in {layer.name}")
+
+
+def _check_numbers(value: Any, most: int, objects: list[int], key: str = "") -> None:
+    """ValueError for a number above `most`, a list that is longer, or more Keras objects than are left in `objects`."""
+    if isinstance(value, dict):
+        objects[0] -= "class_name" in value
+        if objects[0] < 0:
+            raise ValueError("it has far more layers than weights")
+        for name, entry in value.items():
+            _check_numbers(entry, FEW if name == "compile_config" else most, objects, name)
+    elif isinstance(value, list):
+        if len(value) > most:
+            raise ValueError(f"{key} has {len(value):,} entries")
+        for entry in value:
+            _check_numbers(entry, most, objects, key)
+    elif isinstance(value, int) and abs(value) > (2**64 if key in LARGE else most):
+        raise ValueError(
+            f"{key} = {value}, more than its weights allow; a file you trust opens with keras.models.load_model"
+        )
+
+
+class _Uninitialized:
+    """Where Keras puts the variables that are made in a scope without state; it holds a limited number of them."""
+
+    def __init__(self, arrays: int, numbers: int):
+        self.arrays, self.numbers = arrays, numbers
+
+    def append(self, variable: keras.Variable) -> None:
+        self.arrays -= 1
+        self.numbers -= math.prod(variable.shape)
+        if min(self.arrays, self.numbers) < 0:
+            raise ValueError(f"it declares more weights than it has ({variable.path} of shape {variable.shape})")
+
+
+@contextmanager
+def _weights_within(sizes: list[int]) -> Iterator[None]:
+    """Variables that are made inside take no memory; ValueError as soon as they are far more than these arrays.
+
+    More than the arrays are counters, states of metrics and random numbers, which aren't saved, and float weights
+    that are quantized at once.
+    """
+    name = "uninitialized_variables"  # nobody but Keras knows it; left there, they would be initialised later
+    before = global_state.get_global_attribute(name)
+    global_state.set_global_attribute(name, _Uninitialized(100 + 2 * len(sizes), 2**20 + 3 * sum(sizes)))
+    try:
+        with keras.StatelessScope(initialize_variables=False):
+            yield
+    finally:
+        global_state.set_global_attribute(name, before if before is not None else [])

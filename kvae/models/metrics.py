@@ -9,7 +9,12 @@ ACTIVE_VARIANCE = 0.01
 
 
 class StepMean(keras.metrics.Mean):
-    """A mean over examples; not a number, instead of 0, where there was none: when every step was skipped."""
+    """A mean over examples, in float32 whatever the policy; not a number, instead of 0, where there was none: when
+    every step was skipped.
+    """
+
+    def __init__(self, name: str = "mean", dtype: Any = "float32"):
+        super().__init__(name=name, dtype=dtype)
 
     def result(self) -> Any:
         return ops.where(self.count > 0, super().result(), float("nan"))
@@ -21,16 +26,18 @@ class SkippedSteps:
     Attributes:
         total: how many, since the model was made.
         in_a_row: how many of them were the last ones.
+        missing: in how many of them images held NaN.
     """
 
     def __init__(self) -> None:
         settings: dict[str, Any] = {"dtype": "int32", "trainable": False, "aggregation": "only_first_replica"}
-        self._total = keras.Variable("zeros", shape=(), name="total", **settings)
-        self._in_a_row = keras.Variable("zeros", shape=(), name="in_a_row", **settings)
+        self._total, self._in_a_row, self._missing = (
+            keras.Variable("zeros", shape=(), name=name, **settings) for name in ("total", "in_a_row", "missing")
+        )
 
     @property
     def variables(self) -> list[keras.Variable]:
-        return [self._total, self._in_a_row]
+        return [self._total, self._in_a_row, self._missing]
 
     @property
     def total(self) -> int:
@@ -40,14 +47,25 @@ class SkippedSteps:
     def in_a_row(self) -> int:
         return int(ops.convert_to_numpy(self._in_a_row))
 
-    def update(self, finite: Any) -> None:
+    @property
+    def missing(self) -> int:
+        return int(ops.convert_to_numpy(self._missing))
+
+    def update(self, finite: Any, images_finite: Any) -> None:
         """Count a step; inside the graph."""
         skipped = 1 - ops.cast(finite, "int32")
         self._total.assign_add(skipped)
         self._in_a_row.assign(skipped * (self._in_a_row + 1))
+        self._missing.assign_add(1 - ops.cast(images_finite, "int32"))
 
     def begin_row(self) -> None:
         self._in_a_row.assign(0)
+
+    def remedy(self) -> str:
+        """What to do about it."""
+        if self.missing:
+            return "Images hold NaN: repair these values, or drop the images"
+        return "Take a lower learning rate, float32, or a likelihood whose variance has a bound"
 
 
 @keras.saving.register_keras_serializable("kvae")
@@ -67,6 +85,7 @@ class ActiveUnits(keras.metrics.Metric):
     """
 
     def __init__(self, latent_dim: int, name: str = "active_units", **kwargs: Any):
+        kwargs.setdefault("dtype", "float32")
         super().__init__(name=name, **kwargs)
         self.latent_dim = latent_dim
         self.count = self.add_variable(shape=(), initializer="zeros", name="count")
@@ -75,15 +94,15 @@ class ActiveUnits(keras.metrics.Metric):
 
     def update_state(self, z_mean: Any, sample_weight: Any = None) -> None:
         z_mean = ops.cast(z_mean, "float32")
-        finite = ops.all(ops.isfinite(z_mean), axis=-1, keepdims=True)  # others belong to a step that is skipped
-        z_mean = ops.where(finite, z_mean, 0.0)
-        self.count.assign(self.count + ops.sum(ops.cast(finite, "float32")))
-        self.total.assign(self.total + ops.sum(z_mean, axis=0))
-        self.squares.assign(self.squares + ops.sum(ops.square(z_mean), axis=0))
+        weight = ops.ones_like(z_mean[:, :1]) if sample_weight is None else ops.cast(sample_weight, "float32")[:, None]
+        z_mean = ops.where(weight > 0, z_mean, 0.0)
+        self.count.assign(self.count + ops.sum(weight))
+        self.total.assign(self.total + ops.sum(weight * z_mean, axis=0))
+        self.squares.assign(self.squares + ops.sum(weight * ops.square(z_mean), axis=0))
 
     def variance(self) -> Any:
         """Variance over the data of each latent's posterior mean, `(D,)`."""
-        count = ops.maximum(self.count, 1.0)
+        count = ops.maximum(self.count, 1e-30)
         return ops.maximum(self.squares / count - ops.square(self.total / count), 0.0)
 
     def result(self) -> Any:

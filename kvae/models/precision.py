@@ -1,5 +1,7 @@
-"""In which precision networks compute."""
+"""In which precision networks compute, and learn."""
 
+import copy
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,8 +11,8 @@ from typing import Any
 def float32_compute(model: Any) -> Iterator[None]:
     """The model computes in float32 inside, whatever its dtype policy: exported files do.
 
-    Of a model that was trained in mixed precision, the weights are float32 anyway. What was compiled before, such as
-    `model.predict`, stays as it is.
+    Weights stay as they are: float32 in mixed precision, and float16, bfloat16 or float64 under these policies. What
+    was compiled before, such as `model.predict`, stays as it is.
 
     Args:
         model: any Keras model, built.
@@ -31,10 +33,43 @@ def float32_compute(model: Any) -> Iterator[None]:
     changed = []
     try:
         for layer in model._flatten_layers():
-            if layer.compute_dtype != "float32" and layer.variable_dtype == "float32":
+            if layer.compute_dtype != "float32":
                 changed.append((layer, layer.dtype_policy))
-                layer.dtype_policy = "float32"
+                layer.dtype_policy = _computing_in_float32(layer.dtype_policy)
         yield
     finally:
         for layer, policy in changed:
             layer.dtype_policy = policy
+
+
+FLOAT16_EPSILON = 0.01
+
+
+def fit_epsilon(optimizer: Any, weights: list[Any], change: bool) -> None:
+    """See to it that an optimizer such as Adam doesn't divide by nothing where weights are float16.
+
+    Its average of squared gradients is float16, too: (1 − β₂) g² is 0 for gradients below 0.008, and an `epsilon` of
+    1e-7 is all that is left of the divisor, so that steps are a thousand times too long.
+
+    Args:
+        change: whether to raise `epsilon` to 0.01. If not, a warning says so.
+    """
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    epsilon = getattr(optimizer, "epsilon", None)
+    if epsilon is None or epsilon >= FLOAT16_EPSILON or all(weight.dtype != "float16" for weight in weights):
+        return
+    if change:
+        optimizer.epsilon = FLOAT16_EPSILON
+    else:
+        warnings.warn(
+            f"Weights are float16, too coarse for {type(optimizer).__name__}(epsilon={epsilon}): take the policy "
+            f"'mixed_float16', or epsilon={FLOAT16_EPSILON}",
+            stacklevel=3,
+        )
+
+
+def _computing_in_float32(policy: Any) -> Any:
+    """The policy, but for its compute dtype; Keras has none by name that computes in float32 with other weights."""
+    policy = copy.copy(policy)
+    policy._compute_dtype = "float32"
+    return policy

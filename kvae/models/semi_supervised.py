@@ -9,8 +9,10 @@ from keras import ops
 
 from kvae.distributions import Noise
 from kvae.models.base import NO_LABEL
+from kvae.models.parts import check_part, output_shape
 from kvae.models.vae import VAE
 from kvae.networks import Encoder
+from kvae.objectives import Criterion
 
 UNLABELLED = -1
 
@@ -58,7 +60,9 @@ class SemiSupervisedVAE(VAE):
 
     def __init__(
         self,
-        *args: Any,
+        encoder: keras.Model | None = None,
+        decoder: keras.Model | None = None,
+        *,
         classifier: keras.Model | None = None,
         num_classes: int | None = None,
         alpha: float = 1.0,
@@ -70,8 +74,10 @@ class SemiSupervisedVAE(VAE):
         if not alpha >= 0:
             raise ValueError(f"Argument `alpha` must be >= 0. Received: alpha={alpha}")
         self.num_classes, self.alpha = num_classes, float(alpha)
-        self.classifier = classifier or Encoder(num_classes, param_size=num_classes, name="classifier")
-        super().__init__(*args, condition_dim=num_classes, **vae)
+        if classifier is None:
+            classifier = Encoder(num_classes, param_size=num_classes, name="classifier")
+        self.classifier = check_part("classifier", classifier, keras.layers.Layer)
+        super().__init__(encoder, decoder, condition_dim=num_classes, **vae)
         if self.objective.num_samples > 1:
             raise ValueError(
                 f"Expected an objective of one sample, such as ELBO(). Received: {type(self.objective).__name__} "
@@ -81,14 +87,17 @@ class SemiSupervisedVAE(VAE):
     def build(self, input_shape: Any = None) -> None:
         if self.built:
             return
-        self.accuracy = keras.metrics.Mean(name="accuracy")
-        got = tuple(self.classifier(keras.KerasTensor((None, *self.image_shape))).shape[1:])
+        self.accuracy = keras.metrics.Mean(name="accuracy", dtype="float32")
+        got = output_shape("classifier", self.classifier, self.image_shape)
         if got != (self.num_classes,):
             raise ValueError(
                 f"The classifier must turn images {self.image_shape} into {self.num_classes} logits each. "
                 f"Received: output shape {got}"
             )
         super().build(input_shape)
+
+    def _call_spec(self) -> Any:
+        return keras.InputSpec(shape=(None, *self.image_shape), dtype="float32", name="image")
 
     def _settings(self) -> dict[str, Any]:
         return {**super()._settings(), "alpha": self.alpha}
@@ -111,7 +120,7 @@ class SemiSupervisedVAE(VAE):
             x = (x, self.probable_labels(x, training))
         return super().call(x, training)
 
-    def batch_values(self, x: Any, noise: Noise, training: bool, y: Any = None) -> dict[str, Any]:
+    def batch_values(self, x: Any, noise: Noise, training: bool, y: Any = None, target: Any = None) -> dict[str, Any]:
         labels = self._labels(y, x)
         logits = ops.cast(self.classifier(x, training=training), "float32")
         log_q = ops.log_softmax(logits)  # (B, C)
@@ -120,14 +129,14 @@ class SemiSupervisedVAE(VAE):
         weights = ops.where(known[:, None] > 0, one_hot, ops.exp(log_q))  # q(y|x), or the label: (B, C)
 
         # Every image with every label: B · C images.
-        c = ops.tile(ops.eye(self.num_classes), (ops.shape(x)[0], 1))
-        terms = self.terms(ops.repeat(x, self.num_classes, axis=0), noise, 1, training, c)
+        c = ops.tile(ops.eye(self.num_classes, dtype="float32"), (ops.shape(x)[0], 1))
+        x, target = (None if v is None else ops.repeat(v, self.num_classes, axis=0) for v in (x, target))
+        terms = self.terms(x, noise, 1, training, c, target)
         distortion, rate, cost = (
             ops.reshape(values, (-1, self.num_classes))
             for values in (terms.distortion[0], terms.rate, self.objective(terms, self.step))
         )
         z_mean = ops.reshape(terms.z_mean, (-1, self.num_classes, self.latent_dim))
-        self.active_units.update_state(ops.sum(weights[..., None] * z_mean, axis=1))
 
         def mean(values: Any) -> Any:
             return ops.sum(weights * values, axis=-1)
@@ -140,8 +149,11 @@ class SemiSupervisedVAE(VAE):
         right = ops.cast(ops.argmax(logits, axis=-1) == labels, "float32")
         return {
             "loss": loss, "elbo": elbo, "distortion": mean(distortion), "rate": mean(rate),
-            "accuracy": right, "known": known,
+            "accuracy": right, "known": known, "z_mean": ops.sum(weights[..., None] * z_mean, axis=1),
         }  # fmt: skip
+
+    def criterion(self) -> Criterion:
+        return Criterion(why="the loss of the classifier is no validation value")
 
     def _update_metrics(self, values: dict[str, Any], sample_weight: Any) -> dict[str, Any]:
         weight = values["known"] if sample_weight is None else values["known"] * ops.cast(sample_weight, "float32")

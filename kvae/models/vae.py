@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
+from kvae.arguments import integer, real
 from kvae.distributions import (
-    Bernoulli,
     DiagonalNormal,
     Distribution,
     IndexedNoise,
@@ -17,7 +17,8 @@ from kvae.distributions import (
 )
 from kvae.models.base import LatentModel
 from kvae.models.metrics import ActiveUnits, StepMean
-from kvae.objectives import ELBO, GradientScale, Objective, Terms
+from kvae.models.parts import check_family, check_part, check_raw_outputs
+from kvae.objectives import ELBO, Criterion, GradientScale, Objective, Terms
 from kvae.objectives.iwae import log_mean_exp
 from kvae.priors import Prior, StandardNormal
 
@@ -79,11 +80,11 @@ class VAE(LatentModel):
         self,
         encoder: keras.Model | None = None,
         decoder: keras.Model | None = None,
+        *,
         posterior: Distribution | None = None,
         likelihood: Distribution | None = None,
         prior: Prior | None = None,
         objective: Objective | None = None,
-        *,
         latent_dim: int | None = None,
         image_shape: tuple[int, int, int] | None = None,
         condition_dim: int | None = None,
@@ -91,12 +92,10 @@ class VAE(LatentModel):
         seed: int = 0,
         **kwargs: Any,
     ):
-        super().__init__(
-            encoder, decoder, likelihood or Bernoulli(), latent_dim, image_shape, seed, condition_dim, bounded, **kwargs
-        )
-        self.posterior = posterior or DiagonalNormal()
-        self.prior = prior or StandardNormal()
-        self.objective = objective or ELBO()
+        super().__init__(encoder, decoder, likelihood, latent_dim, image_shape, seed, condition_dim, bounded, **kwargs)
+        self.posterior = check_family("posterior", DiagonalNormal() if posterior is None else posterior)
+        self.prior = check_part("prior", StandardNormal() if prior is None else prior, Prior)
+        self.objective = check_part("objective", ELBO() if objective is None else objective, Objective)
         self.active_units = ActiveUnits(self.latent_dim)
         if self.objective.num_samples > 1:
             self.trackers["nll"] = StepMean(name="nll")
@@ -109,6 +108,7 @@ class VAE(LatentModel):
         if self.built:
             return
         super().build(input_shape)
+        check_raw_outputs("encoder", self.encoder, self.encoder_shape, self.posterior)
         if not self.posterior.built:
             self.posterior.build((None, self.posterior_size()))
         self.prior.connect(self)
@@ -125,10 +125,19 @@ class VAE(LatentModel):
 
     # The model.
 
-    def terms(self, x: Any, noise: Noise, num_samples: int = 1, training: bool = False, c: Any = None) -> Terms:
+    def terms(
+        self,
+        x: Any,
+        noise: Noise,
+        num_samples: int = 1,
+        training: bool = False,
+        c: Any = None,
+        target: Any = None,
+    ) -> Terms:
         """Distortion, rate and importance weights of a batch of images for `num_samples` = K latents each.
 
-        `c` are the condition's vectors, `(B, condition_dim)`, of a conditional model.
+        `c` are the condition's vectors, `(B, condition_dim)`, of a conditional model; `target` are the images that the
+        likelihood is of, where these aren't `x`.
         """
         q = self.encoder_params(x, c, training)  # (B, P)
         z, log_q = self.posterior.sample_and_log_prob(q, num_samples, noise)  # (K, B, D), (K, B)
@@ -137,7 +146,7 @@ class VAE(LatentModel):
         path = GradientScale() if training else None
         u = path(z) if path else z  # z, but for its gradient
         log_likelihood = self.likelihood.training_log_prob if training else self.likelihood.log_prob
-        distortion = -log_likelihood(self.decoder_params(u, c, training), x)  # (K, B)
+        distortion = -log_likelihood(self.decoder_params(u, c, training), x if target is None else target)  # (K, B)
         log_p = self.prior.log_prob(u, c)  # (K, B)
         kl = closed_form_kl(self.posterior, self.prior)
         rate = kl(self.posterior, q, self.prior, c) if kl else ops.mean(log_q - log_p, axis=0)  # (B,)
@@ -150,20 +159,27 @@ class VAE(LatentModel):
     def point(self, x: Any, c: Any = None, training: bool = False) -> Any:
         return self.posterior.mean(self.encoder_params(x, c, training))
 
-    def batch_values(self, x: Any, noise: Noise, training: bool, y: Any = None) -> dict[str, Any]:
+    def batch_values(self, x: Any, noise: Noise, training: bool, y: Any = None, target: Any = None) -> dict[str, Any]:
         c = self.condition(y, x.shape[0], labels=True)
-        terms = self.terms(x, noise, self.objective.num_samples, training, c)
-        self.active_units.update_state(terms.z_mean)
+        terms = self.terms(x, noise, self.objective.num_samples, training, c, target)
         distortion = ops.mean(terms.distortion, axis=0)
         elbo = -(distortion + terms.rate)
         loss = self.objective(terms, self.step) if training else -elbo
-        values = {"loss": loss, "elbo": elbo, "distortion": distortion, "rate": terms.rate}
+        values = {"loss": loss, "elbo": elbo, "distortion": distortion, "rate": terms.rate, "z_mean": terms.z_mean}
         if self.objective.num_samples > 1:
             values["nll"] = -log_mean_exp(terms.log_weight)
         return values
 
+    def criterion(self) -> Criterion:
+        """Which epoch of a training run is kept: what the objective says."""
+        return self.objective.criterion()
+
     def after_step(self, values: dict[str, Any]) -> None:
         self.objective.update(values, self.step)
+
+    def _update_metrics(self, values: dict[str, Any], sample_weight: Any) -> dict[str, Any]:
+        self.active_units.update_state(values["z_mean"], sample_weight=sample_weight)
+        return super()._update_metrics(values, sample_weight)
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
@@ -202,10 +218,7 @@ class VAE(LatentModel):
         Raises:
             ValueError: if n < 1 or temperature < 0, or for a condition that doesn't fit.
         """
-        if n < 1:
-            raise ValueError(f"Argument `n` must be >= 1. Received: n={n}")
-        if not temperature >= 0:
-            raise ValueError(f"Argument `temperature` must be >= 0. Received: temperature={temperature}")
+        n, temperature = integer("n", n, least=1), real("temperature", temperature, least=0)
         seed = secrets.randbelow(2**63) if seed is None else seed
         c = self.condition(condition, n)
         z = self.prior.fixed().sample(n, seed, temperature, c)

@@ -1,10 +1,12 @@
 """Bodies: what an encoder or a decoder does between its input and its head."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import keras
 from keras import layers, ops
+
+from kvae.networks.composite import Composite
 
 ACTIVATION = "relu"
 MIN_SIDE = 4  # a grid that small is not halved again: it would lose where things are
@@ -17,27 +19,27 @@ def _check_sizes(name: str, sizes: tuple[int, ...]) -> tuple[int, ...]:
     return sizes
 
 
-def build_chain(chain: Sequence[layers.Layer], input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-    """Build layers that come one after the other; the shape of the last one's output."""
-    x = keras.KerasTensor(input_shape)
+def build_chain(chain: Iterable[layers.Layer], input_shape: tuple[int | None, ...]) -> list[layers.Layer]:
+    """Build layers that come one after the other, each before the next one is made."""
+    x, built = keras.KerasTensor(input_shape), []
     for layer in chain:
         x = layer(x)
-    return tuple(x.shape)
+        built.append(layer)
+    return built
 
 
-class _Chain(layers.Layer):
+class _Chain(Composite):
     """Layers one after the other; a subclass makes them in `make_layers`."""
 
     def __init__(self, activation: str = ACTIVATION, **kwargs: Any):
         super().__init__(**kwargs)
         self.activation = keras.activations.serialize(keras.activations.get(activation))
 
-    def make_layers(self, input_shape: tuple[int | None, ...]) -> list[layers.Layer]:
+    def make_layers(self, input_shape: tuple[int | None, ...]) -> Iterator[layers.Layer]:
         raise NotImplementedError(f"{type(self).__name__} must define `make_layers`.")
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
-        self.chain = self.make_layers(input_shape)
-        build_chain(self.chain, input_shape)
+        self.chain = build_chain(self.make_layers(input_shape), input_shape)
         self.built = True
 
     def call(self, x: Any) -> Any:
@@ -50,7 +52,7 @@ class _Chain(layers.Layer):
 
 
 @keras.saving.register_keras_serializable("kvae")
-class GatedDense(layers.Layer):
+class GatedDense(Composite):
     """(W h + b) ⊙ sigmoid(V h + c): gated linear units (Dauphin et al. 2017, https://arxiv.org/abs/1612.08083, eq. 1).
 
     Args:
@@ -103,15 +105,14 @@ class MLP(_Chain):
         super().__init__(activation, **kwargs)
         self.units, self.gated = _check_sizes("units", units), gated
 
-    def make_layers(self, input_shape: tuple[int | None, ...]) -> list[layers.Layer]:
+    def make_layers(self, input_shape: tuple[int | None, ...]) -> Iterator[layers.Layer]:
         policy = self.dtype_policy
-        dense: list[layers.Layer] = [
-            GatedDense(units, dtype=policy)
-            if self.gated
-            else layers.Dense(units, activation=self.activation, dtype=policy)
-            for units in self.units
-        ]
-        return [layers.Flatten(dtype=policy), *dense]
+        yield layers.Flatten(dtype=policy)
+        for units in self.units:
+            if self.gated:
+                yield GatedDense(units, dtype=policy)
+            else:
+                yield layers.Dense(units, activation=self.activation, dtype=policy)
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "units": self.units, "gated": self.gated}
@@ -145,14 +146,15 @@ class ConvDown(_Chain):
         super().__init__(activation, **kwargs)
         self.filters, (self.units,) = _check_sizes("filters", filters), _check_sizes("units", (units,))
 
-    def make_layers(self, input_shape: tuple[int | None, ...]) -> list[layers.Layer]:
+    def make_layers(self, input_shape: tuple[int | None, ...]) -> Iterator[layers.Layer]:
         shared: dict[str, Any] = {"activation": self.activation, "dtype": self.dtype_policy}
-        convs, side = [], min(size for size in input_shape[1:-1] if size is not None)
+        side = min(size for size in input_shape[1:-1] if size is not None)
         for filters in self.filters:
             strides = 2 if side > MIN_SIDE else 1
-            convs.append(layers.Conv2D(filters, 3, strides=strides, padding="same", **shared))
+            yield layers.Conv2D(filters, 3, strides=strides, padding="same", **shared)
             side = -(-side // strides)
-        return [*convs, layers.Flatten(dtype=self.dtype_policy), layers.Dense(self.units, **shared)]
+        yield layers.Flatten(dtype=self.dtype_policy)
+        yield layers.Dense(self.units, **shared)
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "filters": self.filters, "units": self.units}
@@ -204,16 +206,16 @@ class ConvUp(_Chain):
         """How many times larger the output is than the input, along each side."""
         return 2 ** (len(self.filters) - 1)
 
-    def make_layers(self, input_shape: tuple[int | None, ...]) -> list[layers.Layer]:
+    def make_layers(self, input_shape: tuple[int | None, ...]) -> Iterator[layers.Layer]:
         shared: dict[str, Any] = {
             "padding": "same",
             "activation": self.activation,
             "dtype": self.dtype_policy,
         }
-        chain: list[layers.Layer] = []
         for filters in self.filters[1:]:
-            chain += [layers.Conv2D(4 * filters, 3, **shared), DepthToSpace(dtype=self.dtype_policy)]
-        return [*chain, layers.Conv2D(self.filters[-1], 3, **shared)]
+            yield layers.Conv2D(4 * filters, 3, **shared)
+            yield DepthToSpace(dtype=self.dtype_policy)
+        yield layers.Conv2D(self.filters[-1], 3, **shared)
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "filters": self.filters}

@@ -1,6 +1,7 @@
 """The decoder: from latents to the raw parameters of p(x|z)."""
 
 import math
+import operator
 from typing import Any
 
 import keras
@@ -8,10 +9,11 @@ import numpy as np
 from keras import layers, ops
 
 from kvae.networks.bodies import ConvUp, DepthToSpace, build_chain
+from kvae.networks.composite import Composite
 
 
 @keras.saving.register_keras_serializable("kvae")
-class Decoder(keras.Model):
+class Decoder(Composite, keras.Model):
     """Decoder network: latents `(B, D)` to raw likelihood parameters `(B, H, W, param_size)`.
 
     With a convolutional body (one that has `filters`, `upsampling` and `stem_activation`) the latents become a small
@@ -100,7 +102,7 @@ class Decoder(keras.Model):
 def check_image_shape(image_shape: Any) -> tuple[int, int, int]:
     """`image_shape` as three integers; ValueError if it isn't that."""
     try:
-        height, width, channels = (int(size) for size in image_shape)
+        height, width, channels = (operator.index(size) for size in image_shape)
     except (TypeError, ValueError):
         height = width = channels = 0
     if min(height, width, channels) < 1:

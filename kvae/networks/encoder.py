@@ -5,11 +5,13 @@ from typing import Any
 import keras
 from keras import layers
 
+from kvae.arguments import integer
 from kvae.networks.bodies import ConvDown, build_chain
+from kvae.networks.composite import Composite
 
 
 @keras.saving.register_keras_serializable("kvae")
-class Encoder(keras.Model):
+class Encoder(Composite, keras.Model):
     """Encoder network: images `(B, H, W, C)` to raw posterior parameters `(B, param_size)`.
 
     Args:
@@ -38,9 +40,7 @@ class Encoder(keras.Model):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        if latent_dim < 1:
-            raise ValueError(f"Argument `latent_dim` must be >= 1. Received: latent_dim={latent_dim}")
-        self.latent_dim, self.param_size = latent_dim, param_size
+        self.latent_dim, self.param_size = integer("latent_dim", latent_dim, least=1), param_size
         self.body = ConvDown(dtype=self.dtype_policy) if body is None else body
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:

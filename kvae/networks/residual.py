@@ -1,15 +1,17 @@
 """Residual bodies: deeper networks that go on learning."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import keras
 from keras import layers
 
 from kvae.networks.bodies import ACTIVATION, MIN_SIDE, DepthToSpace, _Chain, _check_sizes
+from kvae.networks.composite import Composite
 
 
 @keras.saving.register_keras_serializable("kvae")
-class ResidualBlock(layers.Layer):
+class ResidualBlock(Composite):
     """x + conv(act(conv(act(x)))): two 3×3 convolutions around an identity (He et al. 2016, full pre-activation).
 
     There is no batch normalisation: the blocks start as the identity, with a second kernel of zeros.
@@ -70,17 +72,18 @@ class ResidualDown(_Chain):
         self.filters = _check_sizes("filters", filters)
         (self.blocks,), (self.units,) = _check_sizes("blocks", (blocks,)), _check_sizes("units", (units,))
 
-    def make_layers(self, input_shape: tuple[int | None, ...]) -> list[layers.Layer]:
+    def make_layers(self, input_shape: tuple[int | None, ...]) -> Iterator[layers.Layer]:
         policy = self.dtype_policy
-        chain: list[layers.Layer] = []
         side = min(size for size in input_shape[1:-1] if size is not None)
         for filters in self.filters:
             strides = 2 if side > MIN_SIDE else 1
-            chain.append(layers.Conv2D(filters, 3, strides=strides, padding="same", dtype=policy))
-            chain += [ResidualBlock(filters, self.activation, dtype=policy) for _ in range(self.blocks)]
+            yield layers.Conv2D(filters, 3, strides=strides, padding="same", dtype=policy)
+            for _ in range(self.blocks):
+                yield ResidualBlock(filters, self.activation, dtype=policy)
             side = -(-side // strides)
-        chain += [layers.Activation(self.activation, dtype=policy), layers.Flatten(dtype=policy)]
-        return [*chain, layers.Dense(self.units, activation=self.activation, dtype=policy)]
+        yield layers.Activation(self.activation, dtype=policy)
+        yield layers.Flatten(dtype=policy)
+        yield layers.Dense(self.units, activation=self.activation, dtype=policy)
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "filters": self.filters, "blocks": self.blocks, "units": self.units}
@@ -124,14 +127,15 @@ class ResidualUp(_Chain):
         """How many times larger the output is than the input, along each side."""
         return 2 ** (len(self.filters) - 1)
 
-    def make_layers(self, input_shape: tuple[int | None, ...]) -> list[layers.Layer]:
+    def make_layers(self, input_shape: tuple[int | None, ...]) -> Iterator[layers.Layer]:
         policy = self.dtype_policy
-        chain: list[layers.Layer] = []
         for level, filters in enumerate(self.filters):
             if level:
-                chain += [layers.Conv2D(4 * filters, 3, padding="same", dtype=policy), DepthToSpace(dtype=policy)]
-            chain += [ResidualBlock(filters, self.activation, dtype=policy) for _ in range(self.blocks)]
-        return [*chain, layers.Activation(self.activation, dtype=policy)]
+                yield layers.Conv2D(4 * filters, 3, padding="same", dtype=policy)
+                yield DepthToSpace(dtype=policy)
+            for _ in range(self.blocks):
+                yield ResidualBlock(filters, self.activation, dtype=policy)
+        yield layers.Activation(self.activation, dtype=policy)
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "filters": self.filters, "blocks": self.blocks}

@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from kvae.objectives.base import Objective, Terms
+from kvae.objectives.criterion import Criterion
 from kvae.schedules import Scheduled, check_weight, schedule_value, weight_config
 
 
@@ -50,10 +51,13 @@ class DIP(Objective):
         covariance = ops.mean(apart[:, :, None] * apart[:, None, :], axis=0)  # (D, D)
         if not self.means_only:
             covariance = covariance + ops.mean(terms.posterior.covariance(terms.q), axis=0)
-        identity = ops.eye(apart.shape[-1])
+        identity = ops.eye(apart.shape[-1], dtype="float32")
         excess = ops.square(covariance - identity)
         weight = ops.where(identity > 0, schedule_value(self.diagonal, step), schedule_value(self.off_diagonal, step))
         return ops.mean(terms.distortion, axis=0) + terms.rate + ops.sum(ops.cast(weight, "float32") * excess)
+
+    def criterion(self) -> Criterion:
+        return Criterion(why="the covariance of the latents is no validation value")
 
     def get_config(self) -> dict[str, Any]:
         return {

@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from kvae.objectives.base import Objective, Terms
+from kvae.objectives.criterion import Criterion
 from kvae.objectives.kernels import IMQ, Kernel
 from kvae.priors import Prior
 from kvae.schedules import Scheduled, check_weight, schedule_value, weight_config
@@ -65,6 +66,9 @@ class MMD(Objective):
         loss = ops.mean(terms.distortion, axis=0) + schedule_value(self.beta, step) * terms.rate
         return loss + schedule_value(self.weight, step) * discrepancy
 
+    def criterion(self) -> Criterion:
+        return Criterion(why="the MMD of the latents is no validation value")
+
     def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
@@ -77,7 +81,7 @@ class MMD(Objective):
 def prior_samples(terms: Terms) -> Any:
     """As many latents from p(z) as the batch has examples, `(B, D)`; constants."""
     first = 0 if terms.noise.rows is None else terms.noise.rows[0]
-    index = ops.cast(first + ops.arange(ops.shape(terms.q)[0]), "int32")
+    index = first + ops.arange(ops.shape(terms.q)[0], dtype="int32")
     return ops.stop_gradient(terms.prior.draw(terms.noise.next(), index, condition=terms.c))
 
 
@@ -90,4 +94,4 @@ def mean_of_pairs(k: Any) -> Any:
     """Mean of `(…, B, B)` off the diagonal; 0 for one sample, which has no pairs."""
     batch = ops.shape(k)[-1]
     size = ops.cast(batch, "float32")
-    return ops.sum(k * (1 - ops.eye(batch)), axis=(-1, -2)) / ops.maximum(size * (size - 1), 1.0)
+    return ops.sum(k * (1 - ops.eye(batch, dtype="float32")), axis=(-1, -2)) / ops.maximum(size * (size - 1), 1.0)

@@ -3,24 +3,25 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
+from kvae.evaluation.codes import as_codes, principal_components
 from kvae.plotting.style import (
     ACTIVE_NATS,
     DPI,
     FAINT,
     INK,
     MAX_LEGEND,
-    PALETTE,
     TITLES,
     TRAIN,
     VALIDATION,
     PlainFigure,
     chart,
+    class_colours,
+    class_name,
     style,
     z_name,
 )
@@ -115,11 +116,11 @@ def latent_map(means: Any, labels: Any = None, label_names: Sequence[str] = ()) 
 
     Args:
         means: `(N, D)`, for example `vae.encode(images).mean`.
-        labels: `(N,)` integers, or None.
+        labels: `(N,)` integers, or None; below 0 for an image without a label.
         label_names: name of label 0, 1, …; numbers are shown where there is none.
 
     Raises:
-        ValueError: for other shapes.
+        ValueError: for other shapes, or latents that are not finite.
 
     Example:
 
@@ -128,13 +129,13 @@ def latent_map(means: Any, labels: Any = None, label_names: Sequence[str] = ()) 
         ['cat', 'dog']
     """
     means = np.asarray(means, "float64")
-    labels = None if labels is None else np.asarray(labels).reshape(-1).astype(int)
+    labels = None if labels is None else np.maximum(np.asarray(labels).reshape(-1).astype(int), -1)
     if means.ndim != 2 or not means.size or (labels is not None and len(labels) != len(means)):
         raise ValueError(
             f"Expected `means` of shape (N, D) and `labels` of shape (N,). Received: {means.shape} and "
             f"{None if labels is None else labels.shape}"
         )
-    points, names = _plane(means, labels)
+    points, names = _plane(as_codes(means, "`means`"), labels)
     figure, axes = chart((7.2, 6.0 if means.shape[1] > 1 else 3.4))
     style(axes, "", *names)
     strip = means.shape[1] == 1
@@ -144,20 +145,20 @@ def latent_map(means: Any, labels: Any = None, label_names: Sequence[str] = ()) 
     else:
         axes.set_aspect("equal", adjustable="datalim")
     dots: dict[str, Any] = {"s": float(np.clip(16000 / len(points), 4, 36)), "alpha": 0.75, "lw": 0}
-    classes = [] if labels is None else sorted({int(label) for label in labels})
     if labels is None:
         axes.scatter(points[:, 0], points[:, 1], color=TRAIN, **dots)
-    elif len(classes) > MAX_LEGEND:
-        drawn = axes.scatter(points[:, 0], points[:, 1], c=labels, cmap="viridis", **dots)
+    elif len(colours := class_colours(labels)) > MAX_LEGEND:
+        known = labels >= 0
+        axes.scatter(points[~known, 0], points[~known, 1], color=FAINT, **dots)
+        drawn = axes.scatter(points[known, 0], points[known, 1], c=labels[known], cmap="viridis", **dots)
         figure.colorbar(drawn, ax=axes, label="label", shrink=0.6)
     else:
-        colors = PALETTE if len(classes) <= len(PALETTE) else matplotlib.colormaps["tab20"](range(20))
-        for color, label in zip(colors, classes):
-            name = str(label_names[label]) if 0 <= label < len(label_names) else str(label)
+        for label, colour in colours.items():
+            name = class_name(label, label_names)
             x, y = points[labels == label].T
-            axes.scatter(x, y, color=color, label=name, **dots)
+            axes.scatter(x, y, color=colour, label=name, zorder=1 if label >= 0 else 0.5, **dots)
             halo = [withStroke(linewidth=3, foreground="white")]
-            if not strip:
+            if label >= 0 and not strip:
                 middle = float(np.median(x)), float(np.median(y))
                 axes.text(*middle, name, ha="center", va="center", size=11, weight="bold", color=INK, path_effects=halo)
         legend = figure.legend(loc="outside right center", frameon=False, fontsize=9, labelcolor=INK)
@@ -175,11 +176,7 @@ def _plane(means: np.ndarray, labels: np.ndarray | None) -> tuple[np.ndarray, tu
         return np.stack([means[:, 0], jitter - row], axis=1), ("z", "")
     if means.shape[1] == 2:
         return means, (z_name(0), z_name(1))
-    centred = means - means.mean(axis=0)
-    u, s, _ = np.linalg.svd(centred, full_matrices=False)
-    share = s**2 / max(float(np.sum(s**2)), 1e-30)
-    points = np.zeros((len(means), 2))
-    points[:, : min(2, len(s))] = (u * s)[:, :2]
-    percent = [f"{100 * share[i]:.0f} % of the variance" if i < len(s) else "nothing left" for i in range(2)]
+    points, shares = principal_components(means)
+    percent = [f"{100 * share:.0f} % of the variance" if share > 0 else "nothing left" for share in shares]
     of = f"of {means.shape[1]} latent dimensions"
     return points, (f"principal component 1 {of} ({percent[0]})", f"principal component 2 ({percent[1]})")

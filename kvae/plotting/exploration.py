@@ -10,10 +10,23 @@ from matplotlib.patches import Rectangle
 from kvae.features.directions import Direction, arithmetic, move
 from kvae.features.maps import latent_plane
 from kvae.features.search import latents_of, nearest
-from kvae.plotting.style import DPI, FAINT, INK, MAX_LEGEND, PALETTE, PlainFigure, number, rgb_of, tiled
+from kvae.plotting.style import (
+    DPI,
+    FAINT,
+    INK,
+    MAX_LEGEND,
+    PlainFigure,
+    channel_note,
+    class_colours,
+    class_name,
+    number,
+    rgb_of,
+    tiled,
+)
 
 STEPS = (-1.0, -0.5, 0.0, 0.5, 1.0, 1.5)
 MAP_CELLS = 22  # thumbnails along a side of the map, at most
+MAP_ASPECT = 4.0  # height over width of the map, or the reverse, at most; longer images are squeezed
 
 
 def neighbours(images: Any, latents: Any, queries: Sequence[int] = range(6), k: int = 8) -> Figure:
@@ -25,6 +38,9 @@ def neighbours(images: Any, latents: Any, queries: Sequence[int] = range(6), k: 
         queries: positions of the images whose neighbours are shown.
         k: neighbours of each (N − 1 at most).
 
+    Raises:
+        ValueError: for fewer than two images, or latents that are not finite.
+
     Example:
 
         >>> rng = np.random.default_rng(0)
@@ -33,11 +49,13 @@ def neighbours(images: Any, latents: Any, queries: Sequence[int] = range(6), k: 
         ['image', 'nearest', '2.']
     """
     images, latents = np.asarray(images), np.asarray(latents)
+    if len(images) < 2:
+        raise ValueError(f"Expected two images or more. Received: {len(images)}")
     queries, k = [i for i in queries if i < len(images)], min(k, len(images) - 1)
     found = nearest(None, latents, latents[queries], k + 1).indices
     rows = [[i, *[j for j in others if j != i][:k]] for i, others in zip(queries, found, strict=True)]
     tiles = rgb_of(images)[np.array(rows)]  # (Q, k + 1, H, W, 3)
-    return tiled(tiles, (), ["image", "nearest", *(f"{i}." for i in range(2, k + 1))])
+    return tiled(tiles, (), ["image", "nearest", *(f"{i}." for i in range(2, k + 1))], channels=images.shape[-1])
 
 
 def direction_slider(model: Any, images: Any, along: Direction, steps: Sequence[float] = STEPS) -> Figure:
@@ -61,7 +79,8 @@ def direction_slider(model: Any, images: Any, along: Direction, steps: Sequence[
     moved = move(model, images, along, steps)
     shown = np.concatenate([images[:, None], moved], axis=1)
     rgb = rgb_of(shown.reshape(-1, *images.shape[1:]), like=images).reshape(*shown.shape[:-1], 3)
-    return tiled(rgb, (), ["original", *(number(step, 1) if step else "0" for step in steps)])
+    labels = ["original", *(number(step, 1) if step else "0" for step in steps)]
+    return tiled(rgb, (), labels, channels=images.shape[-1])
 
 
 def latent_arithmetic(model: Any, a: Any, b: Any, c: Any) -> Figure:
@@ -93,7 +112,7 @@ def latent_arithmetic(model: Any, a: Any, b: Any, c: Any) -> Figure:
     results = np.stack([arithmetic(model, *row) for row in latents])  # (N, 1, H, W, C)
     shown = np.concatenate([originals, results], axis=1)
     rgb = rgb_of(shown.reshape(-1, *like.shape[1:]), like=like).reshape(*shown.shape[:-1], 3)
-    return tiled(rgb, (), ["a", "− b", "+ c", "= a − b + c"])
+    return tiled(rgb, (), ["a", "− b", "+ c", "= a − b + c"], channels=like.shape[-1])
 
 
 def thumbnail_map(
@@ -104,7 +123,7 @@ def thumbnail_map(
     Args:
         images: `(N, H, W, C)`.
         latents: `(N, D)`, their latent means.
-        labels: `(N,)` integers that colour the frames.
+        labels: `(N,)` integers that colour the frames; below 0 for an image without a label.
         label_names: for the legend.
         method: "tsne" or "pca", of `kvae.features.latent_plane`.
         seed: of t-SNE.
@@ -118,19 +137,19 @@ def thumbnail_map(
     """
     images, latents = np.asarray(images), np.asarray(latents)
     points = latent_plane(latents, method, seed)
-    low, span = points.min(axis=0), np.maximum(np.ptp(points, axis=0), 1e-12)
+    low, span = points.min(axis=0), np.ptp(points, axis=0)
     cells = int(np.clip(round(1.3 * len(images) ** 0.5), 4, MAP_CELLS))
-    places = (points - low) / span * (cells - 1)
+    places = np.where(span > 0, (points - low) / np.where(span > 0, span, 1), 0.5) * (cells - 1)
     nearest_cell = np.round(places).astype(int)
     off = np.abs(places - nearest_cell).max(axis=1)
     taken: dict[tuple[int, int], int] = {}
     for i in np.argsort(off, kind="stable"):  # of several images in a cell, the one closest to its middle
         taken.setdefault((int(nearest_cell[i, 0]), int(nearest_cell[i, 1])), int(i))
 
-    rgb, aspect = rgb_of(images), images.shape[1] / images.shape[2]
-    classes = [] if labels is None else sorted({int(label) for label in np.asarray(labels)})
-    colours = {label: PALETTE[i % len(PALETTE)] for i, label in enumerate(classes)}
-    legend = 1.3 if 1 < len(classes) <= MAX_LEGEND else 0.0
+    rgb, aspect = rgb_of(images), float(np.clip(images.shape[1] / images.shape[2], 1 / MAP_ASPECT, MAP_ASPECT))
+    labels = None if labels is None else np.maximum(np.asarray(labels).reshape(-1).astype(int), -1)
+    colours = {} if labels is None else class_colours(labels)
+    legend = 1.3 if 1 < len(colours) <= MAX_LEGEND else 0.0
     side = 8.4
     figure = PlainFigure(figsize=(side + legend, side * aspect), dpi=DPI, facecolor="white")
     axes = figure.add_axes((0, 0, side / (side + legend), 1))
@@ -139,13 +158,14 @@ def thumbnail_map(
     for (column, row), i in taken.items():
         frame = (column - 0.44, column + 0.44, row - 0.44, row + 0.44)
         axes.imshow(rgb[i], extent=frame, aspect="auto", interpolation="antialiased", zorder=1)
-        colour = FAINT if labels is None else colours[int(np.asarray(labels)[i])]
+        colour = FAINT if labels is None else colours[int(labels[i])]
         axes.add_patch(
             Rectangle((frame[0], frame[2]), 0.88, 0.88, fill=False, edgecolor=colour, lw=0.8 if labels is None else 1.8)
         )
     axes.set(xlim=(-0.6, cells - 0.4), ylim=(-0.6, cells - 0.4))
+    figure.text(0.01, 0.005, channel_note(images.shape[-1]), fontsize=8, color=INK)
     if legend:
-        names = [label_names[label] if label < len(label_names) else str(label) for label in classes]
-        handles = [Rectangle((0, 0), 1, 1, fill=False, edgecolor=colours[label], lw=2) for label in classes]
+        names = [class_name(label, label_names) for label in colours]
+        handles = [Rectangle((0, 0), 1, 1, fill=False, edgecolor=colour, lw=2) for colour in colours.values()]
         figure.legend(handles, names, loc="center right", frameon=False, fontsize=9, labelcolor=INK, handlelength=0.9)
     return figure

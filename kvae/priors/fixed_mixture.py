@@ -1,10 +1,11 @@
 """A mixture of normals that doesn't learn any more, and its density."""
 
+import math
 from typing import Any
 
 import keras
 import numpy as np
-from keras import ops
+from keras import initializers, ops
 
 from kvae.distributions import normal_from_words
 from kvae.distributions.diagonal_normal import LOG_2PI
@@ -27,7 +28,9 @@ def mixture_log_density(z: Any, log_weights: Any, means: Any, log_scales: Any, w
     log_volume = ops.sum(log_scales, axis=-1)  # ½ log |Σₖ|
     if whitening is not None:
         e = ops.matmul(e, ops.reshape(whitening, (-1, *ones[1:], size, size)))
-        log_volume = log_volume - ops.sum(ops.log(ops.sum(whitening * ops.eye(size), axis=-1)), axis=-1)
+        log_volume = log_volume - ops.sum(
+            ops.log(ops.sum(whitening * ops.eye(size, dtype="float32"), axis=-1)), axis=-1
+        )
     log_joint = ops.reshape(log_weights - log_volume, (-1, *ones)) - 0.5 * ops.sum(ops.square(e) + LOG_2PI, axis=-1)
     top = ops.stop_gradient(ops.max(log_joint, axis=0, keepdims=True))
     return top[0] + ops.log(ops.sum(ops.exp(log_joint - top), axis=0))
@@ -90,21 +93,16 @@ class FixedMixture(Prior):
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         super().build(input_shape)
         k, d = self.components, self.latent_dim
-        even = np.full(k, 1 / k)
-        identity = np.broadcast_to(np.eye(d), (k, d, d))
-        self.log_weights = self._constant("log_weights", np.log(even))
-        self.means = self._constant("means", np.zeros((k, d)))
-        self.scales = self._constant("scales", np.ones((k, d)))
+        self.log_weights = self._constant("log_weights", (k,), initializers.Constant(-math.log(k)))
+        self.means = self._constant("means", (k, d), "zeros")
+        self.scales = self._constant("scales", (k, d), "ones")
         if self.full:
-            self.mixing = self._constant("mixing", identity)  # of noise, a row vector
-            self.whitening = self._constant("whitening", identity)  # its inverse
-        self.thresholds = self._constant("thresholds", _thresholds(even), "int64")
+            self.mixing = self._constant("mixing", (k, d, d), _identities)  # of noise, a row vector
+            self.whitening = self._constant("whitening", (k, d, d), _identities)  # its inverse
+        self.thresholds = self._constant("thresholds", (k,), _even_thresholds, "int64")
 
-    def _constant(self, name: str, value: np.ndarray, dtype: str = "float32") -> Any:
-        return self.add_weight(
-            name=name, shape=value.shape, dtype=dtype, trainable=False,
-            initializer=lambda shape, dtype=None: ops.convert_to_tensor(value, dtype),
-        )  # fmt: skip
+    def _constant(self, name: str, shape: tuple[int, ...], initializer: Any, dtype: str = "float32") -> Any:
+        return self.add_weight(name=name, shape=shape, dtype=dtype, trainable=False, initializer=initializer)
 
     def log_prob(self, z: Any, condition: Any = None) -> Any:
         whitening = ops.convert_to_tensor(self.whitening) if self.full else None
@@ -124,6 +122,14 @@ class FixedMixture(Prior):
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "components": self.components, "full": self.full}
+
+
+def _identities(shape: tuple[int, ...], dtype: Any = None) -> Any:
+    return ops.broadcast_to(ops.eye(shape[-1], dtype=dtype), shape)
+
+
+def _even_thresholds(shape: tuple[int, ...], dtype: Any = None) -> Any:
+    return ops.convert_to_tensor(_thresholds(np.full(shape, 1 / shape[0])), dtype)
 
 
 def _thresholds(weights: np.ndarray) -> np.ndarray:

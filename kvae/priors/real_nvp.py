@@ -42,9 +42,11 @@ class RealNVP(Prior):
         self.num_layers, self.units = num_layers, tuple(units)
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
-        self.couplings = [AffineCoupling(self.units, swap=bool(i % 2)) for i in range(self.num_layers)]
-        for coupling in self.couplings:
+        self.couplings = []
+        for i in range(self.num_layers):
+            coupling = AffineCoupling(self.units, swap=bool(i % 2))
             coupling.build(input_shape)
+            self.couplings.append(coupling)
         super().build(input_shape)
 
     def log_prob(self, z: Any, condition: Any = None) -> Any:

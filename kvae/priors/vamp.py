@@ -86,10 +86,10 @@ class VampPrior(Prior):
         means, log_scales, *below = self.posteriors()
         whitening = None
         if below:  # z = μ + σ (I + T) ε
-            identity = ops.broadcast_to(ops.eye(self.latent_dim), below[0].shape)
+            identity = ops.broadcast_to(ops.eye(self.latent_dim, dtype="float32"), below[0].shape)
             inverse = ops.linalg.solve_triangular(identity + below[0], identity, lower=True)
             whitening = ops.swapaxes(inverse, -1, -2)
-        log_weights = ops.full((self.pseudo_inputs,), -math.log(self.pseudo_inputs))
+        log_weights = ops.full((self.pseudo_inputs,), -math.log(self.pseudo_inputs), dtype="float32")
         return mixture_log_density(z, log_weights, means, log_scales, whitening)
 
     def fixed(self) -> FixedMixture:

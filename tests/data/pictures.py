@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
-from PIL import Image
+from PIL import Image, ImageDraw
 
 
 def numbered(count: int, height: int = 9, width: int = 10, channels: int = 1) -> np.ndarray:
@@ -29,6 +29,16 @@ def write_images(root: Path, images: np.ndarray, suffix: str = ".png") -> list[P
     return paths
 
 
+def write_examples(path: Path, contents: list[bytes], labels: list[int] | None = None) -> None:
+    """A TFRecord file of encoded images."""
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for i, content in enumerate(contents):
+            features = {"image/encoded": _bytes(content)}
+            if labels is not None:
+                features["image/class/label"] = tf.train.Feature(int64_list=tf.train.Int64List(value=[labels[i]]))
+            writer.write(tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString())
+
+
 def write_records(
     root: Path, images: np.ndarray, files: int = 1, labels: bool = True, name: str = "part", encode=tf.io.encode_png
 ) -> list[Path]:
@@ -36,18 +46,43 @@ def write_records(
     root.mkdir(parents=True, exist_ok=True)
     paths = [root / f"{name}-{k}.tfrecord" for k in range(files)]
     for path, rows in zip(paths, np.array_split(np.arange(len(images)), files)):
-        with tf.io.TFRecordWriter(str(path)) as writer:
-            for i in rows:
-                features = {"image/encoded": _bytes(encode(images[i]).numpy())}
-                if labels:
-                    label = tf.train.Int64List(value=[i % 4])
-                    features["image/class/label"] = tf.train.Feature(int64_list=label)
-                writer.write(tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString())
+        write_examples(path, [encode(images[i]).numpy() for i in rows], [int(i) % 4 for i in rows] if labels else None)
     return paths
 
 
 def _bytes(content: bytes) -> tf.train.Feature:
     return tf.train.Feature(bytes_list=tf.train.BytesList(value=[content]))
+
+
+def write_defects(root: Path, side: int = 16, train: int = 24, test: int = 6) -> None:
+    """Discs of several places and shades, as MVTec AD has its objects: good ones, and some with a hole or a scratch."""
+    rng = np.random.default_rng(0)
+
+    def disc() -> Image.Image:
+        image = Image.new("L", (side, side), 200)
+        x, y = rng.integers(0, 3, 2)
+        ImageDraw.Draw(image).ellipse((x + 1, y + 1, x + side - 4, y + side - 4), fill=int(rng.integers(70, 90)))
+        return image
+
+    def hole(image: Image.Image, fill: int) -> None:
+        ImageDraw.Draw(image).rectangle((side // 2 - 2, side // 2 - 2, side // 2 + 2, side // 2 + 2), fill=fill)
+
+    def scratch(image: Image.Image, fill: int) -> None:
+        ImageDraw.Draw(image).line((4, int(rng.integers(4, side - 4)), side - 5, side // 2), fill=fill, width=2)
+
+    def write(image: Image.Image, path: str) -> None:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        image.save(root / path)
+
+    for i in range(train):
+        write(disc(), f"train/good/{i:03d}.png")
+    for i in range(test):
+        write(disc(), f"test/good/{i:03d}.png")
+        for defect in (hole, scratch):
+            image, mask = disc(), Image.new("L", (side, side))
+            defect(image, 200), defect(mask, 255)
+            write(image, f"test/{defect.__name__}/{i:03d}.png")
+            write(mask, f"ground_truth/{defect.__name__}/{i:03d}_mask.png")
 
 
 def truncate(path: Path) -> None:

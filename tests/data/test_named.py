@@ -1,7 +1,9 @@
 """Sets of TensorFlow Datasets: reading prepared ones, and what is said of those that cannot be had."""
 
+import os
 import re
 import time
+import warnings
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ import tensorflow_datasets as tfds
 
 import kvae
 
-from .pictures import numbered, numbers
+from .pictures import numbered, numbers, write_images
 
 
 def test_mnist_in_memory_and_streamed_agree(tfds_dir):
@@ -46,10 +48,10 @@ def test_binary_images_have_levels_once_resized(tfds_dir):
 def test_a_set_without_label_or_with_levels_of_16_bits(tmp_path):
     images = np.random.default_rng(0).integers(0, 65536, (40, 10, 12, 1), np.uint16)
     write_set(tmp_path, "deep", {"image": tfds.features.Image(shape=(10, 12, 1), dtype=np.uint16)}, images)
-    data = kvae.data.load("deep", data_dir=tmp_path)
+    data = kvae.data.load("deep", data_dir=tmp_path, value_range=(0, 65535))
     assert (data.num_train, data.num_validation, data.num_test, data.has_labels) == (32, 4, 4, False)
     order = np.concatenate([data.arrays(name)[0] for name in ("train", "validation", "test")])
-    np.testing.assert_allclose(order * 255, images / 257, atol=0.5 + 1e-4)  # rounded to 8 bits
+    np.testing.assert_allclose(order * 65535, images, atol=0.01)  # all of them
 
 
 def test_images_of_several_sizes_need_a_size(tmp_path):
@@ -131,8 +133,36 @@ def test_no_network_is_said_at_once(tmp_path, monkeypatch):
 def test_a_folder_of_the_same_name_is_pointed_out(tmp_path, monkeypatch):
     (tmp_path / "mnist").mkdir()
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(kvae.data.DataError, match=re.escape("write ./mnist for the folder")):
+    with (
+        pytest.warns(kvae.data.DataWarning, match=r"^mnist: took the named set of this name, not the folder"),
+        pytest.raises(kvae.data.DataError, match=re.escape("write ./mnist for the folder")),
+    ):
         kvae.data.load("mnist", data_dir=tmp_path / "none", download=False)
+
+
+@pytest.mark.parametrize("name", ["digits", "own"])
+@pytest.mark.parametrize("kind", ["folder", "file"])
+def test_a_named_set_is_taken_before_a_path(tmp_path, monkeypatch, name, kind):
+    if name == "own":
+        write_set(tmp_path / "sets", "own", {"image": tfds.features.Image(shape=(9, 10, 1))}, numbered(20))
+    monkeypatch.chdir(tmp_path)
+    if kind == "folder":
+        write_images(tmp_path / name, numbered(10, height=12))
+    else:
+        np.save("x.npy", numbered(10, height=12))
+        os.rename("x.npy", name)
+    message = f"{name}: took the named set of this name, not the {kind}; write ./{name} for the {kind}"
+    with pytest.warns(kvae.data.DataWarning, match=f"^{re.escape(message)}$") as caught:
+        assert kvae.data.load(name, data_dir=tmp_path / "sets").image_shape == {"digits": (8, 8, 1)}.get(
+            name, (9, 10, 1)
+        )
+    assert caught[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        if kind == "folder":
+            assert kvae.data.load(f"./{name}").image_shape == (12, 10, 1)
+        monkeypatch.chdir(tmp_path / "sets" if name == "own" else tmp_path.parent)
+        kvae.data.load(name, data_dir=tmp_path / "sets")  # the folder `own` is the set
 
 
 def write_set(root, name, features, values, key="image", files=1):

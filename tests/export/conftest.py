@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
+from program import bare_root, state
 
 import kvae
 import kvae.export
@@ -105,7 +106,10 @@ def images():
 def exported(vae, images, tmp_path_factory):
     """Folder of an export of `vae`; look, don't touch."""
     out = tmp_path_factory.mktemp("export") / "vae"
-    kvae.export.export(vae, out, images=images, labels=np.arange(len(images)) % 2)
+    with bare_root():
+        before = state()
+        kvae.export.export(vae, out, images=images, labels=np.arange(len(images)) % 2)
+        assert state() == before
     return out
 
 

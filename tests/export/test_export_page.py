@@ -175,6 +175,24 @@ def test_any_batch_size_alone():
     assert "Every signature, on one" not in page.text
 
 
+@pytest.mark.parametrize("of", ["validation", "test"])
+def test_what_auto_chose_by(of):
+    choice = {
+        "images": 2000, "of": of, "budgets": {"nats_lost": 0.5, "accuracy_lost": 0.005},
+        "lost": {
+            "vae_float32.tflite": {"nats_lost": 1e-6, "accuracy_lost": -0.01},
+            "vae_int8.tflite": {"nats_lost": 0.27, "accuracy_lost": 0.004},
+        },
+        "refused": {"vae_full_int8.tflite": "Expected"},
+    }  # fmt: skip
+    page = Page(render({**report(artifact("vae_int8.tflite", 10, None)), "choice": choice}, []))
+    assert (
+        f"Chosen on 2,000 {of} images, as the smallest file that loses at most 0.50 nats and 0.5 points of accuracy: "
+        "vae_float32.tflite loses less than 0.001 nats and no accuracy, vae_int8.tflite loses 0.27 nats and 0.4 points "
+        "of accuracy. vae_full_int8.tflite was refused."
+    ) in page.text
+
+
 @pytest.mark.parametrize("kept", ["saved_model", "onnx"])
 def test_a_report_without_litert_files(kept):
     page = Page(render(report(artifact(kept, 5_000_000, None, kept)), []))

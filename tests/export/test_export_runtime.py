@@ -175,7 +175,52 @@ WRONG_INPUTS = {
     "unknown signature": (lambda m: m.run("encodes", z=NAN), "Received: signature 'encodes'"),
     "missing input": (lambda m: m.run("decode", x=NAN), r"takes \['z'\]"),
     "unknown batch": (lambda m: m.run("decode", batch=3, z=NAN), "batch=3"),
+    "n of 1.5": (lambda m: m.generate(1.5), "`n` must be an integer >= 1. Received: n=1.5"),
+    "n of 2.0": (lambda m: m.generate(2.0), "n=2.0"),
+    "n of True": (lambda m: m.generate(True), "n=True"),
+    "n of None": (lambda m: m.generate(None), "n=None"),
+    "n of text": (lambda m: m.generate("3"), "n='3'"),
+    "n of a list": (lambda m: m.generate([3]), r"n=\[3\]"),
+    "seed of 1.7": (lambda m: m.generate(1, seed=1.7), "`seed` must be an integer. Received: seed=1.7"),
+    "seed of text": (lambda m: m.generate(1, seed="7"), "seed='7'"),
+    "seed of NumPy's True": (lambda m: m.generate(1, seed=np.True_), "seed=True"),
+    "start of 0.5": (lambda m: m.generate(1, start=0.5), "`start` must be an integer >= 0. Received: start=0.5"),
+    "start below 0": (lambda m: m.generate(1, start=-1), "start=-1"),
+    "temperature of None": (lambda m: m.generate(1, temperature=None), "a finite number >= 0. Received: .*=None"),
+    "temperature of text": (lambda m: m.generate(1, temperature="1"), "temperature='1'"),
+    "temperature of True": (lambda m: m.generate(1, temperature=True), "temperature=True"),
+    "temperature of a list": (lambda m: m.generate(1, temperature=[1.0]), r"temperature=\[1.0\]"),
+    "a condition of no use": (lambda m: m.decode(np.zeros((1, 2)), 1.0), "without conditions.*condition=1.0"),
+    "steps of 2.5": (lambda m: m.interpolate([0, 0], [1, 1], 2.5), "`steps` must be an integer >= 2.*steps=2.5"),
+    "a ragged start": (lambda m: m.interpolate([0, [0]], [1, 1]), r"`start` .* \(2,\).*different lengths"),
+    "a batch of starts": (lambda m: m.interpolate([[0, 0]], [1, 1]), r"`start` .*Received: shape \(1, 2\)"),
+    "no end": (lambda m: m.interpolate([0, 0], None), "`end` .*Received: None"),
+    "score of seed None": (lambda m: m.score(np.zeros((1, 8, 8, 1)), seed=None), "seed=None"),
+    "num_samples of 1.0": (lambda m: m.score(np.zeros((1, 8, 8, 1)), num_samples=1.0), "num_samples=1.0"),
+    "percentile of None": (lambda m: m.percentile(None), r"number.*score\(image\).*Received: None"),
+    "percentile of NaN": (lambda m: m.percentile([1.0, np.nan]), r"Received: \[1.0, nan\]"),
+    "percentile of the whole score": (lambda m: m.percentile({"rate": 1.0}), r"score\(image\).*Received: {'rate'"),
+    "percentile of ragged rows": (lambda m: m.percentile([[1], [1, 2]]), "number or an array"),
+    "golden of a number": (lambda m: m.self_test(5), "`golden` must be a path. Received: golden=5"),
+    "images of None": (lambda m: m.encode(None), r"`image` .*\(batch, 8, 8, 1\).*Received: None"),
+    "images of text": (lambda m: m.encode("x.png"), "Received: 'x.png'"),
+    "an index of floats": (lambda m: m.run("generate", **DRAW | {"index": np.arange(3.0)}), "`index` .*int32.*float64"),
+    "an index beyond its dtype": (lambda m: m.run("generate", **DRAW | {"index": [2**40]}), "`index` .*int32.*int64"),
+    "rows of different number": (
+        lambda m: m.run("score", image=np.zeros((1, 8, 8, 1)), seed=[0, 0], index=[0, 1]),
+        "1 of `image`, 2 of `index`",
+    ),
+    "no rows": (lambda m: m.run("decode", z=np.zeros((0, 2))), "at least one. Received: 0 of `z`"),
+    "batch of 1.0": (lambda m: m.run("decode", batch=1.0, z=np.zeros((1, 2))), "batch=1.0"),
+    "a signature of a list": (lambda m: m.run(["decode"], z=NAN), "signature .'decode'."),
+    "no path": (lambda m: runtime.load(None), "`path` must be a path. Received: path=None"),
+    "threads of text": (lambda m: runtime.load(m.path, num_threads="2"), "integer from 1 to 1024.*num_threads='2'"),
+    "threads of True": (lambda m: runtime.load(m.path, num_threads=True), "num_threads=True"),
+    "too many threads": (lambda m: runtime.load(m.path, num_threads=10**5), "num_threads=100000"),
+    "an empty checksum": (lambda m: runtime.load(m.path, sha256=""), "64 hexadecimal digits. Received: sha256=''"),
+    "a checksum of a number": (lambda m: runtime.load(m.path, sha256=5), "sha256=5"),
 }  # fmt: skip
+DRAW = {"seed": [0, 7], "index": [0, 1, 2], "temperature": [1]}
 
 
 @pytest.mark.parametrize("case", WRONG_INPUTS)
@@ -185,6 +230,23 @@ def test_wrong_inputs(case, model):
         call(model)
     assert "\n" not in str(caught.value)
     assert model.decode(np.zeros((1, 2))).shape == (1, 8, 8, 1)  # and goes on working
+
+
+SAME = {
+    "NumPy's integers": lambda m: m.generate(
+        np.int64(3), seed=np.uint8(7), start=np.int32(0), temperature=np.float16(1)
+    ),
+    "arrays without axes": lambda m: m.generate(np.array(3), seed=np.array(7), temperature=np.array(1)),
+    "the inputs of a signature": lambda m: m.run("generate", **DRAW)["image"],
+    "unsigned inputs": lambda m: m.run("generate", **DRAW | {"index": np.arange(3, dtype="uint8")})["image"],
+    "NumPy's threads": lambda m: runtime.load(m.path, num_threads=np.int64(1)).generate(3, seed=7),
+    "a path as text": lambda m: runtime.load(str(m.path)).generate(3, seed=7),
+}
+
+
+@pytest.mark.parametrize("case", SAME)
+def test_numbers_of_numpy_are_numbers(case, model):
+    np.testing.assert_allclose(SAME[case](model), model.generate(3, seed=7), atol=1e-6)
 
 
 @pytest.mark.parametrize("value", [[[0, 1]], np.zeros((1, 2), "float16"), np.zeros((2, 1)).T, ((False, True),)])
@@ -294,6 +356,27 @@ def test_the_command_reports_an_error_in_one_line(exported, tmp_path, capsys):
     assert "generate_1: as it should be" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         command.main([str(exported / "vae_int8.tflite"), "--out", "grid.png"])
+
+
+NOT_ARRAYS = {
+    "objects": lambda path: np.save(path, np.array([{"a": 1}]), allow_pickle=True),
+    "a pickle": lambda path: path.write_bytes(b"\x80\x04N."),
+    "text": lambda path: path.write_text("<html>"),
+    "empty": lambda path: path.write_bytes(b""),
+    "cut off": lambda path: (np.save(path, np.zeros((9, 8, 8, 1))), path.write_bytes(path.read_bytes()[:200])),
+    "an archive": lambda path: np.savez(path.open("wb"), images=np.zeros((1, 8, 8, 1))),
+}
+
+
+@pytest.mark.parametrize("case", NOT_ARRAYS)
+def test_what_is_no_array_of_images_is_never_advised_to_be_unpickled(case, exported, tmp_path, capsys):
+    NOT_ARRAYS[case](tmp_path / "images.npy")
+    assert command.main([str(exported / "vae_int8.tflite"), "--classify", str(tmp_path / "images.npy")]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "images.npy" in error
+    assert ".npy array" in error
+    assert "pickle" not in error
 
 
 def test_importing_it_imports_neither_tensorflow_nor_keras(exported):

@@ -1,0 +1,141 @@
+"""What `kvae.export.export` is given, checked before time is spent."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from kvae.arguments import integer, shown
+from kvae.export import accuracy, litert
+from kvae.export.endpoints import endpoints_of
+from kvae.export.reference import check_conditions, check_images
+
+
+@dataclass(frozen=True)
+class Images:
+    """Checked images `(N, H, W, C)`, with their conditions, and with labels where there are any.
+
+    Attributes:
+        inputs: `image`, and `condition` where the model takes it.
+        labels: `(N,)`; of a model that classifies the numbers of the classes.
+        measures: which losses of a file they tell.
+    """
+
+    inputs: dict[str, np.ndarray]
+    labels: np.ndarray | None
+    measures: frozenset[str]
+
+    @classmethod
+    def checked(
+        cls, name: str, model: Any, images: Any, labels: Any, conditions: Any, class_names: Sequence[str] | None
+    ) -> "Images | None":
+        """The argument `name` with what belongs to it; None without images. Conditions are the labels by default."""
+        classifies = hasattr(model, "num_classes")
+        if classifies and labels is not None:
+            labels = accuracy.class_numbers(labels, model.num_classes, class_names)
+        if labels is not None:
+            count, wanted = (len(values) if hasattr(values, "__len__") else 0 for values in (labels, images))
+            if count != wanted:
+                raise ValueError(
+                    f"Argument `labels` must have one entry for each of `{name}`. "
+                    f"Received: {count} labels, {wanted} images"
+                )
+        if images is None:
+            return None
+        images = check_images(images, model, name)
+        inputs = {"image": images, **check_conditions(model, labels if conditions is None else conditions, len(images))}
+        measures = {"nats_lost"} if hasattr(model, "prior") else set()
+        measures |= {"accuracy_lost"} if classifies and labels is not None else set()
+        return cls(inputs, None if labels is None else np.asarray(labels), frozenset(measures))
+
+    @property
+    def images(self) -> np.ndarray:
+        return self.inputs["image"]
+
+    @property
+    def conditions(self) -> np.ndarray | None:
+        return self.inputs.get("condition")
+
+
+def validation_images(model: Any, validation: Any, class_names: Sequence[str] | None) -> Images | None:
+    """The argument `validation`: images, or a pair of images and conditions, or labels, or both in one."""
+    images, *rest = validation if isinstance(validation, tuple) else (validation,)
+    if len(rest) > 1:
+        raise ValueError(
+            "Argument `validation` must be images, or a pair of images and conditions or labels. "
+            f"Received: a tuple of {len(rest) + 1}"
+        )
+    told: Any = rest[0] if rest else None
+    labels = told if hasattr(model, "num_classes") and np.ndim(told) == 1 else None
+    return Images.checked("validation", model, images, labels, told, class_names)
+
+
+def precisions_of(precisions: Any) -> tuple[str, ...]:
+    given = (precisions,) if isinstance(precisions, str) else precisions
+    try:
+        wanted = litert.PRECISIONS if precisions == "auto" else tuple(dict.fromkeys(given))
+    except TypeError:
+        wanted = ()
+    if not wanted or any(precision not in litert.PRECISIONS for precision in wanted):
+        raise ValueError(
+            f"Argument `precisions` must be one or more of {litert.PRECISIONS}, or 'auto'. Received: {precisions}"
+        )
+    return tuple(wanted)
+
+
+def batch_sizes_of(batch_sizes: Any) -> tuple[int | None, ...]:
+    try:
+        given = [None if size is None else integer("batch_sizes", size, least=1) for size in batch_sizes]
+    except (TypeError, ValueError):
+        given = []
+    if not any(given):
+        raise ValueError(
+            "Argument `batch_sizes` must be positive integers, at least one, and None for any size. "
+            f"Received: {batch_sizes}"
+        )
+    return tuple(dict.fromkeys(given))
+
+
+def check_model(model: Any) -> None:
+    """ValueError unless it is one of ours, in numbers that a file can be made of."""
+    if not endpoints_of(model):
+        raise ValueError(
+            "Argument `model` must be a `kvae.VAE`, `kvae.Autoencoder` or `kvae.features.Classifier`. "
+            f"Received: {type(model).__name__}"
+        )
+    quantized = [layer.name for layer in model._flatten_layers() if getattr(layer, "quantization_mode", None)]
+    if quantized:
+        raise ValueError(
+            "Argument `model` must be the model before `model.quantize`: the files' own precisions are made from its "
+            f"floats. Received: a model with the quantised layer '{quantized[0]}'"
+        )
+
+
+def names(name: str, value: Any) -> list[str] | None:
+    if value is None:
+        return None
+    if isinstance(value, str) or not np.iterable(value):
+        raise ValueError(f"Argument `{name}` must be a list of names. Received: {name}={shown(value)}")
+    return [str(item) for item in value]
+
+
+def text(name: str, value: Any) -> str | None:
+    if value is not None and not isinstance(value, str):
+        raise ValueError(f"Argument `{name}` must be text. Received: {name}={shown(value)}")
+    return value
+
+
+def class_names(model: Any, given: list[str] | None, conditions: list[str] | None) -> list[str] | None:
+    """The given names of a model's classes, its own, or those of its conditions, which are the same thing."""
+    count = getattr(model, "num_classes", 0)
+    if not count and given is None:
+        return None
+    own = names("class_names", getattr(model, "class_names", None))
+    found = next((names for names in (given, own, conditions) if names is not None), None)
+    if found is not None and not len(set(found)) == len(found) == count:
+        raise ValueError(
+            f"Argument `class_names` must be different names, one for each of the model's {count} classes. "
+            f"Received: {', '.join(found) or 'none'}"
+        )
+    return found

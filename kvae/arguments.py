@@ -1,0 +1,65 @@
+"""Numbers as arguments: Python's and NumPy's are the same, and what isn't one is refused in one line."""
+
+import math
+import operator
+from typing import Any
+
+import numpy as np
+
+
+def integer(name: str, value: Any, least: int | None = None, most: int | None = None) -> int:
+    """`value` as an int: of Python, of NumPy, or an array without axes; a bool is none.
+
+    Raises:
+        ValueError: for anything else, or below `least` or above `most` (which needs `least`).
+
+    Example:
+
+        >>> integer("n", np.int64(3), least=1)
+        3
+        >>> integer("n", 1.5, least=1)
+        Traceback (most recent call last):
+        ...
+        ValueError: Argument `n` must be an integer >= 1. Received: n=1.5
+    """
+    try:
+        number = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or (least is not None and number < least) or (most is not None and number > most):
+        limit = "" if least is None else f" >= {least}" if most is None else f" from {least} to {most}"
+        raise ValueError(f"Argument `{name}` must be an integer{limit}. Received: {name}={shown(value)}")
+    return number
+
+
+def real(name: str, value: Any, least: float | None = None) -> float:
+    """`value` as a float: a finite number of Python or of NumPy, or an array without axes; a bool is none.
+
+    Raises:
+        ValueError: for anything else, or below `least`.
+
+    Example:
+
+        >>> real("temperature", np.float32(0.5), least=0)
+        0.5
+        >>> real("temperature", "1", least=0)
+        Traceback (most recent call last):
+        ...
+        ValueError: Argument `temperature` must be a finite number >= 0. Received: temperature='1'
+    """
+    try:
+        array = np.asarray(value)
+        large = isinstance(value, int) and array.dtype.kind == "O"
+        number = float(value) if array.ndim == 0 and (array.dtype.kind in "iuf" or large) else math.nan
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number) or (least is not None and number < least):
+        limit = "" if least is None else f" >= {least:g}"
+        raise ValueError(f"Argument `{name}` must be a finite number{limit}. Received: {name}={shown(value)}")
+    return number
+
+
+def shown(value: Any) -> str:
+    """What was received, in one short line."""
+    text = " ".join((repr(value) if isinstance(value, str) else str(value)).split())
+    return text if len(text) <= 80 else f"{text[:79]}…"

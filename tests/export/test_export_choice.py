@@ -1,0 +1,144 @@
+"""What precisions="auto" is decided by: validation images, if they can tell."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import kvae
+from kvae.export import ExportError, checks
+from kvae.export.choice import Choice, Made
+
+BUDGETS = {"nats_lost": 0.5, "accuracy_lost": 0.005}
+IMAGES, OTHERS, LABELS = np.zeros((4, 8, 8, 1)), np.ones((3, 8, 8, 1)), [0, 1, 1, 0]
+MODELS = {
+    "VAE": {"prior": 1},
+    "classifier": {"num_classes": 2},
+    "both": {"prior": 1, "num_classes": 2},
+    "autoencoder": {},
+}
+#: model, images, labels and validation; of which images the choice is, and by what
+CASES = {
+    "validation images": ("VAE", IMAGES, None, OTHERS, "validation", ["nats_lost"]),
+    "validation alone": ("VAE", None, None, OTHERS, "validation", ["nats_lost"]),
+    "no validation": ("VAE", IMAGES, None, None, "test", ["nats_lost"]),
+    "labels say nothing of a VAE": ("VAE", IMAGES, LABELS, OTHERS, "validation", ["nats_lost"]),
+    "a pair, of a model that needs none": ("VAE", IMAGES, LABELS, (OTHERS, [0, 1, 1]), "validation", ["nats_lost"]),
+    "labels": ("classifier", IMAGES, LABELS, (OTHERS, [0, 1, 1]), "validation", ["accuracy_lost"]),
+    "no labels for validation": ("classifier", IMAGES, LABELS, OTHERS, "test", ["accuracy_lost"]),
+    "labels for validation alone": ("classifier", IMAGES, None, (OTHERS, [0, 1, 1]), "validation", ["accuracy_lost"]),
+    "both": ("both", IMAGES, LABELS, (OTHERS, [0, 1, 1]), "validation", ["accuracy_lost", "nats_lost"]),
+    "more from the test images": ("both", IMAGES, LABELS, OTHERS, "test", ["accuracy_lost", "nats_lost"]),
+    "nothing": ("VAE", None, None, None, None, None),
+    "nothing of an autoencoder": ("autoencoder", IMAGES, None, OTHERS, None, None),
+    "nothing of a classifier": ("classifier", IMAGES, None, OTHERS, None, None),
+}
+
+
+def choose(model, images, labels, validation):
+    model = SimpleNamespace(image_shape=(8, 8, 1), bounded=True, condition_dim=None, **MODELS[model])
+    test = checks.Images.checked("images", model, images, labels, None, None)
+    return Choice.by(BUDGETS, checks.validation_images(model, validation, None), test)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_the_choice_is_made_on(case):
+    *arguments, of, by = CASES[case]
+    if of is None:
+        with pytest.raises(ValueError, match="precisions='auto' compares ELBOs or accuracies"):
+            choose(*arguments)
+        return
+    choice = choose(*arguments)
+    assert (choice.as_dict()["of"], sorted(choice.budgets)) == (of, by)
+    assert choice.as_dict()["images"] == (3 if of == "validation" else 4)
+    warned = [warning for warning in choice.warnings() if "chosen on the images that the numbers" in warning]
+    assert len(warned) == len(choice.warnings()) == (of == "test")
+    assert ("as a pair" in "".join(warned)) == (of == "test" and "accuracy_lost" in by)
+
+
+def test_the_smallest_within_every_budget_is_taken():
+    choice = choose(*CASES["both"][:4])
+    sizes = {"a": 1, "b": 2, "c": 3, "d": 4}
+    files = [Made(Path(name), SimpleNamespace(bytes=size), None) for name, size in sizes.items()]
+    losses = {"a": (0.6, 0.0), "b": (0.1, 0.006), "c": (0.5, 0.005), "d": (-0.1, 0.0)}
+    choice.lost = {name: dict(zip(("nats_lost", "accuracy_lost"), lost)) for name, lost in losses.items()}
+    assert choice.smallest(files).path.name == "c"
+    with pytest.raises(ExportError, match=r"at most 0.005 of accuracy and 0.5 nats. Received: a loses 0.6 nats"):
+        choice.smallest(files[:2])
+    with pytest.raises(ExportError, match="Received: none at all"):
+        Choice(choice.budgets, choice.images, True).smallest([])
+
+
+NUMBERS = {"precisions": "auto", "images": IMAGES}
+WRONG = {
+    "a budget of NaN": (NUMBERS | {"budget_nats": np.nan}, "`budget_nats` must be a finite number.*budget_nats=nan"),
+    "a budget of text": (NUMBERS | {"budget_nats": "1"}, "budget_nats='1'"),
+    "a budget of None": (NUMBERS | {"budget_accuracy": None}, "budget_accuracy=None"),
+    "batch sizes of True": ({"batch_sizes": (True,)}, r"positive integers.*Received: \(True,\)"),
+    "batch sizes of 1.0": ({"batch_sizes": (1.0,)}, r"positive integers.*Received: \(1.0,\)"),
+    "a batch size": ({"batch_sizes": 1}, "positive integers.*Received: 1"),
+    "batch sizes of text": ({"batch_sizes": "16"}, "positive integers.*Received: 16"),
+    "precisions of a number": ({"precisions": 8}, "`precisions` must be one or more of .*Received: 8"),
+    "precisions of None": ({"precisions": None}, "Received: None"),
+    "precisions of lists": ({"precisions": [["int8"]]}, r"Received: \[\['int8'\]\]"),
+    "auto and another": ({"precisions": ("auto", "int8")}, "Received: .'auto', 'int8'."),
+    "a name of a number": ({"data": 5}, "`data` must be text. Received: data=5"),
+    "a licence that is a path": ({"license": Path("LICENSE")}, "`license` must be text"),
+    "a directory of a number": ({"directory": 5}, "`directory` must be a path. Received: directory=5"),
+    "no directory": ({"directory": None}, "`directory` must be a path. Received: directory=None"),
+    "validation of three": ({"validation": (IMAGES, LABELS, LABELS)}, "`validation` must be images, or a pair.*of 3"),
+    "images of text": ({"images": "x.npy"}, "`images` must be images of shape .*Received: 'x.npy'"),
+    "images of objects": ({"images": np.full((2, 8, 8, 1), None)}, "`images` .*Received: dtype object"),
+    "ragged images": ({"images": [[1], [1, 2]]}, "`images` .*Received: rows of different lengths"),
+    "class names of text": ({"class_names": "ab"}, "`class_names` must be a list of names. Received: class_names='ab'"),
+    "class names of a number": ({"class_names": 3}, "class_names=3"),
+    "condition names of a number": ({"condition_names": 3}, "condition_names=3"),
+    "conditions of no use": (
+        {"images": IMAGES, "conditions": LABELS},
+        "`conditions` is for a conditional model",
+    ),
+    "labels of a number": ({"images": IMAGES, "labels": 5}, "`labels` must have one entry.*0 labels, 4 images"),
+    "a path of a model": ({"model": "model.keras"}, "`model` must be a `kvae.VAE`.*Received: str"),
+    "validation of another shape": ({"validation": np.zeros((2, 9, 9, 1))}, "`validation` must be images"),
+    "validation in bytes": ({"validation": np.full((2, 8, 8, 1), 255)}, "`validation` must have values in"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_arguments(case, vae, tmp_path):
+    arguments, message = WRONG[case]
+    arguments = {"model": vae, "directory": tmp_path / "a" / "b", **arguments}
+    with pytest.raises(ValueError, match=message) as caught:
+        kvae.export.export(**arguments)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize` method:UserWarning")
+def test_a_model_that_keras_quantised(tmp_path):
+    model = kvae.VAE(latent_dim=2, image_shape=(8, 8, 1))
+    model.quantize("int8")
+    with pytest.raises(ValueError, match=r"before `model.quantize`.*quantised layer 'head"):
+        kvae.export.export(model, tmp_path / "out")
+
+
+@pytest.mark.parametrize("sizes", [(np.int64(1), None), [np.uint8(1), np.array(1), None], (1, None, 1)])
+def test_batch_sizes_of_numpy(sizes):
+    assert checks.batch_sizes_of(sizes) == (1, None)
+
+
+def test_a_place_that_cannot_be_written_to(vae, tmp_path, monkeypatch):
+    """It is said before anything is computed."""
+    monkeypatch.setattr("kvae.export.pipeline._Work", None)
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ExportError, match=r"a folder that can be written to. Received: '.*file/out' \(Not a directory"):
+        kvae.export.export(vae, tmp_path / "file" / "out")
+
+    def denied(*_, **__):
+        raise PermissionError(13, "Permission denied", "/somewhere")
+
+    monkeypatch.setattr("kvae.export.place.temporary_folder", denied)
+    with pytest.raises(ExportError, match=r"Received: '.*b' \(Permission denied\)"):
+        kvae.export.export(vae, tmp_path / "a" / "b")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
