@@ -7,6 +7,7 @@ gc.disable()  # until everything is imported: half a million objects that stay
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # One for each worker: threads that wait for each other at every small matrix take ten times as long beside others.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("SCIPY_ARRAY_API", "1")  # or scikit-learn leaves one of its checks of estimators out
 
 import keras
 import numpy as np

@@ -139,6 +139,7 @@ def test_pipeline_and_grid_search(flat_digits):
     assert by_likelihood.best_params_ == {"epochs": 8}
 
 
+@pytest.mark.filterwarnings("ignore:No latent is active")
 @pytest.mark.parametrize("shape", [(64,), (8, 8), (8, 8, 1)])
 def test_images_in_every_form(flat_digits, shape):
     x = flat_digits[0][:100].reshape(-1, *shape)
