@@ -14,7 +14,6 @@ from kvae.export.endpoints import endpoints_of, with_fixed_prior
 from kvae.export.errors import ExportError
 from kvae.export.runtime import ROUNDING, seed_words
 from kvae.models import float32_compute
-from kvae.models.base import ROUNDING
 
 ROWS = 101
 CHUNK = 256  # rows that Keras computes at once

@@ -36,7 +36,7 @@ def config_of(settings: Settings) -> dict:
 
 
 def run_of(tmp_path, config: dict) -> Run:
-    return Run(tmp_path, config, SimpleNamespace(image_shape=tuple(config["image_shape"])))
+    return Run(tmp_path, config, SimpleNamespace(image_shape=tuple(config["image_shape"]), condition_dim=None))
 
 
 @pytest.fixture
@@ -54,14 +54,16 @@ def asked(monkeypatch):
 
 
 def test_a_range_that_was_found_is_kept(tmp_path):
+    folder = tmp_path / "deep"
+    folder.mkdir()
     for i, image in enumerate(DEEP):
-        Image.fromarray(image).save(tmp_path / f"{i:02d}.png")
+        Image.fromarray(image).save(folder / f"{i:02d}.png")
     with pytest.warns(DataWarning, match="scaled by their training range"):
-        config = config_of(Settings(str(tmp_path)))
+        config = config_of(Settings(str(folder)))
     low, high = config["value_range"]
     assert (low, high) == (300, 4095)
-    (tmp_path / "00.png").unlink()
-    Image.fromarray(DEEP[0] * 0 + 60_000).save(tmp_path / "z.png")  # whatever is added
+    (folder / "00.png").unlink()
+    Image.fromarray(DEEP[0] * 0 + 60_000).save(folder / "z.png")  # whatever is added
     run = run_of(tmp_path, config)
     with pytest.warns(DataWarning, match=rf"values outside {low:.0f}..{high:.0f} are clipped, in \d+ of"):
         again = run.data()
