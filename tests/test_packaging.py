@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "objectives": {"distributions", "priors", "schedules"},
     "networks": {"arguments"},
     "models": {"arguments", "distributions", "priors", "objectives", "networks", "schedules", "callbacks", "state"},
-    "data": set(),
+    "data": {"arguments"},
     "evaluation": {"models", "distributions", "priors", "data"},
     "features": {
         "best_epoch",

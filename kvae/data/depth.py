@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from kvae.arguments import ROUNDING
 from kvae.data.errors import DataError, DataWarning
 
 EIGHT_BIT, FLOAT = "8-bit", "float"
-ROUNDING = 1e-6  # of the width of a range: what arithmetic in float32 may leave outside of it
 AT_ONCE = 1 << 20  # values that are converted together, so that float64 needs little memory
 REMEDY = "value_range=(LOW, HIGH) (--value-range on the command)"
 
