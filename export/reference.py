@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from kvae.arguments import shown
+from kvae.arguments import ROUNDING, shown
 from kvae.export import endpoints, operators
 from kvae.export.budgets import FLOAT32
 from kvae.export.endpoints import endpoints_of, with_fixed_prior
 from kvae.export.errors import ExportError
-from kvae.export.runtime import ROUNDING, seed_words
+from kvae.export.runtime import seed_words
 from kvae.models import float32_compute
 
 ROWS = 101

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from kvae.arguments import integer, real, shown
+from kvae.arguments import ROUNDING, integer, real, shown
 
 try:
     from ai_edge_litert.interpreter import Interpreter
@@ -33,7 +33,6 @@ REPORT = "report.json"
 FORMAT, FORMAT_VERSION = "kvae", 1  # of the JSON that `info` gives
 DYNAMIC_BATCH = 64  # with a signature for any batch size, rows are run in pieces of this size
 MAX_BYTES = 2**31  # of one answer; more is better drawn in parts
-ROUNDING = 1e-6  # beyond the ends of its range, that float32 arithmetic may bring a pixel
 MAX_THREADS = 1024  # tens of thousands end the process
 #: At the end of a file, where LiteRT doesn't look: this, and the sha256 of all that comes before.
 SEAL = b"\nkvae sha256\n"

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+ROUNDING = 1e-6  # of the width of a range: what arithmetic in float32 may leave outside of it
+
 
 def integer(name: str, value: Any, least: int | None = None, most: int | None = None) -> int:
     """`value` as an int: of Python, of NumPy, or an array without axes; a bool is none.

@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from kvae.best_epoch import BestEpoch as BestEpoch
 from kvae.files import atomic_file
 from kvae.state import state_of
 

@@ -12,6 +12,7 @@ Every recipe takes `image_shape` and `latent_dim`. Some want to know more of the
 `num_steps` it will take, `num_images` it has, `condition_dim` (how many classes), or `images`, some hundred of them.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -74,9 +75,11 @@ def capacity_vae(image_shape: Shape, latent_dim: int = 10, nats: float = 25.0, n
 
 
 @recipe()
-def control_vae(image_shape: Shape, latent_dim: int = 16, nats: float = 15.0) -> VAE:
+def control_vae(image_shape: Shape, latent_dim: int = 16, nats: float = 15.0, num_steps: int = 10_000) -> VAE:
     """ControlVAE: β is steered so that the rate holds a target (Shao et al. 2020, https://arxiv.org/abs/2004.05988)."""
-    return VAE(latent_dim=latent_dim, image_shape=image_shape, objective=objectives.TargetRate(nats, max_beta=10.0))
+    gain = math.prod(image_shape) / 784  # a nat of rate is worth more distortion, and so a larger β, with more pixels
+    objective = objectives.TargetRate(nats, k_p=0.01 * gain, k_i=0.5 * gain / max(1, num_steps), max_beta=10.0)
+    return VAE(latent_dim=latent_dim, image_shape=image_shape, objective=objective)
 
 
 @recipe()

@@ -223,7 +223,7 @@ def write_report(run: Path) -> Path:
         density=metrics.get("support") in ("real", "unit") or "normal" in likelihood or numbers.get("elbo", 0) > 0,
         bernoulli=likelihood == "bernoulli",
         epochs=len(next(iter(history.values()), [])),
-        best=_best_epoch(history),
+        kept=_kept_epoch(config, history),
         figures=_figures(run / "figures"),
         commands=_commands(name, public_name(config.get("source") or "SOURCE", before="path/to/")),
         files=_files(run),
@@ -309,14 +309,16 @@ def _read_history(path: Path) -> dict[str, list[str]]:
     return {name: [row[name] for row in rows] for name in rows[0]} if rows else {}
 
 
-def _best_epoch(history: dict[str, list[str]]) -> int | None:
-    """The epoch, counted from 1, whose weights were kept: that of the tightest bound; None if nothing says it."""
-    try:
+def _kept_epoch(config: dict[str, Any], history: dict[str, list[str]]) -> tuple[int, str] | None:
+    """The epoch, counted from 1, whose weights were kept, and why; None if nothing says it."""
+    if config.get("kept_epoch"):
+        return config["kept_epoch"], str(config.get("kept_because"))
+    try:  # a run from before it was written down, whose best epoch has the tightest bound
         bound = [-float(value) for value in history["val_nll" if "val_nll" in history else "val_loss"]]
     except (KeyError, TypeError, ValueError):
         return None
     known = [i for i, value in enumerate(bound) if math.isfinite(value)]
-    return max(known, key=bound.__getitem__) + 1 if known else None
+    return (max(known, key=bound.__getitem__) + 1, "the best on validation images") if known else None
 
 
 def _number(value: Any, digits: int = 1) -> str:

@@ -21,6 +21,24 @@ def schedule_value(value: Scheduled, step: Any) -> Any:
     return ops.cast(value, "float32")  # Keras's schedules give their own: float64, or float16
 
 
+def steady_from(value: Scheduled) -> float:
+    """The training step from which a weight stays as it is: 0 for a number.
+
+    A schedule says it by an attribute of this name; one without it may go on changing: infinity.
+
+    Example:
+
+        >>> [steady_from(value) for value in (4.0, LinearWarmup(100), Cyclical(100, cycles=2), lambda step: 1.0)]
+        [0, 100, 150.0, inf]
+    """
+    return getattr(value, "steady_from", math.inf) if callable(value) else 0
+
+
+def last_value(value: Scheduled) -> float:
+    """What a weight is in the end; NaN for a schedule that doesn't say where it ends."""
+    return float(schedule_value(value, None)) if math.isfinite(steady_from(value)) else math.nan
+
+
 def check_weight(name: str, value: Any) -> Scheduled:
     """A weight that a constructor got: a number >= 0, a schedule, or one from a config.
 
@@ -69,6 +87,10 @@ class LinearWarmup(_Schedule):
         _check_steps(steps)
         self.steps, self.start, self.end = steps, start, end
 
+    @property
+    def steady_from(self) -> float:
+        return self.steps
+
     def __call__(self, step: Any) -> Any:
         return self.start + (self.end - self.start) * ops.minimum(step / self.steps, 1.0)
 
@@ -89,6 +111,10 @@ class Cyclical(_Schedule):
         if cycles < 1 or not 0 < ratio <= 1:
             raise ValueError(f"Expected cycles >= 1 and 0 < ratio <= 1. Received: cycles={cycles}, ratio={ratio}")
         self.steps, self.cycles, self.ratio, self.end = steps, cycles, ratio, end
+
+    @property
+    def steady_from(self) -> float:
+        return (self.cycles - 1 + self.ratio) * self.steps
 
     def __call__(self, step: Any) -> Any:
         step = ops.minimum(ops.cast(step, "float32"), 1e30)

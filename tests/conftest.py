@@ -1,8 +1,13 @@
-"""Fixtures that several rooms share."""
+"""Fixtures that several rooms share, and what a test run counts as a failure."""
 
+import gc
 import os
 
+gc.disable()  # until everything is imported: half a million objects that stay
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# One for each worker: threads that wait for each other at every small matrix take ten times as long beside others.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("SCIPY_ARRAY_API", "1")  # or scikit-learn leaves one of its checks of estimators out
 
 import keras
 import numpy as np
@@ -13,6 +18,40 @@ import tensorflow as tf
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
 )
+
+
+#: warnings that kvae gives, wherever they point: an error in a test that doesn't expect them
+OURS = ("callbacks.TrainingWarning", "data.DataWarning", "evaluation.EvaluationWarning")
+REQUIRE_ALL = bool(os.environ.get("KVAE_REQUIRE_ALL"))
+
+
+def pytest_configure(config):
+    for category in OURS:
+        config.addinivalue_line("filterwarnings", f"error::kvae.{category}")
+
+
+def pytest_collection_finish():
+    gc.freeze()
+    gc.enable()
+
+
+def refuse_skip(report):
+    """Where everything that tests need should be there (`.ci/run`), a test that is skipped has failed."""
+    if REQUIRE_ALL and report.skipped and isinstance(report.longrepr, tuple):  # otherwise it failed as expected
+        *_, reason = report.longrepr
+        report.outcome = "failed"
+        report.longrepr = f"Expected no skip under KVAE_REQUIRE_ALL. Received: {reason}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport():
+    return refuse_skip((yield))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report():
+    return refuse_skip((yield))
 
 
 @pytest.fixture(autouse=True)

@@ -101,7 +101,13 @@ def test_evaluate_gives_the_mean_of_several_runs(kvae_command, run_folder, tmp_p
     assert set(json.loads((tmp_path / "b.json").read_text())) == {"runs"}
 
 
-def test_seeds_of_training_are_scored_on_the_same_images(kvae_command, tmp_path):
+@pytest.fixture
+def undescribed(monkeypatch):
+    """What is said of a trained model (scores, probe, figures, report) isn't said."""
+    monkeypatch.setattr("kvae.cli.training.describe_run", lambda *_, **__: None)
+
+
+def test_seeds_of_training_are_scored_on_the_same_images(kvae_command, undescribed, tmp_path):
     runs = [tmp_path / f"seed{seed}" for seed in (0, 1)]
     small = ["--binarize", "stochastic", "--network", "mlp", "--latent-dim", 2, "--epochs", 1, "--samples", 1]
     for seed, run in enumerate(runs):
@@ -463,6 +469,11 @@ MISTAKES = {
         1,
         "--beta is what a recipe settles",
     ),
+    "patience without a value": (
+        ["train", "digits", "--recipe", "wae_mmd", "--patience", "3", "--out", "run"],
+        1,
+        "keeps the last epoch, since the MMD of the latents is no validation value",
+    ),
     "K of no recipe": (
         ["train", "digits", "--importance-samples", "5", "--out", "run"],
         1,
@@ -486,7 +497,7 @@ MISTAKES = {
     "bad picture name": (["sample", "run", "--out", "grid.bmp"], 1, ".png or .npy"),
     "bad features name": (["features", "run", "digits", "--out", "x.csv"], 1, ".npz"),
     "an address without Ray": (["features", "run", "images", "--out", "s3://bucket/x.parquet"], 1, "for --ray"),
-    "a split that isn't": (["features", "run", "digits", "--split", "tset"], 1, "all, train, validation or test"),
+    "a split that isn't": (["features", "run", "digits", "--split", "tset"], 1, "all, train, validation, test or new"),
     "a split on Ray": (
         ["features", "run", "images", "--ray", "local", "--split", "test", "--out", "x.parquet"],
         1,

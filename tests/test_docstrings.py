@@ -17,7 +17,11 @@ MODULES = sorted(
 )
 
 
-SLOW = {"kvae.export.pipeline", "kvae.evaluation.quality"}
+#: they train for some seconds
+SLOW = {
+    "kvae.callbacks", "kvae.evaluation.quality", "kvae.export.pipeline", "kvae.features.anomaly",
+    "kvae.features.transformer", "kvae.models.semi_supervised",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -79,8 +79,8 @@ def test_features_are_those_of_the_model(fitted, table):
 def test_a_rows_results_are_its_own(fitted, table):
     for method in (fitted.transform, fitted.score_samples):
         whole = method(table)
-        np.testing.assert_array_equal(method(table[7:8])[0], whole[7])
-        np.testing.assert_array_equal(method(table[300:333]), whole[300:333])
+        for rows in (slice(7, 8), slice(300, 333)):  # up to the order in which a processor adds up float32
+            np.testing.assert_allclose(method(table[rows]), whole[rows], rtol=1e-6, atol=1e-6)
 
 
 def test_scores_approach_the_analytic_likelihood(table):
@@ -139,6 +139,7 @@ def test_pipeline_and_grid_search(flat_digits):
     assert by_likelihood.best_params_ == {"epochs": 8}
 
 
+@pytest.mark.filterwarnings("ignore:No latent is active")
 @pytest.mark.parametrize("shape", [(64,), (8, 8), (8, 8, 1)])
 def test_images_in_every_form(flat_digits, shape):
     x = flat_digits[0][:100].reshape(-1, *shape)

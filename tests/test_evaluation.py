@@ -189,8 +189,17 @@ def test_a_decoder_that_xla_cannot_compile_is_scored():
     assert np.all(np.isfinite(rows["nll"]))
 
 
-@pytest.mark.parametrize("network", [networks.MLP((4,)), networks.ConvUp((8, 8))])
-@pytest.mark.parametrize("part", ["likelihood", "posterior", "prior"])
+@pytest.mark.parametrize(
+    ("part", "network"),
+    [
+        ("likelihood", networks.MLP((4,))),
+        ("posterior", networks.ConvUp((8, 8))),
+        ("prior", networks.MLP((4,))),
+        pytest.param("likelihood", networks.ConvUp((8, 8)), marks=pytest.mark.slow),
+        pytest.param("posterior", networks.MLP((4,)), marks=pytest.mark.slow),
+        pytest.param("prior", networks.ConvUp((8, 8)), marks=pytest.mark.slow),
+    ],
+)
 def test_a_part_that_xla_cannot_compile_is_scored(part, network, monkeypatch):
     def same(values):
         return tf.ensure_shape(tf.numpy_function(np.copy, [values], tf.float32), values.shape)

@@ -12,6 +12,7 @@ from functools import partial
 import numpy as np
 import pytest
 import tensorflow as tf
+from data.pictures import write_examples
 from PIL import Image
 from pyarrow import parquet
 
@@ -380,3 +381,59 @@ def test_memory_does_not_grow_with_the_images(tmp_path, suffix):
         peaks.append(int(subprocess.run(command, check=True, capture_output=True, text=True).stdout) / 1024)
     megabytes = 72_000 * (64 + 64 + 256) * 4 / 2**20  # of features more: 105
     assert peaks[1] - peaks[0] < 0.5 * megabytes
+
+
+def deep_collection(root, kind, values):
+    """16-bit images as a folder, as TFRecord, or as Parquet."""
+    import io
+
+    import pyarrow as pa
+
+    contents = []
+    for image in values:
+        file = io.BytesIO()
+        Image.fromarray(image).save(file, "PNG")
+        contents.append(file.getvalue())
+    root.mkdir()
+    if kind == "folder":
+        for i, content in enumerate(contents):
+            (root / f"{i:02d}.png").write_bytes(content)
+    elif kind == "records":
+        write_examples(root / "a.tfrecord", contents)
+    else:
+        parquet.write_table(pa.table({"image": contents}), root / "a.parquet")
+
+
+@pytest.mark.parametrize("kind", ["folder", "records", "parquet"])
+def test_deep_images_are_listed_with_their_range(tmp_path, kind):
+    """What a cluster reads has the pixels of one machine."""
+    from kvae.features.listing import list_images
+
+    values = np.random.default_rng(0).integers(300, 4096, (40, 8, 8), np.uint16)
+    deep_collection(tmp_path / "deep", kind, values)
+    for span in ((0, 65535), None):
+        if span is None and kind == "parquet":
+            with pytest.raises(ValueError, match=r"deep: expected value_range=.* for 16-bit images in Parquet"):
+                list_images(str(tmp_path / "deep"))
+            continue
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", kvae.data.DataWarning)  # that the range was found
+            found = list_images(str(tmp_path / "deep"), value_range=span)
+        images = np.concatenate([images for images, _ in found.read(found.rows)])
+        low, high = span or (values.min(), values.max())
+        np.testing.assert_allclose(images[..., 0] / found.scale, (values - float(low)) / (high - float(low)), atol=1e-6)
+
+
+@pytest.mark.parametrize("cache_bytes", [1 << 30, 0], ids=["in memory", "streamed"])
+def test_features_of_deep_images_are_of_their_range(vae, tmp_path, cache_bytes):
+    values = np.random.default_rng(0).integers(300, 4096, (40, 8, 8), np.uint16)
+    deep_collection(tmp_path / "deep", "folder", values)
+    rows = {}
+    for span in ((300, 4095), (0, 65535)):  # one after the other, to the same file
+        data = kvae.data.load(
+            tmp_path / "deep", value_range=span, cache_bytes=cache_bytes, validation_fraction=0, test_fraction=0
+        )
+        write_features(vae, data, tmp_path / "f.npz", "all")
+        rows[span] = read(tmp_path / "f.npz")["mean"]
+        x = ((values - float(span[0])) / (span[1] - span[0])).astype("float32")[..., None]
+        np.testing.assert_allclose(rows[span], extract(vae, x)["mean"], atol=1e-5)

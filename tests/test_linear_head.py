@@ -26,7 +26,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*(converge|No latent is active)
 def vae(digits):
     """Not trained: a random projection of digits tells classes apart, too. Its means are of the usual size."""
     keras.utils.set_random_seed(0)
-    vae = kvae.VAE(latent_dim=6, image_shape=(8, 8, 1))
+    mlp = kvae.networks.MLP
+    vae = kvae.VAE(kvae.Encoder(6, mlp((32,))), kvae.Decoder((8, 8, 1), mlp((8,))))
     head = vae.encoder.head
     head.kernel.assign(head.kernel / np.std(vae.encode_mean(digits[0])))
     return vae
@@ -56,7 +57,7 @@ def test_it_says_what_the_estimator_says(name, classes, vae, means, digits):
     chosen = y[:1200] < classes
     estimator = ESTIMATORS[name].fit(means[:1200][chosen], NAMES[y[:1200][chosen]])
     net = from_linear(vae, estimator)
-    got = net.predict(x[1200:], verbose=0)
+    got = np.asarray(net(x[1200:]))
     assert got.shape == (597, classes)
     assert net.class_names == tuple(estimator.classes_)
     wanted = estimator.decision_function(means[1200:])
@@ -91,7 +92,7 @@ def test_a_mask_is_zero_weights_or_missing_columns(vae, means, digits):
     for estimator, features in ((few, means[:, mask]), (zeroed, means * mask)):
         net = from_linear(vae, estimator, mask=mask)
         assert (net.head.get_weights()[0][~mask] == 0).all()
-        np.testing.assert_allclose(net.predict(digits[0], verbose=0), estimator.predict_proba(features), atol=1e-4)
+        np.testing.assert_allclose(net(digits[0]), estimator.predict_proba(features), atol=1e-4)
 
 
 @pytest.mark.parametrize("features", ["mean", "moments"])

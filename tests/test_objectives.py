@@ -461,15 +461,9 @@ def test_objective_is_finite_at_extremes(name, size):
     assert gradient is None or np.all(np.isfinite(gradient))
 
 
-#: what XLA could trip over most: a gradient of our own, and state
-TRICKY = {"TargetRate"}
-
-
-@pytest.mark.parametrize(
-    "name", [name if name in TRICKY else pytest.param(name, marks=pytest.mark.slow) for name in cases.OBJECTIVES]
-)
-def test_objective_trains_under_xla(name):
-    vae = small_vae(cases.OBJECTIVES[name]())
+def test_objective_trains_under_xla():
+    """The one that XLA could trip over most: a gradient of our own, and state; the others in tests/test_parts.py."""
+    vae = small_vae(cases.OBJECTIVES["TargetRate"]())
     before = vae.get_weights()
     vae.compile(keras.optimizers.Adam(1e-3), jit_compile=True)
     history = vae.fit(images(8), batch_size=8, verbose=0).history

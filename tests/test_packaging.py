@@ -19,7 +19,8 @@ FILES = [*ROOT.glob("kvae/**/*.py"), *ROOT.glob("export/**/*.py")]
 #: room: what of kvae it may import (DESIGN: arrows point one way)
 MAY_IMPORT = {
     "state": set(),
-    "callbacks": {"files", "state"},
+    "callbacks": {"best_epoch", "files", "state"},
+    "best_epoch": {"files"},
     "schedules": set(),
     "arguments": set(),
     "files": set(),
@@ -30,9 +31,10 @@ MAY_IMPORT = {
     "objectives": {"distributions", "priors", "schedules"},
     "networks": {"arguments"},
     "models": {"arguments", "distributions", "priors", "objectives", "networks", "schedules", "callbacks", "state"},
-    "data": set(),
+    "data": {"arguments"},
     "evaluation": {"models", "distributions", "priors", "data"},
     "features": {
+        "best_epoch",
         "models",
         "distributions",
         "networks",

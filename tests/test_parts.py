@@ -87,8 +87,10 @@ def test_fit(name, how):
         keras.config.set_dtype_policy(how)
     vae = vae_with(name)
     vae.compile(keras.optimizers.SGD(1e-4), jit_compile=how == "xla")
+    before = vae.encoder.get_weights()
     history = vae.fit(X, Y, batch_size=8, epochs=2, verbose=0).history
     assert np.all(np.isfinite(list(history.values())))
+    assert any(np.any(a != b) for a, b in zip(before, vae.encoder.get_weights()))
     assert all(np.all(np.isfinite(weight)) for weight in vae.weights)
 
 

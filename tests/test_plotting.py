@@ -39,6 +39,33 @@ def test_grey_on_black_is_dark_on_light_clipped_and_a_nan_is_magenta(value, pain
     np.testing.assert_array_equal(shown(plotting.image_grid(images))[2, 2], painted)
 
 
+@pytest.mark.parametrize(
+    ("channels", "colours", "note"),
+    [
+        (1, [[0.75] * 3] * 4, ""),  # on a black ground, dark on light
+        (2, [(1, 0, 0), (0, 1, 1), (0, 0, 0), (0, 0, 0)], "channel 0 red, 1 cyan"),
+        (3, [(1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 0, 0)], ""),
+        (4, [(1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 0, 0)], "channels 0, 1, 2 of 4 as red, green, blue"),
+        (13, [(1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 0, 0)], "channels 0, 1, 2 of 13 as red, green, blue"),
+    ],
+)
+def test_channels_have_colours_and_the_figure_says_which(channels, colours, note):
+    """Image i has channel i alone; of grey, a quarter of it."""
+    images = np.zeros((4, 8, 8, channels))
+    for i in range(4):
+        images[i, 2:6, 2:6, i % channels] = 0.25 if channels == 1 else float(i < channels)
+    grid = shown(plotting.image_grid(images, columns=4))
+    np.testing.assert_array_equal(grid[4, [4, 13, 22, 31]], colours)
+    figures = [
+        plotting.image_grid(images),
+        plotting.neighbours(images, np.eye(4), k=2),
+        plotting.thumbnail_map(images, np.eye(4), method="pca"),
+    ]
+    for figure in figures:
+        assert "".join(text.get_text() for text in figure.texts) == note
+        assert figure._repr_png_()[:4] == b"\x89PNG"
+
+
 def test_every_image_pixel_is_a_whole_number_of_screen_pixels(tmp_path):
     images = np.random.default_rng(0).random((6, 7, 5, 3))
     grid = shown(plotting.image_grid(images, columns=3))

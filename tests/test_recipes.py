@@ -1,13 +1,17 @@
 """Recipes: short, with a source, and models that train."""
 
 import inspect
+import math
 import re
 
 import keras
 import numpy as np
 import pytest
 
+import kvae
 from kvae import recipes
+from kvae.cli.run import read_history
+from kvae.cli.training import Settings, fit
 
 IMAGES = np.random.default_rng(0).integers(0, 2, (16, 8, 8, 1)).astype("float32")
 LABELS = np.arange(16) % 10
@@ -46,3 +50,45 @@ def test_recipe_trains(name):
     model.compile("adam")
     history = model.fit(IMAGES, LABELS, epochs=2, batch_size=8, verbose=0)
     assert np.all(np.isfinite(history.history["loss"]))
+
+
+# What each promises of the model that is saved.
+
+#: epochs, options of `kvae train`, and what must hold of the test images' values, the history and the kept epoch
+PROMISES = {
+    "beta_vae": (8, {}, lambda test, history, kept: test["rate"] < 3),
+    "warmup_vae": (8, {}, lambda test, history, kept: kept > 1),
+    "cyclical_vae": (8, {}, lambda test, history, kept: kept == 8),
+    "free_bits": (15, {}, lambda test, history, kept: kept == 15 and test["rate"] > 0.9 * 16 * 0.1),
+    "capacity_vae": (15, {}, lambda test, history, kept: kept > 7 and abs(test["rate"] - 25) < 2.5),
+    "control_vae": (60, {}, lambda test, history, kept: 10.5 < test["rate"] < 19.5),
+    "wae_mmd": (8, {}, lambda test, history, kept: kept == 8 and test["distortion"] < history["val_distortion"][0]),
+    "info_vae": (8, {}, lambda test, history, kept: kept == 8 and test["distortion"] < history["val_distortion"][0]),
+    "beta_tc_vae": (8, {}, lambda test, history, kept: kept == 8),
+    "dip_vae": (8, {}, lambda test, history, kept: kept == 8),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", recipes.__all__)
+def test_the_saved_model_is_what_the_recipe_promises(name, tmp_path):
+    """Trained as the command trains it; without a promise of its own, the saved epoch has the objective lowest."""
+    epochs, options, holds = PROMISES.get(name, (3, {}, None))
+    settings = Settings("digits", recipe=name, epochs=epochs, **options).with_recipe({"epochs", "precision"})
+    data = settings.load()
+    settings = settings.settle(data)
+    model = settings.model(data)
+    _, best = fit(model, settings, data, tmp_path, save_seconds=None)
+    saved = kvae.load(tmp_path / "model.keras")
+    history = {name: np.array(values) for name, values in read_history(tmp_path).items()}
+    test = saved.evaluate(data.split("test", labels=True), return_dict=True, verbose=0)
+    validation = saved.evaluate(data.split("validation", labels=True), return_dict=True, verbose=0)
+    for value in ("distortion", "rate"):  # the epoch that is said to be kept is the one in the file
+        assert validation[value] == pytest.approx(history[f"val_{value}"][best.epoch - 1], rel=1e-3)
+    if holds is not None:
+        assert holds(test, history, best.epoch), (test, best.because)
+    criterion = model.criterion()
+    values = [{key[4:]: history[key][i] for key in history if key.startswith("val_")} for i in range(epochs)]
+    steps = [data.batches_per_epoch * (i + 1) for i in range(epochs)]
+    judged = [math.inf if (value := criterion.judge(*pair)) is None else value for pair in zip(values, steps)]
+    assert best.epoch == (int(np.argmin(judged)) + 1 if np.isfinite(min(judged)) else epochs)

@@ -162,9 +162,22 @@ def test_warning_is_shown(run):
 
 
 def test_the_best_epoch_is_the_one_that_was_kept():
-    assert report._best_epoch({"val_loss": ["9", "8", "nan", "8.5"]}) == 2
-    assert report._best_epoch({"val_loss": ["9", "10"], "val_nll": ["8", "7"]}) == 2  # importance-weighted training
-    assert report._best_epoch({}) is None
+    config = {"kept_epoch": 3, "kept_because": "the last one"}
+    assert report._kept_epoch(config, {"val_loss": ["9", "8", "nan", "8.5"]}) == (3, "the last one")
+    before = "the best on validation images"  # what runs had in mind that don't say it
+    assert report._kept_epoch({}, {"val_loss": ["9", "8", "nan", "8.5"]}) == (2, before)
+    assert report._kept_epoch({}, {"val_loss": ["9", "10"], "val_nll": ["8", "7"]}) == (2, before)
+    assert report._kept_epoch({}, {}) is None
+
+
+def test_the_page_says_why_an_epoch_was_kept_and_what_was_missed(run):
+    config = json.loads((run / "config.json").read_text())
+    config |= {"kept_epoch": 2, "kept_because": "the lowest validation −ELBO, 90.00 nats"}
+    (run / "config.json").write_text(json.dumps(config))
+    (run / "metrics.json").write_text(json.dumps({**METRICS, "missed": "The rate is 3 nats"}))
+    page = write_report(run).read_text()
+    assert "Epoch 2 of 2 was kept: the lowest validation −ELBO, 90.00 nats." in page
+    assert "The rate is 3 nats." in page
 
 
 def test_densities_are_told_as_densities(run):

@@ -83,10 +83,10 @@ def test_what_is_resumed_ends_with_the_same_bits(data, tmp_path, precision):
     unbroken, whole = train(data, tmp_path / "unbroken.npz", precision=precision)
     path = tmp_path / "state.npz"
     epochs = []
-    for step in (5, 14, 30, 41):  # in epochs 0, 1, 2 and 3, of 12 steps each
+    for step in (5, 30, 41):  # in epochs 0, 2 and 3, of 12 steps each
         assert train(data, path, step, precision) == (None, None)
         epochs.append(Resume(path).epoch)
-    assert epochs == [0, 1, 2, 3]
+    assert epochs == [0, 2, 3]
     resumed, last = train(data, path, precision=precision)
     assert last.epoch == [3]
     assert last.history["val_loss"] == whole.history["val_loss"][3:]

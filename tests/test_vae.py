@@ -204,6 +204,7 @@ def test_elbo_is_a_bound_that_equals_its_definition():
     np.testing.assert_allclose(terms.rate, kl, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_xla(x):
     vae = small_vae()
     vae.compile(jit_compile=True)
@@ -266,7 +267,8 @@ def test_sampling_with_the_decoder_alone():
     assert images.min() >= 0
     assert images.max() <= 1
     np.testing.assert_array_equal(images, vae.sample(300, seed=7))
-    np.testing.assert_allclose(images, vae.decode(vae.prior.sample(300, seed=7)), atol=1e-6)  # in one batch, not in two
+    # Eigen adds up the last rows of a batch in another order, on some processors in eager mode alone.
+    np.testing.assert_allclose(images, vae.decode(vae.prior.sample(300, seed=7)), atol=1e-6)
     assert np.any(images[:5] != np.asarray(vae.sample(5)))
 
 
@@ -297,7 +299,9 @@ def test_active_units_counts_latents_that_vary():
 
 
 def test_autoencoder_reconstructs_saves_and_refuses_to_sample(x, tmp_path):
-    autoencoder = kvae.Autoencoder(latent_dim=4, image_shape=(8, 8, 1))
+    autoencoder = kvae.Autoencoder(
+        networks.Encoder(4, networks.MLP((32,))), networks.Decoder((8, 8, 1), networks.MLP((32,)))
+    )
     autoencoder.compile()
     history = autoencoder.fit(x, epochs=5, validation_data=x[:64], verbose=0).history
     assert history["val_loss"][-1] < history["val_loss"][0]

@@ -19,7 +19,14 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-OF_A_RUN = {"seed", "created", "versions", "data_dir"}  # what runs of one configuration may differ in
+OF_A_RUN = {
+    "seed",
+    "created",
+    "versions",
+    "data_dir",
+    "kept_epoch",
+    "kept_because",
+}  # what runs of one configuration may differ in
 CODED = 500  # images that are compressed
 PAIRED = 1000  # images whose posteriors are compared with each other
 ROWS = {
@@ -35,7 +42,9 @@ def evaluate(
     runs: Annotated[
         list[Path], typer.Argument(metavar="RUN...", help="Folders made by `kvae train`.", show_default=False)
     ],
-    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    split: Annotated[
+        str, typer.Option(help="train, validation, test; or new: images that have come since training.")
+    ] = "test",
     samples: Annotated[int, typer.Option(min=1, help="Posterior samples K per image; papers quote 5000.")] = 64,
     seed: Annotated[int, typer.Option(help="Of the posterior samples.")] = 0,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first images.", show_default=False)] = None,

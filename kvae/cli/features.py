@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from kvae.models import VAE
 
 PROBE_TRAIN, PROBE_TEST = 2000, 5000
-SPLITS = (None, "all", "train", "validation", "test")
+SPLITS = (None, "all", "train", "validation", "test", "new")
 
 
 def features(
@@ -27,8 +27,8 @@ def features(
         str | None,
         typer.Option(
             help="all: every image of SOURCE, in its own order, nothing set aside. Or train, validation, test: as "
-            "training divides it, in the shuffled order of the split. Without it: all, and train where SOURCE is what "
-            "RUN was trained on.",
+            "training divided it, in the shuffled order of the split. Or new: what RUN's own SOURCE has got since. "
+            "Without it: all, and train where SOURCE is what RUN was trained on.",
             show_default=False,
         ),
     ] = None,
@@ -47,6 +47,9 @@ def features(
     probe: Annotated[
         bool, typer.Option(help="Try the features on a linear classifier, where there are labels.")
     ] = True,
+    key: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Entry of an .npz file with the images.", show_default=False)
+    ] = None,
     data_dir: DataDirOption = None,
 ) -> None:
     """Encode images: z mean, its variance and the encoder's last hidden layer, with ids and labels.
@@ -58,7 +61,7 @@ def features(
     if PurePath(out).suffix.lower() not in (".npz", ".parquet"):
         raise CommandError(f"Expected --out to end in .npz or .parquet. Received: {out}")
     if split not in SPLITS:
-        raise CommandError(f"Expected --split to be all, train, validation or test. Received: {split}")
+        raise CommandError(f"Expected --split to be all, train, validation, test or new. Received: {split}")
     if ray is None and "://" in out:
         raise CommandError(f"Expected --out to be a file; places such as s3://… are for --ray. Received: {out}")
     if ray is not None and (out.lower().endswith(".npz") or split not in (None, "all") or limit is not None):
@@ -70,14 +73,15 @@ def features(
         config = opened.config
         rows = write_features_on_ray(
             run / "model.keras", source, out, hidden, config["binarize"], ray, workers, gpus_per_worker,
-            size=config["size"], grayscale=config["grayscale"],
+            size=config["size"], grayscale=config["grayscale"], value_range=config.get("value_range"),
+            background=config.get("background") or "white",
         )  # fmt: skip
         say(f"Wrote {out}: {rows:,} rows")
         return
     from kvae.features.streaming import checksum, write_features
 
     split = split or ("train" if opened.is_own(source) else "all")
-    data = opened.data(source, data_dir, whole=split == "all")
+    data = opened.data(source, data_dir, whole=split == "all", key=key)
     rows = write_features(
         opened.model,
         data,
@@ -94,7 +98,7 @@ def features(
         say("No linear probe: the encoder of a conditional run is told the label.")
     elif probe and data.has_labels:
         with optional_steps(context.obj)("No linear probe", ": "):  # it needs images that are set aside
-            show_probe(probe_run(opened.model, data if data.num_test else opened.data(source, data_dir)))
+            show_probe(probe_run(opened.model, data if data.num_test else opened.data(source, data_dir, key=key)))
 
 
 def probe_run(model: "VAE", data: "Data") -> list[dict[str, Any]]:

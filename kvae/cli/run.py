@@ -2,7 +2,8 @@
 
 import csv
 import json
-from dataclasses import dataclass
+import warnings
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,8 +14,10 @@ from kvae.files import FIGURES_LIST, atomic_file
 
 if TYPE_CHECKING:
     from kvae.data import Data
+    from kvae.data.catalogue import Splits
     from kvae.models import VAE
 
+SPLITS = "splits.npz"  # of a RUN: which images were in which split
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Folder made by `kvae train`.", show_default=False)]
 DataDirOption = Annotated[
     Path | None,
@@ -29,19 +32,30 @@ class Run:
     path: Path
     config: dict[str, Any]
     model: "VAE"
+    _loaded: dict[Any, "Data"] = field(default_factory=dict, repr=False, compare=False)
 
     def is_own(self, source: str) -> bool:
         """Whether the run was trained on this source."""
         return self.config["source"] in (source, str(Path(source).expanduser().resolve()))
 
-    def data(self, source: str | None = None, data_dir: Path | None = None, whole: bool = False) -> "Data":
-        """The data that the run was trained on, or another source prepared in the same way.
+    def data(
+        self, source: str | None = None, data_dir: Path | None = None, whole: bool = False, key: str | None = None
+    ) -> "Data":
+        """The data that the run was trained on, in its splits, or another source prepared in the same way.
 
-        `whole` data has no splits but those that the source has itself.
+        A warning says what has changed since training. `whole` data has no splits but those that the source has itself;
+        `key` is the entry of another `.npz` file.
         """
+        wanted = source, data_dir, whole, key
+        if wanted not in self._loaded:
+            self._loaded[wanted] = self._load(*wanted)
+        return self._loaded[wanted]
+
+    def _load(self, source: str | None, data_dir: Path | None, whole: bool, key: str | None) -> "Data":
         from kvae import data
 
         config = self.config
+        own = source is None or self.is_own(source)
         if source is None:
             source, data_dir = config["source"], data_dir or config.get("data_dir")
         loaded = data.load(
@@ -51,6 +65,9 @@ class Run:
             binarize=config["binarize"],
             size=config["size"],
             grayscale=config["grayscale"],
+            value_range=config.get("value_range"),  # these three aren't in older configurations
+            background=config.get("background") or "white",
+            key=config.get("key") if own and key is None else key,
             data_dir=data_dir,
             validation_fraction=0.0 if whole else 0.1,
             test_fraction=0.0 if whole else 0.1,
@@ -60,7 +77,78 @@ class Run:
                 f"Expected images of shape {self.model.image_shape}, as this run was trained on. "
                 f"Received: {source} with {loaded.image_shape}"
             )
-        return loaded
+        classes = config.get("label_names")
+        if self.model.condition_dim is not None and classes and loaded.label_names not in ((), tuple(classes)):
+            raise CommandError(
+                f"Expected the classes that this conditional run was trained with: {', '.join(classes)}. "
+                f"Received: {loaded.name} with {', '.join(loaded.label_names)}"
+            )
+        trained = None if whole else read_splits(self.path)
+        if trained is None:
+            return loaded
+        return as_trained(loaded, trained) if own else _warn_of_trained(loaded, trained)
+
+
+def as_trained(loaded: "Data", trained: "Splits") -> "Data":
+    """The data in the splits of training, with a warning of what has changed since."""
+    from kvae.data import DataWarning
+
+    changes = loaded.changes(trained)
+    gone = [f"{count:,} of {len(trained[name]):,} {name}" for name, count in changes.missing.items() if count]
+    found = loaded.with_splits(trained)
+    if gone or changes.new:
+        new = f"{changes.new:,} new image{'s are' if changes.new != 1 else ' is'} in no split (--split new has them)"
+        lost = f"{', '.join(gone)} images are gone, or others now"
+        warnings.warn(
+            f"{loaded.name} has changed since training, whose splits are kept: "
+            + "; ".join([*([new] if changes.new else []), *([lost] if gone else [])]),
+            DataWarning, stacklevel=2,
+        )  # fmt: skip
+    return found
+
+
+def _warn_of_trained(loaded: "Data", trained: "Splits") -> "Data":
+    """Another source, with a warning of images that it holds back and that were trained on."""
+    import numpy as np
+
+    from kvae.data import DataWarning
+
+    fingerprint = loaded.fingerprint()
+    seen = {name: int(np.isin(fingerprint[name], trained["train"]).sum()) for name in ("validation", "test")}
+    if found := [f"{count:,} of {len(fingerprint[name]):,} {name}" for name, count in seen.items() if count]:
+        warnings.warn(
+            f"{loaded.name}: the run was trained on {' and '.join(found)} images of the split that is cut here",
+            DataWarning, stacklevel=2,
+        )  # fmt: skip
+    return loaded
+
+
+def write_splits(path: Path, images: "Data") -> None:
+    """Write down which images are in which split: a number for each, made of its content."""
+    import numpy as np
+
+    with atomic_file(path / SPLITS) as temporary:
+        np.savez_compressed(temporary, **images.fingerprint())  # type: ignore[arg-type]
+
+
+def read_splits(path: Path) -> "Splits | None":
+    """What `write_splits` wrote; None for a run from before it did."""
+    import numpy as np
+
+    file = path / SPLITS
+    if not file.is_file():
+        return None
+    try:
+        with np.load(file, allow_pickle=False) as stored:
+            splits = {name: stored[name] for name in ("train", "validation", "test")}
+        if any(keys.dtype != np.uint64 or keys.ndim != 1 for keys in splits.values()):
+            raise ValueError("other arrays")
+    except Exception as error:  # zipfile, zlib and NumPy raise nearly anything on damaged files
+        raise CommandError(
+            f"Expected the splits that `kvae train` wrote. Received: {file} ({error}); without this file, splits are "
+            "cut from the images of today"
+        ) from error
+    return splits
 
 
 def open_run(path: Path, debug: bool = False) -> Run:

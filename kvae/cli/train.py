@@ -88,7 +88,13 @@ def train(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of initialisation, order and noise in training.")] = 0,
     data_seed: Annotated[
-        int, typer.Option(min=0, help="Of the splits that are cut, and of what is binarised for validation and test.")
+        int,
+        typer.Option(
+            min=0,
+            help="Seed of the splits that are cut from arrays and folders of images, and of binarised validation and "
+            "test images. It doesn't change splits that a source has itself, nor those of TFDS and TFRecord sources: "
+            "what they lack is the end of their training images.",
+        ),
     ] = 0,
     data_dir: DataDirOption = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 128,
@@ -117,9 +123,29 @@ def train(
         str | None, typer.Option(metavar="N|HxW", help="Crop and resize images to this.", show_default=False)
     ] = None,
     grayscale: Annotated[bool | None, typer.Option(help="Make images grey, or colour.", show_default=False)] = None,
+    value_range: Annotated[
+        tuple[float, float] | None,
+        typer.Option(
+            metavar="LOW HIGH",
+            help="Values that become 0 and 1 (else 0 and 255; of deeper images, those of the training images).",
+            show_default=False,
+        ),
+    ] = None,
+    background: Annotated[
+        str | None,
+        typer.Option(metavar="COLOR", help="Background of transparent images (else white).", show_default=False),
+    ] = None,
+    key: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Entry of an .npz file with the images.", show_default=False)
+    ] = None,
     patience: Annotated[
         int | None,
-        typer.Option(min=1, help="Stop after so many epochs that were no better in validation.", show_default=False),
+        typer.Option(
+            min=1,
+            help="Stop after so many epochs that were no better by the validation value of the objective; warm-up "
+            "doesn't count. Not for objectives that keep the last epoch.",
+            show_default=False,
+        ),
     ] = None,
     precision: Annotated[Precision, typer.Option(help="Of the networks; densities stay float32.")] = Precision.float32,
     ema: Annotated[
@@ -200,7 +226,8 @@ def train(
         batch_size=batch_size,
         learning_rate=learning_rate, beta=beta, warmup=warmup, num_samples=num_samples, likelihood=likelihood.value,
         posterior=posterior.value, prior=prior.value,
-        network=network.value, binarize=binarize.value, size=parsed, grayscale=grayscale, patience=patience,
+        network=network.value, binarize=binarize.value, size=parsed, grayscale=grayscale,
+        value_range=value_range, background=background, key=key, patience=patience,
         precision=precision.value, ema=ema, xla=xla,
         deterministic=deterministic, data_service=data_service,
     )  # fmt: skip

@@ -1,6 +1,5 @@
 """One training run, from settings to a finished RUN folder; also one that was stopped or killed on the way."""
 
-import contextlib
 import dataclasses
 import datetime
 import functools
@@ -9,10 +8,9 @@ import inspect
 import math
 import os
 import platform
-import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from kvae import data, likelihoods, networks, objectives, optimizers, posteriors, priors, recipes, schedules
+from kvae.best_epoch import BestEpoch, check_patience
 from kvae.callbacks import LowerableRate, Rescue, Resume
 from kvae.cli import unfinished, workers
 from kvae.cli.console import (
@@ -35,9 +34,8 @@ from kvae.cli.console import (
 from kvae.cli.evaluate import show_scores
 from kvae.cli.features import probe_run, show_probe
 from kvae.cli.plot import draw
-from kvae.cli.run import read_metrics, with_data_seed, write_json
+from kvae.cli.run import as_trained, read_metrics, read_splits, with_data_seed, write_json, write_splits
 from kvae.evaluation import EvaluationWarning, evaluate
-from kvae.files import atomic_file
 from kvae.models import VAE, load
 from kvae.models.base import CLIP_NORM
 from kvae.report import write_report
@@ -103,6 +101,9 @@ class Settings:
     binarize: str = "none"
     size: int | tuple[int, int] | None = None
     grayscale: bool | None = None
+    value_range: tuple[float, float] | None = None
+    background: str | None = None
+    key: str | None = None
     patience: int | None = None
     precision: str = "float32"
     ema: float = 0.0
@@ -121,7 +122,8 @@ class Settings:
     def load(self) -> data.Data:
         return data.load(
             self.source, batch_size=self.batch_size, seed=self.data_seed, binarize=self.binarize, size=self.size,
-            grayscale=self.grayscale, data_dir=self.data_dir,
+            grayscale=self.grayscale, value_range=self.value_range, background=self.background or "white", key=self.key,
+            data_dir=self.data_dir,
         )  # fmt: skip
 
     def with_recipe(self, given: set[str]) -> "Settings":
@@ -141,6 +143,7 @@ class Settings:
         return dataclasses.replace(
             self,
             source=str(images.path or self.source),
+            value_range=images.value_range,
             data_dir=str(Path(data_dir).resolve()) if data_dir else None,
             epochs=self.epochs or max(MIN_EPOCHS, min(MAX_EPOCHS, by_steps)),
             likelihood=("normal-learned" if color else "bernoulli") if self.likelihood == "auto" else self.likelihood,
@@ -252,29 +255,6 @@ class Progress(keras.callbacks.Callback):
         )
 
 
-class Best(keras.callbacks.Callback):
-    """Keeps the model of the best epoch in a file, which is replaced whole."""
-
-    def __init__(self, path: Path, monitor: str):
-        super().__init__()
-        self.path, self.monitor, self.best = path, monitor, math.inf
-
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        value = float((logs or {})[self.monitor])
-        if value < self.best:
-            # Workers add up their metrics while they save: all of them do, and what isn't the chief's is thrown away.
-            with atomic_file(self.path) if workers.is_chief() else nowhere(self.path.suffix) as temporary:
-                self.model.save(temporary)
-            self.best = value
-
-
-@contextlib.contextmanager
-def nowhere(suffix: str) -> Iterator[Path]:
-    """The name of a file that is removed."""
-    with tempfile.TemporaryDirectory() as folder:
-        yield Path(folder) / f"file{suffix}"
-
-
 class UpToNextEpoch(keras.callbacks.Callback):
     """Ends a `fit` that did the rest of an epoch when the next one begins, whose dataset is a whole one."""
 
@@ -335,16 +315,16 @@ def _train(settings: Settings, run: Path, folder: Path, resume: bool, save_secon
     """Train until RUN is there, but for the scores; of several workers the chief alone writes."""
     images = settings.load()
     if resume:
-        began = unfinished.settings_of(run)["training_images"]
-        if began != images.num_train:
-            raise CommandError(f"{settings.source} had {began:,} training images, and has {images.num_train:,} now")
+        images = _as_begun(images, run, settings.source)
         model = dataclasses.replace(settings, start=None).model(images)  # all weights are in the state
     else:
         settings = settings.settle(images)
         model = settings.model(images)
+        check_patience(model, settings.patience)
         if workers.is_chief():
             unfinished.clear(folder)
             write_json(folder / "config.json", _config(settings, images, model))
+            write_splits(folder, images)
     say(
         f"{images.name}: {images.num_train:,} training, {images.num_validation:,} validation and "
         f"{images.num_test:,} test images of {'×'.join(map(str, images.image_shape))}"
@@ -354,16 +334,40 @@ def _train(settings: Settings, run: Path, folder: Path, resume: bool, save_secon
     say(f"{kind} with {model.latent_dim} latents, {model.count_params():,} weights, {likelihood} likelihood\n")
     if not resume:  # which takes no other precision
         say_what_is_faster(settings.precision, "--precision float32")
-    progress = fit(model, settings, images, folder, save_seconds)
+    progress, best = fit(model, settings, images, folder, save_seconds)
     if workers.is_chief():
         training = {
             "train_seconds": progress.seconds,
             "epochs": progress.epochs,
             "images_per_second": progress.images / progress.seconds,
+            **({"missed": best.missed} if best.missed else {}),
         }
         write_json(folder / "metrics.json", training)
+        kept = {"kept_epoch": best.epoch, "kept_because": best.because}
+        write_json(folder / "config.json", {**unfinished.settings_of(run), **kept})
         unfinished.finish(run, folder)
     say(f"\nTrained {progress.epochs} epochs in {progress.seconds:.0f} s.")
+    say(f"Kept epoch {best.epoch} of {progress.epochs}: {best.because}.")
+    if best.missed:
+        say(f"Warning: {best.missed}.")
+    return images
+
+
+def _as_begun(images: data.Data, run: Path, source: str) -> data.Data:
+    """The images in the splits that the training began with; CommandError if some that it needs aren't there."""
+    began = read_splits(run / unfinished.FOLDER)
+    began = read_splits(run) if began is None else began
+    if began is not None:
+        missing = images.changes(began).missing
+        if lost := missing["train"] + missing["validation"]:
+            raise CommandError(
+                f"{lost:,} of the {len(began['train']) + len(began['validation']):,} images that the training began "
+                f"with are gone from {source}, or others now: put them back, or begin anew with --overwrite"
+            )
+        return as_trained(images, began)
+    count = unfinished.settings_of(run)["training_images"]  # all that is known
+    if count != images.num_train:
+        raise CommandError(f"{source} had {count:,} training images, and has {images.num_train:,} now")
     return images
 
 
@@ -392,10 +396,12 @@ def describe_run(run: Path, images: data.Data, num_samples: int, debug: bool = F
     return model
 
 
-def fit(model: VAE, settings: Settings, images: data.Data, folder: Path, save_seconds: float | None) -> Progress:
+def fit(
+    model: VAE, settings: Settings, images: data.Data, folder: Path, save_seconds: float | None
+) -> tuple[Progress, BestEpoch]:
     """Fit `model`, from the state in `folder` if there is one.
 
-    `folder` gets history.csv, model.keras, the best epoch by the validation images, and the state after every epoch.
+    `folder` gets history.csv, model.keras, the best epoch by what the objective says, and the state after every epoch.
     """
     assert settings.epochs is not None
     steps = images.batches_per_epoch
@@ -406,14 +412,10 @@ def fit(model: VAE, settings: Settings, images: data.Data, folder: Path, save_se
     # Many steps in one call: the framework's overhead is paid once (benchmarks/training/fit.py).
     model.compile(optimizer, jit_compile=settings.xla or "auto", steps_per_execution=max(1, min(50, steps // 8)))
     labels = model.condition_dim is not None
-    # The tighter bound where there is one: importance-weighted training may pay for it with the ELBO.
-    judge = "val_nll" if model.objective.num_samples > 1 else "val_loss"
-    progress, best = Progress(images.num_train, steps), Best(folder / "model.keras", judge)
+    progress, best = Progress(images.num_train, steps), BestEpoch(folder / "model.keras", settings.patience)
     while True:  # twice, if the first is the rest of an epoch
         rescue = Rescue(rate)
         counting: list[Any] = [progress, best, rescue]
-        if settings.patience:
-            counting.append(keras.callbacks.EarlyStopping(judge, mode="min", patience=settings.patience))
         resume = Resume(folder / unfinished.STATE, counting, save_seconds, steps)
         first = resume.epoch
         if workers.is_chief():
@@ -453,15 +455,15 @@ def fit(model: VAE, settings: Settings, images: data.Data, folder: Path, save_se
                 + (f"{there} {folder.parent}" if resume.is_saved else "Make room, and begin again")
             ) from error
         break
-    if not math.isfinite(best.best):
+    if not best.epoch and not math.isfinite(best.best):
         resume.path.unlink(missing_ok=True)
         raise CommandError(
-            f"No epoch had a finite {judge}. {rescue.diagnosis or ''} Lower --learning-rate "
+            f"No epoch had finite validation values. {rescue.diagnosis or ''} Lower --learning-rate "
             f"(it was {settings.learning_rate}), or use --precision float32 (it was {settings.precision})"
         )
     if rescue.diagnosis:
-        say(f"\nStopped, and the best epoch is kept: {rescue.diagnosis}.")
-    return progress
+        say(f"\nStopped: {rescue.diagnosis}.")
+    return progress, best
 
 
 def done_of(batches: Callable[..., tf.data.Dataset], batch: int, is_exact: bool) -> int:

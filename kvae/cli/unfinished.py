@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 FOLDER, LOCK, STATE = "training", "lock", "state.npz"
 SAVE_SECONDS = 300.0  # after which the state is saved within an epoch, too
-MOVED = ("history.csv", "model.keras", "metrics.json", "config.json")  # into RUN, when it is finished
+MOVED = ("history.csv", "model.keras", "splits.npz", "metrics.json", "config.json")  # into RUN, when it is finished
 
 
 def is_there(run: Path) -> bool:

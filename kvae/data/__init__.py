@@ -10,9 +10,10 @@ stable order, with labels if asked, and `data.arrays` gives NumPy arrays. `kvae.
 factors are known.
 """
 
+from kvae.data.catalogue import Changes
 from kvae.data.dataset import Data
 from kvae.data.errors import DataError, DataWarning
 from kvae.data.loading import load
 from kvae.data.shapes import FactorData, shapes
 
-__all__ = ["Data", "DataError", "DataWarning", "FactorData", "load", "shapes"]
+__all__ = ["Changes", "Data", "DataError", "DataWarning", "FactorData", "load", "shapes"]

@@ -11,9 +11,10 @@ import numpy as np
 import tensorflow as tf
 
 from kvae.data import pipeline
+from kvae.data.catalogue import Catalogue, Changes, Splits, find
 from kvae.data.errors import DataError
 from kvae.data.service import check, check_split, said
-from kvae.data.splits import NAMES, Source, no_such_split
+from kvae.data.splits import NAMES, NEW, Source, no_such_split
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,14 @@ class Data:
         return self.source.path
 
     @property
+    def value_range(self) -> tuple[float, float] | None:
+        """(low, high), the stored values that are 0 and 1 here: as given to `load`, or as found for it.
+
+        None where the type of the values says it: 8-bit images, and floats in [0, 1].
+        """
+        return self.source.value_range
+
+    @property
     def binarisation(self) -> str | None:
         """How the images became binary, as a table beside a likelihood says it; None for images as they are."""
         if self.name == "binarized_mnist":
@@ -125,7 +134,7 @@ class Data:
         """One split as a dataset of `x` (B, H, W, C) or `(x, label (B,))`.
 
         Args:
-            name: "train", "validation" or "test".
+            name: "train", "validation" or "test"; "new" of images in none of them (`with_splits`).
             labels: give `(x, label)`, the labels int64.
             shuffle: another order and fresh binary draws on every pass, as for training. Otherwise the order
                 is stable and the binary draws are fixed: the same for every batch size and every `limit`.
@@ -139,7 +148,7 @@ class Data:
             service: when shuffled, the address `grpc://HOST:PORT` of a tf.data service that reads and decodes for this
                 process: TFRecord files and prepared sets that are streamed, in an order of its own on each pass. A
                 streamed TFRecord file's pixels are those of a pass without it, but for EXIF rotations, which aren't
-                applied, and, by a level or so, 16-bit images and colour ones in a grey set.
+                applied, and, by a level or so, colour images in a grey set.
             seed: of the order and the binary draws, instead of the one given to `load`.
 
         Raises:
@@ -194,7 +203,7 @@ class Data:
             scale=self.source.scale,
             binarize=self.binarize,
             seed=self.seed,
-            split_id=NAMES.index(name),
+            split_id=(*NAMES, NEW).index(name),
             batch_size=batch_size,
             **options,
         )
@@ -218,6 +227,76 @@ class Data:
         return pipeline.batches(
             self.source.splits[name], count, self._plan(name, batch_size, labels=True, numbers=True)
         )
+
+    def fingerprint(self) -> dict[str, np.ndarray]:
+        """What the images of each split are: a number for each, `(N,)` uint64, in the order of the split.
+
+        It is made of their content, as it is stored, and of no name or place. Written down beside a model, it finds the
+        split again when the source has changed: `with_splits`.
+
+        Example:
+            >>> import kvae
+            >>> found = kvae.data.load("digits").fingerprint()
+            >>> {name: len(keys) for name, keys in found.items()}, found["test"].dtype
+            ({'train': 1437, 'validation': 180, 'test': 180}, dtype('uint64'))
+        """
+        return self._catalogue.fingerprint()
+
+    def changes(self, fingerprint: Splits) -> Changes:
+        """How the images of today differ from those of a fingerprint.
+
+        Example:
+            >>> import kvae
+            >>> images = np.arange(30 * 64, dtype="uint16").view("uint8").reshape(-1, 8, 8)  # 60 of them
+            >>> before = kvae.data.load(images[:50]).fingerprint()
+            >>> kvae.data.load(images[1:]).changes(before)
+            Changes(missing={'train': 1, 'validation': 0, 'test': 0}, new=10)
+        """
+        if _same(fingerprint, self.fingerprint()):
+            return Changes(dict.fromkeys(fingerprint, 0), 0)
+        found = find(self._catalogue, fingerprint)
+        return Changes(found.missing, len(found.new))
+
+    def with_splits(self, fingerprint: Splits) -> Data:
+        """The same images, in the splits of a fingerprint; those that are in none of them are the split "new".
+
+        Each split is in its former order. What isn't there any more is left out: `changes` counts it.
+
+        Raises:
+            DataError: if none of the images is there, or splits of the source can't be chosen: those of another version
+                of a prepared set.
+
+        Example:
+            >>> import kvae
+            >>> images = np.arange(30 * 64, dtype="uint16").view("uint8").reshape(-1, 8, 8)
+            >>> before = kvae.data.load(images[:50])
+            >>> again = kvae.data.load(images).with_splits(before.fingerprint())
+            >>> bool(np.all(again.arrays("test")[0] == before.arrays("test")[0])), len(again.arrays("new")[0])
+            (True, 10)
+        """
+        if _same(fingerprint, self.fingerprint()):
+            return self
+        catalogue = self._catalogue
+        found = find(catalogue, fingerprint)
+        if catalogue.pick is None or not any(map(len, found.rows.values())):
+            raise DataError(
+                f"{self.name}: expected the images of the splits that were written down, or most of them: they were "
+                "replaced, or prepared in another version. Put them back. "
+                f"Received: {sum(map(len, found.rows.values())):,} of {sum(map(len, fingerprint.values())):,}"
+            )
+        rows = {**found.rows, NEW: found.new}
+        source = replace(
+            self.source,
+            splits={name: catalogue.pick(chosen) for name, chosen in rows.items()},
+            catalogue=Catalogue(lambda: catalogue.keys, rows, catalogue.pick),
+        )
+        train, validation, test = (len(rows[name]) for name in NAMES)
+        return replace(self, source=source, num_train=train, num_validation=validation, num_test=test)
+
+    @property
+    def _catalogue(self) -> Catalogue:
+        assert self.source.catalogue is not None
+        return self.source.catalogue
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -262,13 +341,21 @@ class Data:
         return images[:filled], labels[:filled]
 
     def _count(self, name: str, limit: int | None) -> int:
-        if name not in NAMES:
+        if name not in (*NAMES, NEW):
             raise no_such_split(name)
         found = self.source.splits.get(name)
         if found is None or found.count == 0:
-            raise DataError(
-                f"{self.name}: the {name} split is empty; give it a fraction above 0. Received: {name}_fraction=0"
-            )
+            if name == NEW:
+                reason = "there are no images besides those of the splits that were written down"
+            elif NEW in self.source.splits:
+                reason = "none of its images is there any more; put them back"
+            else:
+                reason = f"give it a fraction above 0. Received: {name}_fraction=0"
+            raise DataError(f"{self.name}: the {name} split is empty; {reason}")
         if limit is not None and limit < 1:
             raise DataError(f"Argument 'limit' must be >= 1. Received: {limit}")
         return found.count if limit is None else min(limit, found.count)
+
+
+def _same(one: Splits, other: Splits) -> bool:
+    return one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)

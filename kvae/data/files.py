@@ -1,4 +1,4 @@
-"""Image files: finding, looking into the header, decoding."""
+"""Image files: finding them, working on many at once, and saying which were left out."""
 
 from __future__ import annotations
 
@@ -10,12 +10,10 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Se
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
-from typing import IO, Any, NamedTuple, TypeVar
-
-import numpy as np
+from typing import Any, NamedTuple, TypeVar
 
 from kvae.data.errors import DataWarning
-from kvae.data.images import convert
+from kvae.data.pillow import ours
 
 HIDDEN = (".", "__MACOSX", "@eaDir", "$RECYCLE.BIN")  # how names begin that are passed over
 # Formats that Pillow registers and that are no images to train on: without a decoder of its own (a video, containers
@@ -31,14 +29,6 @@ SHOWN = 5  # unreadable files that a warning names
 
 A = TypeVar("A")
 B = TypeVar("B")
-
-
-class Header(NamedTuple):
-    """What a file says of itself before it is decoded; the sides are as shown, after the EXIF rotation."""
-
-    height: int
-    width: int
-    is_grey: bool
 
 
 Parts = tuple[str, ...]  # the folders of a path below a root, and the name in them
@@ -128,10 +118,8 @@ def is_image(path: str | os.PathLike[str]) -> bool:
             start = file.read(16)
         if not any(accept and accept(start) for accept in _image_formats().values()):
             return False
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of its size, and of what its reader finds odd
-            with Image.open(path) as image:
-                return image.format in _image_formats()
+        with ours, Image.open(path) as image:
+            return image.format in _image_formats()
     except Image.DecompressionBombError:
         return True
     except Exception:  # Pillow raises nearly anything on what isn't an image
@@ -203,53 +191,9 @@ def holds(root: Path, suffixes: Container[str] | None = None) -> bool:
     return any(os.path.splitext(parts[-1])[1].lower() in wanted for parts in files_below(root))
 
 
-def read_header(path: Path | IO[bytes]) -> Header | None:
-    """The header of an image file, None if it has no readable one."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-            if _orientation(image) in (5, 6, 7, 8):  # turned by 90 degrees
-                width, height = height, width
-            return Header(height, width, image.mode in ("1", "L", "LA") or image.mode.startswith("I"))
-    except Exception:  # Pillow raises nearly anything on broken files
-        return None
-
-
-def _orientation(image: Any) -> int:
-    """The EXIF orientation, 1 for upright, without decoding: Pillow decodes a PNG to look for a late tag."""
-    if image.format == "PNG" and "exif" not in image.info:
-        return 1
-    return image.getexif().get(0x0112, 1)
-
-
-def decode(path: Path | IO[bytes], size: tuple[int, int] | None, channels: int) -> np.ndarray | None:
-    """An image file, a path or what it contains, as uint8 (H, W, channels), None if it cannot be decoded.
-
-    The first frame of an animation, upright by its EXIF tag, without its alpha channel; 16-bit grey is scaled
-    to 0..255.
-    """
-    from PIL import Image, ImageOps
-
-    try:
-        with Image.open(path) as opened:
-            image = ImageOps.exif_transpose(opened) if _orientation(opened) != 1 else opened
-            if image.mode.startswith("I"):
-                grey = np.clip(np.asarray(image, np.float64), 0, 65535)
-                pixels = np.rint(grey / 257).astype(np.uint8)[..., np.newaxis]
-            else:
-                is_grey = image.mode in ("1", "L", "LA")
-                pixels = np.asarray(image.convert("L" if is_grey else "RGB"))
-        pixels = pixels if pixels.ndim == 3 else pixels[..., np.newaxis]
-        return convert(pixels, size, channels)
-    except Exception:  # Pillow raises nearly anything on broken files
-        return None
-
-
 def in_threads(work: Callable[[A], B], items: Iterable[A]) -> list[B]:
     """`work` on every item, several at once; Pillow lets other threads run while it decodes."""
-    with ThreadPoolExecutor() as pool:
+    with ours, ThreadPoolExecutor() as pool:
         return list(pool.map(work, items))
 
 
@@ -258,11 +202,12 @@ def listed(names: Sequence[Any]) -> str:
     return ", ".join(map(str, names[:SHOWN])) + (", …" if len(names) > SHOWN else "")
 
 
-def warn_unreadable(name: str, bad: Sequence[Path], total: int) -> None:
-    """One warning that names the first unreadable files and counts all of them."""
-    if bad:
+def warn_unreadable(name: str, reasons: Mapping[str, str], total: int) -> None:
+    """One warning that names the first unreadable files, says why, and counts all of them."""
+    if reasons:
+        named = listed([f"{file} ({reason})" for file, reason in reasons.items()])
         warnings.warn(
-            f"{name}: skipped {len(bad)} of {total} images that cannot be read: {listed([p.name for p in bad])}",
+            f"{name}: skipped {len(reasons)} of {total} images that cannot be read: {named}",
             DataWarning,
             stacklevel=2,
         )

@@ -3,19 +3,38 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import tensorflow as tf
 
+from kvae.data.catalogue import Catalogue, file_keys
+from kvae.data.decoding import (
+    Decoder,
+    Header,
+    Picture,
+    decoder_for,
+    measure,
+    read_header,
+    tried,
+)
+from kvae.data.depth import EIGHT_BIT, UNIT, found_range, is_outside
 from kvae.data.errors import DataError, DataWarning
-from kvae.data.files import Header, decode, in_threads, read_header, warn_unreadable
-from kvae.data.images import check_shape, scale_of
+from kvae.data.files import in_threads, warn_unreadable
+from kvae.data.images import scale_of
 from kvae.data.layout import Layout, lay_out
+from kvae.data.notices import Notices, warn_dark, where, where_first
+from kvae.data.pillow import Unreadable, ours
 from kvae.data.splits import Memory, MemorySplit, Request, Share, Source, Split, StreamSplit, complete, spread
 
 AT_ONCE = 16  # files decoded by one call of Python
 PROBE = 256  # images of a streamed folder looked at to tell 0/1 from 0..255
+
+B = TypeVar("B")
 
 
 def folder(root: Path, request: Request) -> Source:
@@ -23,73 +42,126 @@ def folder(root: Path, request: Request) -> Source:
 
     Splits and classes are what the names of the folders say (`kvae.data.layout`); one `DataWarning` says what was left
     out. Unreadable files are skipped with another one. Images that fit in `cache_bytes` are decoded
-    now, others on every pass; those that only then turn out unreadable are skipped with a warning each.
+    now, others on every pass; those that only then turn out unreadable are skipped with a warning each. Images
+    deeper than 8 bits are decoded once more before that, for their range, unless it is given.
 
     Raises:
-        DataError: for a folder without readable images, or images of several sizes when no `size` is given.
+        DataError: for a folder without readable images, or images of several depths, or of several sizes when no
+            `size` is given.
     """
     name = root.resolve().name
     layout = lay_out(root, name)
     if layout.said:
         warnings.warn(f"{name}: {layout.said}", DataWarning, stacklevel=4)
-    headers = in_threads(read_header, layout.paths)
-    good = np.array([header is not None for header in headers], bool)
-    shape = _image_shape(name, layout.paths, headers, request)
-    stream = int(good.sum()) * int(np.prod(shape)) > request.cache_bytes
-    if stream:
-        some = [layout.paths[i] for i in np.flatnonzero(good)[:PROBE]]
-        pictures, readable = _decode_all(some, np.ones(len(some), bool), shape)
-        good[np.flatnonzero(good)[:PROBE]] = readable
-    else:
-        pictures, good = _decode_all(layout.paths, good, shape)
-    warn_unreadable(name, [layout.paths[i] for i in np.flatnonzero(~good)], len(good))
-    if not good.any():
-        raise DataError(f"{name}: expected images that can be read. Received: {len(good)} image files, none readable")
-    splits = _splits(name, layout, good, request)
-    scale = scale_of(pictures)
-    if stream:
-        reader = FileReader(name, layout, shape)
-        made: dict[str, Split] = {part: reader.split(rows) for part, rows in splits.items()}
-    else:
-        memory = Memory(lambda: (pictures, layout.labels))
-        made = {part: MemorySplit(memory, rows) for part, rows in splits.items()}
     files = tuple(path.relative_to(root).as_posix() for path in layout.paths)
+    reasons: dict[int, str] = {}  # why files are left out, by row
+    headers = _each(read_header, layout.paths, reasons)
+    _say_left_out(name, files, reasons, early=True)
+    decode = _decoder(name, files, headers, request)
+    outside = None
+    if decode.depth != EIGHT_BIT and decode.value_range is None:
+        lows, highs = _extremes(layout, decode, reasons)
+        _say_left_out(name, files, reasons, early=True)
+        training = _splits(name, layout, _good(layout, reasons), request)["train"]
+        value_range = found_range(name, decode.depth, lows[training].min(), highs[training].max())
+        decode, outside = replace(decode, value_range=value_range), is_outside(lows, highs, value_range)
+    warn_dark(name, decode.depth, decode.value_range)
+    readable = [row for row in range(len(layout.paths)) if row not in reasons]
+    stream = len(readable) * decode.bytes > request.cache_bytes
+    rows = readable[:PROBE] if stream else list(range(len(layout.paths)))
+    pictures, transparent, clipped = _decode_all(layout.paths, rows, decode, reasons)
+    _say_left_out(name, files, reasons)
+    splits = _splits(name, layout, _good(layout, reasons), request)
+    notices = Notices(name, decode)
+    notices.transparent(where_first(transparent) if stream else where(_of(transparent, splits)))
+    if outside is not None:
+        notices.clipped(where(_of(outside, splits)))
+    else:
+        notices.clipped(where_first(clipped) if stream else where(_of(clipped, splits)))
+    scale = scale_of(pictures)
+    pick: Callable[[np.ndarray], Split]
+    if stream:
+        pick = FileReader(name, layout, decode, notices).split
+    else:
+        pick = partial(MemorySplit, Memory(lambda: (pictures, layout.labels)))
+    made = {part: pick(rows) for part, rows in splits.items()}
+    is_said = request.value_range is not None or decode.value_range != UNIT
     return Source(
-        name, made, shape, scale, layout.labels is not None, layout.label_names, layout.unlabelled, files=files
-    )
+        name, made, decode.shape, scale, layout.labels is not None, layout.label_names, layout.unlabelled, files=files,
+        catalogue=Catalogue(lambda: file_keys(layout.paths), splits, pick), decode=decode,
+        value_range=decode.value_range if is_said else None,
+    )  # fmt: skip
 
 
-def _image_shape(name: str, paths: list[Path], headers: list[Header | None], request: Request) -> tuple[int, int, int]:
-    seen = [(path, header) for path, header in zip(paths, headers) if header is not None]
-    is_grey = all(header.is_grey for _, header in seen) if request.grayscale is None else request.grayscale
-    channels = 1 if is_grey else 3
-    if request.size is not None:
-        return *request.size, channels
-    if not seen:
-        return 0, 0, channels
-    first_path, first = seen[0]
-    for path, header in seen:
+def _each(work: Callable[[Path], B], paths: list[Path], reasons: dict[int, str]) -> dict[int, B]:
+    """`work` on every file that isn't left out, by row; what can't be read is left out from now on."""
+    rows = [row for row in range(len(paths)) if row not in reasons]
+    found = {}
+    for row, result in zip(rows, in_threads(tried(work), [paths[row] for row in rows])):
+        if isinstance(result, Unreadable):
+            reasons[row] = str(result)
+        else:
+            found[row] = result
+    return found
+
+
+def _of(flags: np.ndarray, splits: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Flags (N,) by split."""
+    return {split: flags[rows] for split, rows in splits.items()}
+
+
+def _good(layout: Layout, reasons: dict[int, str]) -> np.ndarray:
+    """Which files are not left out (N,)."""
+    return np.array([row not in reasons for row in range(len(layout.paths))], bool)
+
+
+def _say_left_out(name: str, files: Sequence[str], reasons: dict[int, str], early: bool = False) -> None:
+    """Warn of the files that are left out, at the end or when nothing else is left: then it is an error."""
+    nothing_left = len(reasons) == len(files)
+    if nothing_left or not early:
+        warn_unreadable(name, {files[row]: reasons[row] for row in sorted(reasons)}, len(files))
+    if nothing_left:
+        raise DataError(f"{name}: expected images that can be read. Received: {len(files)} image files, none readable")
+
+
+def _decoder(name: str, files: Sequence[str], headers: dict[int, Header], request: Request) -> Decoder:
+    """What reads the files, but for a range that must be found."""
+    (first_row, first), *others = headers.items()
+    for row, header in others if request.size is None else ():
         if header[:2] != first[:2]:
             raise DataError(
                 f"{name}: expected images of one size; pass size= (--size on the command). "
-                f"Received: {first_path.name} {first.height}x{first.width} and "
-                f"{path.name} {header.height}x{header.width} (H x W)"
+                f"Received: {files[first_row]} {first.height}x{first.width} and "
+                f"{files[row]} {header.height}x{header.width} (H x W)"
             )
-    return check_shape(first.height, first.width, channels, name)
+    return decoder_for(name, [(files[row], header) for row, header in headers.items()], request)
 
 
-def _decode_all(paths: list[Path], good: np.ndarray, shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """All images as one array, and which of its rows hold one."""
-    images = np.zeros((len(paths), *shape), np.uint8)
+def _extremes(layout: Layout, decode: Decoder, reasons: dict[int, str]) -> tuple[np.ndarray, np.ndarray]:
+    """The lowest and the highest value of each file (N,)."""
+    lows, highs = np.full(len(layout.paths), np.inf), np.full(len(layout.paths), -np.inf)
+    for row, found in _each(lambda path: measure(path, decode.depth), layout.paths, reasons).items():
+        lows[row], highs[row] = found
+    return lows, highs
 
-    def work(i: int) -> bool:
-        image = decode(paths[i], shape[:2], shape[2]) if good[i] else None
-        if image is None or image.shape != shape:
-            return False
-        images[i] = image
-        return True
 
-    return images, np.array(in_threads(work, range(len(paths))), bool)
+def _decode_all(
+    paths: list[Path], rows: list[int], decode: Decoder, reasons: dict[int, str]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The images of some rows as one array, and which of them are transparent or clipped somewhere."""
+    images = np.zeros((len(rows), *decode.shape), decode.dtype)
+    transparent, clipped = np.zeros((2, len(rows)), bool)
+
+    def work(place: int) -> None:
+        row = rows[place]
+        picture = tried(decode)(paths[row]) if row not in reasons else None
+        if isinstance(picture, Picture):
+            images[place], transparent[place], clipped[place] = picture
+        elif picture is not None:
+            reasons[row] = str(picture)
+
+    in_threads(work, range(len(rows)))
+    return images, transparent, clipped
 
 
 def _splits(name: str, layout: Layout, good: np.ndarray, request: Request) -> dict[str, np.ndarray]:
@@ -109,8 +181,8 @@ def _splits(name: str, layout: Layout, good: np.ndarray, request: Request) -> di
 class FileReader:
     """Decodes files on the way; an unreadable one is skipped, and named by a warning when it is first met."""
 
-    def __init__(self, name: str, layout: Layout, shape: tuple[int, int, int]) -> None:
-        self.name, self.layout, self.shape = name, layout, shape
+    def __init__(self, name: str, layout: Layout, decode: Decoder, notices: Notices | None = None) -> None:
+        self.name, self.layout, self.decode, self.notices = name, layout, decode, notices
         self.known_bad: set[int] = set()
 
     def split(self, rows: np.ndarray) -> StreamSplit:
@@ -139,17 +211,20 @@ class FileReader:
         return StreamSplit(len(rows), labelled, exact=False, numbered=numbered)
 
     def _decode(self, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        images, are_read = tf.numpy_function(self._work, [rows], (tf.uint8, tf.bool))
-        return tf.ensure_shape(images, (None, *self.shape)), rows, tf.ensure_shape(are_read, [None])
+        images, are_read = tf.numpy_function(self._work, [rows], (self.decode.dtype, tf.bool))
+        return tf.ensure_shape(images, (None, *self.decode.shape)), rows, tf.ensure_shape(are_read, [None])
 
     def _work(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        images, are_read = np.zeros((len(rows), *self.shape), np.uint8), np.zeros(len(rows), bool)
-        for i, row in enumerate(rows.tolist()):
-            path = self.layout.paths[row]
-            image = decode(path, self.shape[:2], self.shape[2])
-            if image is not None and image.shape == self.shape:
-                images[i], are_read[i] = image, True
-            elif row not in self.known_bad:
-                self.known_bad.add(row)
-                warn_unreadable(self.name, [path], len(self.layout.paths))
+        images, are_read = np.zeros((len(rows), *self.decode.shape), self.decode.dtype), np.zeros(len(rows), bool)
+        paths = [self.layout.paths[row] for row in rows]
+        with ours:
+            pictures = [tried(self.decode)(path) for path in paths]
+        for i, picture in enumerate(pictures):
+            if isinstance(picture, Picture):
+                images[i], are_read[i] = picture.pixels, True
+            elif rows[i] not in self.known_bad:
+                self.known_bad.add(int(rows[i]))
+                warn_unreadable(self.name, {paths[i].name: str(picture)}, len(self.layout.paths))
+        if self.notices:
+            self.notices.met([picture for picture in pictures if isinstance(picture, Picture)])
         return images, are_read

@@ -1,7 +1,7 @@
-"""Single images and arrays of them: checks, channels, resizing.
+"""Single images and arrays of them: checks, channels, transparency, resizing.
 
-Images stay `uint8` (or `float32`, where they came as floats) until a batch is made. `uint8` images are either
-0..255 or 0/1; which of the two is a number beside them, the *scale*: `x = image / scale`.
+Images stay `uint8` (or `float32` in [0, 1], where 8 bits don't hold them) until a batch is made. `uint8` images are
+either 0..255 or 0/1; which of the two is a number beside them, the *scale*: `x = image / scale`.
 """
 
 from __future__ import annotations
@@ -11,10 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from kvae.data.depth import extremes
 from kvae.data.errors import DataError
 
 MIN_SIDE = 8
-CHUNK = 1024  # images looked at together, so that a check needs little memory beside the array
+WHITE = (255, 255, 255)
+
+Color = tuple[int, int, int]
 
 
 def check_size(size: Any) -> tuple[int, int] | None:
@@ -32,11 +35,35 @@ def check_size(size: Any) -> tuple[int, int] | None:
     return int(sides[0]), int(sides[1])
 
 
+def check_background(background: Any) -> Color:
+    """A colour as (red, green, blue), each 0..255: a name that Pillow knows, a grey level, or three levels.
+
+    Example:
+        >>> check_background("white"), check_background(0), check_background((255, 0, 0))
+        ((255, 255, 255), (0, 0, 0), (255, 0, 0))
+    """
+    from PIL import ImageColor
+
+    try:
+        color = ImageColor.getrgb(background) if isinstance(background, str) else background
+        levels = (color,) * 3 if np.ndim(color) == 0 else tuple(color)
+    except (TypeError, ValueError):
+        levels = ()
+    is_level = [isinstance(v, (int, np.integer)) and not isinstance(v, bool) and 0 <= v <= 255 for v in levels]
+    if len(levels) != 3 or not all(is_level):
+        raise DataError(
+            "Argument 'background' must be a colour ('white', '#ff8000'), a grey level 0..255, or three levels. "
+            f"Received: {background!r}"
+        )
+    return int(levels[0]), int(levels[1]), int(levels[2])
+
+
 def check_shape(height: int, width: int, channels: int, what: str, min_side: int = MIN_SIDE) -> tuple[int, int, int]:
     """The image shape if a model can take it; DataError otherwise."""
-    if channels not in (1, 3):
+    is_channels_first = height != width and channels >= MIN_SIDE and (height < MIN_SIDE or channels == width)
+    if channels < 1 or is_channels_first:
         raise DataError(
-            f"{what}: expected 1 or 3 channels in the last axis; channels-first arrays need "
+            f"{what}: expected the channels in the last axis; channels-first arrays need "
             f"np.moveaxis(images, 1, -1). Received: images of shape {(height, width, channels)}"
         )
     if min(height, width) < min_side:
@@ -47,16 +74,28 @@ def check_shape(height: int, width: int, channels: int, what: str, min_side: int
     return height, width, channels
 
 
+def check_channels(channels: int, grayscale: bool | None, what: str) -> int:
+    """The channels that images come out with; DataError where there is no colour to change."""
+    if grayscale is None:
+        return channels
+    if channels not in (1, 3):
+        raise DataError(
+            f"{what}: expected 1 or 3 channels to change grey and colour; leave grayscale out. "
+            f"Received: {channels} channels, grayscale={grayscale}"
+        )
+    return 1 if grayscale else 3
+
+
 def check_images(images: Any, what: str, min_side: int = MIN_SIDE) -> np.ndarray:
-    """An array of images as `uint8` or `float32` of shape (N, H, W, C).
+    """An array of images of shape (N, H, W, C), of numbers that are finite.
 
     Args:
-        images: (N, H, W) or (N, H, W, C) with C 1 or 3; booleans, integers in 0..255 or floats in [0, 1].
+        images: (N, H, W) or (N, H, W, C): booleans, integers or floats.
         what: how an error names the array.
         min_side: smallest height and width; 1 where the images will be resized.
 
     Raises:
-        DataError: for another shape, type or range.
+        DataError: for another shape or type, or NaN.
 
     Example:
         >>> import numpy as np
@@ -80,35 +119,9 @@ def check_images(images: Any, what: str, min_side: int = MIN_SIDE) -> np.ndarray
         images = images[..., np.newaxis]
     height, width, channels = images.shape[1:]
     check_shape(height, width, channels, what, min_side)
-    return _as_float32(images, what) if images.dtype.kind == "f" else _as_uint8(images, what)
-
-
-def _as_uint8(images: np.ndarray, what: str) -> np.ndarray:
-    if images.dtype != np.uint8 and images.dtype != bool:
-        low, high = images.min(), images.max()
-        if low < 0 or high > 255:
-            raise DataError(
-                f"{what}: expected integers in 0..255; scale floats to [0, 1] for more levels. "
-                f"Received: values from {low} to {high}"
-            )
-    return images.astype(np.uint8, copy=False)
-
-
-def _as_float32(images: np.ndarray, what: str) -> np.ndarray:
-    bad = 0
-    low, high = np.inf, -np.inf
-    for start in range(0, len(images), CHUNK):
-        chunk = images[start : start + CHUNK]
-        finite = np.isfinite(chunk)
-        bad += chunk.size - int(np.count_nonzero(finite))
-        low = min(low, float(np.min(chunk, where=finite, initial=np.inf)))
-        high = max(high, float(np.max(chunk, where=finite, initial=-np.inf)))
-    if bad:
+    if images.dtype.kind == "f" and (bad := extremes(images)[2]):
         raise DataError(f"{what}: expected finite values; repair or drop them. Received: {bad} NaN or infinite")
-    if low < 0 or high > 1:
-        hint = "divide by 255" if low >= 0 and high <= 255 else "rescale them, (x - min) / (max - min)"
-        raise DataError(f"{what}: expected floats in [0, 1]; {hint}. Received: values from {low:g} to {high:g}")
-    return images.astype(np.float32, copy=False)
+    return images
 
 
 def scale_of(images: np.ndarray) -> float:
@@ -120,18 +133,16 @@ def scale_of(images: np.ndarray) -> float:
 
 
 def convert(image: np.ndarray, size: tuple[int, int] | None, channels: int | None) -> np.ndarray:
-    """One image (H, W, C), `uint8` or `float32`, at another size and with 1 or 3 channels.
+    """One image (H, W, C), `uint8` or `float32`, at another size, or with 1 channel instead of 3 or 3 instead of 1.
 
     The image is cropped about its centre to the wanted aspect and resized (bicubic), as `PIL.ImageOps.fit`
-    does; grey is the ITU-R 601 luma; an alpha channel is dropped.
+    does; grey is the ITU-R 601 luma.
 
     Example:
         >>> import numpy as np
         >>> convert(np.zeros((10, 30, 3), np.uint8), (8, 8), 1).shape
         (8, 8, 1)
     """
-    if image.shape[-1] in (2, 4):
-        image = image[..., :-1]
     if channels == 1 and image.shape[-1] == 3:
         grey = image @ np.array([0.299, 0.587, 0.114], np.float32)
         image = (np.rint(grey) if image.dtype == np.uint8 else np.clip(grey, 0, 1)).astype(image.dtype)[..., None]
@@ -153,11 +164,36 @@ def _fit(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return fitted if fitted.dtype == np.uint8 else np.clip(fitted, 0, 1)  # bicubic overshoots
 
 
+def composite(colour: np.ndarray, alpha: np.ndarray, background: Color) -> np.ndarray:
+    """An image on a ground: `alpha · colour + (1 − alpha) · background`.
+
+    Args:
+        colour: (H, W, 1 or 3), `uint8`, or `float32` in [0, 1].
+        alpha: (H, W, 1) in [0, 1].
+        background: in 0..255. Of a grey image on a ground that isn't grey, three channels come out.
+
+    Example:
+        >>> import numpy as np
+        >>> composite(np.full((1, 2, 1), 100, np.uint8), np.array([[[1.0], [0.5]]]), (0, 0, 0)).ravel().tolist()
+        [100, 50]
+    """
+    ground = np.array(background, np.float32)
+    if colour.shape[-1] == 1 and is_grey(background):
+        ground = ground[:1]
+    if colour.dtype == np.uint8:
+        return np.rint(colour * alpha + ground * (1 - alpha)).astype(np.uint8)
+    return (colour * alpha + ground / 255 * (1 - alpha)).astype(np.float32)
+
+
+def is_grey(color: Color) -> bool:
+    return len(set(color)) == 1
+
+
 def convert_all(
     images: np.ndarray, scale: float, size: tuple[int, int] | None, grayscale: bool | None
 ) -> tuple[np.ndarray, float]:
     """An array (N, H, W, C) of images through `convert`, and its scale; unchanged where nothing is asked."""
-    channels = images.shape[-1] if grayscale is None else 1 if grayscale else 3
+    channels = check_channels(images.shape[-1], grayscale, "array")
     shape = (*(size or images.shape[1:3]), channels)
     if images.shape[1:] == shape:
         return images, scale

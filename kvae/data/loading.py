@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from kvae.data.dataset import Data
+from kvae.data.depth import check_range
 from kvae.data.errors import DataError
-from kvae.data.images import check_size
+from kvae.data.images import check_background, check_size
 from kvae.data.pipeline import BINARIZE
 from kvae.data.sources import open_source
 from kvae.data.splits import Request
@@ -28,6 +29,9 @@ def load(
     data_dir: str | Path | None = None,
     download: bool = True,
     cache_bytes: int = 1 << 30,
+    value_range: tuple[float, float] | None = None,
+    background: str | int | tuple[int, int, int] = "white",
+    key: str | None = None,
 ) -> Data:
     """Images in [0, 1] from a named set, a folder, a file or arrays, split for training and evaluation.
 
@@ -36,7 +40,7 @@ def load(
             with class subfolders or not, and with train/validation/test folders or not (see below); a `.npy` or
             `.npz` file; a folder of TFRecord files, or one (`tf.train.Example` with `image/encoded` or `image`, and
             perhaps `image/class/label` or `label`; or as TensorFlow Datasets prepares them); an array (N, H, W) or
-            (N, H, W, C) with C 1 or 3; or `(images, labels)`. A plain name means the named set; write "./name" for a
+            (N, H, W, C); or `(images, labels)`. A plain name means the named set; write "./name" for a
             folder that is called the same.
         batch_size: images in a batch; the last batch of a pass may be smaller.
         seed: of the splits, the order and the binary draws; >= 0.
@@ -50,6 +54,12 @@ def load(
         download: whether a set that is not there may be downloaded.
         cache_bytes: a split (or folder) whose decoded images need more is read again on every pass. Arrays
             and `.npy`/`.npz` files are always held in memory.
+        value_range: (low, high), the values that become 0 and 1. None: 0 and 255 (or 1) for 8-bit images; for deeper
+            integers, and floats outside [0, 1], the lowest and the highest value of the training images, with a
+            `DataWarning` that says so. What lies outside is clipped.
+        background: behind transparent pixels of image files: a colour's name, a grey level 0..255, or three levels. (A
+            fourth channel of an array is data.)
+        key: the entry of an `.npz` file that holds the images, where its name doesn't say so.
 
     **Folders.** Files are taken by their suffixes, all that Pillow can open, or by their contents where they have no
     suffix. Links are followed. Splits are folders whose names say so, a training split among them: `train`,
@@ -85,6 +95,8 @@ def load(
             "Arguments 'validation_fraction' and 'test_fraction' must add up to less than 1. "
             f"Received: {validation_fraction!r} and {test_fraction!r}"
         )
+    if key is not None and not (isinstance(source, (str, Path)) and Path(source).suffix.lower() == ".npz"):
+        raise DataError(f"Argument 'key' is for an .npz file. Received: key={key!r} for {_short(source)}")
     request = Request(
         size=check_size(size),
         grayscale=grayscale,
@@ -94,6 +106,9 @@ def load(
         data_dir=os.fspath(data_dir) if data_dir is not None else os.environ.get("TFDS_DATA_DIR") or None,
         download=download,
         cache_bytes=cache_bytes,
+        value_range=check_range(value_range),
+        background=check_background(background),
+        key=key,
     )
     found = open_source(source, request)
     counts = {name: split.count for name, split in found.splits.items()}
@@ -110,3 +125,7 @@ def load(
         binarize=binarize,
         source=found,
     )
+
+
+def _short(source: object) -> str:
+    return repr(str(source)) if isinstance(source, (str, Path)) else type(source).__name__

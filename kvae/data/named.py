@@ -8,14 +8,19 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from kvae.data.catalogue import Catalogue, stretch_keys
+from kvae.data.decoding import Decoder, Picture
+from kvae.data.depth import EIGHT_BIT, UNIT, as_uint8, extremes, found_range, in_unit, is_eight_bit, kind_of
 from kvae.data.errors import DataError
-from kvae.data.images import check_shape, convert
+from kvae.data.images import check_channels, check_shape, composite, convert, is_grey
+from kvae.data.notices import Notices, warn_dark, where_first
 from kvae.data.service import how_many, of_files, said
 from kvae.data.splits import Memory, MemorySplit, Request, Share, Source, Split, StreamSplit, no_global_seed, part_sizes
 
@@ -49,6 +54,8 @@ def prepared(root: Path, request: Request) -> Source:
 
 
 def _set(name: str, builder: Any, request: Request) -> Source:
+    import tensorflow_datasets as tfds
+
     features = builder.info.features
     keys = set(features.keys()) if hasattr(features, "keys") else set()
     if "image" not in keys:
@@ -56,9 +63,9 @@ def _set(name: str, builder: Any, request: Request) -> Source:
             f"{name}: expected a set with an 'image' feature. Received: {', '.join(sorted(keys)) or features}"
         )
     feature = features["image"]
-    if len(feature.shape) != 3 or feature.np_dtype not in (np.uint8, np.uint16):
+    if len(feature.shape) != 3 or np.dtype(feature.np_dtype).kind not in "buif":
         raise DataError(
-            f"{name}: expected single images of uint8 or uint16. "
+            f"{name}: expected single images of numbers. "
             f"Received: shape {feature.shape}, {np.dtype(feature.np_dtype).name}"
         )
     height, width, found = feature.shape
@@ -68,26 +75,66 @@ def _set(name: str, builder: Any, request: Request) -> Source:
         raise DataError(
             f"{name}: expected images of one size; pass size= (--size on the command). Received: shape {feature.shape}"
         )
-    channels = {1: 1, 2: 1}.get(found, 3) if request.grayscale is None else 1 if request.grayscale else 3
-    shape = check_shape(height, width, channels, name)
+    has_alpha = isinstance(feature, tfds.features.Image) and found in (2, 4)
+    channels = 1 if found == 2 and is_grey(request.background) else 3 if has_alpha else found or 3
+    shape = check_shape(height, width, check_channels(channels, request.grayscale, name), name)
     label = features["label"] if "label" in keys else None
     has_labels = label is not None and label.shape == () and np.issubdtype(label.np_dtype, np.integer)
-    reader = _Reader(builder, shape, has_labels)
+    decode = Decoder(
+        shape, request.size is not None, kind_of(feature.np_dtype), request.value_range, request.background
+    )
+    reader = _Reader(name, builder, decode, has_alpha, has_labels)
     pieces = _pieces({key: info.num_examples for key, info in builder.info.splits.items()}, request, name)
+    if decode.depth != EIGHT_BIT and decode.value_range is None:
+        reader.find_range(pieces["train"][0])
     scale = reader.probe(pieces["train"][0])
     splits = {part: reader.split(*piece, request.cache_bytes) for part, piece in pieces.items()}
     names = tuple(getattr(label, "names", None) or ()) if has_labels else ()
-    return Source(name, splits, shape, scale, has_labels, names)
+    value_range = reader.decode.value_range
+    is_said = request.value_range is not None or value_range != UNIT
+    catalogue = Catalogue(lambda: _keys(builder.info.full_name, pieces), _rows(pieces))
+    return Source(
+        name, splits, shape, scale, has_labels, names, catalogue=catalogue,
+        value_range=value_range if is_said else None,
+    )  # fmt: skip
+
+
+def _keys(set_name: str, pieces: dict[str, tuple[str, int]]) -> np.ndarray:
+    """Of all images, piece by piece: what they are is said by the set's name and version."""
+    found = []
+    for instruction, count in pieces.values():
+        part, _, bounds = instruction.partition("[")
+        found.append(stretch_keys(f"{set_name} {part}", int(bounds.split(":")[0] or 0), count))
+    return np.concatenate(found)
+
+
+def _rows(pieces: dict[str, tuple[str, int]]) -> dict[str, np.ndarray]:
+    ends = np.cumsum([count for _, count in pieces.values()])
+    return {part: np.arange(end - count, end) for (part, (_, count)), end in zip(pieces.items(), ends)}
 
 
 class _Reader:
     """Reads stretches of a set as images of one shape."""
 
-    def __init__(self, builder: Any, shape: tuple[int, int, int], has_labels: bool) -> None:
-        self.builder, self.shape, self.has_labels = builder, shape, has_labels
-        feature = builder.info.features["image"]
-        self.is_converted = feature.np_dtype != np.uint8 or tuple(feature.shape) != shape
+    def __init__(self, name: str, builder: Any, decode: Decoder, has_alpha: bool, has_labels: bool) -> None:
+        self.builder, self.decode, self.has_alpha, self.has_labels = builder, decode, has_alpha, has_labels
+        self.notices = Notices(name, decode)
         self.factor = 1
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.decode.shape
+
+    @property
+    def is_converted(self) -> bool:
+        """Whether images are others than those that are stored."""
+        feature = self.builder.info.features["image"]
+        return (
+            self.has_alpha
+            or self.decode.value_range is not None
+            or feature.np_dtype != np.uint8
+            or tuple(feature.shape) != self.shape
+        )
 
     def raw(self, instruction: str, share: Share | None = None) -> tf.data.Dataset:
         """(image, label) as they are stored, in stable order; of a share those in its own files."""
@@ -131,14 +178,38 @@ class _Reader:
     def _pair(self, example: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
         return example["image"], tf.cast(example["label"], tf.int64) if self.has_labels else np.int64(-1)
 
+    def find_range(self, instruction: str) -> None:
+        """Let the range of these images become [0, 1]: all of them are read once."""
+        low, high = np.inf, -np.inf
+        with self._damage_named():
+            for image, _ in self.raw(instruction).as_numpy_iterator():
+                colour, alpha = self._parts(image)
+                least, most, bad = extremes(colour if alpha is None else colour[alpha[..., 0] > 0])
+                if bad:
+                    raise DataError(
+                        f"{self.notices.name}: expected finite values. Received: {bad} NaN or infinite in an image"
+                    )
+                low, high = min(low, least), max(high, most)
+        if is_eight_bit(image.dtype, low, high):
+            return
+        value_range = found_range(self.notices.name, self.decode.depth, low, high)
+        self.decode = self.notices.decode = replace(self.decode, value_range=value_range)
+
     def probe(self, instruction: str) -> float:
         """The scale, from the first images; converted 0/1 images are widened to 0..255 on the way."""
-        largest = 0
+        largest, pictures = 0, []
         with self._damage_named():
             for image, _ in self.raw(instruction).take(PROBE).as_numpy_iterator():
-                largest = max(largest, int(image.max()))
-                if largest > 1:
+                picture = self._picture(image)
+                largest = max(largest, picture.pixels.max())
+                pictures.append(picture._replace(pixels=picture.pixels[:0]))
+                if largest > 1 and not self.has_alpha and self.decode.value_range is None:
                     break
+        self.notices.transparent(where_first([picture.is_transparent for picture in pictures]))
+        self.notices.clipped(where_first([picture.is_clipped for picture in pictures]))
+        warn_dark(self.notices.name, self.decode.depth, self.decode.value_range)
+        if self.decode.value_range is not None:
+            return 1.0
         if largest == 1 and self.is_converted:
             self.factor = 255
         return 1.0 if largest == 1 and not self.is_converted else 255.0
@@ -148,25 +219,45 @@ class _Reader:
         dataset = self.raw(instruction, share)
         if not self.is_converted:
             return dataset
-        size, channels, factor = self.shape[:2], self.shape[2], self.factor
+        size, channels, factor, dtype = self.shape[:2], self.shape[2], self.factor, self.decode.dtype
 
         def work(image: np.ndarray) -> np.ndarray:
-            if image.dtype == np.uint16:
-                image = np.rint(image / 257 if factor == 1 else image).astype(np.uint8)
-            return convert(image * np.uint8(factor), size, channels)
+            picture = self._picture(image)
+            self.notices.met([picture])
+            return convert(picture.pixels * np.uint8(factor), size, channels).astype(dtype)
 
         def change(image: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            return tf.ensure_shape(tf.numpy_function(work, [image], tf.uint8), self.shape), label
+            return tf.ensure_shape(tf.numpy_function(work, [image], dtype), self.shape), label
 
         return dataset.map(change, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+
+    def _parts(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """Colours, and alpha in [0, 1] if there is one."""
+        if not self.has_alpha:
+            return image, None
+        opaque = 1 if image.dtype.kind == "f" else np.iinfo(image.dtype).max
+        return image[..., :-1], image[..., -1:] / np.float32(opaque)
+
+    def _picture(self, image: np.ndarray) -> Picture:
+        """An image of its own size and channels, on a ground, as uint8 or in the range."""
+        colour, alpha = self._parts(image)
+        value_range, outside = self.decode.value_range, np.zeros(1, bool)
+        if value_range is not None:
+            colour, outside = in_unit(colour, value_range)
+        elif colour.dtype != np.uint8:
+            colour, outside = as_uint8(colour)
+        is_transparent = alpha is not None and bool(alpha.min() < 1)
+        if alpha is not None and is_transparent:
+            colour = composite(colour, alpha, self.decode.background)
+        return Picture(colour, is_transparent, bool(outside.any()))
 
     def split(self, instruction: str, count: int, cache_bytes: int) -> Split:
         """In memory if it fits; read when it is first needed."""
         import tensorflow_datasets as tfds
 
-        if count * int(np.prod(self.shape)) <= cache_bytes:
+        if count * self.decode.bytes <= cache_bytes:
             return MemorySplit(Memory(lambda: self._read(instruction, count)), np.arange(count))
-        buffer = how_many(self.shape, cache_bytes, *SHUFFLE_BUFFER)
+        buffer = how_many(self.decode.bytes, cache_bytes, *SHUFFLE_BUFFER)
 
         def elements(key: tf.Tensor | None, limit: int, share: Share) -> tf.data.Dataset:
             if key is None:
@@ -179,7 +270,7 @@ class _Reader:
         return StreamSplit(count, elements, native=(lambda: self.native(instruction)) if is_native else None)
 
     def _read(self, instruction: str, count: int) -> tuple[np.ndarray, np.ndarray | None]:
-        images, labels = np.empty((count, *self.shape), np.uint8), np.empty(count, np.int64)
+        images, labels = np.empty((count, *self.shape), self.decode.dtype), np.empty(count, np.int64)
         filled = 0
         with self._damage_named():
             for image, label in self.elements(instruction).batch(256).prefetch(2).as_numpy_iterator():

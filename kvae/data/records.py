@@ -9,14 +9,16 @@ The format: length (uint64), its masked CRC-32C, the data, the data's masked CRC
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 import mmap
 import re
 import struct
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,10 +26,23 @@ import google_crc32c
 import numpy as np
 import tensorflow as tf
 
+from kvae.data.catalogue import Catalogue
+from kvae.data.decoding import (
+    Decoder,
+    Header,
+    Picture,
+    decoder_for,
+    measure,
+    read_header,
+    tried,
+)
+from kvae.data.depth import EIGHT_BIT, UNIT, Range, found_range, is_outside
 from kvae.data.errors import DataError, DataWarning
-from kvae.data.files import decode, files_below, in_threads, listed, read_header
-from kvae.data.images import check_shape, scale_of
+from kvae.data.files import files_below, in_threads, listed
+from kvae.data.images import scale_of
 from kvae.data.layout import splits_of_files
+from kvae.data.notices import Notices, warn_dark, where, where_first
+from kvae.data.pillow import Unreadable
 from kvae.data.service import MEMORY, how_many, of_files
 from kvae.data.splits import (
     NAMES,
@@ -44,6 +59,7 @@ from kvae.data.splits import (
 
 NAME = re.compile(r"\.tfrecords?($|[-.])")
 IMAGE, LABEL = ("image/encoded", "image"), ("image/class/label", "label")
+DEEP_PNG = r"\CPNG\C{20}(\x10\C*|\C[\x04\x06]\C*|\C*tRNS\C*)"  # before its pixels: 16 bits, an alpha channel or key
 HEADER, FOOTER = 12, 4  # bytes around the data of a record
 STRETCH = 64  # records that are read at once
 PROBE = 256  # images looked at to tell 0/1 from 0..255, and grey from colour
@@ -56,10 +72,16 @@ class Shard:
 
     path: Path
     offsets: np.ndarray  # (count + 1,) int64
+    checksums: np.ndarray  # (count,) uint32, of the records' data, as the file has them
 
     @property
     def count(self) -> int:
         return len(self.offsets) - 1
+
+    @property
+    def keys(self) -> np.ndarray:
+        """What each record is, `(count,)` uint64: its length and its checksum."""
+        return np.diff(self.offsets).astype(np.uint64) << np.uint64(32) | self.checksums.astype(np.uint64)
 
 
 class Stretch(NamedTuple):
@@ -71,10 +93,10 @@ class Stretch(NamedTuple):
     number: int
 
 
-class Picture(NamedTuple):
+class Content(NamedTuple):
     """What a record holds."""
 
-    pixels: np.ndarray  # (H, W, C) uint8
+    image: bytes  # encoded
     label: int  # -1 where there is none
 
 
@@ -98,12 +120,19 @@ def records(root: Path, request: Request) -> Source:
     """
     found = open_records(root, request)
     reader, splits = found.reader, found.splits
-    total = sum(shard.count for shard in reader.shards)
-    if total * int(np.prod(reader.shape)) <= request.cache_bytes:
-        made: dict[str, Split] = reader.in_memory(splits, total)
+    pick: Callable[[np.ndarray], Split]
+    if reader.total * reader.decode.bytes <= request.cache_bytes:
+        memory, rows = reader.in_memory(splits)
+        pick = partial(MemorySplit, memory)
     else:
-        made = {part: reader.stream(stretches) for part, stretches in splits.items()}
-    return Source(reader.name, made, reader.shape, found.scale, found.has_labels, unlabelled=found.unlabelled)
+        rows = {part: numbers_of(stretches) for part, stretches in splits.items()}
+        pick = lambda rows: reader.stream(stretches_of(rows, reader.shards))  # noqa: E731
+    made = {part: pick(found) for part, found in rows.items()}
+    return Source(
+        reader.name, made, reader.shape, found.scale, found.has_labels, unlabelled=found.unlabelled,
+        catalogue=Catalogue(lambda: np.concatenate([shard.keys for shard in reader.shards]), rows, pick),
+        value_range=found.value_range,
+    )  # fmt: skip
 
 
 class Records(NamedTuple):
@@ -114,6 +143,7 @@ class Records(NamedTuple):
     scale: float
     has_labels: bool
     unlabelled: frozenset[str]  # splits without labels, where training images have some
+    value_range: Range | None  # as in `Source`
 
 
 def open_records(root: Path, request: Request) -> Records:
@@ -122,18 +152,29 @@ def open_records(root: Path, request: Request) -> Records:
     shards = in_threads(lambda path: index(path, name), find_records(root))
     splits = _splits(name, root, shards, request)
     reader = RecordReader(name, shards, request)
-    pictures = reader.probe(splits["train"])
+    contents = reader.probe(splits["train"])
+    if reader.decode.depth != EIGHT_BIT and request.value_range is None:
+        reader.find_range(splits)
+    warn_dark(name, reader.decode.depth, reader.decode.value_range)
+    tries = [tried(reader.decode)(io.BytesIO(content.image)) for content in contents]
+    pictures = [picture for picture in tries if isinstance(picture, Picture)]
+    if not pictures:
+        raise DataError(f"{name}: expected images that can be read. Received: {tries[0]}, of the first record")
+    if reader.total * reader.decode.bytes > request.cache_bytes:
+        reader.notices.transparent(where_first([picture.is_transparent for picture in pictures]))
+        reader.notices.clipped(where_first([picture.is_clipped for picture in pictures]))
     scale = scale_of(np.stack([picture.pixels for picture in pictures]))
-    has_labels = all(picture.label >= 0 for picture in pictures)
+    has_labels = all(content.label >= 0 for content in contents)
     held_out = [part for part in ("validation", "test") if has_labels and splits[part]]
-    first = {part: reader.read(splits[part][0])[1][:, 0] for part in held_out}
+    first = {part: reader.decoded(splits[part][0])[1][:, 0] for part in held_out}
     unlabelled = frozenset(part for part, labels in first.items() if len(labels) and labels.max() < 0)
-    return Records(reader, splits, scale, has_labels, unlabelled)
+    is_said = request.value_range is not None or reader.decode.value_range != UNIT
+    return Records(reader, splits, scale, has_labels, unlabelled, reader.decode.value_range if is_said else None)
 
 
 def index(path: Path, name: str) -> Shard:
     """Where the records of a file are; a file that ends early, or whose chain of lengths breaks, ends there."""
-    offsets, size = [0], path.stat().st_size
+    offsets, checksums, size = [0], bytearray(), path.stat().st_size
     if size:
         with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             while offsets[-1] < size:
@@ -145,13 +186,14 @@ def index(path: Path, name: str) -> Shard:
                 if end > size:
                     break
                 offsets.append(end)
+                checksums += content[end - FOOTER : end]
     if offsets[-1] < size:
         warnings.warn(
             f"{name}: {path.name} is damaged behind its record {len(offsets) - 1}: left out the last "
             f"{size - offsets[-1]:,} of {size:,} bytes",
             DataWarning, stacklevel=2,
         )  # fmt: skip
-    return Shard(path, np.array(offsets, np.int64))
+    return Shard(path, np.array(offsets, np.int64), np.frombuffer(bytes(checksums), "<u4"))
 
 
 def _is_whole(data: bytes, checksum: bytes) -> bool:
@@ -192,52 +234,121 @@ def _splits(name: str, root: Path, shards: Sequence[Shard], request: Request) ->
     return splits
 
 
+def numbers_of(stretches: Sequence[Stretch]) -> np.ndarray:
+    """The numbers of their records, `(N,)` int64."""
+    numbers = [np.arange(stretch.number, stretch.number + stretch.end - stretch.first) for stretch in stretches]
+    return np.concatenate([np.empty(0, np.int64), *numbers])
+
+
+def stretches_of(numbers: np.ndarray, shards: Sequence[Shard]) -> list[Stretch]:
+    """Records by their numbers, in this order, as stretches: those that follow one another in a file are read at once.
+
+    Example:
+
+        >>> shards = [Shard(Path(name), np.arange(101), np.zeros(100, np.uint32)) for name in "ab"]
+        >>> [tuple(stretch) for stretch in stretches_of(np.array([7, 8, 9, 3, 99, 100, 101]), shards)]
+        [(0, 7, 10, 7), (0, 3, 4, 3), (0, 99, 100, 99), (1, 0, 2, 100)]
+    """
+    firsts = np.cumsum([0, *(shard.count for shard in shards)])
+    shard = np.searchsorted(firsts, numbers, side="right") - 1
+    breaks = np.flatnonzero((np.diff(numbers) != 1) | (np.diff(shard) != 0)) + 1
+    stretches = []
+    for run in np.split(np.arange(len(numbers)), breaks):
+        for start in range(0, len(run), STRETCH):
+            part = numbers[run[start : start + STRETCH]]
+            i, first = int(shard[run[0]]), int(part[0] - firsts[shard[run[0]]])
+            stretches.append(Stretch(i, first, first + len(part), int(part[0])))
+    return stretches
+
+
 class RecordReader:
     """Reads stretches of records; what can't be read is named by a warning when it is first met."""
 
     def __init__(self, name: str, shards: Sequence[Shard], request: Request) -> None:
-        self.name, self.shards = name, shards
-        self.size, self.grayscale = request.size, request.grayscale
+        self.name, self.shards, self.request = name, shards, request
+        self.total = sum(shard.count for shard in shards)
         self.memory = max(request.cache_bytes, MEMORY)
-        self.shape: tuple[int, int, int] = (0, 0, 0)  # known after `probe`
+        self.is_plain = False  # whether TensorFlow's own operations give the same pixels; known after `probe`
+        self.decode = Decoder((0, 0, 0))
+        self.notices = Notices(name, self.decode)
         self.known_bad: set[int] = set()
 
-    def probe(self, stretches: Sequence[Stretch]) -> list[Picture]:
-        """The first images, which settle shape and channels."""
-        contents = [found for stretch in stretches[: PROBE // STRETCH] for _, found in self._contents(stretch) if found]
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(H, W, C), known after `probe`."""
+        return self.decode.shape
+
+    def probe(self, stretches: Sequence[Stretch]) -> list[Content]:
+        """The first images, which settle shape, channels and depth."""
+        contents = [
+            (f"record {record} of {self.shards[stretch.shard].path.name}", found)
+            for stretch in stretches[: PROBE // STRETCH]
+            for record, found in self._contents(stretch)
+            if isinstance(found, Content)
+        ]
         if not contents:
             raise DataError(
                 f"{self.name}: expected records of tf.train.Example with an encoded image in one of the features "
                 f"{', '.join(IMAGE)}. Received: none in the first {min(PROBE, sum(s.end - s.first for s in stretches))}"
             )
-        headers = [header for content, _ in contents if (header := read_header(io.BytesIO(content)))]
-        is_grey = all(header.is_grey for header in headers) if self.grayscale is None else self.grayscale
+        tries = [(record, tried(read_header)(io.BytesIO(content.image))) for record, content in contents]
+        headers = [(record, header) for record, header in tries if isinstance(header, Header)]
         if not headers:
-            raise DataError(f"{self.name}: expected images that can be read. Received: none among the first records")
-        sides = self.size or (headers[0].height, headers[0].width)
-        self.shape = (*sides, 1 if is_grey else 3) if self.size else check_shape(*sides, 1 if is_grey else 3, self.name)
-        pictures = [self._picture(*content) for content in contents]
-        return [picture for picture in pictures if picture is not None]
+            raise DataError(
+                f"{self.name}: expected images that can be read. Received: none among the first records; "
+                f"{tries[0][0]}: {tries[0][1]}"
+            )
+        self._use(decoder_for(self.name, headers, self.request))
+        is_changed = self.request.size is not None or self.request.grayscale is not None
+        is_deep = self.decode.depth != EIGHT_BIT or self.decode.value_range is not None
+        self.is_plain = not (is_changed or is_deep or any(header.has_alpha for _, header in headers))
+        return [content for _, content in contents]
 
-    def in_memory(self, splits: dict[str, list[Stretch]], total: int) -> dict[str, Split]:
-        """All records, by their numbers; splits are of those that can be read."""
-        images, labels = np.zeros((total, *self.shape), np.uint8), np.full(total, -1)
+    def find_range(self, splits: dict[str, list[Stretch]]) -> None:
+        """Let the range of the training images become [0, 1]; say so, and where other images lie outside."""
+        lows, highs = np.full(self.total, np.inf), np.full(self.total, -np.inf)
+
+        def work(stretch: Stretch) -> None:
+            for record, content in self._contents(stretch):
+                if isinstance(content, Content):
+                    number = stretch.number + record - stretch.first
+                    with contextlib.suppress(Unreadable):  # said when it is read
+                        lows[number], highs[number] = measure(io.BytesIO(content.image), self.decode.depth)
+
+        in_threads(work, [stretch for stretches in splits.values() for stretch in stretches])
+        rows = {part: numbers_of(stretches) for part, stretches in splits.items()}
+        training = rows["train"]
+        value_range = found_range(self.name, self.decode.depth, lows[training].min(), highs[training].max())
+        self._use(replace(self.decode, value_range=value_range))
+        outside = is_outside(lows, highs, value_range)
+        self.notices.clipped(where({part: outside[numbers] for part, numbers in rows.items()}))
+        self.notices.said.add("clipped")  # of all that there are
+
+    def _use(self, decode: Decoder) -> None:
+        self.decode = self.notices.decode = decode
+
+    def in_memory(self, splits: dict[str, list[Stretch]]) -> tuple[Memory, dict[str, np.ndarray]]:
+        """All records, by their numbers, and the numbers of each split: of those that can be read."""
+        images, labels = np.zeros((self.total, *self.shape), self.decode.dtype), np.full(self.total, -1)
+        transparent, clipped = np.zeros((2, self.total), bool)
         rows: dict[str, np.ndarray] = {}
         for part, stretches in splits.items():
-            read = in_threads(self.read, stretches)
+            read = in_threads(self.decoded, stretches)
             found = np.concatenate([np.empty((0, 2), np.int64), *(found for _, found in read)])
             rows[part] = found[:, 1]
             labels[rows[part]] = found[:, 0]
-            for pixels, numbers in read:
-                images[numbers[:, 1]] = pixels
-        memory = Memory(lambda: (images, labels))
-        return {part: MemorySplit(memory, found) for part, found in rows.items()}
+            for pictures, numbers in read:
+                for picture, number in zip(pictures, numbers[:, 1]):
+                    images[number], transparent[number], clipped[number] = picture
+        self.notices.transparent(where({part: transparent[found] for part, found in rows.items()}))
+        self.notices.clipped(where({part: clipped[found] for part, found in rows.items()}))
+        return Memory(lambda: (images, labels)), rows
 
     def stream(self, stretches: list[Stretch]) -> StreamSplit:
         """Read on every pass."""
         count = sum(stretch.end - stretch.first for stretch in stretches)
         table = np.array(stretches, np.int64).reshape(-1, 4)
-        buffer = how_many(self.shape, self.memory, *SHUFFLE_BUFFER)
+        buffer = how_many(self.decode.bytes, self.memory, *SHUFFLE_BUFFER)
 
         def numbered(key: tf.Tensor | None, limit: int, share: Share) -> tf.data.Dataset:
             order = tf.constant(table)
@@ -259,14 +370,15 @@ class RecordReader:
             labelled,
             exact=False,
             numbered=lambda limit: numbered(None, limit, Share(1)),
-            native=None if self.size or self.grayscale is not None else lambda: self._native(stretches),
+            native=(lambda: self._native(stretches)) if self.is_plain else None,
         )
 
     def _native(self, stretches: list[Stretch]) -> tf.data.Dataset:
         """All of them by TensorFlow's own operations. What is damaged ends the pass.
 
-        Pixels are those of `_picture`, but for 16-bit images and colour ones where the set is grey: by one level, or,
-        for a JPEG of the latter kind, by some. Formats are PNG, JPEG, GIF and BMP; an EXIF rotation isn't applied.
+        Pixels are those of `Decoder`, but for colour images where the set is grey: by one level, or, for a JPEG, by
+        some. Formats are PNG, JPEG, GIF and BMP; an EXIF rotation isn't applied. A PNG of 16 bits, or one with
+        transparency, ends the pass, too.
         """
         parts: dict[int, tuple[int, int]] = {}  # of each file: first record, and behind the last
         for stretch in stretches:
@@ -280,38 +392,48 @@ class RecordReader:
             found = tf.io.parse_single_example(example, features)
             images, labels = (tf.concat([found[key].values for key in keys], 0) for keys in (IMAGE, LABEL))
             content, channels = images[0], self.shape[2]
-            pixels = tf.cond(
-                tf.io.is_jpeg(content),
-                lambda: tf.io.decode_jpeg(content, channels, dct_method="INTEGER_ACCURATE"),  # as Pillow does
-                lambda: tf.io.decode_image(content, channels, expand_animations=False),
-            )
+            is_deep = tf.strings.regex_full_match(tf.strings.split(content, "IDAT", maxsplit=1)[0], DEEP_PNG)
+            refused = tf.debugging.Assert(~is_deep, ["A tf.data service reads no PNG of 16 bits or with transparency"])
+            with tf.control_dependencies([refused]):
+                pixels = tf.cond(
+                    tf.io.is_jpeg(content),
+                    lambda: tf.io.decode_jpeg(content, channels, dct_method="INTEGER_ACCURATE"),  # as Pillow does
+                    lambda: tf.io.decode_image(content, channels, expand_animations=False),
+                )
             return pixels, tf.concat([labels, [-1]], 0)[0]
 
         return of_files(files, firsts, ends, parsed, self.shape)
 
     def _in_graph(self, stretch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         images, found = tf.numpy_function(
-            lambda row: self.read(Stretch(*map(int, row))), [stretch], (tf.uint8, tf.int64)
+            lambda row: self.read(Stretch(*map(int, row))), [stretch], (self.decode.dtype, tf.int64)
         )
         return tf.ensure_shape(images, [None, *self.shape]), tf.ensure_shape(found, [None, 2])
 
     def read(self, stretch: Stretch) -> tuple[np.ndarray, np.ndarray]:
         """Its images (n, H, W, C), and their [label, number] (n, 2), without those that can't be read."""
-        images, found, bad = [], [], []
-        for record, content in self._contents(stretch):
-            picture = self._picture(*content) if content else None
-            number = stretch.number + record - stretch.first
-            if picture is None:
-                bad.append((record, number))
-            else:
-                images.append(picture.pixels)
-                found.append((picture.label, number))
-        self._warn(stretch, bad)
-        pixels = np.stack(images) if images else np.empty((0, *self.shape), np.uint8)
-        return pixels, np.array(found, np.int64).reshape(-1, 2)
+        pictures, found = self.decoded(stretch)
+        self.notices.met(pictures)
+        pixels = [picture.pixels for picture in pictures]
+        return np.stack(pixels) if pixels else np.empty((0, *self.shape), self.decode.dtype), found
 
-    def _contents(self, stretch: Stretch) -> list[tuple[int, tuple[bytes, int] | None]]:
-        """For each record its number in the file, the encoded image and the label; None for one that is damaged."""
+    def decoded(self, stretch: Stretch) -> tuple[list[Picture], np.ndarray]:
+        """As `read`, with what is known of each image."""
+        pictures, found, bad = [], [], {}
+        for record, content in self._contents(stretch):
+            number = stretch.number + record - stretch.first
+            try:
+                if isinstance(content, str):
+                    raise Unreadable(content)
+                pictures.append(self.decode(io.BytesIO(content.image)))
+                found.append((content.label, number))
+            except Unreadable as reason:
+                bad[record] = str(reason)
+        self._warn(stretch, bad)
+        return pictures, np.array(found, np.int64).reshape(-1, 2)
+
+    def _contents(self, stretch: Stretch) -> list[tuple[int, Content | str]]:
+        """For each record its number in the file, and what it holds; or the reason why it is left out."""
         shard = self.shards[stretch.shard]
         offsets = shard.offsets[stretch.first : stretch.end + 1]
         with open(shard.path, "rb") as file:
@@ -321,31 +443,31 @@ class RecordReader:
         records = [block[start + HEADER : end] for start, end in itertools.pairwise(places)]
         return [(stretch.first + i, _content(data[:-FOOTER], data[-FOOTER:])) for i, data in enumerate(records)]
 
-    def _picture(self, content: bytes, label: int) -> Picture | None:
-        pixels = decode(io.BytesIO(content), self.shape[:2] if self.size else None, self.shape[2])
-        return Picture(pixels, label) if pixels is not None and pixels.shape == self.shape else None
-
-    def _warn(self, stretch: Stretch, bad: list[tuple[int, int]]) -> None:
-        new = [record for record, number in bad if number not in self.known_bad]
+    def _warn(self, stretch: Stretch, bad: dict[int, str]) -> None:
+        numbers = {record: stretch.number + record - stretch.first for record in bad}
+        new = [record for record, number in numbers.items() if number not in self.known_bad]
         if new:
-            self.known_bad.update(number for _, number in bad)
+            self.known_bad.update(numbers.values())
             height, width, channels = self.shape
+            reasons = listed(list(dict.fromkeys(bad[record] for record in new)))
             warnings.warn(
                 f"{self.name}: left out {len(new)} records that are damaged, or hold no image of "
                 f"{height}x{width}x{channels} ({self.shards[stretch.shard].path.name}: {listed(new)}); "
-                f"{len(self.known_bad)} so far",
+                f"{len(self.known_bad)} so far: {reasons}",
                 DataWarning, stacklevel=2,
             )  # fmt: skip
 
 
-def _content(data: bytes, checksum: bytes) -> tuple[bytes, int] | None:
-    """The encoded image of an example, and its label or -1; None if it is damaged or has none."""
+def _content(data: bytes, checksum: bytes) -> Content | str:
+    """The encoded image of an example, and its label or -1; or what is wrong with it."""
     if not _is_whole(data, checksum):
-        return None
+        return "damaged"
     try:
         features: Any = tf.train.Example.FromString(data).features.feature
     except Exception:  # protobuf's DecodeError has moved between packages
-        return None
+        return "no tf.train.Example"
     image: Any = next((features[key].bytes_list.value for key in IMAGE if key in features), ())
     label: Any = next((features[key].int64_list.value for key in LABEL if key in features), ())
-    return (image[0], int(label[0]) if len(label) == 1 else -1) if len(image) == 1 else None
+    if len(image) != 1:
+        return "no image" if not image else f"{len(image)} images"
+    return Content(image[0], int(label[0]) if len(label) == 1 else -1)

@@ -30,14 +30,14 @@ WINDOW = 4_096  # images that are shuffled at once, by each worker
 MEMORY = 64 << 20  # bytes of images that are shuffled at once
 
 
-def how_many(image_shape: Sequence[int], memory: int, least: int, most: int) -> int:
-    """Images of uint8 to shuffle at once: as many as `memory` bytes hold, from `least` to `most`.
+def how_many(image_bytes: int, memory: int, least: int, most: int) -> int:
+    """Images to shuffle at once: as many as `memory` bytes hold, from `least` to `most`.
 
     Example:
-        >>> [how_many((side, side, 3), 64 << 20, 128, 4096) for side in (64, 128, 1024)]
+        >>> [how_many(side * side * 3, 64 << 20, 128, 4096) for side in (64, 128, 1024)]
         [4096, 1365, 128]
     """
-    return max(least, min(most, memory // int(np.prod(image_shape))))
+    return max(least, min(most, memory // image_bytes))
 
 
 def said(error: Exception) -> str:
@@ -89,8 +89,8 @@ def check_split(split: Split, name: str) -> None:
     if split.native is None:
         raise DataError(
             f"{name}: a tf.data service reads TFRecord files of images as they are, and prepared sets of TensorFlow "
-            "Datasets that are kept as such; of folders, and of images that are resized or change their colours, it "
-            "can't"
+            "Datasets that are kept as such; of folders, and of images that are resized, change their colours, "
+            "have more than 8 bits or are transparent, it can't"
         )
 
 
@@ -104,7 +104,7 @@ def distributed(split: StreamSplit, batch_size: int, address: str) -> tf.data.Da
             order = tf.random.shuffle(tf.range(tf.shape(images)[0]))
         return tf.gather(images, order), tf.gather(labels, order)
 
-    window = how_many(images.element_spec[0].shape, MEMORY, batch_size, WINDOW)
+    window = how_many(int(np.prod(images.element_spec[0].shape)), MEMORY, batch_size, WINDOW)
     dataset = images.batch(window).map(mixed).unbatch().batch(batch_size)
     with warnings.catch_warnings(action="ignore"):  # in a graph: that the dataset's options, none here, are unknown
         dataset = dataset.apply(_distribute(address, tf.data.experimental.service.ShardingPolicy.DYNAMIC))

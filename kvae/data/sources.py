@@ -13,24 +13,28 @@ from typing import Any
 
 import numpy as np
 
+from kvae.data.archive import Pair, pairs
+from kvae.data.catalogue import Catalogue, array_keys
+from kvae.data.depth import (
+    EIGHT_BIT,
+    FLOAT,
+    UNIT,
+    Range,
+    extremes,
+    found_range,
+    in_unit,
+    is_eight_bit,
+    kind_of,
+)
 from kvae.data.errors import DataError, DataWarning
 from kvae.data.files import holds, image_suffixes
 from kvae.data.folder import folder
 from kvae.data.images import check_images, convert_all, scale_of
 from kvae.data.named import PREPARED, data_folder, is_known_name, prepared, tfds_set
+from kvae.data.notices import warn_dark, warn_outside, where
 from kvae.data.records import find_records, records
 from kvae.data.shapes import CLASSES, grid, render
 from kvae.data.splits import Memory, MemorySplit, Request, Source, Split, complete
-
-Pair = tuple[Any, Any]  # images and labels; the labels may be None
-
-_NPZ_SPLITS = {
-    "train": ("train",),
-    "validation": ("val", "valid", "validation"),
-    "test": ("test",),
-}
-_NPZ_IMAGES = ("images", "image", "x", "data")
-_NPZ_LABELS = ("labels", "label", "y")
 
 
 def open_source(source: Any, request: Request) -> Source:
@@ -110,21 +114,78 @@ def arrays(name: str, parts: dict[str, Pair], request: Request, label_names: tup
     """
     min_side = 1 if request.size else 8
     images = {part: check_images(pair[0], f"{name} ({part})", min_side) for part, pair in parts.items()}
-    if len({(x.shape[1:], x.dtype) for x in images.values()}) > 1:
+    depth = _depth(images)
+    if len({x.shape[1:] for x in images.values()}) > 1 or depth is None:
         found = ", ".join(f"{part} {x.shape[1:]} {x.dtype}" for part, x in images.items())
         raise DataError(f"{name}: expected the same image shape and type in every split. Received: {found}")
+    labels, label_names = _all_labels(name, parts, label_names)
+    cut = complete({part: len(x) for part, x in images.items()}, labels["train"], request, name)
+    value_range = request.value_range
+    if depth != EIGHT_BIT and value_range is None:
+        low, high, _ = extremes(images["train"], cut["train"][1])
+        value_range = found_range(name, depth, low, high)
+    warn_dark(name, depth, value_range)
+    outside: dict[str, np.ndarray] = {}
+    for part, x in images.items():
+        images[part], outside[part] = _stored(x, value_range)
     scale = max(scale_of(x) for x in images.values())
     converted = {part: convert_all(x, scale, request.size, request.grayscale) for part, x in images.items()}
     images = {part: x for part, (x, _) in converted.items()}
     scale = converted["train"][1]
-    labels, label_names = _all_labels(name, parts, label_names)
+    if told := where({split: outside[part][rows] for split, (part, rows) in cut.items()}):
+        warn_outside(name, value_range or UNIT, told)
     memories = {part: _memory(images[part], labels[part]) for part in parts}
-    cut = complete({part: len(x) for part, x in images.items()}, labels["train"], request, name)
     splits: dict[str, Split] = {split: MemorySplit(memories[part], rows) for split, (part, rows) in cut.items()}
+    catalogue = _catalogue([pair[0] for pair in parts.values()], memories, cut)
     height, width, channels = images["train"].shape[1:]
+    is_said = request.value_range is not None or value_range != UNIT
     has_labels = labels["train"] is not None
     unlabelled = frozenset(part for part, y in labels.items() if has_labels and y is None)
-    return Source(name, splits, (height, width, channels), scale, has_labels, label_names, unlabelled)
+    return Source(
+        name, splits, (height, width, channels), scale, has_labels, label_names, unlabelled,
+        catalogue=catalogue, value_range=value_range if is_said else None,
+    )  # fmt: skip
+
+
+def _depth(images: dict[str, np.ndarray]) -> str | None:
+    """The depth of all splits, as `kind_of` calls it; None if they differ."""
+    kinds = {kind_of(x.dtype) for x in images.values()}
+    if FLOAT in kinds:
+        return FLOAT if len(kinds) == 1 else None
+    eight_bit = [kind_of(x.dtype) == EIGHT_BIT or is_eight_bit(x.dtype, *extremes(x)[:2]) for x in images.values()]
+    if all(eight_bit):
+        return EIGHT_BIT
+    return None if EIGHT_BIT in kinds else kind_of(images["train"].dtype)
+
+
+def _stored(images: np.ndarray, value_range: Range | None) -> tuple[np.ndarray, np.ndarray]:
+    """Images as they are kept, uint8 or float32, and which of them had values outside the range."""
+    inside = np.zeros(len(images), bool)
+    if value_range is None:
+        return images.astype(np.uint8, copy=False), inside
+    if value_range == UNIT and images.dtype == np.float32 and images.min() >= 0 and images.max() <= 1:
+        return images, inside  # as they are
+    return in_unit(images, value_range)
+
+
+def _catalogue(raw: list[Any], memories: dict[str, Memory], cut: dict[str, tuple[str, np.ndarray]]) -> Catalogue:
+    """The images of all parts, one part after the other."""
+    ends = np.cumsum([len(images) for images in raw])
+    firsts = dict(zip(memories, [0, *ends]))
+
+    def pick(rows: np.ndarray) -> Split:
+        for (part, memory), end in zip(memories.items(), ends):
+            if np.all((rows >= firsts[part]) & (rows < end)):
+                return MemorySplit(memory, rows - firsts[part])
+        images = np.concatenate([memory.images for memory in memories.values()])
+        labels = [memory.labels for memory in memories.values() if memory.labels is not None]
+        return MemorySplit(_memory(images, np.concatenate(labels) if labels else None), rows)
+
+    return Catalogue(
+        lambda: np.concatenate([array_keys(np.asarray(images)) for images in raw]),
+        {split: rows + firsts[part] for split, (part, rows) in cut.items()},
+        pick,
+    )
 
 
 def _memory(images: np.ndarray, labels: np.ndarray | None) -> Memory:
@@ -138,6 +199,8 @@ def _all_labels(
     found = {part: check_labels(y, len(x), f"{name} ({part})") for part, (x, y) in parts.items()}
     labels = {part: y for part, y in found.items() if y is not None}
     if "train" not in labels:
+        if labels:
+            warnings.warn(f"{name}: taken without labels, for the training images have none", DataWarning, stacklevel=5)
         return dict.fromkeys(parts), ()
     if bare := [part for part in parts if part not in labels]:
         warnings.warn(f"{name}: no labels in the {' and '.join(bare)} split", DataWarning, stacklevel=5)
@@ -169,36 +232,19 @@ def check_labels(labels: Any, count: int, what: str) -> np.ndarray | None:
 
 
 def array_file(path: Path, request: Request) -> Source:
-    """A `.npy` file of images, or a `.npz` file of images, labels and perhaps splits.
-
-    Keys of a `.npz`: `x_train`, `y_train`, `x_test`, `y_test` (and `x_val`, `x_valid` or `x_validation`); or
-    `images` (`image`, `x`, `data`) and `labels` (`label`, `y`); or one array under any name.
-    """
+    """A `.npy` file of images, or a `.npz` file of images, labels and perhaps splits (see `archive`)."""
     if path.suffix.lower() not in (".npy", ".npz"):
         raise DataError(f"Expected an image folder or a .npy or .npz file. Received: {path}")
     try:
         loaded = np.load(path, allow_pickle=False)
-        found = {"": loaded} if isinstance(loaded, np.ndarray) else {key: loaded[key] for key in loaded.files}
+        if isinstance(loaded, np.ndarray):
+            parts: dict[str, Pair] = {"train": (loaded, None)}
+        else:
+            with loaded:
+                parts = pairs(loaded, path.name, request.key)
+    except DataError:
+        raise
     except Exception as error:  # zipfile, zlib and NumPy raise nearly anything on damaged files
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{path.name}: expected a readable array of numbers. Received: {reason}") from error
-    return arrays(path.stem, _parts(found, path.name), request)
-
-
-def _parts(found: dict[str, np.ndarray], what: str) -> dict[str, Pair]:
-    parts: dict[str, Pair] = {}
-    for split, names in _NPZ_SPLITS.items():
-        for name in names:
-            if f"x_{name}" in found:
-                parts[split] = (found[f"x_{name}"], found.get(f"y_{name}"))
-    if "train" in parts:
-        return parts
-    key = next((key for key in _NPZ_IMAGES if key in found), None)
-    if key is not None:
-        return {"train": (found[key], next((found[k] for k in _NPZ_LABELS if k in found), None))}
-    if len(found) == 1:
-        return {"train": (next(iter(found.values())), None)}
-    raise DataError(
-        f"{what}: expected arrays x_train, y_train, x_test, y_test, or images and labels, or a single one. "
-        f"Received: {', '.join(sorted(found)) or 'no arrays'}"
-    )
+    return arrays(path.stem, parts, request)

@@ -7,14 +7,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorflow as tf
 
+from kvae.data.decoding import Decoder
+from kvae.data.depth import Range
 from kvae.data.errors import DataError
+from kvae.data.images import WHITE, Color
+
+if TYPE_CHECKING:
+    from kvae.data.catalogue import Catalogue
 
 NAMES = ("train", "validation", "test")
+NEW = "new"  # images that a source has got since its splits were written down
 
 
 @dataclass(frozen=True)
@@ -29,6 +36,9 @@ class Request:
     data_dir: str | None = None
     download: bool = True
     cache_bytes: int = 1 << 30
+    value_range: Range | None = None
+    background: Color = WHITE
+    key: str | None = None
 
 
 @dataclass(frozen=True)
@@ -148,6 +158,9 @@ class Source:
     unlabelled: frozenset[str] = frozenset()  # splits without labels, where training images have some
     path: Path | None = None  # of the folder or file, absolute
     files: tuple[str, ...] = ()  # of a folder: image files relative to it, by the number of the image
+    decode: Decoder | None = None  # of a folder: what reads its files
+    value_range: Range | None = None  # what became 0 and 1; None where the type of the values says it
+    catalogue: Catalogue | None = None
 
 
 def part_sizes(count: int, fractions: tuple[float, ...], what: str) -> list[int]:

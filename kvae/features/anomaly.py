@@ -150,8 +150,8 @@ class AnomalyDetector(OutlierMixin, LatentEstimator):
     def _likelihood(self) -> Distribution:
         return likelihoods.DiscretizedLogistic(levels=256) if self.criterion == "complexity" else super()._likelihood()
 
-    def _make(self) -> LatentModel:
-        model = super()._make()
+    def _make(self, rows: int) -> LatentModel:
+        model = super()._make(rows)
         if not hasattr(model, "prior"):
             raise ValueError(f"Scores need a prior, which an Autoencoder hasn't. Received: model={self.model!r}")
         if self.criterion == "complexity" and (reason := _no_complexity(model)):

@@ -2,11 +2,11 @@
 
 import contextlib
 import copy
+import inspect
 import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 from sklearn.base import BaseEstimator
@@ -14,6 +14,7 @@ from sklearn.utils import Tags, check_random_state
 from sklearn.utils.validation import validate_data
 
 from kvae import likelihoods, recipes
+from kvae.best_epoch import BestEpoch
 from kvae.data.pipeline import untuned
 from kvae.distributions import Distribution
 from kvae.evaluation.importance import ImportanceSampler, Rows, score_images
@@ -77,7 +78,7 @@ class LatentEstimator(BaseEstimator):
         self._check_settings()
         self.seed_ = int(check_random_state(self.random_state).randint(2**31 - 1))
         self.row_shape_ = X.shape[1:]
-        self.model_ = self._make()
+        self.model_ = self._make(len(X))
         self._train(self._images(X))
         self._samplers: dict[int, ImportanceSampler] = {}
         return self
@@ -123,8 +124,8 @@ class LatentEstimator(BaseEstimator):
 
     # Training.
 
-    def _make(self) -> LatentModel:
-        """The model that training begins with."""
+    def _make(self, rows: int) -> LatentModel:
+        """The model that training begins with; `rows` are all that `fit` got."""
         shape = self._shape()
         with seeded_weights(self.seed_):
             if isinstance(self.model, LatentModel):
@@ -135,7 +136,10 @@ class LatentEstimator(BaseEstimator):
                         f"Argument `model` must be a model, a function, or one of the recipes "
                         f"{', '.join(recipes.__all__)}. Received: model={self.model!r}"
                     )
-                made = getattr(recipes, self.model)(shape, self.latent_dim)
+                recipe, rows = getattr(recipes, self.model), rows - self._num_validation(rows)
+                known = {"num_steps": self.epochs * -(-rows // self.batch_size), "num_images": rows}
+                wanted = inspect.signature(recipe).parameters
+                made = recipe(shape, self.latent_dim, **{name: known[name] for name in known.keys() & wanted.keys()})
             elif self.model is not None:
                 made = self.model(shape, self.latent_dim)
             elif self.image_shape is None and len(self.row_shape_) == 1:
@@ -160,21 +164,20 @@ class LatentEstimator(BaseEstimator):
         """That of the model of images which is made where none is given."""
         return likelihoods.Bernoulli()
 
+    def _num_validation(self, rows: int) -> int:
+        """How many rows are set aside, by which training stops early."""
+        return 0 if self.patience is None else min(rows - 1, max(1, round(self.validation_fraction * rows)))
+
     def _train(self, images: np.ndarray) -> None:
         model, patience = self.model_, self.patience
-        count = 0 if patience is None else min(len(images) - 1, max(1, round(self.validation_fraction * len(images))))
+        count = self._num_validation(len(images))
         order = np.random.default_rng(self.seed_).permutation(len(images))
         validation, train = order[:count], order[count:]
         if self.epochs == 0:
             model.check_images(images[:ROWS])
             self.history_, self.n_iter_ = {}, 0
             return
-        callbacks = []
-        if count:
-            monitor = "val_nll" if "nll" in model.trackers else "val_loss"
-            callbacks = [
-                keras.callbacks.EarlyStopping(monitor, patience=patience, mode="min", restore_best_weights=True)
-            ]
+        callbacks = [_BestWeights(patience)] if count else []
         rows = tf.data.Dataset.from_tensor_slices(tf.constant(train))
         batches = rows.shuffle(len(train), seed=self.seed_).batch(self.batch_size)
         data = tf.constant(images)
@@ -215,6 +218,21 @@ class LatentEstimator(BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.input_tags.three_d_array = True
         return tags
+
+
+class _BestWeights(BestEpoch):
+    """Keeps the best epoch in memory, and gives the model its weights in the end."""
+
+    def __init__(self, patience: int | None):
+        super().__init__("", patience)
+        self.weights: list[np.ndarray] | None = None
+
+    def keep(self) -> None:
+        self.weights = self.model.get_weights()
+
+    def on_train_end(self, logs: Any = None) -> None:
+        if self.weights is not None:
+            self.model.set_weights(self.weights)
 
 
 def _padded(rows: np.ndarray, size: int) -> np.ndarray:

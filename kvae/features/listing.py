@@ -15,9 +15,12 @@ import numpy as np
 import pyarrow as pa
 
 from kvae.data import load
-from kvae.data.files import decode, files_below, holds, read_header
-from kvae.data.images import check_shape, check_size, scale_of
+from kvae.data.decoding import Decoder, Header, Picture, decoder_for, read_header, tried
+from kvae.data.depth import EIGHT_BIT, REMEDY, check_range
+from kvae.data.files import files_below, holds
+from kvae.data.images import check_background, check_size, scale_of
 from kvae.data.named import PREPARED
+from kvae.data.pillow import Unreadable
 from kvae.data.records import STRETCH, RecordReader, Stretch, find_records, open_records
 from kvae.data.splits import NAMES, Request
 from kvae.features.extract import ROWS
@@ -29,7 +32,7 @@ Shape = tuple[int, int, int]
 
 
 class Reader(Protocol):
-    """What reads the images that some rows of a `Listing` name: uint8 (n, H, W, C), and a table of n rows on them."""
+    """What reads the images that some rows of a `Listing` name: (n, H, W, C) as `Decoder` gives them, and n rows."""
 
     def __call__(self, rows: pa.Table) -> Iterator[tuple[np.ndarray, pa.Table]]: ...
 
@@ -51,11 +54,11 @@ class FolderReader:
     """Reads image files: rows with their `path` in a folder."""
 
     root: str
-    shape: Shape
+    decode: Decoder
 
     def __call__(self, rows: pa.Table) -> Iterator[tuple[np.ndarray, pa.Table]]:
         paths = [Path(self.root, path) for path in rows["path"].to_pylist()]
-        yield _readable([decode(path, self.shape[:2], self.shape[2]) for path in paths], rows, self.shape)
+        yield _readable([tried(self.decode)(path) for path in paths], rows, self.decode)
 
 
 @dataclass(frozen=True)
@@ -81,29 +84,33 @@ class ParquetReader:
     """Reads row groups of Parquet files; images of another shape are left out, or resized."""
 
     filesystem: Any
-    shape: Shape
-    resize: bool
+    decode: Decoder
 
     def __call__(self, rows: pa.Table) -> Iterator[tuple[np.ndarray, pa.Table]]:
         for row in rows.to_pylist():
             number = row["number"]
             for table in _parquet_tables(self.filesystem, row["file"], [row["group"]]):
-                size = self.shape[:2] if self.resize else None
-                images = [decode(io.BytesIO(content), size, self.shape[2]) for content in _contents(table)]
+                pictures = [tried(self.decode)(io.BytesIO(content)) for content in _contents(table)]
                 others = {name: table[name] for name in table.column_names if name != "image"}
                 numbers = pa.array(np.arange(number, number + len(table)))
-                yield _readable(images, pa.table({"id": numbers, **others}), self.shape)
+                yield _readable(pictures, pa.table({"id": numbers, **others}), self.decode)
                 number += len(table)
 
 
-def _readable(images: Sequence[np.ndarray | None], rows: pa.Table, shape: Shape) -> tuple[np.ndarray, pa.Table]:
+def _readable(pictures: Sequence[Picture | Unreadable], rows: pa.Table, decode: Decoder) -> tuple[np.ndarray, pa.Table]:
     """Those that there are, in one array, and their rows."""
-    good = [image is not None and image.shape == shape for image in images]
-    found = [image for image, is_good in zip(images, good) if is_good]
-    return np.array(found, np.uint8).reshape(-1, *shape), rows.filter(pa.array(good, pa.bool_()))
+    good = [isinstance(picture, Picture) for picture in pictures]
+    found = [picture.pixels for picture in pictures if isinstance(picture, Picture)]
+    return np.array(found, decode.dtype).reshape(-1, *decode.shape), rows.filter(pa.array(good, pa.bool_()))
 
 
-def list_images(source: str, size: int | tuple[int, int] | None = None, grayscale: bool | None = None) -> Listing:
+def list_images(
+    source: str,
+    size: int | tuple[int, int] | None = None,
+    grayscale: bool | None = None,
+    value_range: tuple[float, float] | None = None,
+    background: Any = "white",
+) -> Listing:
     """The images of a folder, of TFRecord or of Parquet files, as `kvae.data.load` finds them.
 
     Of image files it reads the headers; of TFRecord files where their records are; and of each kind the first images.
@@ -122,7 +129,10 @@ def list_images(source: str, size: int | tuple[int, int] | None = None, grayscal
         [{'id': 0, 'path': 'a.png'}, {'id': 1, 'path': 'b.png'}]
     """
     path = Path(source).expanduser()
-    request = Request(check_size(size), grayscale, validation_fraction=0, test_fraction=0)
+    request = Request(
+        check_size(size), grayscale, validation_fraction=0, test_fraction=0,
+        value_range=check_range(value_range), background=check_background(background),
+    )  # fmt: skip
     if "://" not in source and not (path / PREPARED).is_file():
         if path.is_dir() and holds(path):
             return _folder(path, request)
@@ -140,20 +150,22 @@ def list_images(source: str, size: int | tuple[int, int] | None = None, grayscal
 
 def _folder(path: Path, request: Request) -> Listing:
     data = load(
-        path, size=request.size, grayscale=request.grayscale, validation_fraction=0, test_fraction=0, cache_bytes=0
-    )
+        path, size=request.size, grayscale=request.grayscale, validation_fraction=0, test_fraction=0, cache_bytes=0,
+        value_range=request.value_range, background=request.background,
+    )  # fmt: skip
     layout, numbers = folder_rows(data)
     order = np.concatenate([numbers[name] for name in NAMES])
     columns = {"id": order, "path": np.array(data.files, object)[order]}
     if layout.labels is not None:
         columns["label"] = layout.labels[order]
     columns |= _split_column({name: len(found) for name, found in numbers.items()})
-    read = FolderReader(str(data.path), data.image_shape)
+    assert data.source.decode is not None
+    read = FolderReader(str(data.path), data.source.decode)
     return Listing(data.name, read, as_table(columns), len(order), ROWS, data.image_shape, data.source.scale)
 
 
 def _records(path: Path, request: Request) -> Listing:
-    reader, splits, scale, has_labels, _ = open_records(path, request)
+    reader, splits, scale, has_labels, *_ = open_records(path, request)
     rows = np.array([stretch for part in NAMES for stretch in splits[part]], np.int64)
     columns = dict(zip(Stretch._fields, rows.T.copy())) | _split_column({part: len(splits[part]) for part in NAMES})
     images = int((rows[:, 2] - rows[:, 1]).sum())
@@ -174,20 +186,20 @@ def _parquet(source: str, request: Request) -> Listing:
     if first is None:
         raise ValueError(f"{name}: expected Parquet files with rows. Received: {len(files)} files, and no row")
     contents = _contents(first)
-    headers = [header for content in contents if (header := read_header(io.BytesIO(content)))]
+    tries = [(f"row {i}", tried(read_header)(io.BytesIO(content))) for i, content in enumerate(contents)]
+    headers = [(row, header) for row, header in tries if isinstance(header, Header)]
     if not headers:
         raise ValueError(f"{name}: expected images that can be read. Received: none among the first {len(first)} rows")
-    is_grey = all(header.is_grey for header in headers) if request.grayscale is None else request.grayscale
-    height, width = request.size or headers[0][:2]
-    shape = check_shape(height, width, 1 if is_grey else 3, name)
-    read = ParquetReader(filesystem, shape, request.size is not None)
-    pictures = [decode(io.BytesIO(content), request.size, shape[2]) for content in contents]
-    scale = scale_of(_readable(pictures, first, shape)[0])
+    decode = decoder_for(name, headers, request)
+    if decode.depth != EIGHT_BIT and decode.value_range is None:
+        raise ValueError(f"{name}: expected {REMEDY} for {decode.depth} images in Parquet files. Received: none")
+    read = ParquetReader(filesystem, decode)
+    scale = scale_of(_readable([tried(decode)(io.BytesIO(content)) for content in contents], first, decode)[0])
     groups = [(file, group, rows) for file in files for group, rows in enumerate(group_sizes(filesystem, file))]
     paths, indices, sizes = zip(*groups)
     numbers = np.cumsum([0, *sizes[:-1]])
     table = as_table({"file": np.array(paths, object), "group": np.array(indices), "number": numbers})
-    return Listing(name, read, table, sum(sizes), 1, shape, scale)
+    return Listing(name, read, table, sum(sizes), 1, decode.shape, scale)
 
 
 def parquet_files(source: str) -> tuple[Any, list[str]]:

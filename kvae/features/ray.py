@@ -44,11 +44,13 @@ class ImageEncoder:
 
         >>> import kvae, tempfile
         >>> from PIL import Image
+        >>> from kvae.data.decoding import Decoder
         >>> from kvae.features.listing import FolderReader
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     kvae.VAE(latent_dim=2, image_shape=(8, 8, 1)).save(f"{folder}/model.keras")
         ...     Image.fromarray(np.zeros((8, 8), np.uint8)).save(f"{folder}/a.png")
-        ...     encode = ImageEncoder(f"{folder}/model.keras", FolderReader(folder, (8, 8, 1)), hidden=False)
+        ...     read = FolderReader(folder, Decoder((8, 8, 1)))
+        ...     encode = ImageEncoder(f"{folder}/model.keras", read, hidden=False)
         ...     (rows,) = encode(pa.table({"id": [0], "path": ["a.png"]}))
         >>> rows.column_names, len(rows)
         (['id', 'path', 'mean', 'variance'], 1)
@@ -87,6 +89,8 @@ def write_features_on_ray(
     gpus_per_worker: float = 0,
     size: int | tuple[int, int] | None = None,
     grayscale: bool | None = None,
+    value_range: tuple[float, float] | None = None,
+    background: Any = "white",
 ) -> int:
     """Encode a whole collection of images into a folder of Parquet files.
 
@@ -106,7 +110,7 @@ def write_features_on_ray(
         workers: actors.
         gpus_per_worker: 0 for CPUs.
         size: crop and resize images to that; None for images that have the size of the model's.
-        grayscale: as `kvae.data.load`.
+        grayscale, value_range, background: as `kvae.data.load`.
 
     Returns:
         The number of rows written.
@@ -138,7 +142,7 @@ def write_features_on_ray(
             "Expected a model without conditions: conditional ones are encoded on one machine, without Ray. "
             f"Received: condition_dim={loaded.condition_dim}"
         )
-    found = list_images(os.fspath(source), size, grayscale)
+    found = list_images(os.fspath(source), size, grayscale, value_range, background)
     if found.shape != loaded.image_shape:
         raise ValueError(
             f"Expected images of shape {loaded.image_shape}, as the model was trained on. "

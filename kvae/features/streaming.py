@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kvae.data import Data
-from kvae.data.files import in_threads, read_header
+from kvae.data.decoding import read_header, tried
+from kvae.data.files import in_threads
 from kvae.data.folder import FileReader
 from kvae.data.layout import Layout, lay_out
+from kvae.data.pillow import Unreadable
 from kvae.data.records import find_records
 from kvae.data.splits import NAMES, MemorySplit, Split
 from kvae.features.extract import ROWS, BatchEncoder, batch_encoder
@@ -100,7 +102,8 @@ def write_features(
     asked = {
         "identity": identity, "data": data.name, "path": str(data.path), "split": split, "hidden": hidden,
         "limit": limit, "part_rows": part_rows, "binarize": data.binarize, "seed": data.seed,
-        "image_shape": data.image_shape, "rows": {name: found.count for name, found in data.source.splits.items()},
+        "image_shape": data.image_shape, "value_range": data.value_range,
+        "rows": {name: found.count for name, found in data.source.splits.items()},
         "source": fingerprint(data, names),
     }  # fmt: skip
     parts = _Parts(path.parent / f".{path.name}.parts", json.dumps(asked, sort_keys=True))
@@ -153,7 +156,8 @@ def in_order(data: Data) -> Data:
     }
     if data.files and not all(isinstance(split, MemorySplit) for split in splits.values()):
         layout, rows = folder_rows(data)
-        reader = FileReader(data.name, layout, data.image_shape)
+        assert data.source.decode is not None
+        reader = FileReader(data.name, layout, data.source.decode)
         splits = {name: reader.split(rows[name]) for name in splits}
     return replace(data, source=replace(data.source, splits=splits))
 
@@ -170,7 +174,8 @@ def folder_rows(data: Data) -> tuple[Layout, dict[str, np.ndarray]]:
         )
     good = np.ones(len(layout.paths), bool)
     if sum(counts.values()) < len(layout.paths):
-        good = np.array([header is not None for header in in_threads(read_header, layout.paths)], bool)
+        headers = in_threads(tried(read_header), layout.paths)
+        good = np.array([not isinstance(header, Unreadable) for header in headers], bool)
     return layout, {name: np.flatnonzero(good & (layout.splits == name)) for name in NAMES}
 
 

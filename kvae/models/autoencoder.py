@@ -6,6 +6,7 @@ import keras
 
 from kvae.distributions import Distribution, Noise
 from kvae.models.base import LatentModel
+from kvae.objectives import Criterion
 
 
 @keras.saving.register_keras_serializable("kvae")
@@ -66,6 +67,10 @@ class Autoencoder(LatentModel):
 
     def point(self, x: Any, c: Any = None, training: bool = False) -> Any:
         return self.encoder_params(x, c, training)
+
+    def criterion(self) -> Criterion:
+        """Which epoch of a training run is kept: the one with the lowest distortion in validation."""
+        return Criterion("distortion", lambda values: values["distortion"])
 
     def encode(self, x: Any, condition: Any = None) -> Any:
         """Latents, `(B, D)`."""

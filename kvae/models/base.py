@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from kvae.arguments import integer
+from kvae.arguments import ROUNDING, integer
 from kvae.callbacks import SkippedStepsWarning
 from kvae.distributions import Bernoulli, Distribution, Noise
 from kvae.models.batches import Batch, batch_of, check_shape, unpack
@@ -18,12 +18,12 @@ from kvae.models.precision import fit_epsilon
 from kvae.models.replicas import Share, all_finite, many_workers, overall_means, part_of_mean, share
 from kvae.networks import Decoder, Encoder, check_image_shape
 from kvae.networks.composite import Composite
+from kvae.objectives import Criterion
 from kvae.state import Before, restore, restore_replicas
 
 NO_CONDITION = "Expected conditions that are integers from 0 to condition_dim − 1, or finite vectors. Received: others"
 OUTSIDE = "Expected images with values in [0, 1] and no NaN; scale them, for example x / 255. Received: values outside"
 NO_LABEL = "Expected labels that are integers from 0 to num_classes − 1, or −1 for none. Received: others"
-ROUNDING = 1e-6  # beyond 0 and 1, that float32 arithmetic may bring
 NETWORKS = ("encoder", "decoder", "classifier")
 CLIP_NORM = 200.0  # of the gradient, in nats: far above ordinary ones, only an explosion is cut
 NOT_FINITE = "Expected values that are finite. Received: NaN or infinite ones"
@@ -87,6 +87,10 @@ class LatentModel(Composite, keras.Model):
         `x`).
         """
         raise NotImplementedError(f"{type(self).__name__} must define `batch_values`.")
+
+    def criterion(self) -> Criterion:
+        """Which epoch of a training run is kept (`kvae.callbacks.BestEpoch`)."""
+        raise NotImplementedError(f"{type(self).__name__} must define `criterion`.")
 
     def after_step(self, values: dict[str, Any]) -> None:
         """What else changes with a training step; `values` are the means over its whole batch."""

@@ -12,6 +12,7 @@ from kvae.models.base import NO_LABEL
 from kvae.models.parts import check_part, output_shape
 from kvae.models.vae import VAE
 from kvae.networks import Encoder
+from kvae.objectives import Criterion
 
 UNLABELLED = -1
 
@@ -111,7 +112,7 @@ class SemiSupervisedVAE(VAE):
 
     def probable_labels(self, x: Any, training: bool = False) -> Any:
         """The most probable label of each image by q(y|x), `(B,)`."""
-        return ops.argmax(self.classifier(x, training=training), axis=-1)
+        return tf.argmax(self.classifier(x, training=training), axis=-1)  # that of Keras isn't built into LiteRT
 
     def call(self, x: Any, training: bool = False) -> Any:
         """Reconstruction of images, or of a pair `(x, condition)`; alone, they get their most probable labels."""
@@ -150,6 +151,9 @@ class SemiSupervisedVAE(VAE):
             "loss": loss, "elbo": elbo, "distortion": mean(distortion), "rate": mean(rate),
             "accuracy": right, "known": known, "z_mean": ops.sum(weights[..., None] * z_mean, axis=1),
         }  # fmt: skip
+
+    def criterion(self) -> Criterion:
+        return Criterion(why="the loss of the classifier is no validation value")
 
     def _update_metrics(self, values: dict[str, Any], sample_weight: Any) -> dict[str, Any]:
         weight = values["known"] if sample_weight is None else values["known"] * ops.cast(sample_weight, "float32")

@@ -18,7 +18,7 @@ from kvae.distributions import (
 from kvae.models.base import LatentModel
 from kvae.models.metrics import ActiveUnits, StepMean
 from kvae.models.parts import check_family, check_part, check_raw_outputs
-from kvae.objectives import ELBO, GradientScale, Objective, Terms
+from kvae.objectives import ELBO, Criterion, GradientScale, Objective, Terms
 from kvae.objectives.iwae import log_mean_exp
 from kvae.priors import Prior, StandardNormal
 
@@ -169,6 +169,10 @@ class VAE(LatentModel):
         if self.objective.num_samples > 1:
             values["nll"] = -log_mean_exp(terms.log_weight)
         return values
+
+    def criterion(self) -> Criterion:
+        """Which epoch of a training run is kept: what the objective says."""
+        return self.objective.criterion()
 
     def after_step(self, values: dict[str, Any]) -> None:
         self.objective.update(values, self.step)

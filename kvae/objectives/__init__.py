@@ -2,6 +2,7 @@
 
 from kvae.objectives.base import Objective, Terms
 from kvae.objectives.capacity import Capacity
+from kvae.objectives.criterion import Criterion
 from kvae.objectives.dip import DIP
 from kvae.objectives.dreg import DReG
 from kvae.objectives.elbo import ELBO
@@ -25,6 +26,7 @@ __all__ = [
     "PIWAE",
     "RBF",
     "Capacity",
+    "Criterion",
     "DReG",
     "FreeBits",
     "GradientScale",

@@ -4,6 +4,8 @@ from typing import Any, NamedTuple
 
 import keras
 
+from kvae.objectives.criterion import Criterion
+
 
 class Terms(NamedTuple):
     """What a VAE knows about a batch, for K posterior samples of B examples; nats."""
@@ -26,7 +28,8 @@ class Terms(NamedTuple):
 class Objective(keras.layers.Layer):
     """What is minimised: a formula of `Terms`, in nats per example.
 
-    A subclass writes `call`, and `get_config` if it has settings of its own. One that learns from training, other
+    A subclass writes `call`, and `get_config` if it has settings of its own; `criterion`, if a training run is to keep
+    the best epoch by a validation value, and not the last one. One that learns from training, other
     than by gradients, keeps its state in weights that it adds in `build` and changes in `update`.
 
     Args:
@@ -69,6 +72,10 @@ class Objective(keras.layers.Layer):
 
     def update(self, values: dict[str, Any], step: Any) -> None:
         """After a training step: `values` are the means of `loss`, `elbo`, `distortion` and `rate` over its batch."""
+
+    def criterion(self) -> Criterion:
+        """Which epoch of a training run is kept: the last one, unless a subclass names a validation value."""
+        return Criterion(why=f"{type(self).__name__} names no validation value to judge epochs by")
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "num_samples": self.num_samples}

@@ -6,7 +6,8 @@ import keras
 from keras import ops
 
 from kvae.objectives.base import Objective, Terms
-from kvae.schedules import Scheduled, check_weight, schedule_value, weight_config
+from kvae.objectives.criterion import Criterion, Values, rate_missed
+from kvae.schedules import Scheduled, check_weight, last_value, schedule_value, steady_from, weight_config
 
 
 @keras.saving.register_keras_serializable("kvae")
@@ -39,6 +40,19 @@ class Capacity(Objective):
     def call(self, terms: Terms, step: Any = None) -> Any:
         excess = terms.rate - schedule_value(self.capacity, step)
         return ops.mean(terms.distortion, axis=0) + schedule_value(self.gamma, step) * ops.abs(excess)
+
+    def criterion(self) -> Criterion:
+        capacity, gamma = last_value(self.capacity), last_value(self.gamma)
+
+        def value(values: Values) -> float:
+            return values["distortion"] + gamma * abs(values["rate"] - capacity)
+
+        def missed(values: Values) -> str | None:
+            remedy = "train for more epochs, or with a larger `gamma`"
+            return rate_missed(values["rate"], capacity, "the capacity", remedy)
+
+        first_step = max(steady_from(self.capacity), steady_from(self.gamma))
+        return Criterion(f"distortion + {gamma:g} · |rate − {capacity:g}|", value, first_step, missed=missed)
 
     def get_config(self) -> dict[str, Any]:
         return {

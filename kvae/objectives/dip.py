@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from kvae.objectives.base import Objective, Terms
+from kvae.objectives.criterion import Criterion
 from kvae.schedules import Scheduled, check_weight, schedule_value, weight_config
 
 
@@ -54,6 +55,9 @@ class DIP(Objective):
         excess = ops.square(covariance - identity)
         weight = ops.where(identity > 0, schedule_value(self.diagonal, step), schedule_value(self.off_diagonal, step))
         return ops.mean(terms.distortion, axis=0) + terms.rate + ops.sum(ops.cast(weight, "float32") * excess)
+
+    def criterion(self) -> Criterion:
+        return Criterion(why="the covariance of the latents is no validation value")
 
     def get_config(self) -> dict[str, Any]:
         return {

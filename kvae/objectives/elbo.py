@@ -6,7 +6,8 @@ import keras
 from keras import ops
 
 from kvae.objectives.base import Objective, Terms
-from kvae.schedules import Scheduled, check_weight, schedule_value, weight_config
+from kvae.objectives.criterion import Criterion
+from kvae.schedules import Scheduled, check_weight, last_value, schedule_value, steady_from, weight_config
 
 
 @keras.saving.register_keras_serializable("kvae")
@@ -38,6 +39,11 @@ class ELBO(Objective):
 
     def call(self, terms: Terms, step: Any = None) -> Any:
         return ops.mean(terms.distortion, axis=0) + schedule_value(self.beta, step) * terms.rate
+
+    def criterion(self) -> Criterion:
+        beta = last_value(self.beta)
+        name = "−ELBO" if beta == 1 else f"distortion + {beta:g} · rate"
+        return Criterion(name, lambda values: values["distortion"] + beta * values["rate"], steady_from(self.beta))
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "beta": weight_config(self.beta)}

@@ -7,6 +7,7 @@ from keras import ops
 
 from kvae.distributions import closed_form_kl
 from kvae.objectives.base import Objective, Terms
+from kvae.objectives.criterion import Criterion
 from kvae.objectives.marginals import FACTORIZED, one_by_one
 from kvae.priors import StandardNormal
 from kvae.schedules import Scheduled, check_weight, schedule_value, weight_config
@@ -41,6 +42,9 @@ class FreeBits(Objective):
         rate, size = ops.mean(_rates(terms), axis=0), terms.z.shape[-1]  # (D,), or (1,)
         free = schedule_value(self.free_bits, step) * size / rate.shape[0]
         return ops.mean(terms.distortion, axis=0) + ops.sum(ops.maximum(free, rate))
+
+    def criterion(self) -> Criterion:
+        return Criterion(why="what each latent takes is no validation value")
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "free_bits": weight_config(self.free_bits)}

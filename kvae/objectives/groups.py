@@ -6,8 +6,9 @@ import keras
 from keras import ops
 
 from kvae.objectives.base import Objective, Terms
+from kvae.objectives.criterion import Criterion, Values
 from kvae.objectives.gradients import with_gradient_of
-from kvae.objectives.iwae import IWAE, log_mean_exp
+from kvae.objectives.iwae import IWAE, bound_criterion, log_mean_exp
 
 EPSILON = 1e-6
 
@@ -50,6 +51,10 @@ class MIWAE(Objective):
 
     def call(self, terms: Terms, step: Any = None) -> Any:
         return -ops.mean(log_mean_exp(self.grouped(terms.log_weight), axis=1), axis=0)
+
+    def criterion(self) -> Criterion:
+        """By the bound of all M · K samples: those of M groups aren't among the validation values, unless K = 1."""
+        return bound_criterion(1 if self.num_groups == self.num_samples else self.num_samples)
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "num_groups": self.num_groups}
@@ -118,6 +123,16 @@ class CIWAE(IWAE):
     def call(self, terms: Terms, step: Any = None) -> Any:
         elbo = ops.mean(terms.log_weight, axis=0)
         return -(self.beta * elbo + (1 - self.beta) * log_mean_exp(terms.log_weight))
+
+    def criterion(self) -> Criterion:
+        beta = self.beta
+
+        def value(values: Values) -> float:
+            return beta * (values["distortion"] + values["rate"]) + (1 - beta) * values["nll"]
+
+        if self.num_samples == 1:
+            return super().criterion()
+        return Criterion(f"{beta:g} · (−ELBO) + {1 - beta:g} · NLL (bound of {self.num_samples} samples)", value)
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "beta": self.beta}

@@ -7,11 +7,19 @@ import keras
 from keras import ops
 
 from kvae.objectives.base import Objective, Terms
+from kvae.objectives.criterion import Criterion
 
 
 def log_mean_exp(log_weight: Any, axis: int = 0) -> Any:
     """log of the mean of exp(log_weight), without overflow."""
     return ops.logsumexp(log_weight, axis=axis) - math.log(log_weight.shape[axis])
+
+
+def bound_criterion(num_samples: int) -> Criterion:
+    """Judges epochs by the importance-weighted bound of K samples: for one, that is the ELBO."""
+    if num_samples == 1:
+        return Criterion("−ELBO", lambda values: values["distortion"] + values["rate"])
+    return Criterion(f"NLL (bound of {num_samples} samples)", lambda values: values["nll"])
 
 
 @keras.saving.register_keras_serializable("kvae")
@@ -41,3 +49,6 @@ class IWAE(Objective):
 
     def call(self, terms: Terms, step: Any = None) -> Any:
         return -log_mean_exp(terms.log_weight)
+
+    def criterion(self) -> Criterion:
+        return bound_criterion(self.num_samples)

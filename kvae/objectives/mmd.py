@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from kvae.objectives.base import Objective, Terms
+from kvae.objectives.criterion import Criterion
 from kvae.objectives.kernels import IMQ, Kernel
 from kvae.priors import Prior
 from kvae.schedules import Scheduled, check_weight, schedule_value, weight_config
@@ -64,6 +65,9 @@ class MMD(Objective):
         discrepancy = ops.mean(mmd2(self.kernel, terms.z, prior_samples(terms)))  # over K
         loss = ops.mean(terms.distortion, axis=0) + schedule_value(self.beta, step) * terms.rate
         return loss + schedule_value(self.weight, step) * discrepancy
+
+    def criterion(self) -> Criterion:
+        return Criterion(why="the MMD of the latents is no validation value")
 
     def get_config(self) -> dict[str, Any]:
         return {

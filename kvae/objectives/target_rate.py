@@ -6,7 +6,8 @@ import keras
 from keras import ops
 
 from kvae.objectives.base import Objective, Terms
-from kvae.schedules import Scheduled, check_weight, schedule_value, weight_config
+from kvae.objectives.criterion import Criterion, Values, is_near, rate_missed
+from kvae.schedules import Scheduled, check_weight, last_value, schedule_value, steady_from, weight_config
 
 
 @keras.saving.register_keras_serializable("kvae")
@@ -22,7 +23,8 @@ class TargetRate(Objective):
 
     Args:
         rate: the target in nats, a number >= 0 or a schedule.
-        k_p, k_i: gains of the two terms, >= 0.
+        k_p, k_i: gains of the two terms, >= 0. The default of k_i is for about 10,000 steps and 784 pixels: fewer steps
+            take a larger one, k_i ∝ 1 / steps.
         min_beta, max_beta: bounds of β, 0 <= min_beta < max_beta. It starts at min_beta.
         num_samples: posterior samples per example.
 
@@ -76,6 +78,26 @@ class TargetRate(Objective):
         beta = self.k_p * ops.sigmoid(-error) + integral + self.min_beta
         self.integral.assign(integral)
         self.beta.assign(ops.clip(beta, self.min_beta, self.max_beta))
+
+    def criterion(self) -> Criterion:
+        """The lowest distortion among the epochs whose rate is near the target; the last epoch if there are none."""
+        target = last_value(self.rate)
+
+        def value(values: Values) -> float | None:
+            return values["distortion"] if is_near(values["rate"], target) else None
+
+        def missed(values: Values) -> str | None:
+            beta, rate = float(self.beta), values["rate"]
+            remedy = "train for more epochs, or with a larger `k_i`"
+            if rate > target and beta >= self.max_beta:
+                remedy = f"β is at its upper bound, {beta:g}; raise `max_beta`"
+            elif rate < target and beta <= self.min_beta:
+                remedy = f"β is at its lower bound, {beta:g}; train for more epochs, or take a lower target"
+            return rate_missed(rate, target, "the target", remedy)
+
+        return Criterion(
+            "distortion", value, steady_from(self.rate), f"of epochs with a rate within 10 % of {target:g} nats", missed
+        )
 
     def get_config(self) -> dict[str, Any]:
         settings = {"k_p": self.k_p, "k_i": self.k_i, "min_beta": self.min_beta, "max_beta": self.max_beta}

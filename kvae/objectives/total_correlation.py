@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from kvae.objectives.base import Objective, Terms
+from kvae.objectives.criterion import Criterion
 from kvae.objectives.marginals import FACTORIZED, one_by_one
 from kvae.schedules import Scheduled, check_weight, schedule_value, weight_config
 
@@ -91,6 +92,9 @@ class TotalCorrelation(Objective):
         last = ops.mod(i[:, None] + 1, batch) == i  # one that stands for those outside the batch
         m = ops.maximum(b - 1, 1.0)
         return ops.where(own, 1 / n, ops.where(last, ops.maximum(n - m, 1.0) / (n * m), 1 / m))
+
+    def criterion(self) -> Criterion:
+        return Criterion(why="the total correlation is no validation value")
 
     def get_config(self) -> dict[str, Any]:
         return {

@@ -8,7 +8,8 @@ Figures are built without pyplot: no backend is chosen, nothing is registered, a
     (17, 26, 3)
 
 Grey images on a black ground (digits) are drawn dark on light, other images as they are; pixels are clipped to
-[0, 1], and a pixel that isn't a number is magenta. Latents are counted from 0, as in code.
+[0, 1], and a pixel that isn't a number is magenta. Two channels are drawn in red and cyan, of four and more the first
+three in red, green and blue; a line below says so. Latents are counted from 0, as in code.
 """
 
 from kvae.plotting.charts import kl_per_dimension, latent_map, learning_curves

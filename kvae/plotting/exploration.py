@@ -16,6 +16,7 @@ from kvae.plotting.style import (
     INK,
     MAX_LEGEND,
     PlainFigure,
+    channel_note,
     class_colours,
     class_name,
     number,
@@ -54,7 +55,7 @@ def neighbours(images: Any, latents: Any, queries: Sequence[int] = range(6), k: 
     found = nearest(None, latents, latents[queries], k + 1).indices
     rows = [[i, *[j for j in others if j != i][:k]] for i, others in zip(queries, found, strict=True)]
     tiles = rgb_of(images)[np.array(rows)]  # (Q, k + 1, H, W, 3)
-    return tiled(tiles, (), ["image", "nearest", *(f"{i}." for i in range(2, k + 1))])
+    return tiled(tiles, (), ["image", "nearest", *(f"{i}." for i in range(2, k + 1))], channels=images.shape[-1])
 
 
 def direction_slider(model: Any, images: Any, along: Direction, steps: Sequence[float] = STEPS) -> Figure:
@@ -78,7 +79,8 @@ def direction_slider(model: Any, images: Any, along: Direction, steps: Sequence[
     moved = move(model, images, along, steps)
     shown = np.concatenate([images[:, None], moved], axis=1)
     rgb = rgb_of(shown.reshape(-1, *images.shape[1:]), like=images).reshape(*shown.shape[:-1], 3)
-    return tiled(rgb, (), ["original", *(number(step, 1) if step else "0" for step in steps)])
+    labels = ["original", *(number(step, 1) if step else "0" for step in steps)]
+    return tiled(rgb, (), labels, channels=images.shape[-1])
 
 
 def latent_arithmetic(model: Any, a: Any, b: Any, c: Any) -> Figure:
@@ -110,7 +112,7 @@ def latent_arithmetic(model: Any, a: Any, b: Any, c: Any) -> Figure:
     results = np.stack([arithmetic(model, *row) for row in latents])  # (N, 1, H, W, C)
     shown = np.concatenate([originals, results], axis=1)
     rgb = rgb_of(shown.reshape(-1, *like.shape[1:]), like=like).reshape(*shown.shape[:-1], 3)
-    return tiled(rgb, (), ["a", "− b", "+ c", "= a − b + c"])
+    return tiled(rgb, (), ["a", "− b", "+ c", "= a − b + c"], channels=like.shape[-1])
 
 
 def thumbnail_map(
@@ -161,6 +163,7 @@ def thumbnail_map(
             Rectangle((frame[0], frame[2]), 0.88, 0.88, fill=False, edgecolor=colour, lw=0.8 if labels is None else 1.8)
         )
     axes.set(xlim=(-0.6, cells - 0.4), ylim=(-0.6, cells - 0.4))
+    figure.text(0.01, 0.005, channel_note(images.shape[-1]), fontsize=8, color=INK)
     if legend:
         names = [class_name(label, label_names) for label in colours]
         handles = [Rectangle((0, 0), 1, 1, fill=False, edgecolor=colour, lw=2) for colour in colours.values()]

@@ -16,7 +16,8 @@ def image_grid(images: Any, columns: int | None = None) -> Figure:
     """Images `(N, H, W, C)` as a grid, row by row; every image pixel is a whole number of screen pixels.
 
     Args:
-        images: in [0, 1]; with C other than 1 and 3, the mean over channels is drawn.
+        images: in [0, 1]; of two channels the first is drawn in red and the second in cyan, of four and more the
+            first three in red, green and blue.
         columns: how many (default: as many as make the grid about square).
 
     Raises:
@@ -34,12 +35,12 @@ def image_grid(images: Any, columns: int | None = None) -> Figure:
             f"Expected images of shape (N, H, W, C) with N >= 1 and columns >= 1. Received: {images.shape}, "
             f"columns={columns}"
         )
-    n, height, width, _ = images.shape
+    n, height, width, channels = images.shape
     columns = min(n, columns or max(1, round(math.sqrt(n * height / width))))
     rows = -(-n // columns)
     tiles = np.ones((rows * columns, height, width, 3))  # white where there is no image
     tiles[:n] = rgb_of(images)
-    return tiled(tiles.reshape(rows, columns, height, width, 3))
+    return tiled(tiles.reshape(rows, columns, height, width, 3), channels=channels)
 
 
 def reconstructions(model: Any, images: Any, columns: int = 8, condition: Any = None) -> Figure:
@@ -52,7 +53,8 @@ def reconstructions(model: Any, images: Any, columns: int = 8, condition: Any = 
     tiles = np.ones((2, bands * columns, *pairs.shape[2:]))
     tiles[:, : len(images)] = pairs
     tiles = tiles.reshape(2, bands, columns, *pairs.shape[2:]).swapaxes(0, 1)
-    return tiled(tiles.reshape(-1, *tiles.shape[2:]), ["original", "reconstruction"] * bands, band=2)
+    labels = ["original", "reconstruction"] * bands
+    return tiled(tiles.reshape(-1, *tiles.shape[2:]), labels, band=2, channels=images.shape[-1])
 
 
 def samples(model: Any, n: int = 64, seed: int = 0, condition: Any = None) -> Figure:
@@ -78,7 +80,8 @@ def class_samples(model: Any, columns: int = 10, seed: int = 0, names: Sequence[
     classes = range(min(model.condition_dim, MAX_LEGEND))
     images = np.concatenate([model.sample(columns, seed, condition=c) for c in classes])
     labels = [str(names[c]) if c < len(names) else str(c) for c in classes]
-    return tiled(rgb_of(images).reshape(len(classes), columns, *images.shape[1:3], 3), labels)
+    tiles = rgb_of(images).reshape(len(classes), columns, *images.shape[1:3], 3)
+    return tiled(tiles, labels, channels=images.shape[-1])
 
 
 def manifold(model: Any, steps: int = 20, condition: Any = None) -> Figure:
@@ -103,7 +106,7 @@ def manifold(model: Any, steps: int = 20, condition: Any = None) -> Figure:
     ticks = [number(v) if i in shown else "" for i, v in enumerate(quantiles)]
     across = [f"{z_name(0)} →" if i == steps // 2 else tick for i, tick in enumerate(ticks)]
     up = [f"{z_name(1)} ↑" if i == steps // 2 else tick for i, tick in enumerate(ticks)]
-    return tiled(tiles, up[::-1], across, gap=0)
+    return tiled(tiles, up[::-1], across, gap=0, channels=images.shape[-1])
 
 
 def traversals(
@@ -145,7 +148,7 @@ def traversals(
     images = np.asarray(model.decode(z.reshape(-1, size).astype("float32"), *given(condition)))
     tiles = rgb_of(images).reshape(*z.shape[:2], *images.shape[1:3], 3)
     labels = [z_name(d) if kl is None else f"{z_name(d)} · {kl[d]:.2f} nats" for d in dimensions]
-    return tiled(tiles, labels, [f"{number(v, 1)}σ" for v in offsets])
+    return tiled(tiles, labels, [f"{number(v, 1)}σ" for v in offsets], channels=images.shape[-1])
 
 
 def interpolations(model: Any, first: Any, second: Any, steps: int = 8, condition: Any = None) -> Figure:
@@ -160,4 +163,4 @@ def interpolations(model: Any, first: Any, second: Any, steps: int = 8, conditio
     tiles = np.concatenate([first[:, None], between, second[:, None]], axis=1)
     shares = [f"{100 * i / (steps - 1):.0f} %" for i in range(steps)]
     rgb = rgb_of(tiles.reshape(-1, *tiles.shape[2:])).reshape(*tiles.shape[:-1], 3)
-    return tiled(rgb, (), ["original", *shares, "original"])
+    return tiled(rgb, (), ["original", *shares, "original"], channels=tiles.shape[-1])

@@ -48,16 +48,36 @@ def given(condition: Any) -> tuple[Any, ...]:
 
 
 def rgb_of(images: Any, like: Any = None) -> np.ndarray:
-    """Images `(N, H, W, C)` as they are shown, `(N, H, W, 3)`; whether grey is inverted is as for `like`."""
+    """Images `(N, H, W, C)` as they are shown, `(N, H, W, 3)`; whether grey is inverted is as for `like`.
+
+    Of two channels the first is red and the second cyan, so that both are white where both are 1; of four and more
+    the first three are red, green and blue (`channel_note` says so).
+    """
     images = np.asarray(images, "float64")
-    if images.shape[-1] != 3:
-        images = images.mean(axis=-1, keepdims=True)
-        like = images if like is None else np.asarray(like).mean(axis=-1, keepdims=True)
+    if images.shape[-1] == 2:
+        images = images[..., [0, 1, 1]]
+    elif images.shape[-1] > 3:
+        images = images[..., :3]
+    elif images.shape[-1] == 1:
+        like = images if like is None else np.asarray(like)
         border = np.concatenate([like[:, [0, -1]].ravel(), like[:, :, [0, -1]].ravel()])
         images = 1 - images if np.median(border) < 0.1 else images
         images = images.repeat(3, axis=-1)
     bad = ~np.isfinite(images).all(axis=-1, keepdims=True)
     return np.where(bad, (1.0, 0.0, 1.0), np.clip(images, 0.0, 1.0))
+
+
+def channel_note(channels: int) -> str:
+    """Which channels are shown as which colours, where it isn't the obvious one.
+
+    Example:
+
+        >>> channel_note(2), channel_note(3), channel_note(13)
+        ('channel 0 red, 1 cyan', '', 'channels 0, 1, 2 of 13 as red, green, blue')
+    """
+    if channels == 2:
+        return "channel 0 red, 1 cyan"
+    return f"channels 0, 1, 2 of {channels} as red, green, blue" if channels > 3 else ""
 
 
 def tiled(
@@ -66,8 +86,12 @@ def tiled(
     column_labels: Sequence[str] = (),
     gap: int | None = None,
     band: int = 0,
+    channels: int = 3,
 ) -> Figure:
-    """Tiles `(R, C, H, W, 3)` as one figure, with labels outside; after every `band` rows, more space."""
+    """Tiles `(R, C, H, W, 3)` as one figure, with labels outside; after every `band` rows, more space.
+
+    Below them is said what the colours are, if the images have other `channels` than one or three.
+    """
     rows, columns, height, width, _ = tiles.shape
     gap = max(1, round(height / 24)) if gap is None else gap
     tops = [r * (height + gap) + (2 * gap * (r // band) if band else 0) for r in range(rows)]
@@ -80,9 +104,12 @@ def tiled(
     scale = max(1, min(WIDTH // w, TILE // max(height, width))) if w <= WIDTH else min(1.0, 2 * WIDTH / w)
     left = 30 + max(map(len, row_labels)) * 9 if any(row_labels) else 0
     top, right = (30, 24) if any(column_labels) else (0, 0)
-    size = left + round(w * scale) + right, top + round(h * scale)
+    note = channel_note(channels)
+    bottom = 24 if note else 0
+    size = max(left + round(w * scale) + right, 7 * len(note)), top + round(h * scale) + bottom
     figure = PlainFigure(figsize=(size[0] / DPI, size[1] / DPI), dpi=DPI, facecolor="white")
-    axes = figure.add_axes((left / size[0], 0, w * scale / size[0], h * scale / size[1]))
+    figure.text(left / size[0], 7 / size[1], note, fontsize=8, color=INK)
+    axes = figure.add_axes((left / size[0], bottom / size[1], w * scale / size[0], h * scale / size[1]))
     axes.imshow(mosaic, interpolation="nearest" if scale >= 1 else "antialiased", aspect="auto")
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0, labelsize=9, labelcolor=INK, top=True, labeltop=True, labelbottom=False)

@@ -29,6 +29,16 @@ def write_images(root: Path, images: np.ndarray, suffix: str = ".png") -> list[P
     return paths
 
 
+def write_examples(path: Path, contents: list[bytes], labels: list[int] | None = None) -> None:
+    """A TFRecord file of encoded images."""
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for i, content in enumerate(contents):
+            features = {"image/encoded": _bytes(content)}
+            if labels is not None:
+                features["image/class/label"] = tf.train.Feature(int64_list=tf.train.Int64List(value=[labels[i]]))
+            writer.write(tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString())
+
+
 def write_records(
     root: Path, images: np.ndarray, files: int = 1, labels: bool = True, name: str = "part", encode=tf.io.encode_png
 ) -> list[Path]:
@@ -36,13 +46,7 @@ def write_records(
     root.mkdir(parents=True, exist_ok=True)
     paths = [root / f"{name}-{k}.tfrecord" for k in range(files)]
     for path, rows in zip(paths, np.array_split(np.arange(len(images)), files)):
-        with tf.io.TFRecordWriter(str(path)) as writer:
-            for i in rows:
-                features = {"image/encoded": _bytes(encode(images[i]).numpy())}
-                if labels:
-                    label = tf.train.Int64List(value=[i % 4])
-                    features["image/class/label"] = tf.train.Feature(int64_list=label)
-                writer.write(tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString())
+        write_examples(path, [encode(images[i]).numpy() for i in rows], [int(i) % 4 for i in rows] if labels else None)
     return paths
 
 

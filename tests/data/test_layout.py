@@ -438,8 +438,8 @@ def test_records_without_labels_in_one_split(tmp_path):
 
 
 def test_what_needs_labels_says_that_a_split_has_none(labelled_but_for_test):
+    from kvae.cli.console import CommandError
     from kvae.cli.features import probe_run
-    from kvae.cli.main import CommandError
     from kvae.cli.training import Settings
     from kvae.evaluation import sample_quality
 

@@ -278,6 +278,7 @@ def test_a_linear_probe_on_the_device(digits, tested, tmp_path):
         assert right_labels > 0.5
 
 
+@pytest.mark.slow
 def test_auto_keeps_the_smallest_file_that_is_right_as_often(net, tested, exported, digits, tmp_path, monkeypatch):
     files = litert_files(exported[1])
     made = {name: file["behaviour"]["accuracy_lost"] for name, file in files.items()}

@@ -75,9 +75,9 @@ def test_the_same_model_gives_the_same_bytes(vae, exported, images, tmp_path):
 
 
 @pytest.mark.slow
-def test_steps_are_told_and_nothing_is_printed(vae, tmp_path, capfd):
+def test_steps_are_told_and_nothing_is_printed(small, tmp_path, capfd):
     steps = []
-    report = kvae.export.export(vae, tmp_path, precisions=("float32",), batch_sizes=(1,), on_step=steps.append)
+    report = kvae.export.export(small, tmp_path, precisions=("float32",), batch_sizes=(1,), on_step=steps.append)
     printed = capfd.readouterr()
     assert printed.out + printed.err == ""
     assert len(steps) == 4
@@ -175,10 +175,10 @@ def test_auto_keeps_the_smallest_file_within_the_budget_on_validation_images(dig
 
 
 @pytest.mark.slow
-def test_nothing_within_the_budget(vae, images, tmp_path, monkeypatch):
+def test_nothing_within_the_budget(small, images, tmp_path, monkeypatch):
     monkeypatch.setattr(litert, "PRECISIONS", ("float32",))
     with pytest.raises(kvae.export.ExportError, match="at most -100"):
-        kvae.export.export(vae, tmp_path / "out", images, precisions="auto", budget_nats=-100.0, batch_sizes=(1,))
+        kvae.export.export(small, tmp_path / "out", images, precisions="auto", budget_nats=-100.0, batch_sizes=(1,))
     assert not (tmp_path / "out").exists()
 
 

@@ -219,12 +219,12 @@ def earlier(exported, tmp_path):
     return out, snapshot(out)
 
 
-def test_over_budget_is_refused_and_the_earlier_export_stays(vae, earlier, monkeypatch):
+def test_over_budget_is_refused_and_the_earlier_export_stays(small, earlier, monkeypatch):
     out, before = earlier
     tight = {unit: budgets.Budget(max=1e-9, mean=1e-9) for unit in budgets._INT8}
     monkeypatch.setitem(budgets._BY_PRECISION, "int8", tight)
     with pytest.raises(ExportError, match=r"Received: off by .*; export precisions=\('float32',\)"):
-        export(vae, out)
+        export(small, out)
     assert snapshot(out) == before
 
 
@@ -251,7 +251,7 @@ FAILURES = [KeyboardInterrupt(), pytest.param(FULL, marks=pytest.mark.slow)]
 
 @pytest.mark.parametrize("failure", FAILURES, ids=["interrupted", "disk full"])
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage[1])
-def test_an_export_that_stops_half_way_leaves_the_earlier_one(vae, earlier, monkeypatch, stage, failure):
+def test_an_export_that_stops_half_way_leaves_the_earlier_one(small, earlier, monkeypatch, stage, failure):
     out, before = earlier
     module, name = stage
     original, calls = getattr(module, name), []
@@ -264,7 +264,7 @@ def test_an_export_that_stops_half_way_leaves_the_earlier_one(vae, earlier, monk
 
     monkeypatch.setattr(module, name, stops)
     with pytest.raises(type(failure)):
-        export(vae, out, precisions=("float32",) if name != "quantize" else ("int8",))
+        export(small, out, precisions=("float32",) if name != "quantize" else ("int8",))
     assert snapshot(out) == before
 
 
@@ -310,9 +310,9 @@ def test_nan_weights_are_refused(tmp_path):
 
 
 @pytest.mark.slow
-def test_files_that_are_not_made_again_are_removed_and_others_are_not(vae, earlier):
+def test_files_that_are_not_made_again_are_removed_and_others_are_not(small, earlier):
     out, _ = earlier
-    export(vae, out, precisions=("float32",))
+    export(small, out, precisions=("float32",))
     assert sorted(path.name for path in out.iterdir()) == [
         "export.html",
         "notes.txt",

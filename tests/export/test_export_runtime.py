@@ -15,6 +15,7 @@ import pytest
 
 import kvae.export
 from kvae.export import command, runtime
+from kvae.networks import MLP
 
 ROOT = Path(kvae.export.__file__).parent.parent
 NO_TENSORFLOW = "import sys; assert not {'tensorflow', 'keras', 'jax', 'torch'} & set(sys.modules), sys.modules"
@@ -136,14 +137,14 @@ def test_a_changed_file_is_found_by_its_checksum(exported, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_signature_for_any_batch_size(vae, tmp_path):
-    kvae.export.export(vae, tmp_path, precisions=("float32",), batch_sizes=(4, None))
+def test_a_signature_for_any_batch_size(small, tmp_path):
+    kvae.export.export(small, tmp_path, precisions=("float32",), batch_sizes=(4, None))
     model = runtime.load(tmp_path / "vae_float32.tflite")
     assert model.info["dynamic_batch"]
     assert model.batch_sizes == (4,)
-    np.testing.assert_allclose(model.generate(70, seed=1), vae.sample(70, seed=1), atol=1e-5)
+    np.testing.assert_allclose(model.generate(70, seed=1), small.sample(70, seed=1), atol=1e-5)
     np.testing.assert_allclose(model.run("decode", batch=4, z=np.ones((6, 2), "float32"))["image"][5:],
-                               vae.decode(np.ones((1, 2), "float32")), atol=1e-5)  # fmt: skip
+                               small.decode(np.ones((1, 2), "float32")), atol=1e-5)  # fmt: skip
 
 
 NAN = np.full((1, 2), np.nan)
@@ -306,7 +307,7 @@ def test_no_file(tmp_path, exported):
 
 
 def test_an_autoencoder_has_no_prior(tmp_path):
-    autoencoder = kvae.Autoencoder(latent_dim=2, image_shape=(8, 8, 1))
+    autoencoder = kvae.Autoencoder(kvae.Encoder(2, MLP((16,))), kvae.Decoder((8, 8, 1), MLP((16,))))
     kvae.export.export(autoencoder, tmp_path, precisions=("float32",), batch_sizes=(1,))
     model = runtime.load(tmp_path / "autoencoder_float32.tflite")
     assert set(model.encode(np.zeros((1, 8, 8, 1)))) == {"mean"}
@@ -327,8 +328,8 @@ class Shifted(kvae.priors.StandardNormal):
 
 
 @pytest.mark.parametrize("precision", ["float32", pytest.param("int8", marks=pytest.mark.slow)])
-def test_another_prior_is_sampled_inside_the_file(precision, tmp_path):
-    vae = kvae.VAE(prior=Shifted(), latent_dim=2, image_shape=(8, 8, 1))
+def test_another_prior_is_sampled_inside_the_file(precision, make_small, tmp_path):
+    vae = make_small(prior=Shifted())
     kvae.export.export(vae, tmp_path, precisions=(precision,), batch_sizes=(1,))
     model = runtime.load(tmp_path / f"vae_{precision}.tflite")
     assert model.info["prior"] == "Shifted"

@@ -1,0 +1,218 @@
+"""Image files to pixels: what a header says, and how all images of a source are decoded alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import numpy as np
+
+from kvae.data.depth import EIGHT_BIT, FLOAT, Range, extremes, in_unit
+from kvae.data.errors import DataError
+from kvae.data.images import WHITE, Color, check_shape, composite, convert, is_grey
+from kvae.data.pillow import LARGE, File, Unreadable, opened, orientation, raw_mode, upright
+
+if TYPE_CHECKING:
+    from kvae.data.splits import Request
+
+SHRUNK = 4  # how many times as large as the wanted size a large image stays, when it shrinks
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+
+class Header(NamedTuple):
+    """What a file says of itself before it is decoded; the sides are as shown, after the EXIF rotation."""
+
+    height: int
+    width: int
+    is_grey: bool
+    depth: str = EIGHT_BIT  # or "16-bit", "integer" (of up to 32 bits), "float"
+    has_alpha: bool = False
+
+
+class Picture(NamedTuple):
+    """A decoded image."""
+
+    pixels: np.ndarray  # (H, W, C) uint8, or float32 in [0, 1]
+    is_transparent: bool = False  # somewhere
+    is_clipped: bool = False  # somewhere
+
+
+def read_header(file: File) -> Header:
+    """The header of an image file.
+
+    Raises:
+        Unreadable: if it has none that can be read.
+    """
+    with opened(file) as image:
+        return _header(image)
+
+
+def measure(file: File, depth: str) -> Range:
+    """The lowest and the highest value of an image of that depth, without what is transparent.
+
+    Raises:
+        Unreadable: if it can't be decoded, or has another depth.
+    """
+    with opened(file, is_decoded=True) as image:
+        _check_depth(_header(image), depth)
+        values, alpha = _deep_values(image)
+        low, high, bad = extremes(values if alpha is None else values[alpha > 0])
+        if bad:
+            raise Unreadable(f"{bad} NaN or infinite pixels")
+        return low, high
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """Turns the image files of one source into pixels: the first frame of an animation, upright, on a ground.
+
+    Args:
+        shape: (H, W, C) of the pixels, C 1 or 3.
+        resize: whether images of another size are cropped and resized to it.
+        depth: what all files have, as in `Header`.
+        value_range: what becomes 0 and 1; None for 8-bit images, which stay uint8.
+        background: behind what is transparent.
+    """
+
+    shape: tuple[int, int, int]
+    resize: bool = False
+    depth: str = EIGHT_BIT
+    value_range: Range | None = None
+    background: Color = WHITE
+
+    @property
+    def dtype(self) -> Any:
+        """Of the pixels."""
+        return np.uint8 if self.value_range is None else np.float32
+
+    @property
+    def bytes(self) -> int:
+        """Of one image."""
+        return int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
+
+    def __call__(self, file: File) -> Picture:
+        """The pixels of a file, a path or what it contains.
+
+        Raises:
+            Unreadable: if it can't be decoded, or has another shape or depth.
+        """
+        size = self.shape[:2] if self.resize else None
+        with opened(file, is_decoded=True, side=SHRUNK * max(size) if size else None) as image:
+            header = _header(image)
+            _check_depth(header, self.depth)
+            if size is None and (header.height, header.width) != self.shape[:2]:
+                raise Unreadable(f"{header.height}x{header.width}, not {self.shape[0]}x{self.shape[1]}")
+            picture = self._eight_bit(image, header) if self.depth == EIGHT_BIT else self._deep(image)
+            return picture._replace(pixels=convert(picture.pixels, size, self.shape[2]))
+
+    def _eight_bit(self, image: Any, header: Header) -> Picture:
+        is_one_channel = image.mode in ("1", "L", "LA", "La")
+        mode = ("LA" if is_one_channel else "RGBA") if header.has_alpha else "L" if is_one_channel else "RGB"
+        image = upright(image)
+        image = self._smaller(image if image.mode == mode else image.convert(mode))
+        pixels = np.asarray(image)
+        pixels = pixels if pixels.ndim == 3 else pixels[..., np.newaxis]
+        is_transparent = header.has_alpha and int(pixels[..., -1].min()) < 255
+        if header.has_alpha:
+            colour, alpha = pixels[..., :-1], pixels[..., -1:]
+            pixels = composite(colour, alpha / np.float32(255), self.background) if is_transparent else colour
+        if self.value_range is None:
+            return Picture(pixels, is_transparent)
+        pixels, outside = in_unit(pixels, self.value_range)
+        return Picture(pixels, is_transparent, bool(outside.any()))
+
+    def _deep(self, image: Any) -> Picture:
+        from PIL import Image
+
+        assert self.value_range is not None
+        values, alpha = _deep_values(image)
+        if values.dtype.kind == "f" and not (finite := np.isfinite(values)).all():
+            raise Unreadable(f"{values.size - int(np.count_nonzero(finite))} NaN or infinite pixels")
+        unit, outside = in_unit(values, self.value_range)
+        is_transparent = not (alpha is None or alpha.all())
+        pixels = unit[..., np.newaxis]
+        if alpha is not None and is_transparent:
+            pixels = composite(pixels, alpha[..., np.newaxis], self.background)
+        planes = [np.asarray(self._smaller(Image.fromarray(plane))) for plane in np.moveaxis(pixels, -1, 0)]
+        return Picture(np.stack(planes, axis=-1), is_transparent, bool(outside.any()))
+
+    def _smaller(self, image: Any) -> Any:
+        """A large image, shrunk to a few times the wanted size where it becomes small anyway."""
+        from PIL import Image
+
+        if not self.resize or image.width * image.height <= LARGE:
+            return image
+        factor = min(image.width // self.shape[1], image.height // self.shape[0]) // SHRUNK
+        if factor < 2:
+            return image
+        size = image.width // factor, image.height // factor
+        return image.resize(size, Image.Resampling.BOX, reducing_gap=2.0)
+
+
+def tried(work: Callable[[A], B]) -> Callable[[A], B | Unreadable]:
+    """`work` that returns what it can't read, instead of raising it."""
+
+    def attempt(item: A) -> B | Unreadable:
+        try:
+            return work(item)
+        except Unreadable as error:
+            return error
+
+    return attempt
+
+
+def decoder_for(name: str, headers: Sequence[tuple[str, Header]], request: Request) -> Decoder:
+    """What decodes images with these headers, given with their names; the range of deep ones may be still to be found.
+
+    Raises:
+        DataError: if some have 8 bits and others more, or some are floats: one of each is named; for images that are
+            too small.
+    """
+    (first_name, first), *others = headers
+    for other_name, other in others:
+        if _group(other.depth) != _group(first.depth):
+            raise DataError(
+                f"{name}: expected images of one depth; convert them, or keep them in folders of their own. "
+                f"Received: {first_name} ({first.depth}) and {other_name} ({other.depth})"
+            )
+    grey, background = request.grayscale, request.background
+    if grey is None:
+        grey = all(header.is_grey and (is_grey(background) or not header.has_alpha) for _, header in headers)
+    shape = (*(request.size or first[:2]), 1 if grey else 3)
+    if request.size is None:
+        check_shape(*shape, name)
+    return Decoder(shape, request.size is not None, first.depth, request.value_range, background)
+
+
+def _group(depth: str) -> str:
+    """16-bit and 32-bit integers may be together: PGM files with 16 bits come as 32, for example."""
+    return depth if depth in (EIGHT_BIT, FLOAT) else "integer"
+
+
+def _check_depth(header: Header, depth: str) -> None:
+    if _group(header.depth) != _group(depth):
+        raise Unreadable(f"{header.depth}, not {depth}")
+
+
+def _header(image: Any) -> Header:
+    width, height = image.size
+    if image.format == "TIFF":  # newer versions of Pillow have turned the size already
+        width, height = image.tag_v2[256], image.tag_v2[257]
+    if orientation(image) in (5, 6, 7, 8):  # turned by 90 degrees
+        width, height = height, width
+    sixteen = "16-bit" if image.mode.startswith("I;16") else EIGHT_BIT
+    depth = {"F": FLOAT, "I": "integer"}.get(image.mode, sixteen)
+    has_alpha = image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info
+    return Header(height, width, depth != EIGHT_BIT or image.mode in ("1", "L", "LA", "La"), depth, has_alpha)
+
+
+def _deep_values(image: Any) -> tuple[np.ndarray, np.ndarray | None]:
+    """(H, W) numbers of more than 8 bits, and what is not transparent (H, W), if anything may be."""
+    is_unsigned = image.mode == "I" and raw_mode(image) == "I;32N"  # TIFF: Pillow takes it for signed
+    key = image.info.get("transparency")
+    values = np.asarray(upright(image))
+    values = values.view(np.uint32) if is_unsigned else values
+    return values, values != key if isinstance(key, int) else None

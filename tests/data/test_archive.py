@@ -1,0 +1,163 @@
+"""`.npz` files: which entries are taken, by their names, and that no other is read."""
+
+import re
+
+import numpy as np
+import pytest
+
+import kvae
+from kvae.data import DataError, DataWarning
+
+from .pictures import numbered, numbers
+
+IMAGES = numbered(40)
+LABELS = np.arange(40) % 2
+
+#: the keys and how many rows each has; how many images are in the splits; whether there are labels
+KEYS = {
+    "x_train": ({"x_train": 20, "y_train": 20, "x_test": 10, "y_test": 10}, (18, 2, 10), True),
+    "without labels": ({"x_train": 20, "x_test": 10}, (18, 2, 10), False),
+    "x_val": ({"x_train": 20, "x_val": 5, "x_test": 10}, (20, 5, 10), False),
+    "x_valid": ({"x_train": 20, "x_valid": 5}, (18, 5, 2), False),
+    "x_validation": ({"x_train": 20, "y_train": 20, "x_validation": 5, "y_validation": 5}, (18, 5, 2), True),
+    "capitals": ({"X_train": 20, "y_train": 20, "X_test": 10, "y_test": 10}, (18, 2, 10), True),
+    "all capitals": ({"X_TRAIN": 20, "Y_TRAIN": 20, "X_TEST": 10, "Y_TEST": 10}, (18, 2, 10), True),
+    "camel case": ({"xTrain": 20, "yTrain": 20, "xTest": 10, "yTest": 10}, (18, 2, 10), True),
+    "no separator": ({"Xtrain": 20, "ytrain": 20}, (16, 2, 2), True),
+    "split first": ({"train_x": 20, "train_y": 20, "test_x": 10, "test_y": 10}, (18, 2, 10), True),
+    "hyphens": ({"train-images": 20, "train-labels": 20, "test-images": 10, "test-labels": 10}, (18, 2, 10), True),
+    "medmnist": (
+        {"train_images": 20, "val_images": 5, "test_images": 10}
+        | {"train_labels": 20, "val_labels": 5, "test_labels": 10},
+        (20, 5, 10), True,
+    ),
+    "images_train": ({"images_train": 20, "labels_train": 20, "images_test": 10, "labels_test": 10}, (18, 2, 10), True),
+    "splits alone": ({"train": 20, "test": 10}, (18, 2, 10), False),
+    "data and target": ({"data_train": 20, "target_train": 20}, (16, 2, 2), True),
+    "images": ({"images": 20, "labels": 20}, (16, 2, 2), True),
+    "image": ({"image": 20, "label": 20}, (16, 2, 2), True),
+    "Images": ({"Images": 20, "Labels": 20}, (16, 2, 2), True),
+    "x": ({"x": 20, "y": 20}, (16, 2, 2), True),
+    "imgs": ({"imgs": 20}, (16, 2, 2), False),
+    "data": ({"data": 20}, (16, 2, 2), False),
+    "arr_0": ({"arr_0": 20}, (16, 2, 2), False),
+    "arr_0 and arr_1": ({"arr_0": 20, "arr_1": 20}, (16, 2, 2), True),
+    "anything": ({"anything": 20}, (16, 2, 2), False),
+    "anything and labels": ({"faces": 20, "labels": 20}, (16, 2, 2), True),
+}  # fmt: skip
+
+
+def is_label(key):
+    return not re.search("x|im|data|arr_0|faces|anything|^train$|^test$", key.lower())
+
+
+@pytest.mark.parametrize("case", KEYS)
+def test_splits_and_labels_are_where_the_names_say(tmp_path, case):
+    keys, counts, labels = KEYS[case]
+    np.savez_compressed(tmp_path / "set.npz", **{k: (LABELS if is_label(k) else IMAGES)[:n] for k, n in keys.items()})
+    data = kvae.data.load(tmp_path / "set.npz")
+    assert data.name == "set"
+    assert (data.num_train, data.num_validation, data.num_test) == counts
+    assert data.has_labels == labels
+    images, found = data.arrays("train")
+    if labels:
+        np.testing.assert_array_equal(found, LABELS[numbers(images)])
+
+
+class Explosive:
+    """Whoever unpickles it fails."""
+
+    def __reduce__(self):
+        return (exec, ("raise SystemExit('unpickled')",))
+
+
+def test_dsprites(tmp_path):
+    """As it is published, but for its size: what is not needed isn't read, and nothing is unpickled."""
+    binary = np.random.default_rng(0).integers(0, 2, (50, 64, 64), np.uint8)
+    factors = np.random.default_rng(1).integers(0, 3, (50, 6))
+    np.savez_compressed(
+        tmp_path / "dsprites.npz",
+        metadata=np.array({"title": Explosive()}, object), imgs=binary, latents_classes=factors,
+        latents_values=factors.astype(float),
+    )  # fmt: skip
+    data = kvae.data.load(tmp_path / "dsprites.npz")
+    assert (data.image_shape, data.num_train, data.has_labels) == ((64, 64, 1), 40, False)
+    x = data.arrays("train")[0]
+    assert {image.tobytes() for image in x} <= {image.astype(np.float32).tobytes() for image in binary}
+
+
+def test_medmnist_with_one_label_each(tmp_path):
+    parts = {"train": IMAGES[:20], "val": IMAGES[20:30], "test": IMAGES[30:]}
+    entries = {f"{name}_images": images for name, images in parts.items()}
+    entries |= {f"{name}_labels": (np.array(numbers(images / 255)) % 3)[:, None] for name, images in parts.items()}
+    np.savez(tmp_path / "pneumonia.npz", **entries)
+    data = kvae.data.load(tmp_path / "pneumonia.npz")
+    images, labels = data.arrays("validation")
+    assert numbers(images) == list(range(20, 30))
+    np.testing.assert_array_equal(labels, np.arange(20, 30) % 3)
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (np.zeros((40, 14), int), r"for labels \(40, 14\) int64 are several for each image"),
+        (np.eye(40), r"for labels \(40, 40\) float64 are several for each image"),
+        (np.linspace(0, 1, 40), r"for labels \(40,\) float64 are no classes"),
+        (np.array([{}] * 40, object), r"for labels \(40,\) object are no classes"),
+        (np.zeros((40, 2, 2)), r"for labels \(40, 2, 2\) float64 are no classes"),
+    ],
+)
+def test_labels_that_are_none_are_left_out_with_a_word(tmp_path, labels, said):
+    np.savez(tmp_path / "a.npz", images=IMAGES, labels=labels)
+    with pytest.warns(DataWarning, match=f"a.npz: taken without labels, {said}"):
+        data = kvae.data.load(tmp_path / "a.npz")
+    assert not data.has_labels
+    assert data.num_train == 32
+
+
+def test_labels_without_those_of_the_training_images_are_left_out_with_a_word(tmp_path):
+    np.savez(tmp_path / "a.npz", x_train=IMAGES[:30], x_test=IMAGES[30:], y_test=LABELS[30:])
+    with pytest.warns(DataWarning, match="a: taken without labels, for the training images have none"):
+        assert not kvae.data.load(tmp_path / "a.npz").has_labels
+
+
+def test_a_key_names_another_entry(tmp_path):
+    small = numbered(40, 8, 8)
+    np.savez(tmp_path / "a.npz", x_train=IMAGES, y_train=LABELS, small=small, y=LABELS)
+    data = kvae.data.load(tmp_path / "a.npz", key="small")
+    images, labels = data.arrays("train")
+    assert images.shape == (32, 8, 8, 1)
+    np.testing.assert_array_equal(labels, LABELS[numbers(images)])
+
+
+NOTHING = {"weights": np.zeros(3), "bias": np.zeros(3)}
+
+
+@pytest.mark.parametrize(
+    ("entries", "options", "message"),
+    [
+        (
+            NOTHING,
+            {},
+            r"key= \(--key on the command\) names another\. Received: bias \(3,\) float64, weights \(3,\) float64",
+        ),
+        (NOTHING, {"key": "images"}, r"Received: 'images', of bias \(3,\) float64, weights"),
+        (NOTHING, {"key": "bias"}, r"expected an array \(N, H, W\).*Received: shape \(3,\)"),
+        ({"a": IMAGES, "b": IMAGES}, {}, r"Received: a \(40, 9, 10, 1\) uint8, b \(40, 9, 10, 1\) uint8"),
+        ({"x_test": IMAGES, "y_test": LABELS, "b": IMAGES}, {}, "expected arrays x_train"),
+        ({"images": IMAGES, "labels": LABELS[:30]}, {}, "as many labels as images. Received: 30 for 40 images"),
+        ({"x_train": np.moveaxis(np.zeros((40, 32, 32, 3)), -1, 1)}, {}, r"np.moveaxis\(images, 1, -1\)"),
+        ({"images": np.array([{}, {}], object)}, {}, "expected a readable array of numbers. Received: Object arrays"),
+    ],
+)
+def test_refusals(tmp_path, entries, options, message):
+    np.savez(tmp_path / "a.npz", **entries)
+    with pytest.raises(DataError, match=message) as caught:
+        kvae.data.load(tmp_path / "a.npz", **options)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("source", ["digits", IMAGES, "./faces", "a.npy"])
+def test_a_key_is_for_npz_files(source):
+    with pytest.raises(DataError, match=r"'key' is for an \.npz file\. Received: key='images' for"):
+        kvae.data.load(source, key="images")
