@@ -1,6 +1,8 @@
 """The command behind `python -m kvae.export.runtime`: run or test a file without TensorFlow."""
 
 import argparse
+import contextlib
+import io
 import math
 import sys
 from pathlib import Path
@@ -12,6 +14,15 @@ from kvae.export.runtime import Model, load
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; its exit status. Errors are one line on stderr."""
+    with contextlib.ExitStack() as before:
+        for stream in (sys.stdout, sys.stderr):  # one that can't encode × or a class's name shows a question mark
+            if isinstance(stream, io.TextIOWrapper):
+                before.callback(stream.reconfigure, errors=stream.errors)
+                stream.reconfigure(errors="replace")
+        return _main(arguments)
+
+
+def _main(arguments: list[str] | None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m kvae.export.runtime",
         description="Run an exported VAE or classifier with NumPy and ai-edge-litert alone.",

@@ -131,7 +131,7 @@ PLANTED = {
     ),
     "a Fourier transform of an odd length": (
         lambda: Apply(lambda x: x + tf.abs(tf.signal.rfft(tf.reduce_mean(x, axis=(2, 3)), [3]))[:, :1, None, None]),
-        "'decode' of 'vae_float32.tflite' can't run.*RFFT2D.*powers of two",
+        "'decode' of 'autoencoder_float32.tflite' can't run.*RFFT2D.*powers of two",
     ),
 }
 CONVERTED = {
@@ -148,7 +148,7 @@ CONVERTED = {
 def test_unexportable_layers_are_named_and_nothing_is_written(plant, make_decoder, tmp_path, capfd):
     make, reason = PLANTED[plant]
     decoder = make_decoder(make(), layers.UpSampling2D(2))
-    model = kvae.VAE(decoder=decoder, latent_dim=3, image_shape=(8, 8, 1))
+    model = kvae.Autoencoder(encoder=kvae.Encoder(3, kvae.networks.MLP((4,))), decoder=decoder, image_shape=(8, 8, 1))
     capfd.readouterr()
     with pytest.raises(ExportError, match=reason) as caught:
         export(model, tmp_path / "out")
@@ -173,7 +173,7 @@ def test_what_only_training_does_is_exported(make_decoder, tmp_path):
         layers.GaussianNoise(0.5), layers.BatchNormalization(), layers.RandomFlip(), Apply(noisy, make),
     )  # fmt: skip
     decoder = make_decoder(*regularizers, layers.UpSampling2D(2))
-    model = kvae.VAE(decoder=decoder, latent_dim=3, image_shape=(8, 8, 1))
+    model = kvae.VAE(encoder=kvae.Encoder(3, kvae.networks.MLP((4,))), decoder=decoder, image_shape=(8, 8, 1))
     graphs = saved_model.trace(model)
     z = np.ones((2, 3), "float32")
     np.testing.assert_allclose(graphs["decode"](z=tf.constant(z))["image"], model.decode(z), atol=1e-6)

@@ -1,6 +1,7 @@
 """The runtime: what Keras says, clear errors, and no TensorFlow."""
 
 import hashlib
+import io
 import json
 import shutil
 import subprocess
@@ -385,6 +386,17 @@ def test_what_is_no_array_of_images_is_never_advised_to_be_unpickled(case, expor
     assert "images.npy" in error
     assert ".npy array" in error
     assert "pickle" not in error
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8"])
+def test_the_command_writes_to_any_stream(encoding, exported, monkeypatch):
+    out = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", out)
+    assert command.main([str(exported / "vae_int8.tflite")]) == 0
+    out.flush()
+    shape = b"8?8?1" if encoding == "ascii" else "8×8×1".encode(encoding)
+    assert shape in out.buffer.getvalue()
+    assert out.errors == "strict"
 
 
 def test_importing_it_imports_neither_tensorflow_nor_keras(exported):
