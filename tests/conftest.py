@@ -1,9 +1,7 @@
 """Fixtures that several rooms share, and what a test run counts as a failure."""
 
-import gc
 import os
 
-gc.disable()  # until everything is imported: half a million objects that stay
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # One for each worker: threads that wait for each other at every small matrix take ten times as long beside others.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -28,11 +26,6 @@ REQUIRE_ALL = bool(os.environ.get("KVAE_REQUIRE_ALL"))
 def pytest_configure(config):
     for category in OURS:
         config.addinivalue_line("filterwarnings", f"error::kvae.{category}")
-
-
-def pytest_collection_finish():
-    gc.freeze()
-    gc.enable()
 
 
 def refuse_skip(report):
