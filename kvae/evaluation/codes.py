@@ -3,8 +3,22 @@
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 ROUNDING = 4 * float(np.finfo(np.float32).eps)  # relative: what float32 can't tell from equal
+
+FEW = 5000  # examples: for fewer, threads wait for each other longer than they work; on a busy machine 50 times as long
+
+
+def threads_for(count: int) -> threadpool_limits:
+    """Inside, libraries of linear algebra compute in one thread if there are few examples.
+
+    Example:
+
+        >>> with threads_for(600):
+        ...     _ = np.linalg.svd(np.zeros((600, 8)))
+    """
+    return threadpool_limits(1 if count < FEW else None)
 
 
 def as_codes(codes: Any, name: str = "latents") -> np.ndarray:
@@ -53,7 +67,8 @@ def principal_components(codes: np.ndarray, count: int = 2) -> tuple[np.ndarray,
     centred = np.where(np.ptp(codes, axis=0) > 0, codes - codes.mean(axis=0, dtype=np.float64), 0.0)
     scale = np.abs(centred).max()
     if scale > ROUNDING * np.abs(codes).max():
-        u, s, v = np.linalg.svd(centred / scale, full_matrices=False)
+        with threads_for(len(codes)):
+            u, s, v = np.linalg.svd(centred / scale, full_matrices=False)
         found = min(count, len(s))
         signs = np.sign(np.take_along_axis(v, np.abs(v).argmax(axis=1)[:, None], axis=1))[:, 0]
         points[:, :found] = (scale * u * s * signs)[:, :found]

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kvae.evaluation.codes import as_codes
+from kvae.evaluation.codes import as_codes, threads_for
 
 C_GRID = (0.01, 0.1, 1.0, 10.0)
 
@@ -57,7 +57,8 @@ def linear_probe(
     rows = []
     for name, x in train.items():
         features, features_test = as_codes(_flat(x), name)[known], as_codes(_flat(test[name]), name)[known_test]
-        rows.append(ProbeRow(name, features.shape[1], _accuracy(features, y, features_test, y_test)))
+        with threads_for(len(y)):
+            rows.append(ProbeRow(name, features.shape[1], _accuracy(features, y, features_test, y_test)))
     return rows
 
 
@@ -77,7 +78,8 @@ def probe_with_controls(
 
     raw, raw_test = _flat(train_images), _flat(test_images)
     size = min(train["mean"].shape[1], *raw.shape)
-    with np.errstate(divide="ignore", invalid="ignore"):  # of images that are all equal no share of the variance
+    # Of images that are all equal there is no share of the variance.
+    with np.errstate(divide="ignore", invalid="ignore"), threads_for(len(raw)):
         pca = PCA(size, random_state=0).fit(raw)
     features = {"z mean": (train["mean"], test["mean"])}
     if "hidden" in train:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
-from kvae.evaluation.codes import ROUNDING, as_codes
+from kvae.evaluation.codes import ROUNDING, as_codes, threads_for
 from kvae.features.search import latents_of
 from kvae.models import LatentModel
 
@@ -50,7 +50,8 @@ def direction(model: LatentModel, first: Any, second: Any, method: str = "mean")
         raise ValueError("Expected two groups that differ. Received: groups of the same mean in latent space")
     if method == "logistic":
         labels = np.repeat([0, 1], [len(a), len(b)])
-        vector = LogisticRegression(max_iter=1000).fit(both - both[0], labels).coef_[0]  # constant latents are 0
+        with threads_for(len(both)):
+            vector = LogisticRegression(max_iter=1000).fit(both - both[0], labels).coef_[0]  # constant latents are 0
     else:
         vector = apart
     vector = (vector / np.linalg.norm(vector)).astype(np.float32)

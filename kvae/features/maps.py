@@ -4,12 +4,10 @@ from typing import Any
 
 import numpy as np
 from sklearn.manifold import TSNE
-from threadpoolctl import threadpool_limits
 
-from kvae.evaluation.codes import as_codes, principal_components
+from kvae.evaluation.codes import as_codes, principal_components, threads_for
 
 METHODS = ("pca", "tsne")
-FEW = 5000  # latents: for fewer, threads wait for each other longer than they work, ten times as long on a busy machine
 
 
 def latent_plane(latents: Any, method: str = "tsne", seed: int = 0) -> np.ndarray:
@@ -52,5 +50,5 @@ def _tsne(latents: np.ndarray, seed: int) -> np.ndarray:
     start = (start / scale * 1e-4).astype(np.float32)
     perplexity = min(30.0, (len(latents) - 1) / 3)
     tsne = TSNE(2, perplexity=perplexity, init=start, random_state=seed)
-    with threadpool_limits(1 if len(latents) < FEW else None, user_api="openmp"):
+    with threads_for(len(latents)):
         return tsne.fit_transform(latents / scale)
