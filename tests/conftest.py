@@ -49,11 +49,17 @@ def pytest_make_collect_report():
 
 @pytest.fixture(autouse=True)
 def _fresh_keras():
-    """Every test starts from the default policy and seed, whatever the one before did."""
-    keras.config.set_dtype_policy("float32")
+    """Every test starts from the default settings and seed, whatever the one before did."""
+    _default_settings()
     keras.utils.set_random_seed(0)
     yield
+    _default_settings()
+
+
+def _default_settings():
+    keras.config.set_floatx("float32")
     keras.config.set_dtype_policy("float32")
+    keras.config.set_image_data_format("channels_last")
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,6 @@ import io
 import json
 import os
 import shutil
-import subprocess
 import sys
 import tracemalloc
 import warnings
@@ -158,32 +157,6 @@ def test_what_is_whole_loads(vae, content, tmp_path):
         np.testing.assert_array_equal(a.numpy(), b.numpy())
     with pytest.raises(FileNotFoundError, match="not there"):
         kvae.load(tmp_path / "other.keras")
-
-
-def test_a_new_process_loads_what_kvae_saves(tmp_path):
-    """`import kvae` imports nothing else: the classes of the file are found, the optimizer's as well."""
-    x = np.random.default_rng(0).random((32, 8, 8, 1)).astype("float32")
-    rate = kvae.callbacks.LowerableRate(keras.optimizers.schedules.CosineDecay(1e-3, 100))
-    vae = kvae.VAE(latent_dim=2, image_shape=(8, 8, 1), objective=kvae.objectives.ELBO(kvae.schedules.LinearWarmup(10)))
-    vae.compile(kvae.optimizers.Adam(rate, beta_1=0.8))
-    vae.fit(x, verbose=0)
-    vae.save(tmp_path / "vae.keras")
-    kvae.features.classifier(vae, 3).save(tmp_path / "classifier.keras")
-    code = (
-        "import kvae, numpy as np, sys\n"
-        "vae, classifier = map(kvae.load, sys.argv[1:3])\n"
-        "vae.train_on_batch(np.load(sys.argv[3]))\n"
-        "np.savez(sys.argv[4], *vae.get_weights())\n"
-        "print(type(vae.optimizer).__module__, vae.optimizer.beta_1, type(classifier).__name__)"
-    )
-    np.save(tmp_path / "x.npy", x)
-    files = [tmp_path / name for name in ("vae.keras", "classifier.keras", "x.npy", "weights.npz")]
-    done = subprocess.run([sys.executable, "-c", code, *map(str, files)], capture_output=True, text=True)
-    assert done.stdout.split() == ["kvae.optimizers", "0.8", "Classifier"], done.stderr
-    vae.train_on_batch(x)
-    with np.load(files[-1]) as found:
-        for here, there in zip(vae.get_weights(), found.values(), strict=True):
-            np.testing.assert_array_equal(here, there)
 
 
 # Fuzzing through the command; KVAE_FUZZ=2500 makes it 10,000 cases and more.
