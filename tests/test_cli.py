@@ -163,6 +163,30 @@ def test_evaluate_goes_on_where_it_was_stopped(kvae_command, run_folder, tmp_pat
     assert not list(run_folder.glob(".evaluation-*"))
 
 
+def test_images_that_came_after_training_are_scored_apart(kvae_command, run_folder, tmp_path):
+    import shutil
+
+    import kvae
+    from kvae.cli.run import write_splits
+
+    copy, source = shutil.copytree(run_folder, tmp_path / "run"), tmp_path / "images.npy"
+    images = np.random.default_rng(0).integers(0, 256, (60, 8, 8), np.uint8)
+    np.save(source, images[:40])
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**config, "source": str(source)}))
+    write_splits(copy, kvae.data.load(source))
+    np.save(source, images)
+    for split, count in (("test", 4), ("new", 20)):
+        done = kvae_command("evaluate", copy, "--samples", 2, "--split", split, "--json", tmp_path / "scores.json")
+        assert (done.status, f"{split}, {count} images" in done.out) == (0, True)
+        assert done.err.count("20 new images are in no split (--split new has them)") == 1
+        assert json.loads((tmp_path / "scores.json").read_text())["examples"] == count
+    features = tmp_path / "features.npz"
+    assert kvae_command("features", copy, source, "--split", "new", "--out", features).status == 0
+    assert features_of(features)["id"].tolist() == list(range(40, 60))
+    assert "the new split is empty" in kvae_command("evaluate", run_folder, "--split", "new").err
+
+
 def test_sample_is_a_function_of_the_seed(kvae_command, run_folder, tmp_path):
     for name, seed in (("a.npy", 7), ("b.npy", 7), ("c.npy", 8)):
         assert kvae_command("sample", run_folder, "-n", 9, "--seed", seed, "--out", tmp_path / name).status == 0
