@@ -49,7 +49,7 @@ def check_weight(name: str, value: Any) -> Scheduled:
         value = keras.saving.deserialize_keras_object(value)
     if not callable(value) and not value >= 0:
         raise ValueError(f"Argument `{name}` must be >= 0. Received: {name}={value}")
-    return value
+    return value if callable(value) else float(value)
 
 
 def weight_config(value: Scheduled) -> Any:
@@ -85,7 +85,7 @@ class LinearWarmup(_Schedule):
 
     def __init__(self, steps: int, start: float = 0.0, end: float = 1.0):
         _check_steps(steps)
-        self.steps, self.start, self.end = steps, start, end
+        self.steps, self.start, self.end = steps, float(start), float(end)
 
     @property
     def steady_from(self) -> float:
@@ -110,7 +110,7 @@ class Cyclical(_Schedule):
         _check_steps(steps)
         if cycles < 1 or not 0 < ratio <= 1:
             raise ValueError(f"Expected cycles >= 1 and 0 < ratio <= 1. Received: cycles={cycles}, ratio={ratio}")
-        self.steps, self.cycles, self.ratio, self.end = steps, cycles, ratio, end
+        self.steps, self.cycles, self.ratio, self.end = steps, cycles, float(ratio), float(end)
 
     @property
     def steady_from(self) -> float:

@@ -12,6 +12,7 @@ from kvae.distributions.location_scale import soft_clip
 from kvae.distributions.log_sigmoid import log_sigmoid
 from kvae.distributions.noise import Seed, uniform
 
+MOST_LEVELS = 2**16  # of images with 16 bits
 LOW, HIGH = -7.0, 3.0  # of the log-scale: from a seventh of an 8-bit level to ten times the whole range
 
 
@@ -28,8 +29,8 @@ class Levels(Distribution):
 
     def __init__(self, levels: int = 256, **kwargs: Any):
         super().__init__(**kwargs)
-        if levels < 2:
-            raise ValueError(f"Argument `levels` must be >= 2. Received: levels={levels}")
+        if not 2 <= levels <= MOST_LEVELS:
+            raise ValueError(f"Argument `levels` must be from 2 to {MOST_LEVELS}. Received: levels={levels}")
         self.levels = levels
 
     def rounded(self, y: Any) -> Any:
@@ -96,10 +97,10 @@ class DiscretizedLogistic(Levels):
     the levels. `variance` is a sum over all levels, right to about 1e-7.
 
     Args:
-        levels: that x in [0, 1] stands for, >= 2.
+        levels: that x in [0, 1] stands for, from 2 to 65,536.
 
     Raises:
-        ValueError: for fewer.
+        ValueError: for fewer, or more.
 
     Example:
 

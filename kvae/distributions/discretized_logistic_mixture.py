@@ -45,10 +45,10 @@ class DiscretizedLogisticMixture(Levels):
 
     Args:
         components: K, >= 1.
-        levels: that x in [0, 1] stands for, >= 2.
+        levels: that x in [0, 1] stands for, from 2 to 65,536.
 
     Raises:
-        ValueError: for fewer.
+        ValueError: for fewer levels or components, or more levels.
 
     Example:
 

@@ -43,7 +43,7 @@ class VampPrior(Prior):
             raise ValueError(f"Argument `pseudo_inputs` must be >= 1. Received: pseudo_inputs={pseudo_inputs}")
         if not stddev >= 0:
             raise ValueError(f"Argument `stddev` must be >= 0. Received: stddev={stddev}")
-        self.pseudo_inputs, self.mean, self.stddev, self.seed = pseudo_inputs, mean, stddev, seed
+        self.pseudo_inputs, self.mean, self.stddev, self.seed = pseudo_inputs, float(mean), float(stddev), seed
 
     def connect(self, model: Any) -> None:
         if model.condition_dim is not None:
