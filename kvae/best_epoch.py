@@ -72,7 +72,7 @@ class BestEpoch(keras.callbacks.Callback):
         values = {name.removeprefix("val_"): float(value) for name, value in logs.items() if name.startswith("val_")}
         if criterion.value is not None and not values:
             raise ValueError(f"Expected validation_data in `fit`: the best epoch has {criterion.name} lowest there")
-        step = int(keras.ops.convert_to_tensor(self.model.step))
+        step = int(keras.ops.convert_to_numpy(self.model.step))
         value = criterion.judge(values, step)
         if value is None:
             better = math.isinf(self.best) and math.isfinite(values.get("loss", float(logs["loss"])))

@@ -156,6 +156,12 @@ def test_a_rate_that_was_not_reached_is_told(case):
         assert re.search(message, best.missed)
 
 
+def test_replicas_are_judged_alike(two_replicas):
+    with two_replicas.scope():  # the step and β are variables with a copy in each of them
+        best, _ = judged(objectives.TargetRate(60.0), HISTORY)
+    assert (best.epoch, "lower bound" in best.missed) == (5, True)
+
+
 def test_models_without_such_objectives():
     autoencoder = kvae.Autoencoder(latent_dim=2, image_shape=(8, 8, 1))
     assert autoencoder.criterion().judge({"distortion": 3.0, "loss": 3.0}, step=1) == 3.0

@@ -87,7 +87,7 @@ class TargetRate(Objective):
             return values["distortion"] if is_near(values["rate"], target) else None
 
         def missed(values: Values) -> str | None:
-            beta, rate = float(self.beta), values["rate"]
+            beta, rate = float(ops.convert_to_numpy(self.beta)), values["rate"]
             remedy = "train for more epochs, or with a larger `k_i`"
             if rate > target and beta >= self.max_beta:
                 remedy = f"β is at its upper bound, {beta:g}; raise `max_beta`"
