@@ -11,7 +11,6 @@ import warnings
 import zipfile
 
 import h5py
-import keras
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
