@@ -278,7 +278,9 @@ LEGITIMATE = {
     "restarts": lambda: compiled(small(), rate("CosineDecayRestarts", 1e-3, 10**6)),
     "boundaries": lambda: compiled(small(), rate("PiecewiseConstantDecay", [10**5, 10**6], [1.0, 0.1, 0.01])),
     "averages": lambda: compiled(small(), kvae.optimizers.Adam(use_ema=True, ema_overwrite_frequency=10**5)),
-    "loss scale": lambda: compiled(small(), keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(), dynamic_growth_steps=10**5)),
+    "loss scale": lambda: compiled(
+        small(), keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(), dynamic_growth_steps=10**5)
+    ),
     "steps per execution": lambda: compiled(small(), "adam", steps_per_execution=1_000),
     "images": lambda: kvae.VAE(
         networks.Encoder(2, networks.ConvDown((2, 2, 2, 2, 2), units=4)),
