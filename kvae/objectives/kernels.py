@@ -21,7 +21,7 @@ class Kernel:
     def __init__(self, scale: float = 1.0):
         if not scale > 0:
             raise ValueError(f"Argument `scale` must be > 0. Received: scale={scale}")
-        self.scale = scale
+        self.scale = float(scale)
 
     def of(self, distance: Any) -> Any:
         """The kernel, of |x − y|² / width."""
