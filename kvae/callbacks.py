@@ -223,21 +223,30 @@ class LowerableRate(keras.optimizers.schedules.LearningRateSchedule):
         return {"schedule": keras.saving.serialize_keras_object(self.schedule)}
 
 
+class NothingLearnedError(ValueError):
+    """No step of a training run had a finite loss and finite gradients."""
+
+
 class SkippedStepsWarning(keras.callbacks.Callback):
     """Says after each epoch how many steps were skipped, since their loss or gradients weren't finite.
 
     `VAE.fit` adds it by itself. A `TrainingWarning` counts them; where no step at all could be taken, `fit` ends.
 
     Raises:
-        ValueError: after an epoch, if no step has been taken so far. (float16 may skip up to 30
+        NothingLearnedError: after an epoch, if no step has been taken so far. (float16 may skip up to 30
             until its loss scale is found.)
     """
 
     stops = True  # where no step could be taken
 
     def on_train_begin(self, logs: Any = None) -> None:
-        self._seen = self.model.skipped.total
-        self._begun, self._first = self._seen, self._step()
+        skipped = self.model.skipped
+        self._seen, self._begun, self._missing, self._first = (
+            skipped.total,
+            skipped.total,
+            skipped.missing,
+            self._step(),
+        )
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         skipped = self.model.skipped.total - self._seen
@@ -247,18 +256,23 @@ class SkippedStepsWarning(keras.callbacks.Callback):
         steps = self._step() - self._first
         is_scaled = isinstance(self.model.optimizer, keras.optimizers.LossScaleOptimizer)
         if self._seen - self._begun == steps and self.stops and steps > (SCALE_STEPS if is_scaled else 0):
-            raise ValueError(
+            raise NothingLearnedError(
                 f"Expected steps with a finite loss and finite gradients. Received: none in {steps} steps, so that "
-                f"nothing was learned. {self.model.skipped.remedy()}"
+                f"nothing was learned. {self._remedy()}"
             )
         warnings.warn(
             f"epoch {epoch + 1}: {skipped} steps were skipped, whose loss or gradients were not finite. "
-            f"{self.model.skipped.remedy()}",
+            f"{self._remedy()}",
             TrainingWarning, stacklevel=2,
         )  # fmt: skip
 
     def _step(self) -> int:
-        return int(keras.ops.convert_to_numpy(self.model.step))
+        return int(keras.ops.convert_to_tensor(self.model.step).numpy())
+
+    def _remedy(self) -> str:
+        if self.model.skipped.missing > self._missing:
+            return "Images hold NaN: repair these values, or drop the images"
+        return "Take a lower learning rate, float32, or a likelihood whose variance has a bound"
 
 
 class Rescue(SkippedStepsWarning):
@@ -313,7 +327,7 @@ class Rescue(SkippedStepsWarning):
         if self.rescues == self.times:
             self.diagnosis = (
                 f"{in_a_row} steps in a row had no finite loss or gradients, after going back {self.times} times and "
-                f"with {self.lowered:.2g} of the learning rate. {self.model.skipped.remedy()}"
+                f"with {self.lowered:.2g} of the learning rate. {self._remedy()}"
             )
             self.model.stop_training = True
             return

@@ -1,6 +1,7 @@
 """Fixtures that several rooms share, and what a test run counts as a failure."""
 
 import os
+import zlib
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # One for each worker: threads that wait for each other at every small matrix take ten times as long beside others.
@@ -48,10 +49,14 @@ def pytest_make_collect_report():
 
 
 @pytest.fixture(autouse=True)
-def _fresh_keras():
-    """Every test starts from the default settings and seed, whatever the one before did."""
+def _fresh_keras(request):
+    """Every test starts from the default settings and seeds, whatever the one before did."""
     _default_settings()
     keras.utils.set_random_seed(0)
+    if hasattr(request.module, "RNG"):
+        request.module.RNG.bit_generator.state = np.random.default_rng(
+            zlib.crc32(request.node.name.encode())
+        ).bit_generator.state
     yield
     _default_settings()
 

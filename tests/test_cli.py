@@ -264,7 +264,7 @@ def test_features_on_ray_go_where_they_are_told(kvae_command, run_folder, tmp_pa
     assert f"Wrote {out}: 7 rows" in done.out
     ((given, options),) = told
     assert given == (run_folder / "model.keras", "images", out, True, "none", "10.0.0.1:6379", 2, 0)
-    assert options == {"size": None, "grayscale": None}
+    assert options == {"size": None, "grayscale": None, "value_range": None, "background": "white"}
 
 
 def test_features_without_ray_say_what_to_install(kvae_command, run_folder, tmp_path, monkeypatch):

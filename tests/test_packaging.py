@@ -35,6 +35,7 @@ MAY_IMPORT = {
     "evaluation": {"models", "distributions", "priors", "data"},
     "features": {
         "best_epoch",
+        "callbacks",
         "models",
         "distributions",
         "networks",

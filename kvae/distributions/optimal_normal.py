@@ -64,9 +64,11 @@ class OptimalNormal(LocationScale):
         value, mean = ops.cast(value, "float32"), self.mean(params)
         # The derivative of the batch's density by σ is 0 at σ*: the ELBO's gradient is the same without that of σ*.
         squares = ops.stop_gradient(ops.square(value - mean))
-        squared_error = ops.mean(squares)
-        self.total.assign(self.momentum * self.total + squared_error)
-        self.count.assign(self.momentum * self.count + 1)
+        size = ops.cast(ops.size(squares), "float32")
+        squared_error = ops.sum(squares) / ops.maximum(size, 1.0)
+        known = ops.logical_and(size > 0, ops.isfinite(squared_error))  # a replica may have no examples
+        self.total.assign(ops.where(known, self.momentum * self.total + squared_error, self.total))
+        self.count.assign(ops.where(known, self.momentum * self.count + 1, self.count))
         log_scale = ops.clip(0.5 * ops.log(squared_error + 1e-12), LOW, HIGH)
         return self.sum_event(normal_log_density(value, mean, log_scale))
 

@@ -15,6 +15,7 @@ from sklearn.utils.validation import validate_data
 
 from kvae import likelihoods, recipes
 from kvae.best_epoch import BestEpoch
+from kvae.callbacks import NothingLearnedError
 from kvae.data.pipeline import untuned
 from kvae.distributions import Distribution
 from kvae.evaluation.importance import ImportanceSampler, Rows, score_images
@@ -182,20 +183,24 @@ class LatentEstimator(BaseEstimator):
         batches = rows.shuffle(len(train), seed=self.seed_).batch(self.batch_size)
         data = tf.constant(images)
         model.compile(Adam(self.learning_rate, global_clipnorm=100.0))
-        history = model.fit(
-            untuned(batches.map(lambda chosen: tf.gather(data, chosen))),
-            validation_data=tf.data.Dataset.from_tensor_slices(images[validation]).batch(ROWS) if count else None,
-            epochs=self.epochs,
-            callbacks=callbacks,
-            verbose=self.verbose,
-        )
-        self.history_ = {name: [float(value) for value in values] for name, values in history.history.items()}
-        self.n_iter_ = len(history.epoch)
-        if not np.isfinite(self.history_["loss"][-1]):
+        diverged = None
+        try:
+            model.fit(
+                untuned(batches.map(lambda chosen: tf.gather(data, chosen))),
+                validation_data=tf.data.Dataset.from_tensor_slices(images[validation]).batch(ROWS) if count else None,
+                epochs=self.epochs,
+                callbacks=callbacks,
+                verbose=self.verbose,
+            )
+        except NothingLearnedError as error:
+            diverged = error
+        self.history_ = {name: [float(value) for value in values] for name, values in model.history.history.items()}
+        self.n_iter_ = len(model.history.epoch)
+        if diverged or not np.isfinite(self.history_["loss"][-1]):
             raise ValueError(
                 "Training gave a loss that is not finite: scale X (such as with StandardScaler), or lower "
                 f"`learning_rate`. Received: X of values from {images.min():.3g} to {images.max():.3g}"
-            )
+            ) from diverged
 
     # Results.
 

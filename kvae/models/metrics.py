@@ -41,15 +41,15 @@ class SkippedSteps:
 
     @property
     def total(self) -> int:
-        return int(ops.convert_to_numpy(self._total))
+        return _integer(self._total)
 
     @property
     def in_a_row(self) -> int:
-        return int(ops.convert_to_numpy(self._in_a_row))
+        return _integer(self._in_a_row)
 
     @property
     def missing(self) -> int:
-        return int(ops.convert_to_numpy(self._missing))
+        return _integer(self._missing)
 
     def update(self, finite: Any, images_finite: Any) -> None:
         """Count a step; inside the graph."""
@@ -61,11 +61,9 @@ class SkippedSteps:
     def begin_row(self) -> None:
         self._in_a_row.assign(0)
 
-    def remedy(self) -> str:
-        """What to do about it."""
-        if self.missing:
-            return "Images hold NaN: repair these values, or drop the images"
-        return "Take a lower learning rate, float32, or a likelihood whose variance has a bound"
+
+def _integer(variable: keras.Variable) -> int:
+    return int(ops.convert_to_tensor(variable).numpy())
 
 
 @keras.saving.register_keras_serializable("kvae")
