@@ -138,6 +138,7 @@ def shapes():
     return kvae.data.shapes()
 
 
+@pytest.mark.slow
 def test_shapes_encoded_as_their_factors(shapes):
     model = Looks(shapes.images, shapes.factors * [1.0, -3.0, 1e3, 0.2, 1.0])
     got = evaluation.disentanglement(model, shapes.images, shapes.factors, shapes.categorical)
@@ -147,6 +148,7 @@ def test_shapes_encoded_as_their_factors(shapes):
     assert got == pytest.approx(dict.fromkeys(got, 1.0), abs=1e-6)  # a grid: counts are exact
 
 
+@pytest.mark.slow
 def test_shapes_drawn_and_encoded_as_their_factors(shapes):
     model = Looks(shapes.images, shapes.factors)
     drawn = kvae.data.shapes(4000, seed=1)
@@ -159,6 +161,7 @@ def test_shapes_drawn_and_encoded_as_their_factors(shapes):
         assert got[name] == pytest.approx(1, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_shapes_encoded_at_random(shapes):
     drawn = kvae.data.shapes(3000, seed=1)
     model = Looks(drawn.images, RNG.normal(size=(3000, 5)))

@@ -10,6 +10,7 @@ import kvae
 README = (Path(__file__).resolve().parent.parent / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_python_examples_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)

@@ -62,6 +62,7 @@ def test_every_image_once_in_another_order_on_each_pass(address, folder):
     assert orders[0] != sorted(orders[0])
 
 
+@pytest.mark.slow
 def test_files_are_in_another_order_on_each_pass(address, tmp_path, monkeypatch):
     """Two workers that read a file at a time: in a fixed order the first batch would be of one of the first two."""
     monkeypatch.setattr(service, "FILES", 1)
@@ -76,6 +77,7 @@ def test_files_are_in_another_order_on_each_pass(address, tmp_path, monkeypatch)
     assert len({batches[0][0] // 4 for batches in passes}) > 2  # of 40: 10⁻⁶ that there are two
 
 
+@pytest.mark.slow
 def test_windows_are_bounded_by_bytes_and_uint8_is_sent(address, tmp_path, monkeypatch):
     monkeypatch.setattr(service, "FILES", 1)
     monkeypatch.setattr(service, "MEMORY", 20 * 90)  # bytes of 20 images
@@ -92,6 +94,7 @@ def test_windows_are_bounded_by_bytes_and_uint8_is_sent(address, tmp_path, monke
     assert sent[-1][0].dtype == tf.uint8
 
 
+@pytest.mark.slow
 def test_binary_draws_differ_on_each_pass(address, tmp_path):
     write_records(tmp_path, np.full((64, 8, 8, 1), 128, np.uint8), files=2)
     data = kvae.data.load(
@@ -114,6 +117,7 @@ def test_a_prepared_set(address, tfds_dir):
     assert total == pytest.approx(sum(float(tf.reduce_sum(x)) for x in data.split("train")), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_prepared_set_of_several_files(address, tmp_path):
     """Not all of the last file is for training."""
     write_set(tmp_path, "sharded", {"image": tfds.features.Image(shape=(9, 10, 1))}, IMAGES, files=3)
@@ -123,6 +127,7 @@ def test_a_prepared_set_of_several_files(address, tmp_path):
     assert orders[0] != orders[1]
 
 
+@pytest.mark.slow
 def test_pixels_of_jpeg_are_those_of_a_pass_without_it(address, tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (4, 24, 16, 3), np.uint8)
     write_records(tmp_path, images, files=2, encode=tf.io.encode_jpeg)
@@ -134,6 +139,7 @@ def test_pixels_of_jpeg_are_those_of_a_pass_without_it(address, tmp_path):
     assert np.abs(found[0] - found[1]).max() <= 2 / 255  # two builds of libjpeg
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
