@@ -97,7 +97,8 @@ def test_export_after_training_and_after_loading(tmp_path):
     np.testing.assert_allclose(served(again, tmp_path / "again", "tf_saved_model"), vae(X), atol=1e-5)
     for part, data in ((again.encoder, X), (again.decoder, np.zeros((2, 3), "float32"))):
         part.export(tmp_path / part.name, verbose=False)
-        np.testing.assert_allclose(tf.saved_model.load(tmp_path / part.name).serve(data), part(data), atol=1e-5)
+        loaded = tf.saved_model.load(tmp_path / part.name)  # its variables live as long as it does
+        np.testing.assert_allclose(loaded.serve(data), part(data), atol=1e-5)
 
 
 def modes_of(model):
