@@ -93,6 +93,7 @@ def test_a_model_does_everything_under_every_setting(setting, tmp_path, digits):
     assert np.all(np.isfinite(classifier.fit(x, y, verbose=0).history["loss"]))
 
 
+@pytest.mark.filterwarnings("ignore::kvae.callbacks.TrainingWarning")  # float16 looks for its loss scale
 @pytest.mark.parametrize("setting", slow_but({"floatx float16"}, SETTINGS))
 @pytest.mark.parametrize("name", slow_but({"VAE"}, MODELS))
 def test_every_model_trains_under_every_setting(name, setting):
