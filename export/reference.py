@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from kvae.arguments import ROUNDING, shown
+from kvae.arguments import ROUNDING, numbers
 from kvae.export import endpoints, operators
 from kvae.export.budgets import FLOAT32
 from kvae.export.endpoints import endpoints_of, with_fixed_prior
@@ -159,13 +159,8 @@ def _check_repeatable(
 def check_images(images: Any, model: Any, name: str = "images") -> np.ndarray:
     """`images` as float32; ValueError if the model takes others: of another shape, or values outside [0, 1]."""
     shape = ", ".join(map(str, model.image_shape))
-    wanted = f"Argument `{name}` must be images of shape (batch, {shape}), at least one"
-    try:
-        array = np.asarray(images)
-    except ValueError as error:
-        raise ValueError(f"{wanted}. Received: rows of different lengths") from error
-    if array.dtype.kind not in "biuf":
-        raise ValueError(f"{wanted}. Received: {f'dtype {array.dtype}' if array.ndim else shown(images)}")
+    wanted = f"Argument `{name}` must be one image or more, an array of shape (batch, {shape})"
+    array = numbers(wanted, images)
     if array.shape[1:] != tuple(model.image_shape) or len(array) == 0:
         raise ValueError(f"{wanted}. Received: shape {array.shape}")
     array = array.astype("float32")

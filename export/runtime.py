@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from kvae.arguments import ROUNDING, integer, real, shown
+from kvae.arguments import ROUNDING, integer, numbers, real, shown
 
 try:
     from ai_edge_litert.interpreter import Interpreter
@@ -479,13 +479,7 @@ def _check(name: str, value: Any, shape: tuple[int | None, ...]) -> np.ndarray:
     """`value` as a float32 array of this shape; ValueError if it isn't one, is empty or isn't finite."""
     sizes = ["batch" if size is None else str(size) for size in shape]
     wanted = f"Argument `{name}` must be an array of shape ({', '.join(sizes)}{',' if len(sizes) == 1 else ''})"
-    try:
-        array = np.asarray(value)
-    except ValueError as error:
-        raise ValueError(f"{wanted}. Received: rows of different lengths") from error
-    if array.dtype.kind not in "biuf":
-        received = f"dtype {array.dtype}" if array.ndim else shown(value)
-        raise ValueError(f"{wanted} of real numbers. Received: {received}")
+    array = numbers(wanted, value)
     if array.ndim != len(shape) or any(want not in (None, got) for want, got in zip(shape, array.shape)):
         hint = f"; a single one is {name}[None]" if shape[0] is None and array.shape == shape[1:] else ""
         raise ValueError(f"{wanted}. Received: shape {array.shape}{hint}")

@@ -61,6 +61,29 @@ def real(name: str, value: Any, least: float | None = None) -> float:
     return number
 
 
+def numbers(wanted: str, value: Any) -> np.ndarray:
+    """`value` as an array of real numbers, of any shape; `wanted` is how the error begins.
+
+    Raises:
+        ValueError: for anything else.
+
+    Example:
+
+        >>> numbers("Argument `z` must be an array", [[1, 2], [3]])
+        Traceback (most recent call last):
+        ...
+        ValueError: Argument `z` must be an array. Received: rows of different lengths
+    """
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"{wanted}. Received: rows of different lengths") from error
+    if array.dtype.kind not in "biuf":
+        received = f"dtype {array.dtype}" if array.ndim else shown(value)
+        raise ValueError(f"{wanted} of real numbers. Received: {received}")
+    return array
+
+
 def shown(value: Any) -> str:
     """What was received, in one short line."""
     text = " ".join((repr(value) if isinstance(value, str) else str(value)).split())

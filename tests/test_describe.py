@@ -80,7 +80,7 @@ DATA = {
     "some without a label": (lambda: few(40, 12, np.where(np.arange(60) % 4, THIRDS, -1)), []),
     "none with a label": (
         lambda: few(40, 12, np.full(60, -1)),
-        ["Not made: linear probe — Expected at least 10 labelled", "Not drawn: direction", "Not drawn: arithmetic"],
+        ["Not made: linear probe — Expected labels to probe for. Received: array, whose training images have none"],
     ),
 }
 

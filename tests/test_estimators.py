@@ -150,6 +150,7 @@ def test_images_in_every_form(flat_digits, shape):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:No latent is active")
 def test_models_recipes_and_autoencoders(flat_digits):
     x = flat_digits[0][:100].reshape(-1, 8, 8, 1)
     own = kvae.VAE(latent_dim=3, image_shape=(8, 8, 1))

@@ -205,7 +205,7 @@ def test_images_of_zeros_and_ones_are_scaled_as_on_one_machine(local_ray, model,
 
 def test_errors(local_ray, model, pictures, tmp_path):
     (tmp_path / "notes.txt").write_text("no image")
-    with pytest.raises(ValueError, match="folder of images"):
+    with pytest.raises(ValueError, match="folder with images"):
         on_ray(model, tmp_path, tmp_path / "out")
     with pytest.raises(ValueError, match="binarize"):
         on_ray(model, pictures, tmp_path / "out", binarize="stochastic")

@@ -74,9 +74,12 @@ def _collapse(scores: Mapping[str, Any]) -> Finding | None:
     active, latents = scores["active_units"], len(scores["kl_per_dimension"])
     if active > latents / 4 or active >= 2:
         return None
+    rate = f"rate {scores['rate']:.2f} nats"
+    if scores["rate"] > latents:  # far from the prior, and still without information
+        rate += ", paid for a posterior that is nearly the same for every image"
     return Finding(
         "posterior collapse",
-        f"Posterior collapse: {active} of {latents} latents are active (rate {scores['rate']:.2f} nats), so the "
+        f"Posterior collapse: {active} of {latents} latents are active ({rate}), so the "
         "decoder draws nearly the same image for every z. Train longer, warm up or lower beta, or use a likelihood "
         "with a smaller variance.",
     )

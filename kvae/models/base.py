@@ -15,7 +15,9 @@ from kvae.models.batches import Batch, batch_of, check_shape, unpack
 from kvae.models.metrics import SkippedSteps, StepMean
 from kvae.models.parts import check_family, check_network, check_raw_outputs, output_shape
 from kvae.models.precision import fit_epsilon
-from kvae.models.replicas import Share, all_finite, many_workers, overall_means, part_of_mean, share
+from kvae.models.replicas import (
+    Share, all_finite, many_workers, overall_means, part_of_mean, share, sum_of_squares,
+)  # fmt: skip
 from kvae.networks import Decoder, Encoder, check_image_shape
 from kvae.networks.composite import Composite
 from kvae.objectives import Criterion
@@ -393,9 +395,10 @@ class LatentModel(Composite, keras.Model):
             for gradient in tape.gradient(loss, self.trainable_weights)
         ]
         self.after_step(overall_means({name: values[name] for name in self.value_names}, part.weight))
-        finite = all_finite([part.x, loss], gradients)
+        images = ops.sum(part.x)
+        images_finite, finite = all_finite(images, images + loss + sum_of_squares(gradients))
         _apply_or_restore(finite, self.optimizer, gradients, self.trainable_weights, before)
-        self.skipped.update(finite, all_finite([part.x], []))
+        self.skipped.update(finite, images_finite)
         self.step.assign_add(1)
         weight = ops.cast(finite, "float32")
         weight *= ops.ones_like(values["loss"]) if part.weight is None else ops.cast(part.weight, "float32")

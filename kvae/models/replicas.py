@@ -85,11 +85,12 @@ def overall_means(values: dict[str, Any], weight: Any) -> dict[str, Any]:
     return {name: total / ops.maximum(sums[0], 1e-30) for name, total in zip(values, ops.unstack(sums[1:]))}
 
 
-def all_finite(tensors: list[Any], gradients: list[Any]) -> Any:
-    """Whether all values are finite, on all replicas.
+def sum_of_squares(gradients: list[Any]) -> Any:
+    """Half the sum of the gradients' squares: finite unless one isn't, or it is beyond 1e38."""
+    return sum(tf.nn.l2_loss(tf.convert_to_tensor(gradient)) for gradient in gradients if gradient is not None)
 
-    (Their sum is, and the sum of the gradients' squares, unless one isn't, or it is beyond 1e38.)
-    """
-    total = sum(tf.cast(tf.reduce_sum(tensor), "float32") for tensor in tensors)
-    total += sum(tf.nn.l2_loss(tf.convert_to_tensor(gradient)) for gradient in gradients if gradient is not None)
-    return over_replicas(1.0 - tf.cast(tf.math.is_finite(total), "float32")) == 0.0
+
+def all_finite(*totals: Any) -> tuple[Any, ...]:
+    """Whether each of these numbers is finite on all replicas."""
+    finite = tf.math.is_finite(tf.stack([tf.cast(total, "float32") for total in totals]))
+    return tuple(tf.unstack(over_replicas(1.0 - tf.cast(finite, "float32")) == 0.0))

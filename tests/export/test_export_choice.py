@@ -88,7 +88,10 @@ WRONG = {
     "a directory of a number": ({"directory": 5}, "`directory` must be a path. Received: directory=5"),
     "no directory": ({"directory": None}, "`directory` must be a path. Received: directory=None"),
     "validation of three": ({"validation": (IMAGES, LABELS, LABELS)}, "`validation` must be images, or a pair.*of 3"),
-    "images of text": ({"images": "x.npy"}, "`images` must be images of shape .*Received: 'x.npy'"),
+    "images of text": (
+        {"images": "x.npy"},
+        "`images` must be one image or more, an array of shape .*Received: 'x.npy'",
+    ),
     "images of objects": ({"images": np.full((2, 8, 8, 1), None)}, "`images` .*Received: dtype object"),
     "ragged images": ({"images": [[1], [1, 2]]}, "`images` .*Received: rows of different lengths"),
     "class names of text": ({"class_names": "ab"}, "`class_names` must be a list of names. Received: class_names='ab'"),
