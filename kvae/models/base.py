@@ -16,7 +16,13 @@ from kvae.models.metrics import SkippedSteps, StepMean
 from kvae.models.parts import check_family, check_network, check_raw_outputs, output_shape
 from kvae.models.precision import fit_epsilon
 from kvae.models.replicas import (
-    Share, all_finite, many_workers, overall_means, part_of_mean, share, sum_of_squares,
+    Share,
+    all_finite,
+    many_workers,
+    overall_means,
+    part_of_mean,
+    share,
+    sum_of_squares,
 )  # fmt: skip
 from kvae.networks import Decoder, Encoder, check_image_shape
 from kvae.networks.composite import Composite
