@@ -1,13 +1,18 @@
-"""What is inside a `.tflite` file, read from its flatbuffer."""
+"""What is inside a `.tflite` file, read from its flatbuffer and written to it."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from ai_edge_litert import schema_py_generated as schema
+from ai_edge_litert.tools import flatbuffer_utils
 
 from kvae.export.errors import ExportError
 
 _CODES = {code: name for name, code in vars(schema.BuiltinOperator).items() if name.isupper()}
+SERVING_DEFAULT = "serving_default"  # what TensorFlow and Keras call the signature of a file that has one
 _VARIABLES = {"VAR_HANDLE", "READ_VARIABLE"}
 
 
@@ -56,3 +61,123 @@ def read(path: Path) -> Contents:
         signatures=tuple(model.SignatureDefs(i).SignatureKey().decode() for i in range(model.SignatureDefsLength())),
         variables=bool(operators & _VARIABLES),
     )
+
+
+@dataclass(frozen=True)
+class Named:
+    """A signature of a file, and its inputs and outputs in the order in which clients see them that know no names."""
+
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+def arranged(data: bytes, signatures: Sequence[Named]) -> bytes:
+    """The file as it is shipped, for clients of every kind.
+
+    * Its subgraphs are in the order of `signatures`: a client that knows no signatures runs the first. (The converter
+      puts them in the order of the alphabet.)
+    * Inputs and outputs are in the order that is given, and named so. (Where an output also feeds a quantised layer, the
+      quantizer puts the quantised copy among the subgraph's outputs, and the one that the signature names is never
+      kept.)
+    * Weights lie in the flatbuffer. (The quantizer puts them behind it, where older runtimes don't look.)
+    """
+    model = _unpacked(data)
+    found = {signature.signatureKey.decode(): signature for signature in model.signatureDefs}
+    order = [found[signature.name].subgraphIndex for signature in signatures]
+    _keep(model, order)
+    model.signatureDefs = [found[signature.name] for signature in signatures]
+    for index, (named, signature) in enumerate(zip(signatures, model.signatureDefs, strict=True)):
+        subgraph = model.subgraphs[index]
+        subgraph.name = named.name.encode()
+        signature.subgraphIndex = index
+        signature.inputs, subgraph.inputs = _in_order(subgraph, signature.inputs, named.inputs)
+        signature.outputs, subgraph.outputs = _in_order(subgraph, signature.outputs, named.outputs)
+    return _packed(model)
+
+
+def alone(data: bytes, signature: str) -> bytes:
+    """One signature of an arranged file as a file of its own: one subgraph, its signature is `SERVING_DEFAULT`."""
+    model = _unpacked(data)
+    (kept,) = (entry for entry in model.signatureDefs if entry.signatureKey.decode() == signature)
+    _keep(model, [kept.subgraphIndex])
+    kept.signatureKey, kept.subgraphIndex = SERVING_DEFAULT.encode(), 0
+    model.signatureDefs = [kept]
+    model.subgraphs[0].name = b"main"
+    return _packed(model)
+
+
+def with_metadata(data: bytes, description: str, entries: Mapping[str, bytes]) -> bytes:
+    """The file with a description, and with entries in its metadata, in place of those of these names."""
+    model = _unpacked(data)
+    model.description = description
+    kept = [entry for entry in model.metadata or [] if entry.name.decode() not in entries]
+    for name, contents in entries.items():
+        entry, buffer = schema.MetadataT(), schema.BufferT()
+        buffer.data = np.frombuffer(contents, np.uint8)
+        entry.name, entry.buffer = name, len(model.buffers)
+        model.buffers.append(buffer)
+        kept.append(entry)
+    model.metadata = kept
+    return _packed(model)
+
+
+def _in_order(subgraph: Any, entries: list[Any], names: Sequence[str]) -> tuple[list[Any], list[int]]:
+    """A signature's inputs or outputs, and the subgraph's, in the order of `names`; their tensors are named so."""
+    by_name = {entry.name.decode(): entry for entry in entries}
+    ordered = [by_name[name] for name in names]
+    for name, entry in zip(names, ordered):
+        subgraph.tensors[entry.tensorIndex].name = name.encode()
+    return ordered, [entry.tensorIndex for entry in ordered]
+
+
+#: where an operator names subgraphs that it calls
+_CALLS = ("condSubgraphIndex", "bodySubgraphIndex", "thenSubgraphIndex", "elseSubgraphIndex", "initSubgraphIndex")
+
+
+def _keep(model: Any, order: Sequence[int]) -> None:
+    """Keep these subgraphs in this order, those that they call behind them, and what all of them use."""
+    kept = list(order)
+    for index in kept:  # grows meanwhile
+        for operator in model.subgraphs[index].operators or []:
+            for called in (getattr(operator.builtinOptions, name, None) for name in _CALLS):
+                if called is not None and called not in kept:
+                    kept.append(called)
+    model.subgraphs = [model.subgraphs[index] for index in kept]
+    codes = _Kept(model.operatorCodes)
+    buffers = _Kept(model.buffers)
+    buffers.place_of(0)  # by convention it is the empty one
+    for subgraph in model.subgraphs:
+        for operator in subgraph.operators or []:
+            operator.opcodeIndex = codes.place_of(operator.opcodeIndex)
+            for name in _CALLS:
+                if hasattr(operator.builtinOptions, name):
+                    setattr(operator.builtinOptions, name, kept.index(getattr(operator.builtinOptions, name)))
+        for tensor in subgraph.tensors:
+            tensor.buffer = buffers.place_of(tensor.buffer)
+    for entry in model.metadata or []:
+        entry.buffer = buffers.place_of(entry.buffer)
+    model.operatorCodes, model.buffers = codes.kept, buffers.kept
+
+
+class _Kept:
+    """What of a list is used, in the order in which it is first used."""
+
+    def __init__(self, values: list[Any]):
+        self.values, self.kept = values, []
+        self._places: dict[int, int] = {}
+
+    def place_of(self, index: int) -> int:
+        if index not in self._places:
+            self._places[index] = len(self.kept)
+            self.kept.append(self.values[index])
+        return self._places[index]
+
+
+def _unpacked(data: bytes) -> Any:
+    # Not the bare schema: it loses large constants, which may lie behind the flatbuffer.
+    return flatbuffer_utils.read_model_from_bytearray(bytearray(data))
+
+
+def _packed(model: Any) -> bytes:
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
