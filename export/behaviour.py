@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +35,15 @@ class Behaviour:
 
     def __init__(self, run: Run, endpoints: set[str], inputs: dict[str, np.ndarray], labels: np.ndarray | None):
         self.endpoints, self.inputs = endpoints, inputs
+        # A file that only decodes is given what Keras encodes.
+        self.latents = run("encode", inputs)["mean"] if {"decode", "encode"} <= endpoints else None
         # A conditional model is told what the probe would look for.
         self.probed = labels if "condition" not in inputs and "encode" in endpoints else None
         self.accuracy = Accuracy(run, inputs["image"], labels) if "classify" in endpoints else None
-        self.keras = self._outputs(run)
+        self.keras = self._outputs(run, endpoints)
 
-    def of(self, run: Run) -> dict[str, float | None]:
-        """What a file does to the images.
+    def of(self, run: Run, endpoints: Collection[str] | None = None) -> dict[str, float | None]:
+        """What a file does to the images, with those of `endpoints` that it has (None: all of the model's).
 
         * `distortion`, `rate`, `elbo`: means in nats, through the file's `score` with one posterior sample for each
           image, the same in every file;
@@ -51,31 +54,35 @@ class Behaviour:
           the images and tested on the second;
         * of a model that classifies, what `kvae.export.accuracy` says.
         """
-        got = self._outputs(run)
+        has = self.endpoints if endpoints is None else self.endpoints & set(endpoints)
+        got = self._outputs(run, has)
         result: dict[str, float | None] = {}
-        if "reconstruct" in self.endpoints:
+        if "reconstruction" in got:
             result["psnr"] = _psnr(got["reconstruction"], self.keras["reconstruction"])
             result["psnr_data"] = _psnr(got["reconstruction"], self.inputs["image"])
-        if "score" in self.endpoints:
+        if "score" in has:
             result |= {name: float(np.mean(got[name], dtype="float64")) for name in ("distortion", "rate")}
             ours, keras = (np.mean(scores["negative_elbo"], dtype="float64") for scores in (got, self.keras))
             result["elbo"], result["nats_lost"] = -float(ours), float(ours - keras)
             result["score_rank_correlation"] = _spearman(got["negative_elbo"], self.keras["negative_elbo"])
-        if self.accuracy is not None:
+        if self.accuracy is not None and "classify" in has:
             result |= self.accuracy.of(run)
-        if self.probed is not None and len(self.probed) >= PROBED:
+        if self.probed is not None and "mean" in got and len(self.probed) >= PROBED:
             half = len(self.probed) // 2
             features, y = got["mean"], self.probed
             (row,) = linear_probe({"mean": features[:half]}, y[:half], {"mean": features[half:]}, y[half:])
             result["probe_accuracy"] = row.accuracy
         return result
 
-    def _outputs(self, run: Run) -> dict[str, np.ndarray]:
+    def _outputs(self, run: Run, endpoints: set[str]) -> dict[str, np.ndarray]:
         result: dict[str, np.ndarray] = {}
         for name in ("encode", "reconstruct"):
-            if name in self.endpoints:
+            if name in endpoints:
                 result |= run(name, self.inputs)
-        if "score" in self.endpoints:
+        if "decode" in endpoints and "reconstruct" not in endpoints:
+            given = {name: value for name, value in self.inputs.items() if name != "image"}
+            result["reconstruction"] = run("decode", {"z": self.latents, **given})["image"]
+        if "score" in endpoints:
             index = np.arange(len(self.inputs["image"]), dtype="int32")
             result |= run("score", {**self.inputs, "seed": runtime.seed_words(0), "index": index})
         return result
@@ -85,14 +92,14 @@ def cost(path: Path) -> dict[str, Any]:
     """What a LiteRT file costs on this machine: latency of each signature, cold start, peak memory.
 
     `latency_us`: median of one call, by signature and number of threads. `cold_start_ms` and `peak_memory_mb`:
-    of a new process that imports `kvae.export.runtime`, loads the file and makes, or classifies, its first image.
+    of a new process that imports `kvae.export.runtime`, loads the file and runs its first signature once.
     """
     with quiet():
         latency: dict[str, dict[str, float]] = {}
         for threads in THREADS:
             model = runtime.load(path, num_threads=threads)
-            for endpoint in model.info["signatures"]:
-                for size in model.batch_sizes:
+            for endpoint, signature in model.info["signatures"].items():
+                for size in signature["batch_sizes"]:
                     by_threads = latency.setdefault(f"{endpoint}_{size}", {})
                     by_threads[str(threads)] = _latency(model, endpoint, size)
     return {"latency_us": latency, **_cold_start(path)}
@@ -118,10 +125,11 @@ start = time.perf_counter()
 import numpy as np
 from kvae.export.runtime import load
 model = load(sys.argv[1])
-if "decode" in model.info["signatures"]:
-    model.decode(np.zeros((1, model.latent_dim), np.float32), None if model.condition_dim is None else 0)
-else:
-    model.classify(np.zeros((1, *model.image_shape), np.float32))
+name, signature = next(iter(model.info["signatures"].items()))
+model.run(name, **{
+    key: np.zeros([1 if length == "B" else length for length in spec["shape"]], spec["dtype"])
+    for key, spec in signature["inputs"].items()
+})
 seconds = time.perf_counter() - start
 try:  # of this process alone: what resource.getrusage says includes its parent
     kilobytes = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))

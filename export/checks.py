@@ -97,6 +97,13 @@ def batch_sizes_of(batch_sizes: Any) -> tuple[int | None, ...]:
     return tuple(dict.fromkeys(given))
 
 
+def networks_of(networks: Any) -> tuple[str, ...]:
+    given = (networks,) if isinstance(networks, str) else networks
+    if not np.iterable(given) or any(name not in ("decoder", "encoder") for name in given):
+        raise ValueError(f"Argument `networks` must be some of decoder and encoder. Received: {shown(networks)}")
+    return tuple(dict.fromkeys(given))
+
+
 def check_model(model: Any) -> None:
     """ValueError unless it is one of ours, in numbers that a file can be made of."""
     if not endpoints_of(model):

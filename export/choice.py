@@ -1,25 +1,10 @@
 """The choice of precisions="auto": the smallest file that loses little enough."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from kvae.export.checks import Images
 from kvae.export.errors import ExportError
-from kvae.export.reference import Run
-from kvae.export.verify import Artifact
-
-
-@dataclass(frozen=True)
-class Made:
-    """A LiteRT file that was verified, and is open."""
-
-    path: Path
-    artifact: Artifact
-    run: Run
-
-    def opened(self) -> Run:
-        return self.run
 
 
 @dataclass
@@ -30,7 +15,8 @@ class Choice:
         budgets: largest losses.
         images: what they are measured on.
         apart: whether the report's numbers are of other images.
-        lost: what each file loses.
+        lost: what each precision loses.
+        bytes: of a file with all that is wanted, in each precision.
         refused: why a file was not even verified.
     """
 
@@ -38,6 +24,7 @@ class Choice:
     images: Images
     apart: bool
     lost: dict[str, dict[str, float]] = field(default_factory=dict)
+    bytes: dict[str, int] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -52,19 +39,25 @@ class Choice:
         images = max(known, key=lambda images: len(images.measures))
         return cls({name: budgets[name] for name in sorted(images.measures)}, images, images is not test)
 
-    def smallest(self, files: list[Made]) -> Made:
-        """The smallest within the budgets; ExportError if there is none."""
+    @property
+    def endpoints(self) -> list[str]:
+        """What tells the losses."""
+        tells = {"nats_lost": "score", "accuracy_lost": "classify"}
+        return [tells[name] for name in self.budgets]
+
+    def smallest(self) -> str:
+        """The precision of the smallest file within the budgets; ExportError if there is none."""
         good = [
-            file
-            for file in files
-            if all(self.lost[file.path.name][name] <= budget for name, budget in self.budgets.items())
+            precision
+            for precision, lost in self.lost.items()
+            if all(lost[name] <= budget for name, budget in self.budgets.items())
         ]
         if not good:
             raise ExportError(
-                f"Expected a file that loses at most {_losses(self.budgets)}. Received: "
-                + (", ".join(f"{path} loses {_losses(losses)}" for path, losses in self.lost.items()) or "none at all")
+                f"Expected a precision that loses at most {_losses(self.budgets)}. Received: "
+                + (", ".join(f"{name} loses {_losses(losses)}" for name, losses in self.lost.items()) or "none at all")
             )
-        return min(good, key=lambda file: file.artifact.bytes)
+        return min(good, key=lambda precision: self.bytes[precision])
 
     def warnings(self) -> list[str]:
         if self.apart:
@@ -81,6 +74,7 @@ class Choice:
             "of": "validation" if self.apart else "test",
             "budgets": self.budgets,
             "lost": self.lost,
+            "bytes": self.bytes,
             "refused": self.refused,
         }
 

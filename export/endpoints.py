@@ -2,16 +2,18 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 from keras import ops
 
+from kvae.arguments import shown
 from kvae.distributions import IndexedNoise
 from kvae.export import operators
 from kvae.export.errors import ExportError, one_line
+from kvae.export.flatbuffer import Named
 
 # What goes in: kind of an input, its shape (B: the batch, D: latents) and its dtype.
 IMAGE, LATENT, END, POSITION = "image", "latent", "end", "position"
@@ -35,6 +37,7 @@ class Endpoint:
             operator, nor has TensorFlow's random generator.
         inputs: kind of each input in the order of the arguments; those of a conditional model have `condition` last.
         outputs: unit of each output's error. A model may lack some of them.
+        networks: that it computes with.
         needs: attribute of the models that have this endpoint.
     """
 
@@ -42,7 +45,11 @@ class Endpoint:
     function: Callable[..., dict[str, Any]]
     inputs: dict[str, str]
     outputs: dict[str, str]
+    networks: tuple[str, ...] = ()
     needs: str = "decoder"
+
+    def __hash__(self) -> int:
+        return hash(self.name)
 
     def specs(self, model: Any, batch: int | None = None) -> dict[str, tf.TensorSpec]:
         """Shape and dtype of each input; a batch of None is any."""
@@ -106,8 +113,13 @@ def reconstruct(model: Any, image: Any, condition: Any = None) -> dict[str, Any]
 
 
 def generate(model: Any, seed: Any, index: Any, temperature: Any, condition: Any = None) -> dict[str, Any]:
-    z = model.prior.draw(seed, index, temperature, condition)
-    return {**decode(model, z, condition), "z": z}
+    drawn = latents(model, seed, index, temperature, condition)
+    return {**decode(model, drawn["z"], condition), **drawn}
+
+
+def latents(model: Any, seed: Any, index: Any, temperature: Any, condition: Any = None) -> dict[str, Any]:
+    """What `generate` decodes. (Integers make the noise; a GPU computes them wrong: there, they are the CPU's part.)"""
+    return {"z": model.prior.draw(seed, index, temperature, condition)}
 
 
 def interpolate(model: Any, start: Any, end: Any, position: Any, condition: Any = None) -> dict[str, Any]:
@@ -130,28 +142,22 @@ def classify(model: Any, image: Any) -> dict[str, Any]:
     return {"probability": output if getattr(net, "activation", None) in GIVE_PROBABILITIES else ops.softmax(output)}
 
 
+NETWORKS = ("encoder", "decoder", "classifier")
 CLASSIFY = "classify"
 GIVE_PROBABILITIES = ("softmax", "sigmoid")  # activations of a classifier's head; others give logits
+_DRAWN = {"seed": SEED, "index": INDEX, "temperature": TEMPERATURE}
+_SCORED = {"image": IMAGE, "seed": SEED, "index": INDEX}
+_ENDS = {"start": END, "end": END, "position": POSITION}
+_TERMS = {"distortion": NATS, "rate": NATS, "negative_elbo": NATS}
 ENDPOINTS = (
-    Endpoint("decode", decode, {"z": LATENT}, {"image": PIXELS}),
-    Endpoint("encode", encode, {"image": IMAGE}, {"mean": SPREAD, "variance": SIZE}),
-    Endpoint("reconstruct", reconstruct, {"image": IMAGE}, {"reconstruction": PIXELS}),
-    Endpoint(
-        "generate",
-        generate,
-        {"seed": SEED, "index": INDEX, "temperature": TEMPERATURE},
-        {"image": PIXELS, "z": EXACT},
-        needs="prior",
-    ),
-    Endpoint("interpolate", interpolate, {"start": END, "end": END, "position": POSITION}, {"image": PIXELS}),
-    Endpoint(
-        "score",
-        score,
-        {"image": IMAGE, "seed": SEED, "index": INDEX},
-        {"distortion": NATS, "rate": NATS, "negative_elbo": NATS},
-        needs="prior",
-    ),
-    Endpoint(CLASSIFY, classify, {"image": IMAGE}, {"probability": PROBABILITY}, needs="num_classes"),
+    Endpoint("decode", decode, {"z": LATENT}, {"image": PIXELS}, ("decoder",)),
+    Endpoint("encode", encode, {"image": IMAGE}, {"mean": SPREAD, "variance": SIZE}, ("encoder",)),
+    Endpoint("reconstruct", reconstruct, {"image": IMAGE}, {"reconstruction": PIXELS}, ("encoder", "decoder")),
+    Endpoint("generate", generate, _DRAWN, {"image": PIXELS, "z": EXACT}, ("decoder",), needs="prior"),
+    Endpoint("latents", latents, _DRAWN, {"z": EXACT}, needs="prior"),
+    Endpoint("interpolate", interpolate, _ENDS, {"image": PIXELS}, ("decoder",)),
+    Endpoint("score", score, _SCORED, _TERMS, ("encoder", "decoder"), needs="prior"),
+    Endpoint(CLASSIFY, classify, {"image": IMAGE}, {"probability": PROBABILITY}, ("classifier",), needs="num_classes"),
 )
 INFO = "info"
 
@@ -164,6 +170,50 @@ def endpoints_of(model: Any) -> tuple[Endpoint, ...]:
     )
 
 
+class Signature(NamedTuple):
+    """An endpoint for a batch of one size; None is any."""
+
+    endpoint: Endpoint
+    batch: int | None
+
+    @property
+    def name(self) -> str:
+        return self.endpoint.signature(self.batch)
+
+    def named(self) -> Named:
+        """Its place in a flatbuffer."""
+        return Named(self.name, tuple(self.endpoint.inputs), tuple(self.endpoint.outputs))
+
+
+def signatures_of(
+    model: Any, wanted: str | Iterable[str] | None = None, batch_sizes: Sequence[int | None] = (None,)
+) -> tuple[Signature, ...]:
+    """The signatures of a file, in the order in which they were asked for.
+
+    Args:
+        model: of which the endpoints are.
+        wanted: names such as "decode", for all batch sizes, or "decode_16", for that one; None takes all endpoints.
+        batch_sizes: of the names without one.
+
+    Raises:
+        ValueError: for names of none of the model's endpoints.
+    """
+    known = {endpoint.name: endpoint for endpoint in endpoints_of(model)}
+    names = list(known) if wanted is None else [wanted] if isinstance(wanted, str) else list(wanted)
+    found: dict[str, Signature] = {}
+    for text in names:
+        name, _, size = str(text).partition("_")
+        if name not in known or not ((size.isdecimal() and int(size)) or (size == "" and not str(text).endswith("_"))):
+            raise ValueError(
+                f"Argument `signatures` must be some of {', '.join(known)}, each with a batch size where it isn't for "
+                f"all (such as {next(iter(known))}_4). Received: {shown(text)}"
+            )
+        for batch in [int(size)] if size else batch_sizes:
+            signature = Signature(known[name], batch)
+            found.setdefault(signature.name, signature)
+    return tuple(found.values())
+
+
 def with_fixed_prior(model: Any) -> Any:
     """The model as files hold it: with a prior that needs nothing of the other networks, and doesn't learn."""
     prior = getattr(model, "prior", None)
@@ -171,8 +221,8 @@ def with_fixed_prior(model: Any) -> Any:
     return model if fixed is prior else model.with_prior(fixed)
 
 
-def weights_in_files(model: Any) -> int:
-    """Number of weights that the endpoints compute with."""
-    parts = [getattr(model, name) for name in ("encoder", "decoder", "classifier") if hasattr(model, name)]
-    parts = [*model.trunk, model.head] if hasattr(model, "trunk") else parts  # a classifier may leave out some layers
-    return sum(part.count_params() for part in parts)
+def weights_of(model: Any) -> dict[str, int]:
+    """Number of weights of each of the model's networks."""
+    if hasattr(model, "trunk"):  # a classifier may leave out some layers of its encoder
+        return {"classifier": sum(part.count_params() for part in (*model.trunk, model.head))}
+    return {name: getattr(model, name).count_params() for name in NETWORKS if hasattr(model, name)}

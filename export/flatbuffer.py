@@ -21,14 +21,15 @@ class Contents:
     """Facts about a file.
 
     Attributes:
-        operators: unique names, sorted; an operator that isn't built in stands with its own name.
+        operators: names, sorted, and the newest version of each that is used; an operator that isn't built in stands
+            with its own name.
         not_builtin: those of `operators` that only run where someone supplies them ("Flex…", custom ones).
         constant_bytes: size of all constants, weights among them.
         signatures: names.
         variables: whether weights are looked up by name instead of stored, so that nothing supplies them.
     """
 
-    operators: tuple[str, ...]
+    operators: dict[str, int]
     not_builtin: tuple[str, ...]
     constant_bytes: int
     signatures: tuple[str, ...]
@@ -37,11 +38,16 @@ class Contents:
 
 def read(path: Path) -> Contents:
     """Read the file's contents; ExportError if it isn't a LiteRT file."""
-    data = path.read_bytes()
+    return contents(path.name, path.read_bytes())
+
+
+def contents(name: str, data: bytes) -> Contents:
+    """What is in the bytes of the file `name`; ExportError if it isn't a LiteRT file."""
     if len(data) < 8 or data[4:8] != b"TFL3":
-        raise ExportError(f"Expected a LiteRT file. Received: '{path.name}', {len(data)} bytes of something else")
+        raise ExportError(f"Expected a LiteRT file. Received: '{name}', {len(data)} bytes of something else")
     model = schema.Model.GetRootAs(data, 0)
-    operators, not_builtin = set(), set()
+    operators: dict[str, int] = {}
+    not_builtin = set()
     for index in range(model.OperatorCodesLength()):
         code = model.OperatorCodes(index)
         # Old files keep the code in one byte; new codes don't fit and leave a placeholder there.
@@ -51,15 +57,15 @@ def read(path: Path) -> Contents:
             not_builtin.add(name)
         else:
             name = _CODES.get(number, f"operator {number}")
-        operators.add(name)
+        operators[name] = max(operators.get(name, 1), code.Version())
     # Large constants may lie behind the flatbuffer, at an offset: then only `Size` knows them.
     buffers = [model.Buffers(index) for index in range(model.BuffersLength())]
     return Contents(
-        operators=tuple(sorted(operators)),
+        operators=dict(sorted(operators.items())),
         not_builtin=tuple(sorted(not_builtin)),
         constant_bytes=sum(max(buffer.DataLength(), buffer.Size()) for buffer in buffers),
         signatures=tuple(model.SignatureDefs(i).SignatureKey().decode() for i in range(model.SignatureDefsLength())),
-        variables=bool(operators & _VARIABLES),
+        variables=bool(operators.keys() & _VARIABLES),
     )
 
 
@@ -77,8 +83,8 @@ def arranged(data: bytes, signatures: Sequence[Named]) -> bytes:
 
     * Its subgraphs are in the order of `signatures`: a client that knows no signatures runs the first. (The converter
       puts them in the order of the alphabet.)
-    * Inputs and outputs are in the order that is given, and named so. (Where an output also feeds a quantised layer, the
-      quantizer puts the quantised copy among the subgraph's outputs, and the one that the signature names is never
+    * Inputs and outputs are in the order that is given, and named so. (Where an output also feeds a quantised layer,
+      the quantizer puts the quantised copy among the subgraph's outputs, and the one that the signature names is never
       kept.)
     * Weights lie in the flatbuffer. (The quantizer puts them behind it, where older runtimes don't look.)
     """
@@ -125,9 +131,9 @@ def with_metadata(data: bytes, description: str, entries: Mapping[str, bytes]) -
 def _in_order(subgraph: Any, entries: list[Any], names: Sequence[str]) -> tuple[list[Any], list[int]]:
     """A signature's inputs or outputs, and the subgraph's, in the order of `names`; their tensors are named so."""
     by_name = {entry.name.decode(): entry for entry in entries}
-    ordered = [by_name[name] for name in names]
-    for name, entry in zip(names, ordered):
-        subgraph.tensors[entry.tensorIndex].name = name.encode()
+    ordered = [by_name[name] for name in names if name in by_name]  # a plain autoencoder's code has no variance
+    for entry in ordered:
+        subgraph.tensors[entry.tensorIndex].name = entry.name
     return ordered, [entry.tensorIndex for entry in ordered]
 
 
@@ -164,7 +170,8 @@ class _Kept:
     """What of a list is used, in the order in which it is first used."""
 
     def __init__(self, values: list[Any]):
-        self.values, self.kept = values, []
+        self.values = values
+        self.kept: list[Any] = []
         self._places: dict[int, int] = {}
 
     def place_of(self, index: int) -> int:

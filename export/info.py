@@ -1,4 +1,4 @@
-"""What a file says about its model: the JSON that the signature `info` returns."""
+"""What a file says about its model: the JSON that lies in the file, and that the signature `info` returns."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from kvae.export.endpoints import Endpoint
+from kvae.export.endpoints import Endpoint, Signature, signatures_of
 from kvae.export.reference import Reference, run_keras
 from kvae.export.runtime import FORMAT, FORMAT_VERSION, seed_words
 from kvae.models.metrics import ACTIVE_VARIANCE
@@ -24,7 +24,7 @@ def kind(model: Any) -> str:
 def describe(
     model: Any,
     reference: Reference,
-    batch_sizes: Sequence[int | None] = (None,),
+    signatures: Sequence[Signature] | None = None,
     images: np.ndarray | None = None,
     data: str | None = None,
     license: str | None = None,
@@ -37,7 +37,7 @@ def describe(
     Args:
         model: a built `kvae.VAE`, `kvae.Autoencoder` or `kvae.features.Classifier`.
         reference: of the model, for the shapes that come out.
-        batch_sizes: of the file's signatures; None is any.
+        signatures: of the file; None takes all endpoints, for any batch size.
         images: `(N, H, W, C)`, best validation images, for the model's own statistics.
         data: name of the training data.
         license: text.
@@ -49,10 +49,11 @@ def describe(
 
         >>> import kvae
         >>> vae = kvae.VAE(latent_dim=2, image_shape=(8, 8, 1))
-        >>> info = describe(vae, Reference(vae), batch_sizes=(1, 16))
+        >>> info = describe(vae, Reference(vae), signatures_of(vae, ["decode"], batch_sizes=(1, 16)))
         >>> info["prior"], info["signatures"]["decode"]["inputs"]
         ('StandardNormal', {'z': {'shape': ['B', 2], 'dtype': 'float32'}})
     """
+    signatures = signatures_of(model) if signatures is None else signatures
     parts = ("likelihood", "posterior", "prior")
     has_latents = hasattr(model, "decoder")
     inputs = None if images is None or not has_latents else {"image": images, **(condition or {})}
@@ -68,9 +69,7 @@ def describe(
             part: type(getattr(model, part)).__name__ if has_latents and hasattr(model, part) else None
             for part in parts
         },
-        "batch_sizes": [size for size in batch_sizes if size is not None],
-        "dynamic_batch": None in batch_sizes,
-        "signatures": {endpoint.name: _signature(endpoint, reference) for endpoint in reference.endpoints},
+        **_signatures(signatures, reference),
         "data": data,
         "latents": None if inputs is None else _latents(model, inputs),
         "score": None if inputs is None or not hasattr(model, "prior") else _score(model, inputs),
@@ -95,6 +94,31 @@ def value_range(model: Any) -> list[float]:
 def to_bytes(info: dict[str, Any]) -> bytes:
     """UTF-8 JSON; the same facts give the same bytes."""
     return json.dumps(info, ensure_ascii=False, allow_nan=False).encode()
+
+
+def of(
+    info: dict[str, Any], signatures: Sequence[Signature], reference: Reference, alone: bool = False
+) -> dict[str, Any]:
+    """What a file with other signatures says; with a single one, `serving_default` is the endpoint behind it."""
+    return {
+        **info,
+        **_signatures(signatures, reference),
+        **({"serving_default": signatures[0].endpoint.name} if alone else {}),
+    }
+
+
+def _signatures(signatures: Sequence[Signature], reference: Reference) -> dict[str, Any]:
+    """The signatures of a file by endpoint, and the batch sizes that any of them has."""
+    described: dict[str, Any] = {}
+    for endpoint, _ in signatures:
+        sizes = [batch for other, batch in signatures if other.name == endpoint.name]
+        described[endpoint.name] = {**_sizes(sizes), **_signature(endpoint, reference)}
+    return {**_sizes([batch for _, batch in signatures]), "signatures": described}
+
+
+def _sizes(sizes: Sequence[int | None]) -> dict[str, Any]:
+    fixed = sorted({size for size in sizes if size is not None})
+    return {"batch_sizes": fixed, "dynamic_batch": None in sizes}
 
 
 def _signature(endpoint: Endpoint, reference: Reference) -> dict[str, Any]:

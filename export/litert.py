@@ -67,7 +67,7 @@ def quantize(float32: bytes, precision: str, calibration: Calibration | None = N
             result = recipe.quantize(ranges, enable_progress_bar=False, enable_progress_report=False)
             if result.quantized_model is None:
                 raise ValueError("no file came out")
-            return _with_named_outputs(result.quantized_model)
+            return bytes(result.quantized_model)
         except OSError:
             raise
         except Exception as error:
@@ -125,25 +125,6 @@ def _ranges(float32: bytes, recipe: Any, calibration: Calibration) -> Any:
     calibrator = Calibrator(float32, mode=mode, qsv_update_func=min_max_update)
     calibrator.calibrate(calibration, recipe._recipe_manager)
     return calibrator.get_model_qsvs()
-
-
-def _with_named_outputs(data: Any) -> bytes:
-    """The file with the outputs that its signatures name.
-
-    Where an output also feeds a quantised layer, the quantizer puts the quantised copy among the subgraph's
-    outputs; the one that the signature names is then never kept.
-    """
-    # Not the bare schema: it loses large constants, which may lie behind the flatbuffer.
-    from ai_edge_litert.tools import flatbuffer_utils
-
-    model = flatbuffer_utils.read_model_from_bytearray(bytearray(data))
-    wrong = False
-    for signature in model.signatureDefs:
-        named = [output.tensorIndex for output in signature.outputs]
-        subgraph = model.subgraphs[signature.subgraphIndex]
-        if set(named) != set(subgraph.outputs):
-            subgraph.outputs, wrong = named, True
-    return bytes(flatbuffer_utils.convert_object_to_bytearray(model)) if wrong else bytes(data)
 
 
 def _reason(message: str) -> str:

@@ -41,7 +41,7 @@ def export(model: Any, directory: Path, reference: Reference, info: bytes = b"")
             if info:
                 converted.metadata_props.add(key=METADATA, value=info.decode())
             (directory / f"{endpoint.name}.onnx").write_bytes(converted.SerializeToString(deterministic=True))
-        signatures = compare(directory.name, [open_onnx(directory)], "float32", reference)
+        signatures = compare(directory.name, open_onnx(directory), "float32", reference)
     return folder_artifact(directory, "onnx", signatures)
 
 

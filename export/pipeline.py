@@ -1,11 +1,12 @@
 """The whole export: write, verify, report, and only then put in place."""
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ from kvae.export import (
     behaviour,
     checks,
     endpoints,
+    flatbuffer,
     golden,
     info,
     litert,
+    metadata,
     onnx,
     page,
     pictures,
@@ -27,11 +30,13 @@ from kvae.export import (
     runtime,
     saved_model,
 )
-from kvae.export.choice import Choice, Made
+from kvae.export.choice import Choice
 from kvae.export.console import quiet
+from kvae.export.endpoints import Signature, signatures_of
 from kvae.export.errors import ExportError
 from kvae.export.reference import Reference, Run, conditions_in_turn, run_keras
 from kvae.export.verify import Artifact, open_saved_model, verify_litert, verify_saved_model
+from kvae.export.versions import oldest_runtime
 from kvae.files import public_name
 
 SAVED_MODEL, ONNX, REPORT, PAGE = "saved_model", "onnx", runtime.REPORT, "export.html"
@@ -40,9 +45,12 @@ DEFAULT_PRECISIONS = ("float32", "int8")
 BATCH_SIZES = (1, 16)
 CALIBRATED = 128  # images, and latents, that show full_int8 the ranges of its activations
 SHOWN = 16  # images in the page's pictures
-_FILES = [f"{kind}_{precision}" for kind in KINDS for precision in litert.PRECISIONS]
+#: Networks that can be had as a file of their own: its signature for one batch size.
+NETWORKS = {"decoder": "decode", "encoder": "encode"}
+_FILES = [f"{kind}_{precision}" for kind in (*KINDS, *NETWORKS) for precision in litert.PRECISIONS]
 #: all that an export may put into its folder
 _NAMES = {SAVED_MODEL, ONNX, REPORT, PAGE, *(f + end for f in _FILES for end in (".tflite", ".golden.json"))}
+_INFO = flatbuffer.Named(endpoints.INFO, (), ("json",))
 _PACKAGES = ("keras-vae", "keras", "tensorflow", "ai-edge-litert", "ai-edge-quantizer", "numpy")
 
 
@@ -55,6 +63,8 @@ def export(
     precisions: str | Iterable[str] = DEFAULT_PRECISIONS,
     budget_nats: float = 0.5,
     batch_sizes: Sequence[int | None] = BATCH_SIZES,
+    signatures: str | Iterable[str] | None = None,
+    networks: str | Iterable[str] = ("decoder",),
     with_onnx: bool = False,
     data: str | None = None,
     license: str | None = None,
@@ -125,12 +135,19 @@ def export(
     """
     wanted = checks.precisions_of(precisions)
     sizes = checks.batch_sizes_of(batch_sizes)
+    wanted_networks = checks.networks_of(networks)
     budgets = {
         "nats_lost": real("budget_nats", budget_nats),
         "accuracy_lost": real("budget_accuracy", budget_accuracy),
     }
     data, license = checks.text("data", data), checks.text("license", license)
     checks.check_model(model)
+    chosen = signatures_of(model, signatures, sizes)
+    wanted_networks = tuple(name for name in wanted_networks if hasattr(model, name) and hasattr(model, "decoder"))
+    if not chosen and not wanted_networks:
+        raise ValueError(
+            "Expected something to export to LiteRT: one or more of `signatures`, or of `networks`. Received: neither"
+        )
     if conditions is not None and model.condition_dim is None:
         raise ValueError("Argument `conditions` is for a conditional model. Received: a model without conditions")
     conditions_named = checks.names("condition_names", condition_names)
@@ -155,7 +172,7 @@ def export(
     with place.inside(directory) as folder:
         new = folder / "new"
         step("computing what Keras says")
-        work = _Work(model, test, apart or test, sizes, step, facts)
+        work = _Work(model, test, apart or test, chosen, wanted_networks, sizes, step, facts)
         artifacts = work.write(new, folder / "scratch", wanted, choice, with_onnx)
         report = work.report(artifacts, choice)
         text = json.dumps(report, indent=2, allow_nan=False) + "\n"
@@ -173,92 +190,153 @@ class _Work:
         model: Any,
         test: checks.Images | None,
         validation: checks.Images | None,
+        signatures: tuple[Signature, ...],
+        networks: tuple[str, ...],
         batch_sizes: tuple[int | None, ...],
         step: Callable[[str], None],
         facts: dict[str, Any],
     ):
         self.model, self.batch_sizes, self.step = endpoints.with_fixed_prior(model), batch_sizes, step
+        self.signatures, self.networks = signatures, networks
         self.test, self.validation = test, validation
-        self.traced = saved_model.trace(self.model)
+        self.refused: dict[str, str] = {}
+        self.traced = saved_model.trace(self.model, signatures_of(self.model))
         self.reference = Reference(self.model, test and test.images, conditions=test and test.conditions)
         self.info = info.describe(
-            model, self.reference, batch_sizes, validation and validation.images,
+            model, self.reference, signatures, validation and validation.images,
             condition=validation and {name: c for name, c in validation.inputs.items() if name != endpoints.IMAGE},
             **facts,
         )  # fmt: skip
         self.keras = run_keras(self.model)
         self.names = {endpoint.name for endpoint in self.reference.endpoints}
         self.behaviour = test and behaviour.Behaviour(self.keras, self.names, test.inputs, test.labels)
-        self.pictures: list[pictures.Pictures] = [self._pictures("Keras", self.keras)]
+        self.pictures: list[pictures.Pictures] = [self._pictures("Keras", self.keras, self.names)]
 
     def write(
         self, new: Path, scratch: Path, precisions: tuple[str, ...], choice: Choice | None, with_onnx: bool
     ) -> list[Artifact]:
-        step, text = self.step, info.to_bytes(self.info)
+        step = self.step
         step("writing and verifying the SavedModel")
-        any_batch = info.to_bytes({**self.info, "batch_sizes": [], "dynamic_batch": True})
+        any_batch = info.to_bytes(info.of(self.info, signatures_of(self.model), self.reference))
         saved_model.write(self.model, new / SAVED_MODEL, any_batch, traced=self.traced)
         artifact = verify_saved_model(new / SAVED_MODEL, self.reference)
-        artifacts = [self._with_behaviour(artifact, lambda: open_saved_model(new / SAVED_MODEL)[0])]
+        artifacts = [self._with_behaviour(artifact, open_saved_model(new / SAVED_MODEL)[0])]
         if with_onnx:
             step("writing and verifying ONNX files")
             artifact = onnx.export(self.model, new / ONNX, self.reference, any_batch)
-            artifacts.append(self._with_behaviour(artifact, lambda: onnx.open_onnx(new / ONNX)))
+            artifacts.append(self._with_behaviour(artifact, onnx.open_onnx(new / ONNX)))
         step("converting to LiteRT")
-        saved_model.write(self.model, scratch, text, self.batch_sizes)
-        names = [e.signature(size) for e in self.reference.endpoints for size in self.batch_sizes]
-        float32 = litert.convert(scratch, [*names, endpoints.INFO])
+        needed = self._needed(choice)
+        saved_model.write(self.model, scratch, info.to_bytes(self.info), saved_model.trace(self.model, needed))
+        float32 = litert.convert(scratch, [*(signature.name for signature in needed), endpoints.INFO])
         shutil.rmtree(scratch)
-        files: list[Made] = []
+        converted = {}
         for precision in precisions:
-            path = new / f"{info.kind(self.model)}_{precision}.tflite"
-            step(f"writing and verifying {path.name}")
-            try:
-                files.append(self._write_litert(path, precision, float32))
-            except ExportError as error:
-                if choice is None:
-                    raise
-                choice.refused[path.name] = str(error)
-                path.unlink(missing_ok=True)
-        for file in [self._smallest(files, choice)] if choice else files:
-            self.pictures.append(self._pictures(file.path.name, file.run))
-            artifacts.append(self._with_behaviour(file.artifact, file.opened, file.path))
+            step(f"making the {precision} files")
+            with self._refusing(f"{self.kind}_{precision}.tflite", self.refused if choice is None else choice.refused):
+                calibration = self._calibration(needed) if precision == "full_int8" else None
+                converted[precision] = litert.quantize(float32, precision, calibration)
+        if choice is not None:
+            converted = self._smallest(converted, choice, needed, scratch)
+        for precision, data in converted.items():
+            for name, signatures in self._files(precision):
+                step(f"writing and verifying {name}")
+                with self._refusing(name, self.refused):
+                    artifacts.append(self._written(new / name, precision, data, signatures))
+        if not any(artifact.format == "litert" for artifact in artifacts):
+            raise ExportError("; ".join(self.refused.values()))
         return artifacts
 
-    def _write_litert(self, path: Path, precision: str, float32: bytes) -> Made:
-        calibration = self._calibration() if precision == "full_int8" else None
-        path.write_bytes(runtime.sealed(litert.quantize(float32, precision, calibration)))
-        artifact = verify_litert(path, precision, self.reference, self.batch_sizes)
-        with quiet():
-            model = runtime.load(path)
-        pair = golden.golden(model, precision, self.reference)
-        _golden(path).write_text(json.dumps(pair), encoding="utf-8")
-        return Made(path, artifact, lambda name, inputs: model.run(name, **inputs))
+    @property
+    def kind(self) -> str:
+        return info.kind(self.model)
 
-    def _with_behaviour(self, artifact: Artifact, opened: Callable[[], Run], path: Path | None = None) -> Artifact:
+    def _files(self, precision: str) -> Iterator[tuple[str, tuple[Signature, ...]]]:
+        """Names of the files of a precision, and their signatures; a file of one network has one."""
+        if self.signatures:
+            yield f"{self.kind}_{precision}.tflite", self.signatures
+        size = min(size for size in self.batch_sizes if size is not None)
+        for network in self.networks:
+            yield f"{network}_{precision}.tflite", signatures_of(self.model, NETWORKS[network], (size,))
+
+    def _needed(self, choice: Choice | None) -> tuple[Signature, ...]:
+        """What has to be converted for all the files of a precision; the order doesn't matter yet."""
+        found = [signature for _, signatures in self._files("float32") for signature in signatures]
+        if choice is not None:
+            found += signatures_of(self.model, choice.endpoints, self.batch_sizes[:1])
+        return tuple(dict.fromkeys(found))
+
+    @contextlib.contextmanager
+    def _refusing(self, name: str, reasons: dict[str, str]) -> Iterator[None]:
+        """Inside, a file is made; one that isn't good enough is left out with its reason."""
+        try:
+            yield
+        except ExportError as error:
+            reasons[name] = str(error)
+
+    def _written(self, path: Path, precision: str, data: bytes, signatures: tuple[Signature, ...]) -> Artifact:
+        """A file of the converted signatures, verified, measured, and with its golden pairs beside it."""
+        try:
+            path.write_bytes(self._shipped(path.name, data, signatures))
+            artifact = verify_litert(path, precision, self.reference, signatures)
+            run = _opened(path)
+            artifact = self._with_behaviour(artifact, run, path, signatures)
+        except ExportError:
+            path.unlink(missing_ok=True)
+            raise
+        with quiet():
+            pair = golden.golden(path, self.reference)
+        path.with_suffix(".golden.json").write_text(json.dumps(pair), encoding="utf-8")
+        if not path.name.startswith(tuple(NETWORKS)):
+            self.pictures.append(self._pictures(path.name, run, {signature.endpoint.name for signature in signatures}))
+        return artifact
+
+    def _shipped(self, name: str, data: bytes, signatures: tuple[Signature, ...]) -> bytes:
+        """The file's bytes: a flatbuffer that says what it is, and what lies behind it."""
+        alone = name.startswith(tuple(NETWORKS))
+        facts = info.of(self.info, signatures, self.reference, alone)
+        wanted = [signature.named() for signature in signatures]
+        data = flatbuffer.arranged(data, wanted if alone else [*wanted, _INFO])
+        entries = {}
+        if alone:
+            data = flatbuffer.alone(data, wanted[0].name)
+            described = facts["signatures"][facts["serving_default"]]
+            entries[metadata.TFLITE_METADATA] = metadata.tflite_metadata(facts, described)
+        oldest = oldest_runtime(flatbuffer.contents(name, data).operators)
+        entries[metadata.MIN_RUNTIME] = f"{oldest}.0".encode().ljust(16, b"\0")
+        data = flatbuffer.with_metadata(data, metadata.description(facts), entries)
+        return runtime.sealed(data, {runtime.INFO: info.to_bytes(facts), **metadata.attached(facts)})
+
+    def _with_behaviour(
+        self, artifact: Artifact, run: Run, path: Path | None = None, signatures: Sequence[Signature] | None = None
+    ) -> Artifact:
         """What the opened file does to the test images, if there are any, and what a LiteRT file at `path` costs."""
         if self.behaviour is None:
             return artifact
-        does = self.behaviour.of(opened())
+        names = None if signatures is None else {signature.endpoint.name for signature in signatures}
+        does = self.behaviour.of(run, names)
         accuracy.check(artifact.path, artifact.precision, does)
         return dataclasses.replace(artifact, behaviour=does | (behaviour.cost(path) if path else {}))
 
-    def _smallest(self, files: list[Made], choice: Choice) -> Made:
-        """The file that is chosen; the others are removed."""
-        chosen_on = behaviour.Behaviour(
-            self.keras, self.names & {"score", "classify"}, choice.images.inputs, choice.images.labels
-        )
-        for file in files:
-            does: dict[str, Any] = chosen_on.of(file.run)
-            choice.lost[file.path.name] = {name: does[name] for name in choice.budgets}
-        best = choice.smallest(files)
-        for file in files:
-            if file is not best:
-                file.path.unlink()
-                _golden(file.path).unlink()
-        return best
+    def _smallest(
+        self, converted: dict[str, bytes], choice: Choice, needed: tuple[Signature, ...], scratch: Path
+    ) -> dict[str, bytes]:
+        """The precision that is chosen: what each loses is told by a file with all that is wanted."""
+        chosen_on = behaviour.Behaviour(self.keras, set(choice.endpoints), choice.images.inputs, choice.images.labels)
+        scratch.mkdir()
+        for precision, data in converted.items():
+            path = scratch / f"{self.kind}_{precision}.tflite"
+            with self._refusing(path.name, choice.refused):
+                path.write_bytes(self._shipped(path.name, data, needed))
+                artifact = verify_litert(path, precision, self.reference, needed)
+                does: dict[str, Any] = chosen_on.of(_opened(path))
+                choice.bytes[precision] = artifact.bytes
+                choice.lost[precision] = {name: does[name] for name in choice.budgets}
+        shutil.rmtree(scratch)
+        best = choice.smallest()
+        return {best: converted[best]}
 
-    def _calibration(self) -> litert.Calibration:
+    def _calibration(self, signatures: Sequence[Signature]) -> litert.Calibration:
         """Single calls of every signature on real images, on latents of the prior and on lines between them."""
         assert self.validation is not None
         reference = Reference(
@@ -267,32 +345,28 @@ class _Work:
         )  # fmt: skip
         latents = reference.inputs["decode"]["z"] if "decode" in reference.inputs else np.zeros((0, 0))
         calls: litert.Calibration = {}
-        for endpoint in reference.endpoints:
-            inputs = reference.inputs[endpoint.name]
-            for size in self.batch_sizes:
-                rows = size or 1
-                calls[endpoint.signature(size)] = [
-                    {
-                        name: np.resize(values[i : i + rows], (rows, *values.shape[1:]))
-                        if name in endpoint.batched
-                        else {"start": latents[i : i + 1], "end": latents[-1 - i :][:1]}.get(name, values)
-                        for name, values in inputs.items()
-                    }
-                    for i in range(0, CALIBRATED, rows)
-                ]
+        for signature in signatures:
+            endpoint, rows = signature.endpoint, signature.batch or 1
+            calls[signature.name] = [
+                {
+                    name: np.resize(values[i : i + rows], (rows, *values.shape[1:]))
+                    if name in endpoint.batched
+                    else {"start": latents[i : i + 1], "end": latents[-1 - i :][:1]}.get(name, values)
+                    for name, values in reference.inputs[endpoint.name].items()
+                }
+                for i in range(0, CALIBRATED, rows)
+            ]
         return calls
 
-    def _pictures(self, title: str, run: Any) -> pictures.Pictures:
-        if not hasattr(self.model, "decoder"):
-            return pictures.Pictures(title, None, None, None)
-        generative = hasattr(self.model, "prior")
+    def _pictures(self, title: str, run: Run, endpoints: Collection[str]) -> pictures.Pictures:
         first = self.test and {name: values[:SHOWN] for name, values in self.test.inputs.items()}
-        seed_7 = _seed_7() | conditions_in_turn(self.model, SHOWN)
+        shown = first if "reconstruct" in endpoints else None
+        seed_7 = _seed_7() | conditions_in_turn(self.model, SHOWN) if "generate" in endpoints else None
         return pictures.Pictures(
             title=title,
-            images=first and first["image"],
-            reconstructions=first and run("reconstruct", first)["reconstruction"],
-            samples=run("generate", seed_7)["image"] if generative else None,
+            images=shown and shown["image"],
+            reconstructions=shown and run("reconstruct", shown)["reconstruction"],
+            samples=seed_7 and run("generate", seed_7)["image"],
         )
 
     def report(self, artifacts: list[Artifact], choice: Choice | None) -> dict[str, Any]:
@@ -306,9 +380,16 @@ class _Work:
                 "batch_sizes": list(self.batch_sizes),
             },
             "warnings": [*(choice.warnings() if choice else ()), *_warnings(artifacts, self.batch_sizes)],
+            "refused": self.refused,
             **({"choice": choice.as_dict()} if choice else {}),
             "artifacts": [artifact.as_dict() for artifact in artifacts],
         }
+
+
+def _opened(path: Path) -> Run:
+    with quiet():
+        model = runtime.load(path)
+    return lambda name, inputs: model.run(name, **inputs)
 
 
 def _seed_7() -> dict[str, np.ndarray]:
@@ -317,10 +398,6 @@ def _seed_7() -> dict[str, np.ndarray]:
         "index": np.arange(SHOWN, dtype="int32"),
         "temperature": np.ones(1, "float32"),
     }
-
-
-def _golden(path: Path) -> Path:
-    return path.with_suffix(".golden.json")
 
 
 def _warnings(artifacts: list[Artifact], batch_sizes: Sequence[int | None]) -> list[str]:

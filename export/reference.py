@@ -1,7 +1,7 @@
 """What Keras says: the answers that every exported file is compared with."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -87,7 +87,8 @@ class Reference:
         model = with_fixed_prior(model)
         self.image_source = "noise of random brightness and contrast" if images is None else "given"
         self.latent_source = None
-        self.parameters = endpoints.weights_in_files(model)
+        self._weights = endpoints.weights_of(model)
+        self.parameters = sum(self._weights.values())
         self.endpoints = endpoints_of(model)
         if images is None:
             pixels, condition = _noise(model.image_shape, seed, rows), conditions_in_turn(model, rows)
@@ -129,6 +130,11 @@ class Reference:
             few = {name: value[-2:] if name in endpoint.batched else value for name, value in inputs.items()}
             _check_repeatable(endpoint.name, outputs, *(run(endpoint.name, few) for _ in range(2)))
             self.inputs[endpoint.name], self.outputs[endpoint.name] = inputs, outputs
+
+    def weights(self, of: Sequence[endpoints.Endpoint]) -> int:
+        """Number of weights that these endpoints compute with."""
+        used = {name for endpoint in of for name in endpoint.networks}
+        return sum(count for name, count in self._weights.items() if name in used)
 
 
 def _not_finite(model: Any) -> str:

@@ -10,13 +10,18 @@
 On the command line: `python -m kvae.export.runtime vae_int8.tflite --generate 16 --seed 7 --out grid.png`
 """
 
+from __future__ import annotations
+
 import hashlib
+import io
 import json
 import math
 import os
 import re
 import secrets
 import threading
+import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +30,23 @@ import numpy as np
 from kvae.arguments import ROUNDING, integer, numbers, real, shown
 
 try:
-    from ai_edge_litert.interpreter import Interpreter
-except ImportError as error:
-    raise ImportError("kvae.export.runtime needs LiteRT: pip install ai-edge-litert") from error
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+except ImportError:
+    try:  # what there was before, for older Pythons
+        from tflite_runtime.interpreter import Interpreter, OpResolverType
+    except ImportError as error:
+        raise ImportError("kvae.export.runtime needs LiteRT: pip install ai-edge-litert") from error
 
 REPORT = "report.json"
 FORMAT, FORMAT_VERSION = "kvae", 1  # of the JSON that `info` gives
 DYNAMIC_BATCH = 64  # with a signature for any batch size, rows are run in pieces of this size
 MAX_BYTES = 2**31  # of one answer; more is better drawn in parts
 MAX_THREADS = 1024  # tens of thousands end the process
-#: At the end of a file, where LiteRT doesn't look: this, and the sha256 of all that comes before.
+#: Behind the flatbuffer, where LiteRT doesn't look, is a zip archive: what the file says about its model, and lists of
+#: names. Its comment is this, and the sha256 of all that comes before.
 SEAL = b"\nkvae sha256\n"
+INFO = "info.json"
+SERVING_DEFAULT = "serving_default"  # the signature of a file that has one
 
 
 class Model:
@@ -57,16 +68,21 @@ class Model:
         class_names: of a model that classifies, in the order of the probabilities; None if the file has none.
     """
 
-    def __init__(self, path: str | os.PathLike[str], num_threads: int = 1, sha256: str | None = None):
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        num_threads: int = 1,
+        sha256: str | None = None,
+        xnnpack: bool = True,
+    ):
         self.path = _path("path", path)
         self._lock = threading.Lock()
         num_threads = integer("num_threads", num_threads, least=1, most=MAX_THREADS)
         data = _read(self.path, sha256)
         # The interpreter must outlive its runners, and the data the interpreter.
         self._data = data
-        self._interpreter = _open(self.path, data, num_threads)
-        names = self._interpreter.get_signature_list()
-        self.info = self._read_info(names)
+        self._interpreter = _open(self.path, data, num_threads, xnnpack)
+        self.info = self._read_info(self._interpreter.get_signature_list())
         self.image_shape = tuple(self.info["image_shape"])
         self.latent_dim = None if self.info["latent_dim"] is None else int(self.info["latent_dim"])
         self.batch_sizes = tuple(sorted(self.info["batch_sizes"], reverse=True))
@@ -268,8 +284,9 @@ class Model:
         specs = known[endpoint]["inputs"]
         if set(inputs) != set(specs):
             raise ValueError(f"'{endpoint}' takes {sorted(specs)}. Received: {sorted(inputs)}")
-        if batch is not None and integer("batch", batch) not in self.batch_sizes:
-            raise ValueError(f"Argument `batch` must be one of {self.batch_sizes}. Received: batch={batch}")
+        sizes = sorted(known[endpoint]["batch_sizes"])
+        if batch is not None and integer("batch", batch) not in sizes:
+            raise ValueError(f"Argument `batch` must be one of {sizes}. Received: batch={batch}")
         inputs = {name: _as_specified(name, value, specs[name]) for name, value in inputs.items()}
         batched = {name for name, spec in specs.items() if spec["shape"][0] == "B"}
         rows = len(inputs[next(iter(batched))])
@@ -289,6 +306,10 @@ class Model:
                 first += count
         return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
 
+    def signature(self, endpoint: str, batch: int) -> str:
+        """Name in the file of an endpoint for a batch of this size."""
+        return SERVING_DEFAULT if "serving_default" in self.info else f"{endpoint}_{batch}"
+
     def _need(self, endpoint: str, expected: str | None = None) -> None:
         """ValueError unless the file has this endpoint."""
         if endpoint not in self.info["signatures"]:
@@ -307,10 +328,12 @@ class Model:
 
     def _choose(self, endpoint: str, rows: int, batch: int | None) -> tuple[str, int]:
         """Signature and size of the next piece: the largest that fits, or the smallest."""
-        if batch is None and self.info["dynamic_batch"]:
+        signature = self.info["signatures"][endpoint]
+        if batch is None and signature["dynamic_batch"]:
             return endpoint, min(rows, DYNAMIC_BATCH)
-        size = batch or next((size for size in self.batch_sizes if size <= rows), self.batch_sizes[-1])
-        return f"{endpoint}_{size}", size
+        sizes = signature["batch_sizes"]  # rising
+        size = batch or next((size for size in reversed(sizes) if size <= rows), sizes[0])
+        return self.signature(endpoint, size), size
 
     def _call(self, name: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         try:
@@ -325,9 +348,12 @@ class Model:
 
     def _read_info(self, names: dict[str, Any]) -> dict[str, Any]:
         try:
-            info = json.loads(self._interpreter.get_signature_runner("info")()["json"].tobytes())
-            sizes = [*info["batch_sizes"], *([""] if info["dynamic_batch"] else [])]
-            wanted = {f"{name}_{size}".rstrip("_") for name in info["signatures"] for size in sizes}
+            with zipfile.ZipFile(io.BytesIO(self._data)) as archive:
+                info = json.loads(archive.read(INFO))
+            wanted = {SERVING_DEFAULT} if "serving_default" in info else set()
+            for name, signature in {} if wanted else info["signatures"].items():
+                wanted |= {f"{name}_{size}" for size in signature["batch_sizes"]}
+                wanted |= {name} if signature["dynamic_batch"] else set()
             if (
                 (info["format"], info["format_version"]) != (FORMAT, FORMAT_VERSION)
                 or not wanted <= set(names)
@@ -338,9 +364,9 @@ class Model:
                 for spec in (*signature["inputs"].values(), *signature["outputs"].values()):
                     np.zeros([0 if size == "B" else size for size in spec["shape"]], spec["dtype"])  # can be
             return info
-        except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, zipfile.BadZipFile) as error:
             raise ValueError(
-                "Expected a file made by kvae.export, with the signature 'info' in format 1. Received: "
+                "Expected a file made by kvae.export, which says in format 1 what is in it. Received: "
                 f"'{self.path}' with signatures {sorted(names) or 'none'}"
             ) from error
 
@@ -383,20 +409,21 @@ class Model:
         return np.clip(image, low, high)
 
 
-def load(path: str | os.PathLike[str], num_threads: int = 1, sha256: str | None = None) -> Model:
+def load(path: str | os.PathLike[str], num_threads: int = 1, sha256: str | None = None, xnnpack: bool = True) -> Model:
     """Open a file that `kvae.export` made.
 
     Args:
         path: of the `.tflite` file.
         num_threads: for the kernels, 1 to 1024.
         sha256: what the file must have; left out, the report.json beside it is asked, if there is one.
+        xnnpack: whether XNNPACK's kernels compute, the default everywhere; or LiteRT's own, which are slow, to compare.
 
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if it is empty, cut off, changed by a single bit, no LiteRT file, not one of kvae's, or has another
             checksum.
     """
-    return Model(path, num_threads, sha256)
+    return Model(path, num_threads, sha256, xnnpack)
 
 
 def seed_words(seed: int) -> np.ndarray:
@@ -408,12 +435,25 @@ def seed_words(seed: int) -> np.ndarray:
     return np.array([high, low], np.uint32).view(np.int32)
 
 
-def sealed(data: bytes) -> bytes:
-    """The contents of a LiteRT file with their checksum behind them, as `load` wants it.
+def sealed(data: bytes, attached: Mapping[str, bytes]) -> bytes:
+    """A flatbuffer with texts behind it, in an archive that any zip tool opens, and their checksum, as `load` wants it.
 
     LiteRT checks the structure of a file in part only: a damaged one may compute nonsense, or crash the process.
+
+    Args:
+        data: the flatbuffer.
+        attached: texts by name, `INFO` among them.
     """
-    return data + SEAL + hashlib.sha256(data).digest()
+    file = io.BytesIO(data)
+    with zipfile.ZipFile(file, "a") as archive:
+        for name, text in attached.items():
+            archive.writestr(zipfile.ZipInfo(name), text)  # with no time: the same facts give the same bytes
+        archive.comment = bytes(_SEALED)
+    contents = file.getvalue()[:-_SEALED]
+    return contents + SEAL + hashlib.sha256(contents).digest()
+
+
+_SEALED = len(SEAL) + hashlib.sha256().digest_size
 
 
 def _path(name: str, value: Any) -> Path:
@@ -440,7 +480,7 @@ def _read(path: Path, sha256: str | None) -> bytes:
             f"'{path}' was changed or damaged since it was exported: copy it again. Expected sha256 "
             f"{wanted[:16]}…. Received: {found[:16]}…"
         )
-    end = len(data) - len(SEAL) - hashlib.sha256().digest_size
+    end = len(data) - _SEALED
     if not data.startswith(SEAL, end):
         raise ValueError(
             "Expected a file as kvae.export wrote it, with its checksum at the end. Received: "
@@ -460,9 +500,10 @@ def _reported_sha256(path: Path) -> str | None:
         return None
 
 
-def _open(path: Path, data: bytes, num_threads: int) -> Any:
+def _open(path: Path, data: bytes, num_threads: int, xnnpack: bool) -> Any:
+    kernels = OpResolverType.AUTO if xnnpack else OpResolverType.BUILTIN_REF
     try:
-        return Interpreter(model_content=data, num_threads=num_threads)
+        return Interpreter(model_content=data, num_threads=num_threads, experimental_op_resolver_type=kernels)
     except (RuntimeError, TypeError, ValueError) as error:
         raise ValueError(f"LiteRT can't open '{path}'. It says: {_first_line(error)}") from error
 

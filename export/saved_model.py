@@ -1,4 +1,4 @@
-"""A SavedModel with one named signature per endpoint and batch size."""
+"""A SavedModel with named signatures."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,36 +8,26 @@ import numpy as np
 import tensorflow as tf
 
 from kvae.export.console import quiet
-from kvae.export.endpoints import INFO, endpoints_of
+from kvae.export.endpoints import INFO, Signature, signatures_of
 from kvae.export.errors import ExportError, one_line
 from kvae.models import float32_compute
 
 
-def trace(model: Any, batch_sizes: Sequence[int | None] = (None,)) -> dict[str, Any]:
-    """The model's endpoints for each batch size (None is any) as graphs, by signature; ExportError if that can't be."""
+def trace(model: Any, signatures: Sequence[Signature]) -> dict[str, Any]:
+    """The signatures as graphs, by name; ExportError if that can't be."""
     with quiet(), float32_compute(model):
-        return {
-            endpoint.signature(batch): endpoint.trace(model, batch)
-            for endpoint in endpoints_of(model)
-            for batch in batch_sizes
-        }
+        return {signature.name: signature.endpoint.trace(model, signature.batch) for signature in signatures}
 
 
-def write(
-    model: Any,
-    directory: Path,
-    info: bytes,
-    batch_sizes: Sequence[int | None] = (None,),
-    traced: dict[str, Any] | None = None,
-) -> None:
-    """Write `model` as a SavedModel to `directory`: its endpoints for each batch size, as traced, and `info`.
+def write(model: Any, directory: Path, info: bytes, traced: dict[str, Any] | None = None) -> None:
+    """Write `model` as a SavedModel to `directory`: what was traced, by default all endpoints, and `info`.
 
     Raises:
         ExportError: if an endpoint can't become a graph or TensorFlow can't save it.
     """
     text = tf.constant(np.frombuffer(info, np.uint8))
     with quiet(), float32_compute(model):
-        signatures = dict(traced or trace(model, batch_sizes))
+        signatures = dict(traced or trace(model, signatures_of(model)))
         signatures[INFO] = tf.function(lambda: {"json": text}, input_signature=[]).get_concrete_function()
         module = tf.Module()
         # Keras variables are no tf.Variables: untracked, the converter would leave the weights out unasked.

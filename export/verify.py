@@ -12,10 +12,11 @@ import tensorflow as tf
 from kvae.export import flatbuffer, operators, runtime
 from kvae.export.budgets import Budget, budget
 from kvae.export.console import quiet
-from kvae.export.endpoints import INFO, Endpoint
+from kvae.export.endpoints import INFO, Endpoint, Signature
 from kvae.export.errors import ExportError, one_line
 from kvae.export.info import spec
 from kvae.export.reference import Reference, Run, in_pieces
+from kvae.export.versions import oldest_runtime
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,8 @@ class SignatureCheck:
 
 @dataclass(frozen=True)
 class Artifact:
-    """A file, or a folder of them, that passed; `operators` are LiteRT's, None for other formats.
+    """A file, or a folder of them, that passed; `operators` are LiteRT's, and `oldest_runtime` is the
+    first release of TensorFlow Lite that has them; None for other formats.
 
     `behaviour` is what it does to test images, and what it costs: see `kvae.export.behaviour`.
     """
@@ -81,6 +83,7 @@ class Artifact:
     signatures: tuple[SignatureCheck, ...]
     operators: tuple[str, ...] | None = None
     builtin_only: bool | None = None
+    oldest_runtime: str | None = None
     behaviour: dict[str, Any] | None = None
 
     def as_dict(self) -> dict[str, Any]:
@@ -93,20 +96,30 @@ class Artifact:
             "signatures": {signature.name: signature.as_dict() for signature in self.signatures},
             "operators": None if self.operators is None else list(self.operators),
             "builtin_only": self.builtin_only,
+            "oldest_runtime": self.oldest_runtime,
             "behaviour": self.behaviour,
         }
 
 
 def verify_litert(
-    path: Path, precision: str, reference: Reference, batch_sizes: Sequence[int | None] = (1, 16)
+    path: Path, precision: str, reference: Reference, signatures: Sequence[Signature] | None = None
 ) -> Artifact:
     """Open a `.tflite` file as its user will, without TensorFlow's help, run every signature and compare.
+
+    Args:
+        path: of the file.
+        precision: one of `kvae.export.litert.PRECISIONS`.
+        reference: what Keras says.
+        signatures: that the file should have, beside `info`; None takes all endpoints for the batch sizes 1 and 16. A
+            file of one signature has it as `serving_default`, and nothing else.
 
     Raises:
         ExportError: if it needs operators that aren't built in, has no weights, can't be run, has other
             signatures than expected, or is further from Keras than `kvae.export.budgets` allows.
     """
     path = Path(path)
+    if signatures is None:
+        signatures = [Signature(endpoint, size) for endpoint in reference.endpoints for size in (1, 16)]
     contents = flatbuffer.read(path)
     if contents.not_builtin:
         raise ExportError(
@@ -114,12 +127,15 @@ def verify_litert(
             f"{', '.join(contents.not_builtin)}; replace the layer they come from"
         )
     # Half a byte for each weight is half of int8; a file without weights has far less.
-    if contents.variables or contents.constant_bytes < reference.parameters / 2:
+    weights = reference.weights([signature.endpoint for signature in signatures])
+    if contents.variables or contents.constant_bytes < weights / 2:
         raise ExportError(
-            f"Expected the {reference.parameters} weights of the model in '{path.name}'. Received: "
+            f"Expected the {weights} weights of the model in '{path.name}'. Received: "
             f"{contents.constant_bytes} bytes of constants; the converter didn't see the model's variables"
         )
-    _check_signatures(path.name, contents.signatures, reference, batch_sizes)
+    alone = contents.signatures == (flatbuffer.SERVING_DEFAULT,) and len(signatures) == 1
+    if not alone:
+        _check_signatures(path.name, contents.signatures, [*(signature.name for signature in signatures), INFO])
     with quiet():
         try:
             model = runtime.load(path)
@@ -129,15 +145,19 @@ def verify_litert(
         def run_in(size: int | None) -> Run:
             return lambda name, inputs: model.run(name, batch=size, **inputs)
 
-        signatures = compare(path.name, [run_in(size) for size in batch_sizes], precision, reference)
+        runs: dict[Endpoint, list[Run]] = {}
+        for endpoint, batch in signatures:
+            runs.setdefault(endpoint, []).append(run_in(batch))
+        checked = tuple(_compare_one(path.name, ways, end, precision, reference) for end, ways in runs.items())
     return Artifact(
         path=path.name,
         format="litert",
         precision=precision,
         bytes=path.stat().st_size,
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
-        signatures=signatures,
-        operators=contents.operators,
+        signatures=checked,
+        operators=tuple(contents.operators),
+        oldest_runtime=oldest_runtime(contents.operators),
         builtin_only=not contents.not_builtin,
     )
 
@@ -151,8 +171,8 @@ def verify_saved_model(path: Path, reference: Reference) -> Artifact:
     path = Path(path)
     with quiet():
         run, names = open_saved_model(path)
-        _check_signatures(path.name, names, reference, (None,))
-        signatures = compare(path.name, [run], "float32", reference)
+        _check_signatures(path.name, names, [*(endpoint.name for endpoint in reference.endpoints), INFO])
+        signatures = compare(path.name, run, "float32", reference)
     return folder_artifact(path, "saved_model", signatures)
 
 
@@ -186,15 +206,14 @@ def folder_artifact(path: Path, format: str, signatures: tuple[SignatureCheck, .
     )
 
 
-def _check_signatures(file: str, found: Iterable[str], reference: Reference, batch_sizes: Sequence[int | None]) -> None:
-    expected = {endpoint.signature(size) for endpoint in reference.endpoints for size in batch_sizes} | {INFO}
-    if set(found) != expected:
+def _check_signatures(file: str, found: Iterable[str], expected: Iterable[str]) -> None:
+    if set(found) != set(expected):
         raise ExportError(f"Expected signatures {sorted(expected)} in '{file}'. Received: {sorted(found)}")
 
 
-def compare(file: str, runs: Sequence[Run], precision: str, reference: Reference) -> tuple[SignatureCheck, ...]:
-    """Run every endpoint in every way on the reference's inputs; ExportError at the first that is over its budget."""
-    return tuple(_compare_one(file, runs, endpoint, precision, reference) for endpoint in reference.endpoints)
+def compare(file: str, run: Run, precision: str, reference: Reference) -> tuple[SignatureCheck, ...]:
+    """Run every endpoint on the reference's inputs; ExportError at the first that is over its budget."""
+    return tuple(_compare_one(file, [run], endpoint, precision, reference) for endpoint in reference.endpoints)
 
 
 def _compare_one(

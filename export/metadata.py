@@ -1,0 +1,131 @@
+"""TFLite Metadata: what Android Studio, MediaPipe and TFLite Support know about a file's inputs and outputs.
+
+(https://ai.google.dev/edge/litert/conversion/tensorflow/metadata; the tables' fields are numbered by its schema,
+metadata_schema.fbs.)
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flatbuffers
+
+TFLITE_METADATA, MIN_RUNTIME = "TFLITE_METADATA", "min_runtime_version"
+LABELS, CONDITIONS = "labels.txt", "conditions.txt"
+_TENSOR_AXIS_LABELS = 2  # kind of an associated file: one line for each entry of the last axis
+_RGB, _GREYSCALE = 1, 2
+_IMAGE_PROPERTIES, _NORMALIZATION_OPTIONS = 2, 1  # in their unions
+
+#: what a tensor is, by its name
+_DESCRIPTIONS = {
+    "z": "latents",
+    "image": "image, values from 0 to 1",
+    "reconstruction": "image encoded and decoded again, values from 0 to 1",
+    "mean": "mean of the latents of the image",
+    "variance": "variance of the latents of the image",
+    "condition": "what the image should show: 1 for its class, 0 for the others",
+    "probability": "probabilities of the classes",
+}
+_IMAGES = ("image", "reconstruction")
+
+
+def attached(info: Mapping[str, Any]) -> dict[str, bytes]:
+    """Lists of names that lie in the file: a line for each class, and for each condition."""
+    lists = {LABELS: info.get("classes"), CONDITIONS: info.get("condition")}
+    return {
+        file: "".join(f"{' '.join(name.split())}\n" for name in entry["names"]).encode()
+        for file, entry in lists.items()
+        if entry and entry["names"]
+    }
+
+
+def tflite_metadata(info: Mapping[str, Any], signature: Mapping[str, Any]) -> bytes:
+    """The metadata of a file with one subgraph.
+
+    Args:
+        info: what the file says about its model (`kvae.export.info`).
+        signature: of it, that of the subgraph: its inputs and outputs.
+    """
+    write = _Writer()
+    files = attached(info)
+    sides = [[_tensor(write, name, spec, info, files) for name, spec in signature[side].items()]
+             for side in ("inputs", "outputs")]  # fmt: skip
+    inputs, outputs = (write.vector(side) for side in sides)
+    subgraph = write.table(10, {0: write.text(info["serving_default"]), 2: inputs, 3: outputs})
+    parts = {
+        0: write.text(f"kvae {info['kind']}: {info['serving_default']}"),
+        1: write.text(description(info)),
+        3: write.vector([subgraph]),
+        7: write.text("1.0.0"),
+    }
+    if info["license"]:
+        parts[5] = write.text(info["license"])
+    return write.finished(write.table(8, parts))
+
+
+def description(info: Mapping[str, Any]) -> str:
+    """One line about a file."""
+    size = "×".join(map(str, info["image_shape"]))
+    what = f"{info['kind']} of {size} images"
+    if info["latent_dim"] is not None:
+        what += f" with {info['latent_dim']} latents"
+    return f"{what}, trained on {info['data']}" if info["data"] else what
+
+
+def _tensor(write: "_Writer", name: str, spec: Mapping[str, Any], info: Mapping[str, Any], files: Any) -> int:
+    parts = {0: write.text(name), 1: write.text(_DESCRIPTIONS.get(name, name))}
+    low, high = (0.0, 255.0) if spec["dtype"] == "uint8" else info["value_range"]
+    if name in _IMAGES:
+        height, width, channels = info["image_shape"]
+        if channels in (1, 3):
+            shape = write.table(2, {0: ("uint32", width), 1: ("uint32", height)})
+            properties = write.table(2, {0: ("uint8", _RGB if channels == 3 else _GREYSCALE), 1: shape})
+            parts[3] = write.table(3, {0: ("uint8", _IMAGE_PROPERTIES), 1: properties})
+        # Pixels are bytes to those who read this: (byte − mean) / std is what the model takes.
+        scale = 255.0 if (low, high) == (0.0, 1.0) else 1.0
+        options = write.table(2, {0: write.floats([0.0]), 1: write.floats([scale])})
+        parts[4] = write.vector([write.table(2, {0: ("uint8", _NORMALIZATION_OPTIONS), 1: options})])
+        parts[5] = write.table(2, {0: write.floats([high]), 1: write.floats([low])})
+    file = {"probability": LABELS, "condition": CONDITIONS}.get(name, "")
+    if file in files:
+        entry = {0: write.text(file), 1: write.text("names, one in a line"), 2: ("int8", _TENSOR_AXIS_LABELS)}
+        parts[6] = write.vector([write.table(5, entry)])
+    return write.table(7, parts)
+
+
+class _Writer:
+    """Tables, texts and vectors of a flatbuffer; what is inside another is written first."""
+
+    def __init__(self) -> None:
+        self._builder = flatbuffers.Builder(1024)
+
+    def text(self, value: str) -> int:
+        return self._builder.CreateString(value)
+
+    def vector(self, offsets: Sequence[int]) -> int:
+        self._builder.StartVector(4, len(offsets), 4)
+        for offset in reversed(offsets):
+            self._builder.PrependUOffsetTRelative(offset)
+        return self._builder.EndVector()
+
+    def floats(self, values: Sequence[float]) -> int:
+        self._builder.StartVector(4, len(values), 4)
+        for value in reversed(values):
+            self._builder.PrependFloat32(value)
+        return self._builder.EndVector()
+
+    def table(self, fields: int, parts: Mapping[int, Any]) -> int:
+        """A table of so many fields; a part is what another method gave, or a pair of a type and a number."""
+        self._builder.StartObject(fields)
+        for number, part in parts.items():
+            if isinstance(part, tuple):
+                kind, value = part
+                slot = {"uint8": self._builder.PrependUint8Slot, "int8": self._builder.PrependInt8Slot,
+                        "uint32": self._builder.PrependUint32Slot}[kind]  # fmt: skip
+                slot(number, value, 0)
+            else:
+                self._builder.PrependUOffsetTRelativeSlot(number, part, 0)
+        return self._builder.EndObject()
+
+    def finished(self, root: int) -> bytes:
+        self._builder.Finish(root, file_identifier=b"M001")
+        return bytes(self._builder.Output())
