@@ -1,5 +1,6 @@
 """Fixtures that several rooms share, and what a test run counts as a failure."""
 
+import gc
 import os
 import zlib
 
@@ -46,6 +47,13 @@ def pytest_runtest_makereport():
 @pytest.hookimpl(wrapper=True)
 def pytest_make_collect_report():
     return refuse_skip((yield))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _small_heap():
+    """What has been imported is no garbage: looking through it takes a second, and Keras asks for that many times."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
