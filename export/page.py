@@ -48,7 +48,9 @@ def render(report: dict[str, Any], pictures: list[Pictures]) -> str:
 
     model, files = report["model"], [_file(artifact) for artifact in report["artifacts"]]
     litert = [file for file in files if file["format"] == "litert"]
-    pick, choice = _pick(litert), report.get("choice") or {}
+    whole = [file for file in litert if not file.get("network")] or litert
+    pick, choice = _pick(whole), report.get("choice") or {}
+    refused = [f"{name} was left out. {reason}" for name, reason in (report.get("refused") or {}).items()]
     source = importlib.resources.files("kvae.export").joinpath(TEMPLATE).read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {
@@ -62,14 +64,14 @@ def render(report: dict[str, Any], pictures: list[Pictures]) -> str:
         call="decode" if "decode" in model["signatures"] else next(iter(model["signatures"]), "decode"),
         shape="×".join(map(str, model["image_shape"])),
         verification=report.get("verification") or {},
-        warnings=report.get("warnings") or [],
+        warnings=[*refused, *(report.get("warnings") or [])],
         packages=report.get("packages") or {},
         files=files,
         litert=litert,
         pick=pick,
         golden=PurePath(pick["path"]).with_suffix(".golden.json") if pick else None,
         image_time=_image_time(pick) if pick else None,
-        advice=[(file, _advice(file, pick, litert)) for file in _first(files, pick)] if pick else [],
+        advice=[(file, _advice(file, pick, whole)) for file in _first(files, pick)] if pick else [],
         weights=WEIGHTS,
         budgets=_losses_of(choice.get("budgets") or {}),
         losses=[(path, _losses_of(losses)) for path, losses in (choice.get("lost") or {}).items()],
@@ -154,9 +156,13 @@ def _advice(file: dict[str, Any], pick: dict[str, Any], litert: list[dict[str, A
     if file["format"] != "litert":
         return "For onnxruntime; one file for each signature, any batch size."
     lost, excess = _losses(file), _excess(file)
+    if file.get("network") and file is not pick:
+        runs = f"TensorFlow Lite {file['oldest_runtime']} and newer"
+        does = {"decoder": "Latents in, images out", "encoder": "Images in, latents out"}[file["network"]]
+        return f"{does}, and nothing else: one signature, for apps that call an interpreter, and {runs}."
     if file is pick:
         if len(litert) == 1:
-            return "The LiteRT file of this export."
+            return "The LiteRT file of this export with everything."
         if excess is None:
             return "The smallest. What it loses isn't known: the export had no images to measure it on."
         if excess > 0:
@@ -279,6 +285,12 @@ def _cost(report: dict[str, Any]) -> list[_Column]:
             "Peak resident memory of that process, Python and NumPy included.",
             _does("peak_memory_mb"),
             lambda x: f"{_number(x, 0)} MB",
+        ),
+        _Column(
+            "runtime",
+            "The oldest TensorFlow Lite that knows the file's operators.",
+            lambda file: file.get("oldest_runtime"),
+            lambda x: f"{x} +",
         ),
     ]
 

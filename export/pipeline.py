@@ -76,14 +76,22 @@ def export(
 ) -> dict[str, Any]:
     """Export a model to a SavedModel and LiteRT files, each compared with Keras before it is kept.
 
-    `directory` gets `saved_model/`, one `vae_<precision>.tflite` (or `autoencoder_…`, `classifier_…`) for each
-    precision with its `.golden.json` to replay on a device, `report.json`, and the same as a page, `export.html`. A
-    LiteRT file holds the whole model: signatures `decode_B`, `encode_B`, `reconstruct_B`, `generate_B`, `interpolate_B`
-    and `score_B` for each batch size B, and `info`; that of a classifier `classify_B` alone, that of a
-    `kvae.SemiSupervisedVAE` `classify_B` as well. The SavedModel has them without `_B`, for any batch size. All compute
-    in float32 even if the model was trained in mixed precision. It is all or nothing: if any of them fails, or the
-    export is interrupted, `directory` is left as it was. Files of an earlier export that aren't made again are removed,
-    other files are not touched.
+    `directory` gets `saved_model/`, for each precision `vae_<precision>.tflite` (or `autoencoder_…`, `classifier_…`)
+    and `decoder_<precision>.tflite`, each with its `.golden.json` to replay on a device, `report.json`, and the same as
+    a page, `export.html`.
+
+    * `decoder_<precision>.tflite` is for apps: one subgraph, one signature `serving_default`, latents `z` in (and behind
+      it `condition`, of a conditional model), `image` out, for the smallest batch size. It runs on TensorFlow Lite 2.7,
+      on GPUs, and with wrappers that know no signatures.
+    * `vae_<precision>.tflite` holds the whole model: signatures `decode_B`, `encode_B`, `reconstruct_B`, `generate_B`,
+      `latents_B`, `interpolate_B` and `score_B` for each batch size B, and `info`, in this order, so that subgraph 0 is
+      `decode_1` by default; that of a classifier has `classify_B` alone, that of a `kvae.SemiSupervisedVAE` `classify_B`
+      as well.
+    * The SavedModel has all signatures without `_B`, for any batch size.
+
+    All compute in float32 even if the model was trained in mixed precision. A LiteRT file that isn't close enough to
+    Keras is left out, and the report says why; if none is good enough, or the export is interrupted, `directory` is left
+    as it was. Files of an earlier export that aren't made again are removed, other files are not touched.
 
     Args:
         model: a built `kvae.VAE`, `kvae.Autoencoder` or `kvae.features.Classifier`.
@@ -104,6 +112,10 @@ def export(
         budget_nats: for "auto": largest loss of ELBO.
         batch_sizes: of the LiteRT signatures. With None among them, there is also one for any batch size, named
             `decode`, …; LiteRT.js can't use it.
+        signatures: of the files with everything, in this order: names such as "decode", for all batch sizes, or
+            "decode_16", for that one; None takes all. What isn't asked for costs nothing. With none (`[]`) there are the
+            files of `networks` alone.
+        networks: that are files of their own: "decoder", "encoder", both or none.
         with_onnx: whether to write `onnx/` as well, one file per endpoint (needs the extra `onnx`).
         data: name of the training data, for `info`; of an absolute path, its last part.
         license: text, for `info`.
@@ -115,14 +127,15 @@ def export(
         budget_accuracy: for "auto": largest loss of accuracy.
 
     Returns:
-        What is in `report.json`: `packages`, `model`, `verification`, `warnings` and `artifacts`; with "auto" also
+        What is in `report.json`: `packages`, `model`, `verification`, `warnings`, `refused` (files that aren't close
+        enough to Keras, and why) and `artifacts`; with "auto" also
         `choice`: the images that it was made on, the budgets, and what each file loses, or why it was refused.
 
     Raises:
         ValueError: for another model, unknown precisions, or unusable images, labels, conditions, names, budgets or
             batch sizes.
-        ExportError: if `directory` can't be written to, the model can't be converted, or a file isn't close enough
-            to Keras (`kvae.export.budgets`), or is right less often (`kvae.export.accuracy`).
+        ExportError: if `directory` can't be written to, the model can't be converted, or no LiteRT file is close
+            enough to Keras (`kvae.export.budgets`), and right as often (`kvae.export.accuracy`).
 
     Example:
 
@@ -131,7 +144,7 @@ def export(
         >>> with tempfile.TemporaryDirectory() as out:
         ...     report = export(vae, out)
         >>> [artifact["path"] for artifact in report["artifacts"]]
-        ['saved_model', 'vae_float32.tflite', 'vae_int8.tflite']
+        ['saved_model', 'vae_float32.tflite', 'decoder_float32.tflite', 'vae_int8.tflite', 'decoder_int8.tflite']
     """
     wanted = checks.precisions_of(precisions)
     sizes = checks.batch_sizes_of(batch_sizes)
@@ -200,7 +213,7 @@ class _Work:
         self.signatures, self.networks = signatures, networks
         self.test, self.validation = test, validation
         self.refused: dict[str, str] = {}
-        self.traced = saved_model.trace(self.model, signatures_of(self.model))
+        self.traced = saved_model.trace(self.model)
         self.reference = Reference(self.model, test and test.images, conditions=test and test.conditions)
         self.info = info.describe(
             model, self.reference, signatures, validation and validation.images,
@@ -276,6 +289,7 @@ class _Work:
 
     def _written(self, path: Path, precision: str, data: bytes, signatures: tuple[Signature, ...]) -> Artifact:
         """A file of the converted signatures, verified, measured, and with its golden pairs beside it."""
+        network = _network(path.name)
         try:
             path.write_bytes(self._shipped(path.name, data, signatures))
             artifact = verify_litert(path, precision, self.reference, signatures)
@@ -287,13 +301,13 @@ class _Work:
         with quiet():
             pair = golden.golden(path, self.reference)
         path.with_suffix(".golden.json").write_text(json.dumps(pair), encoding="utf-8")
-        if not path.name.startswith(tuple(NETWORKS)):
+        if network is None:
             self.pictures.append(self._pictures(path.name, run, {signature.endpoint.name for signature in signatures}))
-        return artifact
+        return dataclasses.replace(artifact, network=network)
 
     def _shipped(self, name: str, data: bytes, signatures: tuple[Signature, ...]) -> bytes:
         """The file's bytes: a flatbuffer that says what it is, and what lies behind it."""
-        alone = name.startswith(tuple(NETWORKS))
+        alone = _network(name) is not None
         facts = info.of(self.info, signatures, self.reference, alone)
         wanted = [signature.named() for signature in signatures]
         data = flatbuffer.arranged(data, wanted if alone else [*wanted, _INFO])
@@ -384,6 +398,11 @@ class _Work:
             **({"choice": choice.as_dict()} if choice else {}),
             "artifacts": [artifact.as_dict() for artifact in artifacts],
         }
+
+
+def _network(file: str) -> str | None:
+    """The network that the file holds alone."""
+    return next((name for name in NETWORKS if file.startswith(f"{name}_")), None)
 
 
 def _opened(path: Path) -> Run:

@@ -501,7 +501,7 @@ def _reported_sha256(path: Path) -> str | None:
 
 
 def _open(path: Path, data: bytes, num_threads: int, xnnpack: bool) -> Any:
-    kernels = OpResolverType.AUTO if xnnpack else OpResolverType.BUILTIN_REF
+    kernels = OpResolverType.AUTO if xnnpack else OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
     try:
         return Interpreter(model_content=data, num_threads=num_threads, experimental_op_resolver_type=kernels)
     except (RuntimeError, TypeError, ValueError) as error:

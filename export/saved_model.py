@@ -13,10 +13,11 @@ from kvae.export.errors import ExportError, one_line
 from kvae.models import float32_compute
 
 
-def trace(model: Any, signatures: Sequence[Signature]) -> dict[str, Any]:
-    """The signatures as graphs, by name; ExportError if that can't be."""
+def trace(model: Any, signatures: Sequence[Signature] | None = None) -> dict[str, Any]:
+    """The signatures (None: all endpoints, for any batch size) as graphs, by name; ExportError if that can't be."""
+    wanted = signatures_of(model) if signatures is None else signatures
     with quiet(), float32_compute(model):
-        return {signature.name: signature.endpoint.trace(model, signature.batch) for signature in signatures}
+        return {signature.name: signature.endpoint.trace(model, signature.batch) for signature in wanted}
 
 
 def write(model: Any, directory: Path, info: bytes, traced: dict[str, Any] | None = None) -> None:
@@ -27,7 +28,7 @@ def write(model: Any, directory: Path, info: bytes, traced: dict[str, Any] | Non
     """
     text = tf.constant(np.frombuffer(info, np.uint8))
     with quiet(), float32_compute(model):
-        signatures = dict(traced or trace(model, signatures_of(model)))
+        signatures = dict(traced or trace(model))
         signatures[INFO] = tf.function(lambda: {"json": text}, input_signature=[]).get_concrete_function()
         module = tf.Module()
         # Keras variables are no tf.Variables: untracked, the converter would leave the weights out unasked.

@@ -70,7 +70,8 @@ class SignatureCheck:
 @dataclass(frozen=True)
 class Artifact:
     """A file, or a folder of them, that passed; `operators` are LiteRT's, and `oldest_runtime` is the
-    first release of TensorFlow Lite that has them; None for other formats.
+    first release of TensorFlow Lite that has them; None for other formats. `network` is the one that the file holds
+    alone.
 
     `behaviour` is what it does to test images, and what it costs: see `kvae.export.behaviour`.
     """
@@ -84,6 +85,7 @@ class Artifact:
     operators: tuple[str, ...] | None = None
     builtin_only: bool | None = None
     oldest_runtime: str | None = None
+    network: str | None = None
     behaviour: dict[str, Any] | None = None
 
     def as_dict(self) -> dict[str, Any]:
@@ -97,6 +99,7 @@ class Artifact:
             "operators": None if self.operators is None else list(self.operators),
             "builtin_only": self.builtin_only,
             "oldest_runtime": self.oldest_runtime,
+            "network": self.network,
             "behaviour": self.behaviour,
         }
 

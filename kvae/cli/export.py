@@ -44,6 +44,16 @@ def export(
             help="Of the signatures; may be given several times (default: 1 and 16).", min=1, show_default=False
         ),
     ] = None,
+    signatures: Annotated[
+        str | None,
+        typer.Option(
+            help="Of the files with everything, such as decode,generate_16 (default: all); the first is subgraph 0.",
+            show_default=False,
+        ),
+    ] = None,
+    encoder: Annotated[
+        bool, typer.Option("--encoder", help="The encoder as a file of its own, too, as the decoder is.")
+    ] = False,
     any_batch: Annotated[
         bool,
         typer.Option("--any-batch", help="Signatures for any batch size, too: for Python; browsers can't use them."),
@@ -87,6 +97,8 @@ def export(
             precisions="auto" if choices == ["auto"] else choices or DEFAULT_PRECISIONS,
             budget_nats=budget_nats,
             batch_sizes=[*(batch_size or BATCH_SIZES), *([None] if any_batch else [])],
+            signatures=None if signatures is None else [name.strip() for name in signatures.split(",")],
+            networks=["decoder", *(["encoder"] if encoder else [])],
             with_onnx=onnx,
             license=license_text,
             on_step=line.set_description_str,
@@ -94,12 +106,15 @@ def export(
         if web is not None:
             line.set_description_str("writing the page")
             smallest = min(
-                (entry for entry in report["artifacts"] if entry["format"] == "litert"), key=itemgetter("bytes")
+                (entry for entry in report["artifacts"] if entry["format"] == "litert" and not entry["network"]),
+                key=itemgetter("bytes"),
             )
             write(out / smallest["path"], web, runtime=web_runtime)
     show_export(report, out)
     if web is not None:
         say(f"In a browser: python -m http.server -d {web}")
+    if report["refused"]:
+        raise typer.Exit(1)
 
 
 def export_run(model: "VAE", data: "Data", out: Path, **settings: Any) -> dict[str, Any]:
@@ -131,7 +146,7 @@ def show_export(report: dict[str, Any], out: Path) -> None:
             [
                 artifact["path"],
                 artifact["bytes"],
-                f"{max(images):.1e}",
+                _number(max(images, default=None), 1, "e"),
                 _number(does.get("elbo"), 2),
                 _number(does.get("nats_lost"), 3),
                 _number(does.get("psnr"), 1),
@@ -142,8 +157,10 @@ def show_export(report: dict[str, Any], out: Path) -> None:
     table(["file", "bytes", "max |error|", "ELBO", "nats lost", "PSNR dB", "probe", "decode µs"], rows)
     for warning in report["warnings"]:
         say(f"warning: {warning}")
+    for name, reason in report["refused"].items():
+        say(f"left out: {name}. {reason}")
     say(f"Verified against Keras. Wrote {out}/export.html, {out}/report.json")
 
 
-def _number(value: float | None, digits: int) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"
+def _number(value: float | None, digits: int, form: str = "f") -> str:
+    return "–" if value is None else f"{value:.{digits}{form}}"

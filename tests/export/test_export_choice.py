@@ -8,7 +8,7 @@ import pytest
 
 import kvae
 from kvae.export import ExportError, checks, reference
-from kvae.export.choice import Choice, Made
+from kvae.export.choice import Choice
 
 BUDGETS = {"nats_lost": 0.5, "accuracy_lost": 0.005}
 IMAGES, OTHERS, LABELS = np.zeros((4, 8, 8, 1)), np.ones((3, 8, 8, 1)), [0, 1, 1, 0]
@@ -59,15 +59,16 @@ def test_what_the_choice_is_made_on(case):
 
 def test_the_smallest_within_every_budget_is_taken():
     choice = choose(*CASES["both"][:4])
-    sizes = {"a": 1, "b": 2, "c": 3, "d": 4}
-    files = [Made(Path(name), SimpleNamespace(bytes=size), None) for name, size in sizes.items()]
     losses = {"a": (0.6, 0.0), "b": (0.1, 0.006), "c": (0.5, 0.005), "d": (-0.1, 0.0)}
     choice.lost = {name: dict(zip(("nats_lost", "accuracy_lost"), lost)) for name, lost in losses.items()}
-    assert choice.smallest(files).path.name == "c"
+    choice.bytes = {"a": 1, "b": 2, "c": 3, "d": 4}
+    assert choice.smallest() == "c"
+    assert choice.endpoints == ["classify", "score"]
+    choice.lost = {name: choice.lost[name] for name in ("a", "b")}
     with pytest.raises(ExportError, match=r"at most 0.005 of accuracy and 0.5 nats. Received: a loses 0.6 nats"):
-        choice.smallest(files[:2])
+        choice.smallest()
     with pytest.raises(ExportError, match="Received: none at all"):
-        Choice(choice.budgets, choice.images, True).smallest([])
+        Choice(choice.budgets, choice.images, True).smallest()
 
 
 NUMBERS = {"precisions": "auto", "images": IMAGES}
@@ -87,7 +88,10 @@ WRONG = {
     "a licence that is a path": ({"license": Path("LICENSE")}, "`license` must be text"),
     "a directory of a number": ({"directory": 5}, "`directory` must be a path. Received: directory=5"),
     "no directory": ({"directory": None}, "`directory` must be a path. Received: directory=None"),
-    "validation of three": ({"validation": (IMAGES, LABELS, LABELS)}, "`validation` must be images, or a pair.*of 3"),
+    "validation of three": (
+        {"validation": (IMAGES, LABELS, LABELS)},
+        "`validation` must be images, or a pair.*of 3",
+    ),
     "images of text": (
         {"images": "x.npy"},
         "`images` must be one image or more, an array of shape .*Received: 'x.npy'",
@@ -103,7 +107,7 @@ WRONG = {
     ),
     "labels of a number": ({"images": IMAGES, "labels": 5}, "`labels` must have one entry.*0 labels, 4 images"),
     "a path of a model": ({"model": "model.keras"}, "`model` must be a `kvae.VAE`.*Received: str"),
-    "validation of another shape": ({"validation": np.zeros((2, 9, 9, 1))}, "`validation` must be images"),
+    "validation of another shape": ({"validation": np.zeros((2, 9, 9, 1))}, "`validation` must be one image or more"),
     "a little above 1": ({"images": np.full((2, 8, 8, 1), 1.00001)}, "values from 1.00001001 to 1.00001001"),
     "validation in bytes": ({"validation": np.full((2, 8, 8, 1), 255)}, "`validation` must have values in"),
 }

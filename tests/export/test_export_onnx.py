@@ -94,6 +94,7 @@ def inputs_of(model, size):
         "encode": {"image": image},
         "reconstruct": {"image": image},
         "generate": {**noise, "temperature": np.array([0.7], "float32")},
+        "latents": {**noise, "temperature": np.array([0.7], "float32")},
         "interpolate": {"start": z[:1], "end": z[1:2], "position": rng.random(size, dtype=np.float32)},
         "score": {"image": image, **noise},
     }
@@ -256,7 +257,7 @@ def test_a_file_that_says_something_else_is_refused(written, model, images):
     other = Reference(model, images)
     other.outputs["decode"] = {"image": other.outputs["decode"]["image"] + 0.01}
     with pytest.raises(ExportError, match="'image' from 'decode' of 'onnx' within"):
-        kvae_onnx.compare("onnx", [kvae_onnx.open_onnx(written[0])], "float32", other)
+        kvae_onnx.compare("onnx", kvae_onnx.open_onnx(written[0]), "float32", other)
 
 
 def test_what_is_no_onnx_file_is_refused(tmp_path):

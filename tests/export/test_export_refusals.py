@@ -219,13 +219,20 @@ def earlier(exported, tmp_path):
     return out, snapshot(out)
 
 
-def test_over_budget_is_refused_and_the_earlier_export_stays(small, earlier, monkeypatch):
+def test_what_is_over_budget_is_left_out_with_its_reason(small, earlier, monkeypatch):
     out, before = earlier
     tight = {unit: budgets.Budget(max=1e-9, mean=1e-9) for unit in budgets._INT8}
     monkeypatch.setitem(budgets._BY_PRECISION, "int8", tight)
     with pytest.raises(ExportError, match=r"Received: off by .*; export precisions=\('float32',\)"):
-        export(small, out)
+        export(small, out, precisions="int8")  # nothing passes
     assert snapshot(out) == before
+    report = export(small, out)
+    assert [artifact["path"] for artifact in report["artifacts"]] == [
+        "saved_model", "vae_float32.tflite", "decoder_float32.tflite",
+    ]  # fmt: skip
+    assert sorted(report["refused"]) == ["decoder_int8.tflite", "vae_int8.tflite"]
+    assert all("off by" in reason for reason in report["refused"].values())
+    assert not [path for path in out.iterdir() if "int8" in path.name]
 
 
 def test_wrong_weights_are_refused(vae, earlier, monkeypatch):
@@ -314,6 +321,8 @@ def test_files_that_are_not_made_again_are_removed_and_others_are_not(small, ear
     out, _ = earlier
     export(small, out, precisions=("float32",))
     assert sorted(path.name for path in out.iterdir()) == [
+        "decoder_float32.golden.json",
+        "decoder_float32.tflite",
         "export.html",
         "notes.txt",
         "report.json",
@@ -343,7 +352,7 @@ WRONG_ARGUMENTS = {
     "batch 0": ({"batch_sizes": (1, 0)}, r"Received: \(1, 0\)"),
     "labels alone": ({"labels": [1, 2]}, "2 labels, 0 images"),
     "shape": ({"images": np.zeros((4, 9, 9, 1))}, r"\(batch, 8, 8, 1\).*Received: shape \(4, 9, 9, 1\)"),
-    "no images": ({"images": np.zeros((0, 8, 8, 1))}, "at least one"),
+    "no images": ({"images": np.zeros((0, 8, 8, 1))}, "one image or more"),
     "range": ({"images": np.full((4, 8, 8, 1), 255.0)}, r"\[0, 1\].*from 255 to 255"),
     "NaN": ({"images": np.full((4, 8, 8, 1), np.nan)}, "no NaN"),
 }

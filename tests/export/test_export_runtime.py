@@ -43,7 +43,9 @@ def test_info(model, images):
     assert (info["prior"], info["posterior"], info["likelihood"]) == ("StandardNormal", "DiagonalNormal", "Bernoulli")
     assert info["value_range"] == [0, 1]
     assert info["batch_sizes"] == [1, 16]
-    assert set(info["signatures"]) == {"decode", "encode", "reconstruct", "generate", "interpolate", "score"}
+    assert set(info["signatures"]) == {
+        "decode", "encode", "reconstruct", "generate", "latents", "interpolate", "score",
+    }  # fmt: skip
     assert info["signatures"]["decode"]["outputs"] == {"image": {"shape": ["B", 8, 8, 1], "dtype": "float32"}}
     assert info["signatures"]["generate"]["inputs"]["seed"] == {"shape": [2], "dtype": "int32"}
     assert info["score"]["images"] == len(images)
@@ -282,7 +284,7 @@ BROKEN_FILES = {
     "a bit of the end": (lambda good: good[:-1] + bytes([good[-1] ^ 1]), "changed or damaged"),
     "more behind the end": (lambda good: good + b"\n", "cut off or damaged"),
     "foreign": (foreign, "as kvae.export wrote it"),
-    "foreign, with a checksum": (lambda good: runtime.sealed(foreign(good)), "made by kvae.export, with the signature"),
+    "foreign, with a checksum": (lambda good: runtime.sealed(foreign(good), {}), "made by kvae.export, which says"),
 }
 
 
