@@ -162,7 +162,7 @@ def _advice(file: dict[str, Any], pick: dict[str, Any], litert: list[dict[str, A
         return f"{does}, and nothing else: one signature, for apps that call an interpreter, and {runs}."
     if file is pick:
         if len(litert) == 1:
-            return "The LiteRT file of this export with everything."
+            return "The LiteRT file of this export."
         if excess is None:
             return "The smallest. What it loses isn't known: the export had no images to measure it on."
         if excess > 0:

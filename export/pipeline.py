@@ -80,18 +80,18 @@ def export(
     and `decoder_<precision>.tflite`, each with its `.golden.json` to replay on a device, `report.json`, and the same as
     a page, `export.html`.
 
-    * `decoder_<precision>.tflite` is for apps: one subgraph, one signature `serving_default`, latents `z` in (and behind
-      it `condition`, of a conditional model), `image` out, for the smallest batch size. It runs on TensorFlow Lite 2.7,
-      on GPUs, and with wrappers that know no signatures.
+    * `decoder_<precision>.tflite` is for apps: one subgraph, one signature `serving_default`, latents `z` in (and
+      `condition` behind it, of a conditional model), `image` out, for the smallest batch size. It runs on TensorFlow
+      Lite 2.7, on GPUs, and with wrappers that know no signatures.
     * `vae_<precision>.tflite` holds the whole model: signatures `decode_B`, `encode_B`, `reconstruct_B`, `generate_B`,
       `latents_B`, `interpolate_B` and `score_B` for each batch size B, and `info`, in this order, so that subgraph 0 is
-      `decode_1` by default; that of a classifier has `classify_B` alone, that of a `kvae.SemiSupervisedVAE` `classify_B`
-      as well.
+      `decode_1` by default. That of a classifier has `classify_B` alone, that of a `kvae.SemiSupervisedVAE` has it as
+      well.
     * The SavedModel has all signatures without `_B`, for any batch size.
 
     All compute in float32 even if the model was trained in mixed precision. A LiteRT file that isn't close enough to
-    Keras is left out, and the report says why; if none is good enough, or the export is interrupted, `directory` is left
-    as it was. Files of an earlier export that aren't made again are removed, other files are not touched.
+    Keras is left out, and the report says why; if none is good enough, or the export is interrupted, `directory` is
+    left as it was. Files of an earlier export that aren't made again are removed, other files are not touched.
 
     Args:
         model: a built `kvae.VAE`, `kvae.Autoencoder` or `kvae.features.Classifier`.
@@ -113,8 +113,8 @@ def export(
         batch_sizes: of the LiteRT signatures. With None among them, there is also one for any batch size, named
             `decode`, …; LiteRT.js can't use it.
         signatures: of the files with everything, in this order: names such as "decode", for all batch sizes, or
-            "decode_16", for that one; None takes all. What isn't asked for costs nothing. With none (`[]`) there are the
-            files of `networks` alone.
+            "decode_16", for that one; None takes all. What isn't asked for costs nothing. With none (`[]`), there are
+            only the files of `networks`.
         networks: that are files of their own: "decoder", "encoder", both or none.
         with_onnx: whether to write `onnx/` as well, one file per endpoint (needs the extra `onnx`).
         data: name of the training data, for `info`; of an absolute path, its last part.
