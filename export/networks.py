@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import keras
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
 
@@ -35,8 +36,7 @@ def in_networks(model: Any) -> InNetwork:
     """Tells the operators of a model's networks from those of its prior, posterior and likelihood, by their names.
 
     Keras puts the operators of a layer into the scope of its name, and TensorFlow adds a number where a scope is
-    entered again. A network's scope is its own name, or that of one of its layers where a classifier calls these
-    alone.
+    entered again. A network's scope is its own name, or that of one of its layers where these are called alone.
 
     Example:
 
@@ -46,7 +46,8 @@ def in_networks(model: Any) -> InNetwork:
         (True, False)
     """
     networks = {name: False for part in ("prior", "posterior", "likelihood") for name in _scopes(model, part)}
-    networks |= {name: True for part in ("encoder", "decoder", "classifier", "head") for name in _scopes(model, part)}
+    networks |= {name: True for part in ("encoder", "decoder", "classifier") for name in _scopes(model, part)}
+    networks |= {model.name: True}  # a classifier is one itself
 
     def inside(tensor: str) -> bool:
         for scope in {name.split("/")[0] for name in tensor.split(";") if "/" in name}:
@@ -60,8 +61,9 @@ def in_networks(model: Any) -> InNetwork:
 
 
 def _scopes(model: Any, part: str) -> Iterator[str]:
-    layer = getattr(model, part, None)
-    return (entry.name for entry in layer._flatten_layers()) if hasattr(layer, "_flatten_layers") else iter(())
+    layer: Any = getattr(model, part, None)
+    if isinstance(layer, keras.layers.Layer):
+        yield from (inner.name for inner in layer._flatten_layers())
 
 
 def in_eight_bits(data: bytes, inside: InNetwork) -> dict[str, list[str]]:
@@ -131,7 +133,7 @@ def saturated(data: bytes) -> dict[str, float]:
     """
     model = flatbuffer_utils.read_model_from_bytearray(bytearray(data))
     kind = kinds(model)
-    found = {}
+    found: dict[str, float] = {}
     for subgraph in model.subgraphs:
         made_by = {i: operator for operator in subgraph.operators for i in operator.outputs}
         used = Counter(i for operator in subgraph.operators for i in operator.inputs) + Counter(subgraph.outputs)
@@ -161,7 +163,7 @@ def joined(data: bytes, chosen: dict[str, list[str]]) -> bytes:
         same: dict[int, int] = {}  # tensors in the place of others
         for operator in subgraph.operators:
             operator.inputs = [same.get(i, i) for i in operator.inputs]
-            dequantize = floats.get(operator.inputs[0]) if len(operator.inputs) else None
+            dequantize: Any = floats.get(operator.inputs[0]) if len(operator.inputs) else None
             source = tensors[dequantize.inputs[0]] if dequantize else None
             if source and tensors[operator.outputs[0]].name.decode() in wanted:
                 moved = copy.copy(tensors[operator.outputs[0]])
@@ -179,7 +181,7 @@ def joined(data: bytes, chosen: dict[str, list[str]]) -> bytes:
             if operators and kind[operators[-1].opcodeIndex] == "DEQUANTIZE":
                 floats[operators[-1].outputs[0]] = operators[-1]
         used = {i for operator in operators for i in operator.inputs} | set(subgraph.outputs)
-        subgraph.operators = [operator for operator in operators if used.intersection(operator.outputs)]
+        subgraph.operators = [o for o in operators if o.outputs[0] not in floats or o.outputs[0] in used]
     return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
 
 
