@@ -34,6 +34,8 @@ def integer(
     Args:
         saved_model: folder.
         named: a signature of fixed shapes, of one of `ENDPOINTS`, with its inputs and outputs in the order of the file.
+            Outputs may be left out, and what computes them: without its `variance`, `encode` needs no EXP, which few
+            processors have in eight bits, nor has TFLite 2.10.
         calibration: inputs of single calls. They set the ranges: what is beyond them is cut off.
         io: dtype of inputs and outputs, one of `IO`.
 
@@ -48,6 +50,7 @@ def integer(
     converted = litert.convert(saved_model, [named.name], functools.partial(_in_integers, calibration, io))
     data = flatbuffer.alone(flatbuffer.arranged(converted, [named]), named.name)
     model = flatbuffer_utils.read_model_from_bytearray(bytearray(data))
+    _keep_needed(model.subgraphs[0])
     _check(model, named.name)
     for code, kind in zip(model.operatorCodes, networks.kinds(model).values()):
         if kind in _ONE_VERSION:
@@ -70,6 +73,16 @@ def _in_integers(calibration: Sequence[dict[str, np.ndarray]], io: str, converte
     converter.inference_input_type = converter.inference_output_type = getattr(tf, io)
     # Older runtimes know one scale for each dense layer; with more, they compute something else.
     converter._experimental_disable_per_channel_quantization_for_dense_layers = True
+
+
+def _keep_needed(subgraph: Any) -> None:
+    """Leave out operators of which no output of the subgraph needs anything."""
+    needed, kept = set(subgraph.outputs), []
+    for operator in reversed(subgraph.operators):
+        if needed.intersection(operator.outputs):
+            needed.update(operator.inputs)
+            kept.append(operator)
+    subgraph.operators = kept[::-1]
 
 
 def _check(model: Any, name: str) -> None:

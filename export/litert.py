@@ -120,6 +120,8 @@ def _full_int8(float32: bytes, calibration: Calibration, inside: networks.InNetw
 
     recipe = quantizer.Quantizer(bytearray(float32))
     chosen = networks.in_eight_bits(float32, inside)
+    if not chosen:
+        return float32
     for kind, names in chosen.items():
         if kind in networks.UNKNOWN_TO_QUANTIZER:
             continue

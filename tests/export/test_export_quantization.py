@@ -249,6 +249,17 @@ def test_an_encoder_in_integers(vae, folder, calibration):
         )
 
 
+def test_an_encoder_in_integers_without_a_variance(vae, folder, calibration):
+    both, mean = (
+        integer.integer(folder, Named(ENCODE.name, ENCODE.inputs, outputs), calibration[ENCODE.name])
+        for outputs in (("mean", "variance"), ("mean",))
+    )
+    assert check_integers(mean, "int8") == ["image", "mean"]
+    assert [kind for kind, _, _ in operators(mean, SERVING_DEFAULT)][-2:] == ["FULLY_CONNECTED", "SPLIT"]
+    images = vae[2][:BATCH]
+    np.testing.assert_array_equal(*(run_integers(data, {"image": images})["mean"] for data in (both, mean)))
+
+
 def test_a_classifier_in_integers(tmp_path):
     keras.utils.set_random_seed(0)
     images, labels = sklearn.datasets.load_digits(return_X_y=True)
