@@ -115,7 +115,8 @@ def _between(layers: list[Any], subgraph: Any, buffers: list[Any], kind: dict[in
         kept = [
             operator
             for operator in kept
-            if made.issuperset(variable.intersection(operator.inputs)) and used.intersection(operator.outputs)
+            # (XNNPACK refuses a SPLIT of which one output isn't used, and so isn't quantised.)
+            if made.issuperset(variable.intersection(operator.inputs)) and used.issuperset(operator.outputs)
         ]
     return kept
 

@@ -54,7 +54,9 @@ def vae():
 
 @pytest.fixture(scope="module")
 def folder(vae, tmp_path_factory):
-    return saved(vae[0], tmp_path_factory.mktemp("quantization") / "saved_model", "decode", "encode", "score")
+    return saved(
+        vae[0], tmp_path_factory.mktemp("quantization") / "saved_model", "decode", "encode", "reconstruct", "score"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +68,7 @@ def calibration(vae):
     return {
         DECODE.name: [{"z": latents[i::8]} for i in range(8)],
         ENCODE.name: [{"image": images[i::8]} for i in range(8)],
+        f"reconstruct_{BATCH}": [{"image": images[i::8]} for i in range(8)],
         f"score_{BATCH}": [scored(images[i::8]) for i in range(8)],
     }
 
@@ -173,6 +176,14 @@ def test_full_int8_decodes_wide_latents(vae, full_int8, temperature):
     off = np.abs(run(full_int8, DECODE.name, {"z": z})["image"] - run_keras(vae[0])("decode", {"z": z})["image"])
     assert off.mean() < 0.01
     assert off.max() < 0.2
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_full_int8_reconstructs(vae, full_int8, kernels):
+    """Between the two networks is a SPLIT of which one output isn't used."""
+    inputs = {"image": vae[2][: 4 * BATCH]}
+    got = run(full_int8, f"reconstruct_{BATCH}", inputs, KERNELS[kernels])["reconstruction"]
+    assert np.abs(got - run_keras(vae[0])("reconstruct", inputs)["reconstruction"]).mean() < 0.01
 
 
 @pytest.fixture(scope="module", params=integer.IO)
