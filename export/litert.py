@@ -1,14 +1,14 @@
-"""LiteRT files (`.tflite`): float32 from TensorFlow's converter, smaller ones from the AI Edge Quantizer."""
+"""LiteRT files (`.tflite`): float32 from TensorFlow's converter, smaller ones from the LiteRT Quantizer."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from kvae.export import operators
+from kvae.export import networks, operators
 from kvae.export.console import quiet
 from kvae.export.errors import ExportError, one_line
 
@@ -20,10 +20,17 @@ PRECISIONS = ("float32", "float16", "int8", "full_int8")
 Calibration = dict[str, list[dict[str, np.ndarray]]]
 
 
-def convert(saved_model: Path, signatures: Sequence[str]) -> bytes:
-    """The SavedModel as one float32 LiteRT file: the named signatures over shared weights.
+def convert(
+    saved_model: Path, signatures: Sequence[str], configure: Callable[[Any], None] = lambda converter: None
+) -> bytes:
+    """The SavedModel as one LiteRT file: the named signatures over shared weights, float32 unless configured otherwise.
 
     Built-in operators only, so that it runs wherever LiteRT does. The same model gives the same bytes.
+
+    Args:
+        saved_model: folder.
+        signatures: names.
+        configure: called with TensorFlow's converter.
 
     Raises:
         ExportError: naming the operators that have no built-in counterpart.
@@ -32,6 +39,7 @@ def convert(saved_model: Path, signatures: Sequence[str]) -> bytes:
         try:
             converter = tf.lite.TFLiteConverter.from_saved_model(str(saved_model), signature_keys=list(signatures))
             converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+            configure(converter)
             return converter.convert()
         except OSError:  # a disk that is full
             raise
@@ -41,7 +49,12 @@ def convert(saved_model: Path, signatures: Sequence[str]) -> bytes:
             raise ExportError(_reason(f"{error}\n{log.read()}")) from error
 
 
-def quantize(float32: bytes, precision: str, calibration: Calibration | None = None) -> bytes:
+def quantize(
+    float32: bytes,
+    precision: str,
+    calibration: Calibration | None = None,
+    inside: networks.InNetwork | None = None,
+) -> bytes:
     """The float32 file in another precision; only layers with weights change, random numbers and densities don't.
 
     Convolutions get one scale per channel. Dense layers get one per layer: per channel, a wide one costs 12
@@ -51,79 +64,100 @@ def quantize(float32: bytes, precision: str, calibration: Calibration | None = N
         float32: the file.
         precision: one of `PRECISIONS`.
         calibration: for "full_int8".
+        inside: for "full_int8", tells the networks' operators by name (`networks.in_networks(model)`); those of flows
+            and other densities then stay as they are. None takes all layers with weights.
 
     Raises:
         ExportError: if the quantizer refuses the file.
     """
     if precision == "float32":
         return float32
-    from ai_edge_quantizer import quantizer
+    from litert_quantizer import quantizer
 
     with quiet():
         try:
-            recipe = quantizer.Quantizer(bytearray(float32))
-            _RECIPES[precision](recipe)
-            ranges = _ranges(float32, recipe, calibration) if calibration and recipe.need_calibration else None
-            result = recipe.quantize(ranges, enable_progress_bar=False, enable_progress_report=False)
-            if result.quantized_model is None:
-                raise ValueError("no file came out")
-            return bytes(result.quantized_model)
+            if precision == "full_int8":
+                result = _full_int8(float32, calibration or {}, inside or (lambda name: True))
+            else:
+                recipe = quantizer.Quantizer(bytearray(float32))
+                _RECIPES[precision](recipe)
+                result = _made(recipe)
+            return bytes(result)
         except OSError:
             raise
         except Exception as error:
             raise ExportError(
-                f"The AI Edge Quantizer refuses to make a {precision} file: export precisions=('float32',) only. "
+                f"The LiteRT Quantizer refuses to make a {precision} file: export precisions=('float32',) only. "
                 f"It says: {one_line(error)}"
             ) from error
 
 
-def _float16(recipe: Any) -> None:
-    from ai_edge_quantizer.algorithm_manager import AlgorithmName
+def _made(recipe: Any, ranges: Any = None) -> Any:
+    result = recipe.quantize(ranges, enable_progress_bar=False, enable_progress_report=False)
+    if result.quantized_model is None:
+        raise ValueError("no file came out")
+    return result.quantized_model
 
-    for layer in _layers():
-        recipe.add_weight_only_config(".*", layer, num_bits=16, algorithm_key=AlgorithmName.FLOAT_CASTING)
+
+def _float16(recipe: Any) -> None:
+    from litert_quantizer.algorithm_manager import AlgorithmName
+
+    for layer in networks.LAYERS:
+        recipe.add_weight_only_config(".*", _named(layer), num_bits=16, algorithm_key=AlgorithmName.FLOAT_CASTING)
 
 
 def _int8(recipe: Any) -> None:
-    for layer in _layers():
-        recipe.add_dynamic_config(".*", layer, num_bits=8, granularity=_granularity(layer))
+    for layer in networks.LAYERS:
+        recipe.add_dynamic_config(".*", _named(layer), num_bits=8, granularity=_granularity(layer))
 
 
-def _full_int8(recipe: Any) -> None:
-    from ai_edge_quantizer.qtyping import TFLOperationName
+_RECIPES = {"float16": _float16, "int8": _int8}
 
-    for layer in (*_layers(), TFLOperationName.RESHAPE):
+
+def _full_int8(float32: bytes, calibration: Calibration, inside: networks.InNetwork) -> bytes:
+    from litert_quantizer import quantizer
+
+    recipe = quantizer.Quantizer(bytearray(float32))
+    chosen = networks.in_eight_bits(float32, inside)
+    if not chosen:
+        return float32
+    for kind, names in chosen.items():
+        if kind in networks.UNKNOWN_TO_QUANTIZER:
+            continue
+        scopes = "|".join(map(re.escape, names))
         recipe.add_static_config(
-            ".*", layer, activation_num_bits=8, weight_num_bits=8, weight_granularity=_granularity(layer)
-        )
+            f"^(?:{scopes});", _named(kind),
+            activation_num_bits=8, weight_num_bits=8, weight_granularity=_granularity(kind),
+        )  # fmt: skip
+    ranges = _ranges(float32, calibration)
+    for name, limit in networks.saturated(float32).items():
+        ranges[name] = {end: np.clip(value, -limit, limit) for end, value in ranges[name].items()}
+    return networks.joined(_made(recipe, ranges), chosen)
 
 
-_RECIPES = {"float16": _float16, "int8": _int8, "full_int8": _full_int8}
+def _named(kind: str) -> Any:
+    """An operator as the quantizer calls it."""
+    from litert_quantizer.qtyping import TFLOperationName
+
+    return TFLOperationName["CONV_2D_TRANSPOSE" if kind == "TRANSPOSE_CONV" else kind]
 
 
-def _layers() -> tuple[Any, ...]:
-    """The operators with weights."""
-    from ai_edge_quantizer.qtyping import TFLOperationName as Name
+def _granularity(kind: str) -> Any:
+    from litert_quantizer.qtyping import QuantGranularity
 
-    return Name.FULLY_CONNECTED, Name.CONV_2D, Name.DEPTHWISE_CONV_2D, Name.CONV_2D_TRANSPOSE
-
-
-def _granularity(layer: Any) -> Any:
-    from ai_edge_quantizer.qtyping import QuantGranularity, TFLOperationName
-
-    dense = layer == TFLOperationName.FULLY_CONNECTED
-    return QuantGranularity.TENSORWISE if dense else QuantGranularity.CHANNELWISE
+    return QuantGranularity.TENSORWISE if kind == "FULLY_CONNECTED" else QuantGranularity.CHANNELWISE
 
 
-def _ranges(float32: bytes, recipe: Any, calibration: Calibration) -> Any:
+def _ranges(float32: bytes, calibration: Calibration) -> Any:
     """Smallest and largest value of each tensor: the quantizer's default, a moving average, clips a tenth of it."""
-    from ai_edge_quantizer.calibrator import CalibrationMode, Calibrator
-    from ai_edge_quantizer.utils.qsv_utils import min_max_update
+    from litert_quantizer.calibrator import CalibrationMode, Calibrator
+    from litert_quantizer.recipe_manager import RecipeManager
+    from litert_quantizer.utils.qsv_utils import min_max_update
 
     # The other mode wants the contents of all tensors, which a file of several signatures doesn't have.
     mode = CalibrationMode.CALIBRATION_PROFILER_BASED
     calibrator = Calibrator(float32, mode=mode, qsv_update_func=min_max_update)
-    calibrator.calibrate(calibration, recipe._recipe_manager)
+    calibrator.calibrate(calibration, RecipeManager())  # this mode asks no recipe
     return calibrator.get_model_qsvs()
 
 

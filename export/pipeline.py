@@ -34,6 +34,7 @@ from kvae.export.choice import Choice
 from kvae.export.console import quiet
 from kvae.export.endpoints import Signature, signatures_of
 from kvae.export.errors import ExportError
+from kvae.export.networks import in_networks
 from kvae.export.reference import Reference, Run, conditions_in_turn, run_keras
 from kvae.export.verify import Artifact, open_saved_model, verify_litert, verify_saved_model
 from kvae.export.versions import oldest_runtime
@@ -44,6 +45,7 @@ KINDS = ("vae", "autoencoder", "classifier")
 DEFAULT_PRECISIONS = ("float32", "int8")
 BATCH_SIZES = (1, 16)
 CALIBRATED = 128  # images, and latents, that show full_int8 the ranges of its activations
+WIDEST = 2.0  # temperature up to which latents are within these ranges
 SHOWN = 16  # images in the page's pictures
 #: Networks that can be had as a file of their own: its signature for one batch size.
 NETWORKS = {"decoder": "decode", "encoder": "encode"}
@@ -51,7 +53,7 @@ _FILES = [f"{kind}_{precision}" for kind in (*KINDS, *NETWORKS) for precision in
 #: all that an export may put into its folder
 _NAMES = {SAVED_MODEL, ONNX, REPORT, PAGE, *(f + end for f in _FILES for end in (".tflite", ".golden.json"))}
 _INFO = flatbuffer.Named(endpoints.INFO, (), ("json",))
-_PACKAGES = ("keras-vae", "keras", "tensorflow", "ai-edge-litert", "ai-edge-quantizer", "numpy")
+_PACKAGES = ("keras-vae", "keras", "tensorflow", "ai-edge-litert", "litert-quantizer", "numpy")
 
 
 def export(
@@ -248,7 +250,7 @@ class _Work:
             step(f"making the {precision} files")
             with self._refusing(f"{self.kind}_{precision}.tflite", self.refused if choice is None else choice.refused):
                 calibration = self._calibration(needed) if precision == "full_int8" else None
-                converted[precision] = litert.quantize(float32, precision, calibration)
+                converted[precision] = litert.quantize(float32, precision, calibration, in_networks(self.model))
         if choice is not None:
             converted = self._smallest(converted, choice, needed, scratch)
         for precision, data in converted.items():
@@ -351,13 +353,16 @@ class _Work:
         return {best: converted[best]}
 
     def _calibration(self, signatures: Sequence[Signature]) -> litert.Calibration:
-        """Single calls of every signature on real images, on latents of the prior and on lines between them."""
+        """Single calls of each signature on real images, on latents near and far, and on lines between them."""
         assert self.validation is not None
         reference = Reference(
-            self.model, self.validation.images, seed=1, rows=CALIBRATED, temperature=1.0,
+            self.model, self.validation.images, seed=1, rows=CALIBRATED, temperature=WIDEST,
             conditions=self.validation.conditions,
         )  # fmt: skip
         latents = reference.inputs["decode"]["z"] if "decode" in reference.inputs else np.zeros((0, 0))
+        if "generate" in reference.outputs:
+            latents = np.concatenate([latents[::2], reference.outputs["generate"]["z"][::2]])
+            reference.inputs["decode"]["z"] = latents
         calls: litert.Calibration = {}
         for signature in signatures:
             endpoint, rows = signature.endpoint, signature.batch or 1

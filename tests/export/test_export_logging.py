@@ -99,7 +99,7 @@ USERS = {
         lambda vae, out: verify.verify_saved_model(out, Reference(vae, rows=2)),
     ),
     "converting": ("tensorflow.lite.TFLiteConverter.from_saved_model", lambda vae, out: litert.convert(out, ["info"])),
-    "quantizing": ("ai_edge_quantizer.quantizer.Quantizer", lambda vae, out: litert.quantize(b"", "int8")),
+    "quantizing": ("litert_quantizer.quantizer.Quantizer", lambda vae, out: litert.quantize(b"", "int8")),
     "running": ("kvae.export.runtime.load", lambda vae, out: verify.verify_litert(FILE(out), "int8", Reference(vae))),
     "measuring": ("kvae.export.runtime.load", lambda vae, out: behaviour.cost(FILE(out))),
     "opening ONNX": ("onnxruntime.InferenceSession", lambda vae, out: onnx.open_onnx(out)),

@@ -86,7 +86,7 @@ def report(*artifacts, **model):
         "signatures": SIGNATURES, "data": None, "latents": None, "score": None, "license": None,
     }  # fmt: skip
     return {
-        "packages": {"keras-vae": "0.1.0", "ai-edge-quantizer": None},
+        "packages": {"keras-vae": "0.1.0", "litert-quantizer": None},
         "model": {**facts, **model},
         "verification": {"images": "given", "latents": "prior", "tested_on": 40, "batch_sizes": [1, 16]},
         "warnings": [],

@@ -1,0 +1,199 @@
+"""Which operators of a LiteRT file are a model's networks, and which of them compute in eight bits."""
+
+import copy
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+from ai_edge_litert import schema_py_generated as schema
+from ai_edge_litert.tools import flatbuffer_utils
+
+_CODES = {code: name for name, code in vars(schema.BuiltinOperator).items() if name.isupper()}
+
+#: operators with weights, which are the second input
+LAYERS = ("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV")
+#: operators that lose nothing in eight bits between two layers in eight bits: they move numbers, or map each to another
+BETWEEN = (
+    *("RESHAPE", "TRANSPOSE", "PAD", "PADV2", "MIRROR_PAD", "TILE", "SPACE_TO_DEPTH", "DEPTH_TO_SPACE"),
+    *("SPLIT", "SLICE", "STRIDED_SLICE", "CONCATENATION", "PACK", "UNPACK", "GATHER"),
+    *("RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR", "MAX_POOL_2D", "AVERAGE_POOL_2D", "ADD"),
+    *("RELU", "GELU", "HARD_SWISH", "LOGISTIC", "TANH"),
+)
+#: those of `BETWEEN` that the quantizer doesn't know
+UNKNOWN_TO_QUANTIZER = ("DEPTH_TO_SPACE", "TILE")
+#: those of `BETWEEN` whose output has the scale of their one input
+_MOVES = ("RESHAPE", "TRANSPOSE", "DEPTH_TO_SPACE", "SPACE_TO_DEPTH")
+#: activations, and the size of an input from which on the result is within 1/1000 of its limit
+_LIMITS = {"LOGISTIC": 8.0, "TANH": 4.0}
+
+#: whether the name of a tensor is that of a network's operator
+InNetwork = Callable[[str], bool]
+
+
+def in_networks(model: Any) -> InNetwork:
+    """Tells the operators of a model's networks from those of its prior, posterior and likelihood, by their names.
+
+    Keras puts the operators of a layer into the scope of its name, and TensorFlow adds a number where a scope is
+    entered again. A network's scope is its own name, or that of one of its layers where these are called alone.
+
+    Example:
+
+        >>> import kvae
+        >>> inside = in_networks(kvae.VAE(latent_dim=2, image_shape=(8, 8, 1)))
+        >>> inside("decoder_1/conv2d_3_1/convolution"), inside("affine_coupling_1/dense_8_1/MatMul")
+        (True, False)
+    """
+    networks = {name: False for part in ("prior", "posterior", "likelihood") for name in _scopes(model, part)}
+    networks |= {name: True for part in ("encoder", "decoder", "classifier") for name in _scopes(model, part)}
+    networks |= {model.name: True}  # a classifier is one itself
+
+    def inside(tensor: str) -> bool:
+        for scope in {name.split("/")[0] for name in tensor.split(";") if "/" in name}:
+            # The longest name: `sequential_1` may be the first use of itself, or the second of `sequential`.
+            found = [name for name in networks if re.fullmatch(rf"{re.escape(name)}(_\d+)*", scope)]
+            if found and networks[max(found, key=len)]:
+                return True
+        return False
+
+    return inside
+
+
+def _scopes(model: Any, part: str) -> Iterator[str]:
+    layer: Any = getattr(model, part, None)
+    if isinstance(layer, keras.layers.Layer):
+        yield from (inner.name for inner in layer._flatten_layers())
+
+
+def in_eight_bits(data: bytes, inside: InNetwork) -> dict[str, list[str]]:
+    """The operators of the networks that can compute in eight bits, by kind, each as the name of its first output.
+
+    They are the networks' layers with weights, and the operators between two of these that lose nothing. All others
+    compute in floats: densities, noise, what a network puts out, and layers such as normalisations.
+
+    Args:
+        data: a float32 file of one signature or several.
+        inside: tells a network's operators from others, by the name of a tensor.
+    """
+    model = flatbuffer_utils.read_model_from_bytearray(bytearray(data))
+    kind = kinds(model)
+    layers = [_layers(subgraph, model.buffers, kind) for subgraph in model.subgraphs]
+    # Signatures share weights. The name of one use may be lost, where it is a signature's output.
+    networks = {
+        subgraph.tensors[layer.inputs[1]].buffer
+        for subgraph, found in zip(model.subgraphs, layers)
+        for layer in found
+        if any(inside(subgraph.tensors[i].name.decode()) for i in (layer.inputs[1], *layer.outputs))
+    }
+    chosen: dict[str, list[str]] = {}
+    for subgraph, found in zip(model.subgraphs, layers):
+        inner = [layer for layer in found if subgraph.tensors[layer.inputs[1]].buffer in networks]
+        for operator in [*inner, *_between(inner, subgraph, model.buffers, kind)]:
+            name = subgraph.tensors[operator.outputs[0]].name.decode()
+            chosen.setdefault(kind[operator.opcodeIndex], []).append(name)
+    return chosen
+
+
+def _layers(subgraph: Any, buffers: list[Any], kind: dict[int, str]) -> list[Any]:
+    return [
+        operator
+        for operator in subgraph.operators
+        if kind[operator.opcodeIndex] in LAYERS and _is_constant(subgraph.tensors[operator.inputs[1]], buffers)
+    ]
+
+
+def _between(layers: list[Any], subgraph: Any, buffers: list[Any], kind: dict[int, str]) -> list[Any]:
+    """Operators that get numbers from layers only, and that a layer gets numbers from, directly or not."""
+    variable = {i for i, tensor in enumerate(subgraph.tensors) if not _is_constant(tensor, buffers)}
+    kept = [operator for operator in subgraph.operators if kind[operator.opcodeIndex] in BETWEEN]
+    before = None
+    while before != len(kept):
+        before = len(kept)
+        made = {i for operator in layers + kept for i in operator.outputs}
+        used = {i for operator in layers + kept for i in operator.inputs}
+        kept = [
+            operator
+            for operator in kept
+            # (XNNPACK refuses a SPLIT of which one output isn't used, and so isn't quantised.)
+            if made.issuperset(variable.intersection(operator.inputs)) and used.issuperset(operator.outputs)
+        ]
+    return kept
+
+
+def _is_constant(tensor: Any, buffers: list[Any]) -> bool:
+    buffer = buffers[tensor.buffer]
+    return buffer.size > 0 or (buffer.data is not None and len(buffer.data) > 0)
+
+
+def saturated(data: bytes) -> dict[str, float]:
+    """Tensors that only feed an activation with limits, by name, and beyond which size its result no longer changes.
+
+    An activation is within 1/1000 of its limit there, less than eight bits can tell. A range that ends there leaves
+    more of the eight bits to where it does change.
+    """
+    model = flatbuffer_utils.read_model_from_bytearray(bytearray(data))
+    kind = kinds(model)
+    found: dict[str, float] = {}
+    for subgraph in model.subgraphs:
+        made_by = {i: operator for operator in subgraph.operators for i in operator.outputs}
+        used = Counter(i for operator in subgraph.operators for i in operator.inputs) + Counter(subgraph.outputs)
+        for activation in subgraph.operators:
+            if kind[activation.opcodeIndex] in _LIMITS:
+                chain = [activation.inputs[0]]
+                while (maker := made_by.get(chain[-1])) and kind[maker.opcodeIndex] in _MOVES:
+                    chain.append(maker.inputs[0])
+                if maker and kind[maker.opcodeIndex] in LAYERS and all(used[i] == 1 for i in chain):
+                    limit = _LIMITS[kind[activation.opcodeIndex]]
+                    found |= {subgraph.tensors[i].name.decode(): limit for i in chain}
+    return found
+
+
+def joined(data: bytes, chosen: dict[str, list[str]]) -> bytes:
+    """The quantised file in which those of `chosen` that the quantizer doesn't know compute in eight bits, too.
+
+    The quantizer leaves such an operator between a DEQUANTIZE and a QUANTIZE. It gets what the first gets, its output
+    has the same scale, and the two are put behind it, where they cancel.
+    """
+    model = flatbuffer_utils.read_model_from_bytearray(bytearray(data))
+    kind = kinds(model)
+    wanted = {name for unknown in UNKNOWN_TO_QUANTIZER for name in chosen.get(unknown, ())}
+    for subgraph in model.subgraphs:
+        tensors, operators = subgraph.tensors, []
+        floats: dict[int, Any] = {}  # DEQUANTIZE operators by what they make
+        same: dict[int, int] = {}  # tensors in the place of others
+        for operator in subgraph.operators:
+            operator.inputs = [same.get(i, i) for i in operator.inputs]
+            dequantize: Any = floats.get(operator.inputs[0]) if len(operator.inputs) else None
+            source = tensors[dequantize.inputs[0]] if dequantize else None
+            if source and tensors[operator.outputs[0]].name.decode() in wanted:
+                moved = copy.copy(tensors[operator.outputs[0]])
+                moved.name, moved.type, moved.quantization = moved.name + b"_moved", source.type, source.quantization
+                after = copy.copy(dequantize)
+                after.inputs, after.outputs = [len(tensors)], operator.outputs
+                operator.inputs = [dequantize.inputs[0], *operator.inputs[1:]]
+                operator.outputs = [len(tensors)]
+                tensors.append(moved)
+                operators += [operator, after]
+            elif source and kind[operator.opcodeIndex] == "QUANTIZE" and _alike(source, tensors[operator.outputs[0]]):
+                same[operator.outputs[0]] = dequantize.inputs[0]
+            else:
+                operators.append(operator)
+            if operators and kind[operators[-1].opcodeIndex] == "DEQUANTIZE":
+                floats[operators[-1].outputs[0]] = operators[-1]
+        used = {i for operator in operators for i in operator.inputs} | set(subgraph.outputs)
+        subgraph.operators = [o for o in operators if o.outputs[0] not in floats or o.outputs[0] in used]
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+
+
+def _alike(*tensors: Any) -> bool:
+    scales = [(t.type, *t.quantization.scale, *t.quantization.zeroPoint) for t in tensors]
+    return scales[0] == scales[1]
+
+
+def kinds(model: Any) -> dict[int, str]:
+    """Names of an unpacked file's operator codes by index; old files keep the number in one byte."""
+    return {
+        index: _CODES.get(max(code.builtinCode, code.deprecatedBuiltinCode), "CUSTOM")
+        for index, code in enumerate(model.operatorCodes)
+    }
