@@ -262,7 +262,9 @@ def _for_gpu(model: Model) -> bytes | None:
     data = model.path.read_bytes()
     file = schema.Model.GetRootAs(data, 0)
     subgraphs = [file.Subgraphs(i) for i in range(file.SubgraphsLength())]
-    if any(graph.Tensors(i).Type() == schema.TensorType.INT8 for graph in subgraphs for i in range(graph.TensorsLength())):
+    if any(
+        graph.Tensors(i).Type() == schema.TensorType.INT8 for graph in subgraphs for i in range(graph.TensorsLength())
+    ):
         return None
     spec = model.info["signatures"]
     signatures = [
