@@ -261,11 +261,9 @@ def _for_gpu(model: Model) -> bytes | None:
     """The signatures that a GPU may run, as a file; None for int8 weights, for which GPUs compute other images."""
     data = model.path.read_bytes()
     file = schema.Model.GetRootAs(data, 0)
-    subgraphs = [file.Subgraphs(i) for i in range(file.SubgraphsLength())]
-    if any(
-        graph.Tensors(i).Type() == schema.TensorType.INT8 for graph in subgraphs for i in range(graph.TensorsLength())
-    ):
-        return None
+    for subgraph in map(file.Subgraphs, range(file.SubgraphsLength())):
+        if any(subgraph.Tensors(i).Type() == schema.TensorType.INT8 for i in range(subgraph.TensorsLength())):
+            return None
     spec = model.info["signatures"]
     signatures = [
         flatbuffer.Named(f"{name}_{size}", tuple(spec[name]["inputs"]), tuple(spec[name]["outputs"]))

@@ -25,13 +25,14 @@ export async function load(url, onStep = () => {}) {
   const started = performance.now();
   onStep("Loading the runtime, once 9 MB…");
   const ask = startWorker();
-  const [bytes] = await Promise.all([
+  const [bytes, hasGpu] = await Promise.all([
     download(url).catch((error) => fail("The model could not be loaded", error)),
     ask("runtime").catch((error) => fail("The runtime could not be loaded", error)),
   ]);
   onStep("Preparing the model…");
   const info = await ask("compile", bytes).catch((error) => fail("The model file is damaged", error));
-  return new Model(ask, info, { bytes: bytes.length, seconds: (performance.now() - started) / 1000 });
+  const loaded = { bytes: bytes.length, seconds: (performance.now() - started) / 1000, hasGpu };
+  return new Model(ask, info, loaded);
 }
 
 async function download(url) {
@@ -72,7 +73,8 @@ function startWorker() {
 }
 
 export class Model {
-  /** `info` is what the file says about itself; `loaded` has its size in bytes and how long loading took. */
+  /** `info` is what the file says about itself; `loaded` has its size in bytes, how long loading took, and whether
+   * there is a GPU. */
   constructor(ask, info, loaded) {
     this.ask = ask;
     this.info = info;
@@ -167,7 +169,7 @@ export class Model {
   /** Runs on the GPU from now on whatever comes out the same there to one of 256 levels; whether anything does. The
    * file holds signatures of this model. `gpu.on` turns it off and on again. */
   async accelerate(url) {
-    if (!navigator.gpu) return false;
+    if (!this.loaded.hasGpu) return false;
     const [low, high] = this.info.value_range;
     for (const signature of await this.ask("accelerate", await download(url))) {
       const same = await this.ask("agrees", { signature, tolerance: (high - low) / 255 });

@@ -10,7 +10,6 @@ const RELAXED_SIMD = [
   128, 2, 11,
 ];
 const OTHER_BUILD = WebAssembly.validate(new Uint8Array(RELAXED_SIMD)) ? "_compat_internal" : "_wasm_internal";
-const needed = (name) => !name.includes(OTHER_BUILD) && (name !== "gpu.tflite" || navigator.gpu);
 
 self.addEventListener("install", (event) => {
   const keep = async (cache, name) => {
@@ -20,7 +19,7 @@ self.addEventListener("install", (event) => {
     // Some hosts redirect index.html to ./, and browsers refuse a redirected answer for a page.
     await cache.put(name, response.redirected ? new Response(response.body, response) : response);
   };
-  const wanted = FILES.filter(needed);
+  const wanted = FILES.filter((name) => !name.includes(OTHER_BUILD));
   const keepAll = async () => {
     const cache = await caches.open(CACHE);
     await Promise.all(wanted.map((name) => keep(cache, name)));

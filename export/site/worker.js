@@ -16,9 +16,11 @@ let onCpu = null; // compiled models
 let onGpu = null;
 
 const TASKS = {
+  /** Loads LiteRT.js; whether there is a GPU for it. */
   async runtime() {
     litert = await import(`${base}litert/index.js`);
     await litert.loadLiteRt(`${base}litert`);
+    return litert.getWebGpuDevice() !== null;
   },
 
   /** Compiles the bytes of a file for the CPU; what the file says about itself. */
@@ -32,9 +34,8 @@ const TASKS = {
     return run(gpu ? onGpu : onCpu, signature, feed);
   },
 
-  /** Compiles the bytes of a file for the GPU; the names of its signatures, none without a GPU that takes them all. */
+  /** Compiles the bytes of a file for the GPU; the names of its signatures, none if the GPU doesn't take them all. */
   async accelerate(bytes) {
-    if (!litert.getWebGpuDevice()) return [];
     onGpu = await litert.loadAndCompile(bytes, { accelerator: "webgpu", gpuOptions: { precision: "fp32" } });
     return onGpu.isFullyAccelerated ? Object.keys(onGpu.signatures) : [];
   },

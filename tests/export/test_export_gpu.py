@@ -1,17 +1,20 @@
-"""On a GPU: what is the same as on the CPU, and what isn't. The GPU is SwiftShader, Vulkan in software.
+"""On a GPU: what is the same as on the CPU, and what isn't. The GPU is SwiftShader, Vulkan in software."""
 
-Run as a program, this file computes signatures in a process of its own, for a driver may end it:
-`python test_export_gpu.py MODEL.tflite cpu|gpu|gpu+cpu INPUTS.npz OUTPUTS.npz`
-"""
-
+import inspect
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
+
+import kvae
+import kvae.export
+from kvae.export import flatbuffer, web
+from kvae.export.runtime import load, seed_words
 
 PLACES = ("/usr/lib/chromium", "/usr/lib/chromium-browser", "/opt/google/chrome", "/opt/google/chrome-beta")
 ICD = "vk_swiftshader_icd.json"
@@ -20,7 +23,11 @@ DOCS = Path(__file__).parents[2] / "docs" / "on_device.md"
 
 
 def compute(model_path, device, inputs_path, outputs_path):
-    """Run each signature of which the file has inputs, named `signature/input`; outputs get such names, too."""
+    """Run each signature of which the file has inputs, named `signature/input`; outputs get such names, too.
+
+    It runs in a process of its own, which a driver may end.
+    """
+    import numpy as np
     from ai_edge_litert.compiled_model import CompiledModel
     from ai_edge_litert.hardware_accelerator import HardwareAccelerator
 
@@ -41,19 +48,6 @@ def compute(model_path, device, inputs_path, outputs_path):
     np.savez(outputs_path, **found)
 
 
-if __name__ == "__main__":
-    compute(*sys.argv[1:])
-    sys.exit()
-
-
-import keras  # not for the program above, which needs no more than LiteRT
-
-import kvae
-import kvae.export
-from kvae.export import flatbuffer, web
-from kvae.export.runtime import load, seed_words
-
-
 @pytest.fixture(scope="module")
 def vulkan():
     """Environment variables that lead to SwiftShader, which Chromium brings."""
@@ -72,9 +66,9 @@ def run_on(vulkan, tmp_path_factory):
         (folder / "model.tflite").write_bytes(data)
         np.savez(folder / "inputs.npz", **inputs)
         names = [folder / "model.tflite", device, folder / "inputs.npz", folder / "outputs.npz"]
-        done = subprocess.run(
-            [sys.executable, __file__, *names], env=vulkan, capture_output=True, text=True, timeout=300
-        )
+        program = f"import sys\n\n{inspect.getsource(compute)}\ncompute(*sys.argv[1:])"
+        command = [sys.executable, "-c", program, *names]
+        done = subprocess.run(command, env=vulkan, capture_output=True, text=True, timeout=300)
         if done.returncode:
             raise RuntimeError(done.stderr[-3000:])
         return dict(np.load(folder / "outputs.npz"))
