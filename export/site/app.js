@@ -18,6 +18,7 @@ import { makeSliders } from "./sliders.js";
 
 const METHODS = ["decode", "encode", "reconstruct", "generate", "interpolate", "score", "percentile"];
 
+watchForUpdates();
 window.kvae = { ready: start() };
 window.kvae.gpu = window.kvae.ready.then(useGpu, () => false);
 for (const name of METHODS) window.kvae[name] = async (...inputs) => (await window.kvae.ready)[name](...inputs);
@@ -77,15 +78,20 @@ async function showFacts(model) {
   facts.push(element("div", {}, element("dt", {}, "Offline"), element("dd", { id: "offline" }, "not kept")));
   $("facts").replaceChildren(...facts);
   if (info.license) $("model-license").textContent = `The model: ${info.license}`;
-  // A few times at the start, so that the first number means something; later those of the sliders count.
-  const until = performance.now() + 50;
-  for (let i = 0; i < 20 && performance.now() < until; i++) await model.decode(new Float32Array(info.latent_dim));
+  await measure(model);
   const median = () => {
     const sorted = [...model.decodeTimes].sort((a, b) => a - b);
     if (sorted.length) time.textContent = `${sorted[sorted.length >> 1].toFixed(1)} ms`;
   };
   median();
   setInterval(median, 1000);
+}
+
+/** Decodes a few times, so that the number shown means something; later those of the sliders count. */
+async function measure(model) {
+  model.decodeTimes = [];
+  const until = performance.now() + 50;
+  for (let i = 0; i < 20 && performance.now() < until; i++) await model.decode(new Float32Array(model.info.latent_dim));
 }
 
 /** Lets the GPU run what it can, says what runs where, and makes the switch between the two. */
@@ -102,19 +108,34 @@ async function useGpu(model) {
       : different.length
         ? "The GPU computes other images than the CPU, and is left alone."
         : "This browser has no WebGPU that can run the model.";
-  $("gpu-text").textContent = text;
   const show = () => {
+    const here = model.gpu.signatures.length > 0;
+    $("gpu-text").textContent = found && !here ? "The GPU went away: the CPU runs everything." : text;
+    $("gpu-switch").hidden = !here;
     $("runs-on").textContent = model.gpu.on ? "GPU and CPU" : "CPU";
     $("gpu-button").textContent = model.gpu.on ? "Run on the CPU alone" : "Run on the GPU, too";
   };
-  $("gpu-switch").hidden = !found;
   $("gpu-button").addEventListener("click", () => {
     model.gpu.on = !model.gpu.on;
-    model.decodeTimes = [];
     show();
+    measure(model);
   });
   show();
+  if (found) {
+    await measure(model);
+    setInterval(show, 1000); // a GPU may go away
+  }
   return Boolean(found);
+}
+
+/** Tells when a new version of the page has taken over; a browser may look for one before the model is loaded. */
+function watchForUpdates() {
+  let before = navigator.serviceWorker?.controller; // the first service worker takes over a page that has none
+  navigator.serviceWorker?.addEventListener("controllerchange", () => {
+    $("update").hidden = !before;
+    before = navigator.serviceWorker.controller;
+  });
+  $("reload").addEventListener("click", () => location.reload());
 }
 
 /** The service worker keeps the page; it works on https and localhost only. */
@@ -123,13 +144,6 @@ async function keep() {
     $("offline").textContent = "needs https";
     return;
   }
-  // The first one takes over a page that has none; a later one brings a new version.
-  let before = navigator.serviceWorker.controller;
-  navigator.serviceWorker.addEventListener("controllerchange", () => {
-    $("update").hidden = !before;
-    before = navigator.serviceWorker.controller;
-  });
-  $("reload").addEventListener("click", () => location.reload());
   try {
     await navigator.serviceWorker.register("sw.js");
     await navigator.serviceWorker.ready;

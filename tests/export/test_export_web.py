@@ -332,10 +332,10 @@ def test_a_gpu_that_draws_something_else_is_left_alone(gpu_browser, sites):
     context = gpu_browser.new_context(service_workers="block")
     page = context.new_page()
     worker = (web.SITE / "worker.js").read_text()
-    broken = worker.replace("found[name][i])", "1 - found[name][i])")
+    broken = worker.replace("found[name][i])", "1 + found[name][i])")
     assert broken != worker
     page.route("**/worker.js", lambda route: route.fulfill(body=broken, content_type="text/javascript"))
-    page.goto(sites["conditional"])
+    page.goto(sites["float32"])
     if not page.evaluate("navigator.gpu?.requestAdapter().then(Boolean)"):
         pytest.skip("this Chromium has no WebGPU in software")
     assert page.evaluate("kvae.gpu") is False
@@ -505,8 +505,7 @@ def test_image_files(visit):
         element.dispatchEvent(new DragEvent("drop", { dataTransfer: transfer, bubbles: true, cancelable: true }));
     }"""
     page.locator("#own").evaluate(drop, [["notes.txt", "text/plain"]])
-    page.wait_for_function("document.getElementById('file-problem').textContent.includes('notes.txt')")
-    assert "“notes.txt” isn't an image" in page.inner_text("#file-problem")
+    page.wait_for_selector("#file-problem:has-text('“notes.txt” isn\\'t an image')")
     page.locator("#own").evaluate(drop, [])
     assert "Drop an image file" in page.inner_text("#file-problem")
     page.click("#clear")
@@ -518,9 +517,10 @@ def test_image_files(visit):
 
 def test_an_image_is_saved_and_shared_as_it_is_shown(visit):
     share = """navigator.canShare = ({ files }) => files.length === 1;
-        navigator.share = async ({ files: [file] }) => {
-            window.shared = [file.name, file.type, ...new Uint8Array(await file.arrayBuffer())];
-        };"""
+        window.shared = new Promise((resolve) => {
+            navigator.share = async ({ files: [file] }) =>
+                resolve([file.name, file.type, ...new Uint8Array(await file.arrayBuffer())]);
+        });"""
     page = visit(before=share)
     page.click("#random")
     settle(page)
@@ -531,7 +531,6 @@ def test_an_image_is_saved_and_shared_as_it_is_shown(visit):
     assert saved.shape == (512, 512)
     np.testing.assert_array_equal(saved, np.kron(picture(page, "#picture"), np.ones((64, 64), np.uint8)))
     page.click("#share")
-    page.wait_for_function("window.shared")
     name, kind, *data = page.evaluate("window.shared")
     assert (name, kind) == ("A-VAE.png", "image/png")
     np.testing.assert_array_equal(np.array(Image.open(io.BytesIO(bytes(data))).convert("L")), saved)
