@@ -100,8 +100,9 @@ def write(
 ) -> Path:
     """Write the page for an exported `.tflite` file; the path of its `index.html`.
 
-    It comes with the model and with LiteRT.js (19 MB, of which a browser loads half), which npm fetches once into
-    `cache()`. It is all or nothing: if anything fails, `directory` is left as it was.
+    It comes with the model, with what a GPU may run of it (not of int8 weights), and with LiteRT.js (19 MB, of which a
+    browser loads half), which npm fetches once into `cache()`. It is all or nothing: if anything fails, `directory` is
+    left as it was.
 
     Args:
         model_path: a file that `kvae.export` made, with signatures for fixed batch sizes.
