@@ -20,13 +20,18 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
+from ai_edge_litert import schema_py_generated as schema
+
+from kvae.export import flatbuffer
 from kvae.export.errors import ExportError
 from kvae.export.runtime import Model, load
 from kvae.files import atomic_directory
 
 VERSION = "2.5.3"
 SITE = Path(__file__).parent / "site"
-MODEL, RUNTIME = "model.tflite", "litert"
+MODEL, GPU_MODEL, RUNTIME = "model.tflite", "gpu.tflite", "litert"
+#: what a GPU may run: integer arithmetic, of which random numbers are made, is wrong there
+GPU_ENDPOINTS = ("decode", "encode", "reconstruct", "interpolate")
 NPM_SECONDS = 600
 #: npm's integrity of each package's tarball
 PACKAGES = {
@@ -95,8 +100,9 @@ def write(
 ) -> Path:
     """Write the page for an exported `.tflite` file; the path of its `index.html`.
 
-    It comes with the model and with LiteRT.js (19 MB, of which a browser loads half), which npm fetches once into
-    `cache()`. It is all or nothing: if anything fails, `directory` is left as it was.
+    It comes with the model, with what a GPU may run of it (not of int8 weights), and with LiteRT.js (19 MB, of which a
+    browser loads half), which npm fetches once into `cache()`. It is all or nothing: if anything fails, `directory` is
+    left as it was.
 
     Args:
         model_path: a file that `kvae.export` made, with signatures for fixed batch sizes.
@@ -125,6 +131,9 @@ def write(
     with atomic_directory(directory) as new:
         shutil.copytree(SITE, new, dirs_exist_ok=True)
         (new / MODEL).write_bytes(model_path.read_bytes())
+        for_gpu = _for_gpu(model)
+        if for_gpu is not None:
+            (new / GPU_MODEL).write_bytes(for_gpu)
         for name, data in files.items():
             (new / RUNTIME / name).write_bytes(_adapted(name, data))
         _fill_in(new, model, title)
@@ -140,7 +149,7 @@ def check_target(directory: Path) -> None:
     """ExportError if `directory` holds anything but an earlier page."""
     if directory.exists() and not directory.is_dir():
         raise ExportError(f"Expected a folder for the page. Received: the file '{directory}'")
-    own = {*(path.name for path in SITE.iterdir()), MODEL}
+    own = {*(path.name for path in SITE.iterdir()), MODEL, GPU_MODEL}
     others = sorted(path.name for path in directory.iterdir() if path.name not in own) if directory.exists() else []
     if others:
         raise ExportError(
@@ -249,12 +258,30 @@ def _adapted(name: str, data: bytes) -> bytes:
     return (note + text).encode()
 
 
+def _for_gpu(model: Model) -> bytes | None:
+    """The signatures that a GPU may run, as a file; None for int8 weights, for which GPUs compute other images."""
+    data = model.path.read_bytes()
+    file = schema.Model.GetRootAs(data, 0)
+    for subgraph in map(file.Subgraphs, range(file.SubgraphsLength())):
+        if any(subgraph.Tensors(i).Type() == schema.TensorType.INT8 for i in range(subgraph.TensorsLength())):
+            return None
+    spec = model.info["signatures"]
+    signatures = [
+        flatbuffer.Named(f"{name}_{size}", tuple(spec[name]["inputs"]), tuple(spec[name]["outputs"]))
+        for name in GPU_ENDPOINTS
+        if name in spec
+        for size in sorted(model.batch_sizes)
+    ]
+    return flatbuffer.arranged(data, signatures)
+
+
 def _fill_in(page: Path, model: Model, title: str | None) -> None:
     """Put the model's name into the page, and the list of files with a version into its service worker."""
     data = model.info.get("data")
     kind = "An autoencoder" if model.info["kind"] == "autoencoder" else "A VAE"
     title = title or (f"{kind} of {data}" if data else kind)
-    _replace(page / "index.html", {"@TITLE@": html.escape(title), "@FILE@": html.escape(model.path.name)})
+    gpu = GPU_MODEL if (page / GPU_MODEL).exists() else ""
+    _replace(page / "index.html", {"@TITLE@": html.escape(title), "@FILE@": html.escape(model.path.name), "@GPU@": gpu})
     _replace(page / "manifest.webmanifest", {'"@TITLE@"': json.dumps(title)})
     names = sorted(path.relative_to(page).as_posix() for path in page.rglob("*") if path.is_file())
     version = hashlib.sha256()

@@ -2,6 +2,7 @@
 //
 // window.kvae is the page's own way to the model, for the console and for tests:
 //     await kvae.ready                                     the Model of kvae.js, with its info
+//     await kvae.gpu                                       whether the GPU runs a part of it
 //     await kvae.generate(seed, n, temperature, start)     {image, z}
 //     await kvae.score(image)                              {negative_elbo, distortion, rate}
 //     (await kvae.ready).condition = 7                     of a conditional model, for whatever is called from then on
@@ -12,11 +13,14 @@ import { makeGallery } from "./gallery.js";
 import { $, element, report } from "./images.js";
 import { load } from "./kvae.js";
 import { makeOwn } from "./own.js";
+import { makeShare, openLink } from "./share.js";
 import { makeSliders } from "./sliders.js";
 
 const METHODS = ["decode", "encode", "reconstruct", "generate", "interpolate", "score", "percentile"];
 
+watchForUpdates();
 window.kvae = { ready: start() };
+window.kvae.gpu = window.kvae.ready.then(useGpu, () => false);
 for (const name of METHODS) window.kvae[name] = async (...inputs) => (await window.kvae.ready)[name](...inputs);
 window.kvae.ready.catch(report).finally(() => ($("status").hidden = true));
 window.addEventListener("unhandledrejection", (event) => report(event.reason));
@@ -32,7 +36,10 @@ async function start() {
   $("gallery").hidden = !model.has("generate");
   $("score").hidden = !model.has("score");
   if (!model.has("score")) $("result-empty").textContent = "What the model sees and what it makes of it will be here.";
+  const linked = openLink(model);
   const sliders = makeSliders(model);
+  if (linked) sliders.set(linked);
+  makeShare(model, sliders);
   const own = makeOwn(model, sliders);
   const gallery = model.has("generate") ? makeGallery(model, sliders) : () => {};
   if (model.info.condition) makeConditions(model, [sliders.draw, gallery, own]);
@@ -65,14 +72,13 @@ async function showFacts(model) {
     ["Size", size],
     ["Loaded in", `${loaded.seconds.toFixed(2)} s`],
   ].map(([name, value]) => element("div", {}, element("dt", {}, name), element("dd", {}, String(value))));
+  facts.push(element("div", {}, element("dt", {}, "Runs on"), element("dd", { id: "runs-on" }, "CPU")));
   const timed = smallest === 1 ? "One image takes" : `${smallest} images take`;
   facts.push(element("div", {}, element("dt", {}, timed), time));
   facts.push(element("div", {}, element("dt", {}, "Offline"), element("dd", { id: "offline" }, "not kept")));
   $("facts").replaceChildren(...facts);
   if (info.license) $("model-license").textContent = `The model: ${info.license}`;
-  // A few times at the start, so that the first number means something; later those of the sliders count.
-  const until = performance.now() + 50;
-  for (let i = 0; i < 20 && performance.now() < until; i++) await model.decode(new Float32Array(info.latent_dim));
+  await measure(model);
   const median = () => {
     const sorted = [...model.decodeTimes].sort((a, b) => a - b);
     if (sorted.length) time.textContent = `${sorted[sorted.length >> 1].toFixed(1)} ms`;
@@ -81,19 +87,63 @@ async function showFacts(model) {
   setInterval(median, 1000);
 }
 
+/** Decodes a few times, so that the number shown means something; later those of the sliders count. */
+async function measure(model) {
+  model.decodeTimes = [];
+  const until = performance.now() + 50;
+  for (let i = 0; i < 20 && performance.now() < until; i++) await model.decode(new Float32Array(model.info.latent_dim));
+}
+
+/** Lets the GPU run what it can, says what runs where, and makes the switch between the two. */
+async function useGpu(model) {
+  const file = $("about").dataset.gpu;
+  const found = file && (await model.accelerate(file).catch((error) => console.warn(error)));
+  const { signatures, different } = model.gpu;
+  const list = (names) => names.join(", ");
+  const differently = different.length ? ` and ${list(different)}, which the GPU computes differently` : "";
+  const text = !file
+    ? "A file with int8 weights runs on the CPU."
+    : found
+      ? `The GPU runs ${list(signatures)}, compared with the CPU when the page started; the CPU makes random numbers${differently}.`
+      : different.length
+        ? "The GPU computes other images than the CPU, and is left alone."
+        : "This browser has no WebGPU that can run the model.";
+  const show = () => {
+    const here = model.gpu.signatures.length > 0;
+    $("gpu-text").textContent = found && !here ? "The GPU went away: the CPU runs everything." : text;
+    $("gpu-switch").hidden = !here;
+    $("runs-on").textContent = model.gpu.on ? "GPU and CPU" : "CPU";
+    $("gpu-button").textContent = model.gpu.on ? "Run on the CPU alone" : "Run on the GPU, too";
+  };
+  $("gpu-button").addEventListener("click", () => {
+    model.gpu.on = !model.gpu.on;
+    show();
+    measure(model);
+  });
+  show();
+  if (found) {
+    await measure(model);
+    setInterval(show, 1000); // a GPU may go away
+  }
+  return Boolean(found);
+}
+
+/** Tells when a new version of the page has taken over; a browser may look for one before the model is loaded. */
+function watchForUpdates() {
+  let before = navigator.serviceWorker?.controller; // the first service worker takes over a page that has none
+  navigator.serviceWorker?.addEventListener("controllerchange", () => {
+    $("update").hidden = !before;
+    before = navigator.serviceWorker.controller;
+  });
+  $("reload").addEventListener("click", () => location.reload());
+}
+
 /** The service worker keeps the page; it works on https and localhost only. */
 async function keep() {
   if (!("serviceWorker" in navigator)) {
     $("offline").textContent = "needs https";
     return;
   }
-  // The first one takes over a page that has none; a later one brings a new version.
-  let before = navigator.serviceWorker.controller;
-  navigator.serviceWorker.addEventListener("controllerchange", () => {
-    $("update").hidden = !before;
-    before = navigator.serviceWorker.controller;
-  });
-  $("reload").addEventListener("click", () => location.reload());
   try {
     await navigator.serviceWorker.register("sw.js");
     await navigator.serviceWorker.ready;

@@ -6,8 +6,10 @@
 //
 // Arrays are flat Float32Arrays, row after row. A conditional model draws and reads what `model.condition` says: the
 // number of a class, or the numbers of a condition.
-
-import { Tensor, loadAndCompile, loadLiteRt } from "./litert/index.js";
+//
+// The model runs in worker.js, and its `decode`, `encode`, `reconstruct` and `interpolate` on the GPU once
+// `model.accelerate("gpu.tflite")` has found that they compute the same there. Whatever is random stays on the CPU: its
+// integer arithmetic is wrong on GPUs.
 
 // (module (func (result v128) i32.const 0 i8x16.splat i8x16.popcnt)): the least that LiteRT.js needs.
 const SIMD = [0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 10, 1, 8, 0, 65, 0, 253, 15, 253, 98, 11];
@@ -17,25 +19,20 @@ export async function load(url, onStep = () => {}) {
   if (typeof WebAssembly === "undefined" || !WebAssembly.validate(new Uint8Array(SIMD))) {
     throw new Error(
       "This browser can't run the model: it has no WebAssembly with SIMD. " +
-        "Chrome and Edge from 91, Firefox from 89 and Safari from 16.4 on have it.",
+        "Chrome and Edge from 91, Firefox from 114 and Safari from 16.4 on have what it takes.",
     );
   }
   const started = performance.now();
   onStep("Loading the runtime, once 9 MB…");
-  // LiteRT.js would open a GPU device, for an accelerator that is not used here.
-  const none = { requestAdapter: async () => null };
-  Object.defineProperty(navigator, "gpu", { value: none, configurable: true });
-  const runtime = loadLiteRt(new URL("./litert", import.meta.url).href);
-  const [bytes] = await Promise.all([
+  const ask = startWorker();
+  const [bytes, hasGpu] = await Promise.all([
     download(url).catch((error) => fail("The model could not be loaded", error)),
-    runtime.catch((error) => fail("The runtime could not be loaded", error)),
+    ask("runtime").catch((error) => fail("The runtime could not be loaded", error)),
   ]);
   onStep("Preparing the model…");
-  const compiled = await loadAndCompile(bytes, { accelerator: "wasm" }).catch((error) =>
-    fail("The model file is damaged", error),
-  );
-  const info = JSON.parse(new TextDecoder().decode((await runOnce(compiled, "info", {})).json));
-  return new Model(compiled, info, { bytes: bytes.length, seconds: (performance.now() - started) / 1000 });
+  const info = await ask("compile", bytes).catch((error) => fail("The model file is damaged", error));
+  const loaded = { bytes: bytes.length, seconds: (performance.now() - started) / 1000, hasGpu };
+  return new Model(ask, info, loaded);
 }
 
 async function download(url) {
@@ -48,15 +45,44 @@ function fail(what, error) {
   throw new Error(`${what}: reload the page when you are online. (${error?.message ?? "no answer"})`);
 }
 
+/** Starts worker.js; a function that gives it a task and promises the answer. */
+function startWorker() {
+  // From a blob, so that the page's content security policy holds in the worker too.
+  const base = JSON.stringify(new URL("./", import.meta.url).href);
+  const start = new Blob([`const base = ${base}; importScripts(base + "worker.js");`], { type: "text/javascript" });
+  const address = URL.createObjectURL(start);
+  const worker = new Worker(address);
+  const waiting = new Map();
+  worker.addEventListener("message", ({ data: { id, output, problem } }) => {
+    const { resolve, reject } = waiting.get(id);
+    waiting.delete(id);
+    if (problem === undefined) resolve(output);
+    else reject(new Error(problem));
+  });
+  worker.addEventListener("error", (event) => {
+    event.preventDefault();
+    for (const { reject } of waiting.values()) reject(new Error(event.message || "its script could not be loaded"));
+    waiting.clear();
+  });
+  let id = 0;
+  return (task, input) => {
+    const answer = new Promise((resolve, reject) => waiting.set(++id, { resolve, reject }));
+    worker.postMessage({ id, task, input });
+    return answer;
+  };
+}
+
 export class Model {
-  /** `info` is what the file says about itself; `loaded` has its size in bytes and how long loading took. */
-  constructor(compiled, info, loaded) {
+  /** `info` is what the file says about itself; `loaded` has its size in bytes, how long loading took, and whether
+   * there is a GPU. */
+  constructor(ask, info, loaded) {
+    this.ask = ask;
     this.info = info;
     this.loaded = loaded;
     this.condition = 0;
     this.decodeTimes = []; // of the last decodings of one batch, ms
     this.batchSizes = [...info.batch_sizes].sort((a, b) => b - a);
-    this.compiled = compiled;
+    this.gpu = { on: false, signatures: [], different: [] }; // what it computes as the CPU does, and what not
     this.last = Promise.resolve();
   }
 
@@ -78,9 +104,12 @@ export class Model {
   }
 
   /** `{image, z}` of samples `start` to `start + n` of a seed: a BigInt, an integer, or its digits. */
-  generate(seed, n = 1, temperature = 1, start = 0) {
+  async generate(seed, n = 1, temperature = 1, start = 0) {
     const index = Int32Array.from({ length: n }, (_, i) => start + i);
-    return this.run("generate", { seed: seedWords(seed), index, temperature: Float32Array.of(temperature) });
+    const inputs = { seed: seedWords(seed), index, temperature: Float32Array.of(temperature) };
+    // A file may draw latents by themselves; otherwise they come with their images, from the CPU.
+    const { image, z } = await this.run(this.has("latents") ? "latents" : "generate", inputs);
+    return { image: image && !this.gpu.on ? image : await this.decode(z), z };
   }
 
   /** Images on the line from `start` to `end`, `(D,)` each, at positions in [0, 1]. */
@@ -137,11 +166,23 @@ export class Model {
     return outputs;
   }
 
-  /** One run after the other: the runtime is no place for two at a time. */
+  /** Runs on the GPU from now on whatever comes out the same there to one of 256 levels; whether anything does. The
+   * file holds signatures of this model. `gpu.on` turns it off and on again. */
+  async accelerate(url) {
+    if (!this.loaded.hasGpu) return false;
+    const [low, high] = this.info.value_range;
+    for (const signature of await this.ask("accelerate", await download(url))) {
+      const same = await this.ask("agrees", { signature, tolerance: (high - low) / 255 });
+      this.gpu[same ? "signatures" : "different"].push(signature);
+    }
+    return (this.gpu.on = this.gpu.signatures.length > 0);
+  }
+
+  /** One run after the other, so that each can be timed. */
   #inTurn(signature, feed) {
     const timed = async () => {
       const started = performance.now();
-      const results = await runOnce(this.compiled, signature, feed);
+      const results = await this.#runOnce(signature, feed);
       if (signature === `decode_${this.batchSizes.at(-1)}`) {
         this.decodeTimes = [...this.decodeTimes.slice(-100), performance.now() - started];
       }
@@ -150,6 +191,18 @@ export class Model {
     const turn = this.last.then(timed);
     this.last = turn.catch(() => {});
     return turn;
+  }
+
+  async #runOnce(signature, feed) {
+    if (this.gpu.on && this.gpu.signatures.includes(signature)) {
+      try {
+        return await this.ask("run", { signature, feed, gpu: true });
+      } catch (error) {
+        console.warn(error); // a GPU may go away
+        this.gpu = { on: false, signatures: [], different: [] };
+      }
+    }
+    return this.ask("run", { signature, feed });
   }
 }
 
@@ -172,7 +225,7 @@ function repeated(condition, size, rows) {
 
 /** Rows `first` to `first + count`, the last one repeated up to `size` rows. */
 function piece(data, first, count, size, width) {
-  const part = data.subarray(first * width, (first + count) * width);
+  const part = data.slice(first * width, (first + count) * width);
   if (count === size) return part;
   const padded = new data.constructor(size * width);
   for (let row = 0; row < size; row++) {
@@ -180,19 +233,4 @@ function piece(data, first, count, size, width) {
     padded.set(part.subarray(from, from + width), row * width);
   }
   return padded;
-}
-
-/** Inputs are `{name: [array, shape]}`. Tensors live in the runtime's memory: each one has to be deleted. */
-async function runOnce(compiled, signature, feed) {
-  const tensors = {};
-  let results = {};
-  try {
-    for (const [name, [data, shape]] of Object.entries(feed)) tensors[name] = new Tensor(data, shape);
-    results = await compiled.run(signature, tensors);
-    const arrays = {};
-    for (const [name, tensor] of Object.entries(results)) arrays[name] = await tensor.data();
-    return arrays;
-  } finally {
-    for (const tensor of [...Object.values(tensors), ...Object.values(results)]) tensor.delete();
-  }
 }

@@ -98,16 +98,18 @@ export function makeOwn(model, sliders) {
     context.drawImage(picture, x, y, w, h, 0, 0, pad.width, pad.height);
     await changed();
   }
-  const imageIn = (transfer) => [...(transfer?.files ?? [])].find((file) => file.type.startsWith("image/"));
+  /** Opens the first image among what was dropped or pasted, or the first file, which is then told that it is none. */
+  function openFrom({ files }) {
+    const file = [...files].find(({ type }) => type.startsWith("image/")) ?? files[0];
+    if (file) open(file);
+    return file;
+  }
   $("choose").addEventListener("click", () => $("file").click());
   $("file").addEventListener("change", () => {
     if ($("file").files[0]) open($("file").files[0]);
     $("file").value = ""; // the same file may come again
   });
-  document.addEventListener("paste", (event) => {
-    const file = imageIn(event.clipboardData);
-    if (file) open(file);
-  });
+  document.addEventListener("paste", (event) => openFrom(event.clipboardData));
   const own = $("own");
   for (const name of ["dragenter", "dragover"]) {
     own.addEventListener(name, (event) => {
@@ -118,8 +120,7 @@ export function makeOwn(model, sliders) {
   for (const name of ["dragleave", "drop"]) own.addEventListener(name, () => own.classList.remove("dragging"));
   own.addEventListener("drop", (event) => {
     event.preventDefault();
-    const file = imageIn(event.dataTransfer);
-    if (file) open(file);
+    if (!openFrom(event.dataTransfer)) $("file-problem").textContent = "Drop an image file: a PNG or a JPEG, for example.";
   });
 
   // Buttons

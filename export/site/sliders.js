@@ -33,7 +33,7 @@ export function makeSliders(model) {
   }
 
   function show(d, input, output) {
-    const text = z[d].toFixed(2).replace("-", "−");
+    const text = z[d].toFixed(2).replace(/^-0\.00$/, "0.00").replace("-", "−");
     output.textContent = text;
     input.setAttribute("aria-valuetext", text);
   }

@@ -1,12 +1,15 @@
 """The page: its files, and in a real browser that it computes what Python computes and does what it shows."""
 
+import base64
 import functools
+import hashlib
 import http.server
 import io
 import json
 import os
 import re
 import shutil
+import subprocess
 import threading
 from pathlib import Path
 
@@ -17,12 +20,14 @@ from PIL import Image
 
 import kvae
 import kvae.export
-from kvae.export import ExportError, web
+from kvae.export import ExportError, flatbuffer, web
 from kvae.export.runtime import load
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 PHONE = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True, "device_scale_factor": 2}
-LITERT_SAYS = re.compile(r"(INFO|WARNING): ")  # LiteRT logs everything to console.error
+# WebGPU without a GPU: Vulkan in software, which Chromium brings
+SOFTWARE_GPU = ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan"]
+DOCS = Path(__file__).parents[2] / "docs" / "on_device.md"
 LATENTS, SHAPE = 2, (8, 8, 1)
 
 
@@ -90,14 +95,26 @@ def sites(files, litert, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install playwright")
+def playwright():
+    module = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install playwright")
     if CHROMIUM is None:
         pytest.skip("no Chromium on this machine")
-    with playwright.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
+    with module.sync_playwright() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def browser(playwright):
+    browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    yield browser
+    browser.close()
+
+
+@pytest.fixture(scope="module")
+def gpu_browser(playwright):
+    browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", *SOFTWARE_GPU])
+    yield browser
+    browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +123,7 @@ def pages(browser, sites):
     wrong = []
 
     @functools.cache
-    def opened(name="float32", url=None, before="", phone=False, service_workers="block"):
+    def opened(name="float32", url=None, before="", phone=False, service_workers="block", fragment="", browser=browser):
         options = PHONE if phone else {}
         context = browser.new_context(reduced_motion="reduce", service_workers=service_workers, **options)
         url = url or sites[name]
@@ -116,11 +133,8 @@ def pages(browser, sites):
         own = (url, f"blob:{url}")
         page.on("request", lambda request: request.url.startswith(own) or wrong.append(request.url))
         page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on(
-            "console",
-            lambda said: said.type == "error" and not LITERT_SAYS.match(said.text) and wrong.append(said.text),
-        )
-        page.goto(url)
+        page.on("console", lambda said: said.type == "error" and wrong.append(said.text))
+        page.goto(url + fragment)
         page.evaluate("async () => { await kvae.ready }")
         return page
 
@@ -230,17 +244,113 @@ def test_the_other_endpoints_are_those_of_python(visit, files):
         np.testing.assert_allclose(found[name], np.ravel(values), rtol=1e-4, atol=1e-5, err_msg=name)
 
 
-def test_browsers_without_relaxed_simd_get_the_other_build(visit, files):
+def test_browsers_without_relaxed_simd_get_the_other_build(browser, sites, files):
     code = """const instantiate = WebAssembly.instantiate;
         WebAssembly.instantiate = async (wasm, ...more) => {
           if (wasm.byteLength === 36) throw new WebAssembly.CompileError("no relaxed SIMD");  // LiteRT's question
           return instantiate.call(WebAssembly, wasm, ...more);
         };"""
-    page = visit(before=code)
-    loaded = page.evaluate("performance.getEntriesByType('resource').map((entry) => entry.name)")
-    assert any(name.endswith("litert_wasm_compat_internal.wasm") for name in loaded)
+    context = browser.new_context(service_workers="block")
+    page = context.new_page()
+    worker = code + (web.SITE / "worker.js").read_text()
+    page.route("**/worker.js", lambda route: route.fulfill(body=worker, content_type="text/javascript"))
+    with page.expect_request("**/litert_wasm_compat_internal.wasm"):
+        page.goto(sites["float32"])
     wanted = load(files["float32"]).generate(1, seed=7)
     np.testing.assert_allclose(generate(page, 7, 1)["image"], wanted, rtol=0, atol=1e-5)
+    context.close()
+
+
+# Where it runs
+
+
+def test_the_page_responds_while_the_model_runs(visit):
+    page = visit()
+    (worker,) = page.workers
+    assert worker.evaluate("typeof litert.loadLiteRt") == "function"
+    turns = page.evaluate("""async () => {
+        let [turns, done] = [0, false];
+        const generated = kvae.generate(7, 2000).finally(() => (done = true));
+        while (!done) { await new Promise((resolve) => setTimeout(resolve, 1)); turns++; }
+        return turns;
+    }""")
+    assert turns > 10
+
+
+def test_the_content_security_policy_holds_in_the_worker(browser, sites):
+    context = browser.new_context(service_workers="block")
+    page = context.new_page()
+    page.goto(sites["float32"])
+    page.evaluate("async () => { await kvae.ready }")
+    code = "(url) => fetch(url, { mode: 'no-cors' }).then(() => 'fetched', () => 'refused')"
+    (worker,) = page.workers
+    assert worker.evaluate(code, sites["float32"] + "style.css") == "fetched"
+    assert worker.evaluate(code, sites["int8"] + "style.css") == "refused"  # another origin
+    context.close()
+
+
+def test_a_gpu_draws_the_same_images(visit, gpu_browser, files):
+    page, model = visit(browser=gpu_browser), load(files["float32"])
+    if not page.evaluate("navigator.gpu?.requestAdapter().then(Boolean)"):
+        pytest.skip("this Chromium has no WebGPU in software")
+    assert page.evaluate("kvae.gpu")
+    assert page.inner_text("#runs-on") == "GPU and CPU"
+    gpu = page.evaluate("kvae.ready.then((model) => model.gpu)")
+    one_image = {f"{endpoint}_1" for endpoint in web.GPU_ENDPOINTS}
+    assert one_image <= set(gpu["signatures"])
+    assert {*gpu["signatures"], *gpu["different"]} == {f"{name}_{n}" for name in web.GPU_ENDPOINTS for n in (1, 16)}
+    assert all(name in page.inner_text("#gpu-text") for name in (*gpu["signatures"], *gpu["different"]))
+    for n in 1, 17:
+        found, wanted = generate(page, 7, n), model.generate(n, seed=7)
+        assert np.abs(as_bytes(found["image"]) - as_bytes(wanted)).max() <= 1
+    page.click("#reset")
+    settle(page)
+    on_gpu = picture(page, "#picture")
+    asked = """async (signature) => {
+        const model = await kvae.ready, { ask } = model, seen = [];
+        model.ask = (task, input) => { seen.push([input.signature, Boolean(input.gpu)]); return ask(task, input); };
+        await model.generate(1);
+        model.ask = ask;
+        return seen;
+    }"""
+    drawn, decoded = page.evaluate(asked)
+    assert drawn[0] in ("latents_1", "generate_1")
+    assert not drawn[1]  # random numbers: never on the GPU
+    assert decoded == ["decode_1", True]
+    page.click("#gpu-button")
+    assert page.inner_text("#runs-on") == "CPU"
+    assert not any(on_gpu for _, on_gpu in page.evaluate(asked))
+    page.click("#random")
+    page.click("#reset")
+    settle(page)
+    assert np.abs(picture(page, "#picture").astype(int) - on_gpu).max() <= 1
+    page.click("#gpu-button")
+    assert page.inner_text("#runs-on") == "GPU and CPU"
+
+
+def test_a_gpu_that_draws_something_else_is_left_alone(gpu_browser, sites):
+    context = gpu_browser.new_context(service_workers="block")
+    page = context.new_page()
+    worker = (web.SITE / "worker.js").read_text()
+    broken = worker.replace("found[name][i])", "1 + found[name][i])")
+    assert broken != worker
+    page.route("**/worker.js", lambda route: route.fulfill(body=broken, content_type="text/javascript"))
+    page.goto(sites["float32"])
+    if not page.evaluate("navigator.gpu?.requestAdapter().then(Boolean)"):
+        pytest.skip("this Chromium has no WebGPU in software")
+    assert page.evaluate("kvae.gpu") is False
+    assert page.inner_text("#runs-on") == "CPU"
+    assert "computes other images than the CPU" in page.inner_text("#gpu-text")
+    assert page.locator("#gpu-switch").is_hidden()
+    context.close()
+
+
+def test_without_a_gpu_the_cpu_runs_everything(visit):
+    for name, reason in ("float32", "no WebGPU"), ("int8", "int8 weights"):
+        page = visit(name)
+        assert page.evaluate("kvae.gpu") is False
+        assert page.inner_text("#runs-on") == "CPU"
+        assert reason in page.inner_text("#gpu-text")
 
 
 # Offline
@@ -389,6 +499,83 @@ def test_image_files(visit):
     page.set_input_files("#file", {"name": "b.png", "mimeType": "image/png", "buffer": b"nonsense"})
     page.wait_for_selector("#file-problem:not(:empty)")
     assert "“b.png” isn't an image" in page.inner_text("#file-problem")
+    drop = """(element, files) => {
+        const transfer = new DataTransfer();
+        for (const [name, type] of files) transfer.items.add(new File(["text"], name, { type }));
+        element.dispatchEvent(new DragEvent("drop", { dataTransfer: transfer, bubbles: true, cancelable: true }));
+    }"""
+    page.locator("#own").evaluate(drop, [["notes.txt", "text/plain"]])
+    page.wait_for_selector("#file-problem:has-text('“notes.txt” isn\\'t an image')")
+    page.locator("#own").evaluate(drop, [])
+    assert "Drop an image file" in page.inner_text("#file-problem")
+    page.click("#clear")
+    assert page.inner_text("#file-problem") == ""
+
+
+# What one takes along
+
+
+def test_an_image_is_saved_and_shared_as_it_is_shown(visit):
+    share = """navigator.canShare = ({ files }) => files.length === 1;
+        window.shared = new Promise((resolve) => {
+            navigator.share = async ({ files: [file] }) =>
+                resolve([file.name, file.type, ...new Uint8Array(await file.arrayBuffer())]);
+        });"""
+    page = visit(before=share)
+    page.click("#random")
+    settle(page)
+    with page.expect_download() as download:
+        page.click("#save")
+    assert download.value.suggested_filename == "A-VAE.png"
+    saved = np.array(Image.open(download.value.path()).convert("L"))
+    assert saved.shape == (512, 512)
+    np.testing.assert_array_equal(saved, np.kron(picture(page, "#picture"), np.ones((64, 64), np.uint8)))
+    page.click("#share")
+    name, kind, *data = page.evaluate("window.shared")
+    assert (name, kind) == ("A-VAE.png", "image/png")
+    np.testing.assert_array_equal(np.array(Image.open(io.BytesIO(bytes(data))).convert("L")), saved)
+
+
+def test_a_browser_that_cannot_share_has_no_button_for_it(visit):
+    page = visit(before="navigator.canShare = undefined;")
+    assert page.locator("#share").is_hidden()
+    assert page.locator("#save").is_visible()
+
+
+def test_a_link_opens_what_was_shown(visit):
+    copied = "navigator.clipboard.writeText = async (text) => { window.copied = text; };"
+    page = visit("conditional", before=copied)
+    page.fill("#seed", "18446744073709551615")
+    page.locator("#temperature").fill("0.7")
+    page.locator("#condition-list button").nth(3).click()
+    page.locator(".tile").nth(5).click()
+    settle(page)
+    page.click("#copy-link")
+    link = page.evaluate("window.copied")
+    assert link == page.url
+    assert re.search(r"#seed=18446744073709551615&temperature=0\.7&condition=3&z=-?[\d.e-]+,-?[\d.e-]+$", link)
+    assert "copied" in page.inner_text("#share-said")
+    other = visit("conditional", fragment=f"#{link.partition('#')[2]}")
+    settle(other)
+    assert other.input_value("#seed") == "18446744073709551615"
+    assert other.inner_text("#temperature-value") == "0.70"
+    assert other.inner_text("#condition-list [aria-pressed=true]") == "three"
+    for canvas in ("#picture", ".tile canvas"):
+        np.testing.assert_array_equal(picture(other, canvas), picture(page, canvas), err_msg=canvas)
+
+
+@pytest.mark.parametrize(
+    ("fragment", "message"),
+    [
+        ("#z=1,2,3", "The link is for a model with 3 latents. This one has 2."),
+        ("#z=1,x", "Expected numbers in the link's “z”. It has “1,x”."),
+        ("#condition=12", "The link's condition is none of this model, which has 10: 12"),
+    ],
+)
+def test_a_link_of_another_model_is_told(fragment, message, visit):
+    page = visit("conditional", fragment=fragment)
+    assert page.inner_text("#problem") == message
+    assert page.locator(".tile").count() == 16
 
 
 @pytest.mark.parametrize("name", ["int8", "conditional"])
@@ -485,6 +672,75 @@ def test_problems_are_told(browser, sites):
     context.close()
 
 
+# The programs of the documentation
+
+#: npm's integrity of each package's tarball
+TENSORFLOW_JS = {
+    "@tensorflow/tfjs-core@4.9.0": (
+        "sha512-1nYs9OA934eSI33eTvyCVJUEji2wnMXyZ3VK7l2iS/TPDFISI3ETyh286mW56LCihoniv8HH2MtOAQwo4Qhrdg=="
+    ),
+    "@tensorflow/tfjs-backend-cpu@4.9.0": (
+        "sha512-AHIfI3iD1fyQgQKeoQmtkI3exPWRfOo+W0Ws/bxOdapTXcAYWGg0179t52j8XPDwsl8WopfaTINNgYNG6FnP3Q=="
+    ),
+    "@tensorflow/tfjs-tflite@0.0.1-alpha.10": (
+        "sha512-/qmqsRBTg+XCWgNomJ/gdZIKFMpGiTEAwMhqk/7cOZEp/fTV69GuknOoSQjloYGWasQIDIriQO3bpi6T4PTEnA=="
+    ),
+}
+
+
+def program(heading, language):
+    """The only program in this language in a section of the documentation."""
+    section = DOCS.read_text(encoding="utf-8").split(f"\n{heading}\n")[1].split("\n#")[0]
+    (found,) = re.findall(rf"```{language}\n(.*?)```", section, re.DOTALL)
+    return found
+
+
+def drawn_by(browser, folder):
+    """What `folder/index.html` draws on its only canvas, once it has the image's size."""
+    server = Server(folder)
+    page = browser.new_page()
+    page.goto(server.url)
+    page.wait_for_function("document.querySelector('canvas').width < 300", timeout=20_000)  # 300: an unused canvas
+    found = picture(page, "canvas")
+    page.close()
+    server.stop()
+    return found
+
+
+def test_the_program_for_litert_js(browser, litert, files, tmp_path):
+    for file in web.FILES:
+        target = tmp_path / "node_modules" / file.package / file.path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.symlink_to(litert / file.name)
+    shutil.copy(files["float32"], tmp_path / "vae_float32.tflite")
+    (tmp_path / "index.html").write_text(program("### LiteRT.js", "html"))
+    wanted = as_bytes(load(files["float32"]).decode(np.zeros((1, LATENTS)))[0, ..., 0])
+    assert np.abs(drawn_by(browser, tmp_path) - wanted).max() <= 1
+
+
+@pytest.mark.slow
+def test_the_programs_for_tensorflow_js(browser, files, tmp_path, monkeypatch):
+    if shutil.which("npm") is None:
+        pytest.skip("no npm on this machine: install Node.js")
+    command = ["npm", "pack", "--ignore-scripts", "--json", *TENSORFLOW_JS]
+    packed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    if packed.returncode:
+        pytest.skip(f"npm couldn't fetch TensorFlow.js: {packed.stderr[-300:]}")
+    for package, integrity in TENSORFLOW_JS.items():
+        name, _, version = package.rpartition("@")
+        tarball = tmp_path / f"{name.lstrip('@').replace('/', '-')}-{version}.tgz"
+        digest = hashlib.sha512(tarball.read_bytes()).digest()
+        assert f"sha512-{base64.b64encode(digest).decode()}" == integrity, package
+        shutil.unpack_archive(tarball, tmp_path / "unpacked", filter="data")
+        shutil.move(tmp_path / "unpacked" / "package", tmp_path / "node_modules" / name)
+    shutil.copy(files["float32"], tmp_path / "vae_float32.tflite")
+    monkeypatch.chdir(tmp_path)
+    exec(program("### TensorFlow.js", "python"), {})
+    (tmp_path / "index.html").write_text(program("### TensorFlow.js", "html"))
+    wanted = as_bytes(load(files["float32"]).decode(np.zeros((1, LATENTS)))[0, ..., 0])
+    assert np.abs(drawn_by(browser, tmp_path) - wanted).max() <= 1
+
+
 # The files
 
 
@@ -494,6 +750,7 @@ def test_the_page_is_whole(files, litert, tmp_path):
     assert "<title>Digits &amp; &quot;more&quot;</title>" in index.read_text()
     assert json.loads((tmp_path / "site/manifest.webmanifest").read_text())["name"] == 'Digits & "more"'
     assert (tmp_path / "site/model.tflite").read_bytes() == files["int8"].read_bytes()
+    assert not (tmp_path / "site/gpu.tflite").exists()
     assert "Apache License" in (tmp_path / "site/litert/LICENSE.txt").read_text()
     worker = (tmp_path / "site/sw.js").read_text()
     kept = json.loads(re.search(r"FILES = (\[.*\]);", worker)[1])
@@ -507,6 +764,9 @@ def test_the_page_is_whole(files, litert, tmp_path):
     assert (tmp_path / "site/sw.js").read_text() == first
     web.write(files["float32"], tmp_path / "site", runtime=litert, title='Digits & "more"')
     assert (tmp_path / "site/sw.js").read_text() != first
+    for_gpu = flatbuffer.read(tmp_path / "site/gpu.tflite")
+    assert {name.rsplit("_", 1)[0] for name in for_gpu.signatures} == set(web.GPU_ENDPOINTS)
+    assert "BITWISE_XOR" not in for_gpu.operators
 
 
 def test_runtime_from_the_cache_or_from_node_modules(files, litert, tmp_path, monkeypatch):
