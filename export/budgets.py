@@ -53,7 +53,7 @@ _INT8 = {
 }
 # full_int8: as int8 on average; with ranges fixed beforehand, the edge of a stroke may be off by more.
 _FULL_INT8 = {**_INT8, PIXELS: Budget(max=0.5, mean=0.01)}
-_BY_PRECISION = {"float16": _FLOAT16, "int8": _INT8, "full_int8": _FULL_INT8}
+_BY_PRECISION = {"float16": _FLOAT16, "int8": _INT8, "full_int8": _FULL_INT8, "integer": _FULL_INT8}
 
 
 def budget(precision: str, unit: str, name: str, expected: dict[str, Any]) -> Budget:

@@ -77,10 +77,9 @@ def precisions_of(precisions: Any) -> tuple[str, ...]:
         wanted = litert.PRECISIONS if precisions == "auto" else tuple(dict.fromkeys(given))
     except TypeError:
         wanted = ()
-    if not wanted or any(precision not in litert.PRECISIONS for precision in wanted):
-        raise ValueError(
-            f"Argument `precisions` must be one or more of {litert.PRECISIONS}, or 'auto'. Received: {precisions}"
-        )
+    known = (*litert.PRECISIONS, litert.INTEGER)
+    if not wanted or any(precision not in known for precision in wanted):
+        raise ValueError(f"Argument `precisions` must be one or more of {known}, or 'auto'. Received: {precisions}")
     return tuple(wanted)
 
 

@@ -97,13 +97,22 @@ def to_bytes(info: dict[str, Any]) -> bytes:
 
 
 def of(
-    info: dict[str, Any], signatures: Sequence[Signature], reference: Reference, alone: bool = False
+    info: dict[str, Any],
+    signatures: Sequence[Signature],
+    reference: Reference,
+    alone: bool = False,
+    io: str | None = None,
 ) -> dict[str, Any]:
-    """What a file with other signatures says; with a single one, `serving_default` is the endpoint behind it."""
+    """What a file with other signatures says.
+
+    With a single one, `serving_default` is the endpoint behind it. `io` is the dtype of a file of integers: a number is
+    `scale * (integer - zero_point)`, of the scale and the zero point of its tensor.
+    """
     return {
         **info,
         **_signatures(signatures, reference),
         **({"serving_default": signatures[0].endpoint.name} if alone else {}),
+        **({} if io is None else {"io": io}),
     }
 
 

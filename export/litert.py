@@ -15,6 +15,7 @@ from kvae.export.errors import ExportError, one_line
 #: float16: 16-bit weights, computed in float32. int8: 8-bit weights, activations quantised on the fly. full_int8:
 #: 8-bit weights and activations, with ranges seen in calibration. Inputs and outputs are float32 in all of them.
 PRECISIONS = ("float32", "float16", "int8", "full_int8")
+INTEGER = "integer"  # of files of one network: `kvae.export.integer`
 
 #: by signature, inputs of single calls
 Calibration = dict[str, list[dict[str, np.ndarray]]]

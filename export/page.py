@@ -22,6 +22,7 @@ WEIGHTS = {
     "float16": "weights in 16 bits, computed in 32",
     "int8": "weights in 8 bits, activations quantised on the fly",
     "full_int8": "weights and activations in 8 bits, with calibrated ranges",
+    "integer": "everything in 8 bits, also what goes in and comes out",
 }
 
 Cell = Callable[[dict[str, Any]], Any]
@@ -158,7 +159,13 @@ def _advice(file: dict[str, Any], pick: dict[str, Any], litert: list[dict[str, A
     lost, excess = _losses(file), _excess(file)
     if file.get("network") and file is not pick:
         runs = f"TensorFlow Lite {file['oldest_runtime']} and newer"
-        does = {"decoder": "Latents in, images out", "encoder": "Images in, latents out"}[file["network"]]
+        does = {
+            "decoder": "Latents in, images out",
+            "encoder": "Images in, latents out",
+            "classifier": "Images in, classes out",
+        }[file["network"]]  # fmt: skip
+        if file["precision"] == "integer":
+            return f"{does}, in integers alone: for NPUs and other processors without floats, and {runs}."
         return f"{does}, and nothing else: one signature, for apps that call an interpreter, and {runs}."
     if file is pick:
         if len(litert) == 1:

@@ -8,11 +8,11 @@ import os
 import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from kvae.arguments import real
+from kvae.arguments import real, shown
 from kvae.export import (
     accuracy,
     behaviour,
@@ -21,6 +21,7 @@ from kvae.export import (
     flatbuffer,
     golden,
     info,
+    integer,
     litert,
     metadata,
     onnx,
@@ -29,6 +30,7 @@ from kvae.export import (
     place,
     runtime,
     saved_model,
+    vendored,
 )
 from kvae.export.choice import Choice
 from kvae.export.console import quiet
@@ -48,10 +50,18 @@ CALIBRATED = 128  # images, and latents, that show full_int8 the ranges of its a
 WIDEST = 2.0  # temperature up to which latents are within these ranges
 SHOWN = 16  # images in the page's pictures
 #: Networks that can be had as a file of their own: its signature for one batch size.
-NETWORKS = {"decoder": "decode", "encoder": "encode"}
-_FILES = [f"{kind}_{precision}" for kind in (*KINDS, *NETWORKS) for precision in litert.PRECISIONS]
+NETWORKS = {"decoder": "decode", "encoder": "encode", "classifier": "classify"}
+_PRECISIONS = (*litert.PRECISIONS, litert.INTEGER)
+_FILES = [f"{kind}_{precision}" for kind in (*KINDS, *NETWORKS) for precision in _PRECISIONS]
 #: all that an export may put into its folder
-_NAMES = {SAVED_MODEL, ONNX, REPORT, PAGE, *(f + end for f in _FILES for end in (".tflite", ".golden.json"))}
+_NAMES = {
+    SAVED_MODEL,
+    ONNX,
+    REPORT,
+    PAGE,
+    vendored.FILE,
+    *(f + end for f in _FILES for end in (".tflite", ".golden.json")),
+}
 _INFO = flatbuffer.Named(endpoints.INFO, (), ("json",))
 _PACKAGES = ("keras-vae", "keras", "tensorflow", "ai-edge-litert", "litert-quantizer", "numpy")
 
@@ -67,6 +77,7 @@ def export(
     batch_sizes: Sequence[int | None] = BATCH_SIZES,
     signatures: str | Iterable[str] | None = None,
     networks: str | Iterable[str] = ("decoder",),
+    io: str = "int8",
     with_onnx: bool = False,
     data: str | None = None,
     license: str | None = None,
@@ -80,7 +91,8 @@ def export(
 
     `directory` gets `saved_model/`, for each precision `vae_<precision>.tflite` (or `autoencoder_…`, `classifier_…`)
     and `decoder_<precision>.tflite`, each with its `.golden.json` to replay on a device, `report.json`, and the same as
-    a page, `export.html`.
+    a page, `export.html`, and `kvae_runtime.py`, which runs the files where there is NumPy and LiteRT (or the older
+    tflite-runtime), and nothing of kvae.
 
     * `decoder_<precision>.tflite` is for apps: one subgraph, one signature `serving_default`, latents `z` in (and
       `condition` behind it, of a conditional model), `image` out, for the smallest batch size. It runs on TensorFlow
@@ -108,9 +120,10 @@ def export(
             statistics in `info`; None takes `images`, and the report says so. Of a conditional model, the pair of
             images and conditions; of one that classifies, of images and labels.
         precisions: of the LiteRT files, from `kvae.export.litert.PRECISIONS`: "float32", "float16", "int8" (weights
-            in 8 bits, activations quantised on the fly), "full_int8" (both, with calibrated ranges); or "auto", the
-            smallest that loses no more than `budget_nats` and `budget_accuracy` on `validation`, whichever can be
-            measured.
+            in 8 bits, activations quantised on the fly), "full_int8" (both, with calibrated ranges), "integer" (no
+            float at all, also where it goes in and out, for NPUs: files of `networks`, or of a classifier, alone); or
+            "auto", the smallest that loses no more than `budget_nats` and `budget_accuracy` on `validation`, whichever
+            can be measured.
         budget_nats: for "auto": largest loss of ELBO.
         batch_sizes: of the LiteRT signatures. With None among them, there is also one for any batch size, named
             `decode`, …; LiteRT.js can't use it.
@@ -118,6 +131,7 @@ def export(
             "decode_16", for that one; None takes all. What isn't asked for costs nothing. With none (`[]`), there are
             only the files of `networks`.
         networks: that are files of their own: "decoder", "encoder", both or none.
+        io: dtype of what goes into "integer" files, and comes out: "int8" or "uint8".
         with_onnx: whether to write `onnx/` as well, one file per endpoint (needs the extra `onnx`).
         data: name of the training data, for `info`; of an absolute path, its last part.
         license: text, for `info`.
@@ -177,8 +191,10 @@ def export(
     test = checks.Images.checked("images", model, images, labels, conditions, classes)
     apart = checks.validation_images(model, validation, classes)
     choice = Choice.by(budgets, apart, test) if precisions == "auto" else None
-    if images is None and validation is None and "full_int8" in wanted:
-        raise ValueError("full_int8 needs images to see the ranges of activations: give `images` or `validation`.")
+    if images is None and validation is None and (seen := {"full_int8", litert.INTEGER} & set(wanted)):
+        raise ValueError(f"{seen.pop()} needs images to see the ranges of activations: give `images` or `validation`.")
+    if io not in integer.IO:
+        raise ValueError(f"Argument `io` must be one of {integer.IO}. Received: io={shown(io)}")
     step = on_step or (lambda text: None)
     facts = {
         "data": None if data is None else public_name(data), "license": license,
@@ -187,14 +203,24 @@ def export(
     with place.inside(directory) as folder:
         new = folder / "new"
         step("computing what Keras says")
-        work = _Work(model, test, apart or test, chosen, wanted_networks, sizes, step, facts)
+        work = _Work(model, test, apart or test, chosen, wanted_networks, io, sizes, step, facts)
         artifacts = work.write(new, folder / "scratch", wanted, choice, with_onnx)
         report = work.report(artifacts, choice)
         text = json.dumps(report, indent=2, allow_nan=False) + "\n"
         (new / REPORT).write_text(text, encoding="utf-8")
+        (new / vendored.FILE).write_text(vendored.source(), encoding="utf-8")
         (new / PAGE).write_text(page.render(report, work.pictures), encoding="utf-8")
         place.replace(new, Path(directory), folder / "old", _NAMES)
     return report
+
+
+class _File(NamedTuple):
+    """A LiteRT file that is wanted: with several signatures, or with that of one network."""
+
+    name: str
+    precision: str
+    network: str | None
+    signatures: tuple[Signature, ...]
 
 
 class _Work:
@@ -207,12 +233,13 @@ class _Work:
         validation: checks.Images | None,
         signatures: tuple[Signature, ...],
         networks: tuple[str, ...],
+        io: str,
         batch_sizes: tuple[int | None, ...],
         step: Callable[[str], None],
         facts: dict[str, Any],
     ):
         self.model, self.batch_sizes, self.step = endpoints.with_fixed_prior(model), batch_sizes, step
-        self.signatures, self.networks = signatures, networks
+        self.signatures, self.networks, self.io = signatures, networks, io
         self.test, self.validation = test, validation
         self.refused: dict[str, str] = {}
         self.traced = saved_model.trace(self.model)
@@ -241,12 +268,15 @@ class _Work:
             artifact = onnx.export(self.model, new / ONNX, self.reference, any_batch)
             artifacts.append(self._with_behaviour(artifact, onnx.open_onnx(new / ONNX)))
         step("converting to LiteRT")
-        needed = self._needed(choice)
+        needed = self._needed(precisions, choice)
         saved_model.write(self.model, scratch, info.to_bytes(self.info), saved_model.trace(self.model, needed))
         float32 = litert.convert(scratch, [*(signature.name for signature in needed), endpoints.INFO])
+        of_integers = self._of_integers(scratch, needed) if litert.INTEGER in precisions else {}
         shutil.rmtree(scratch)
         converted = {}
         for precision in precisions:
+            if precision == litert.INTEGER:
+                continue
             step(f"making the {precision} files")
             with self._refusing(f"{self.kind}_{precision}.tflite", self.refused if choice is None else choice.refused):
                 calibration = self._calibration(needed) if precision == "full_int8" else None
@@ -254,10 +284,13 @@ class _Work:
         if choice is not None:
             converted = self._smallest(converted, choice, needed, scratch)
         for precision, data in converted.items():
-            for name, signatures in self._files(precision):
-                step(f"writing and verifying {name}")
-                with self._refusing(name, self.refused):
-                    artifacts.append(self._written(new / name, precision, data, signatures))
+            for file in self._files(precision):
+                step(f"writing and verifying {file.name}")
+                with self._refusing(file.name, self.refused):
+                    artifacts.append(self._written(new / file.name, file, self._arranged(file, data)))
+        for file, data in of_integers.items():
+            with self._refusing(file.name, self.refused):
+                artifacts.append(self._written(new / file.name, file, data))
         if not any(artifact.format == "litert" for artifact in artifacts):
             raise ExportError("; ".join(self.refused.values()))
         return artifacts
@@ -266,20 +299,33 @@ class _Work:
     def kind(self) -> str:
         return info.kind(self.model)
 
-    def _files(self, precision: str) -> Iterator[tuple[str, tuple[Signature, ...]]]:
-        """Names of the files of a precision, and their signatures; a file of one network has one."""
-        if self.signatures:
-            yield f"{self.kind}_{precision}.tflite", self.signatures
+    def _files(self, precision: str) -> Iterator[_File]:
+        """The files of a precision; those of integers hold one network, and so does that of a classifier then."""
+        whole = f"{self.kind}_{precision}.tflite"
+        if self.signatures and precision != litert.INTEGER:
+            yield _File(whole, precision, None, self.signatures)
         size = min(size for size in self.batch_sizes if size is not None)
-        for network in self.networks:
-            yield f"{network}_{precision}.tflite", signatures_of(self.model, NETWORKS[network], (size,))
+        classifies = precision == litert.INTEGER and "classify" in self.names
+        for network in (*self.networks, *(["classifier"] if classifies else [])):
+            signatures = signatures_of(self.model, NETWORKS[network], (size,))
+            yield _File(f"{network}_{precision}.tflite", precision, network, signatures)
 
-    def _needed(self, choice: Choice | None) -> tuple[Signature, ...]:
-        """What has to be converted for all the files of a precision; the order doesn't matter yet."""
-        found = [signature for _, signatures in self._files("float32") for signature in signatures]
+    def _needed(self, precisions: Sequence[str], choice: Choice | None) -> tuple[Signature, ...]:
+        """What has to be converted for all the files; the order doesn't matter yet."""
+        found = [each for precision in precisions for file in self._files(precision) for each in file.signatures]
         if choice is not None:
             found += signatures_of(self.model, choice.endpoints, self.batch_sizes[:1])
         return tuple(dict.fromkeys(found))
+
+    def _of_integers(self, scratch: Path, needed: Sequence[Signature]) -> dict[_File, bytes]:
+        """Flatbuffers that compute in integers alone."""
+        made, calibration = {}, self._calibration(needed)
+        for file in self._files(litert.INTEGER):
+            self.step(f"making {file.name}")
+            (signature,) = file.signatures
+            with self._refusing(file.name, self.refused):
+                made[file] = integer.integer(scratch, signature.named(), calibration[signature.name], self.io)
+        return made
 
     @contextlib.contextmanager
     def _refusing(self, name: str, reasons: dict[str, str]) -> Iterator[None]:
@@ -289,37 +335,40 @@ class _Work:
         except ExportError as error:
             reasons[name] = str(error)
 
-    def _written(self, path: Path, precision: str, data: bytes, signatures: tuple[Signature, ...]) -> Artifact:
-        """A file of the converted signatures, verified, measured, and with its golden pairs beside it."""
-        network = _network(path.name)
+    def _written(self, path: Path, file: _File, data: bytes) -> Artifact:
+        """A file, verified, measured, and with its golden pairs beside it."""
         try:
-            path.write_bytes(self._shipped(path.name, data, signatures))
-            artifact = verify_litert(path, precision, self.reference, signatures)
+            path.write_bytes(self._shipped(file, data))
+            artifact = verify_litert(path, file.precision, self.reference, file.signatures)
             run = _opened(path)
-            artifact = self._with_behaviour(artifact, run, path, signatures)
+            artifact = self._with_behaviour(artifact, run, path, file.signatures)
         except ExportError:
             path.unlink(missing_ok=True)
             raise
         with quiet():
             pair = golden.golden(path, self.reference)
         path.with_suffix(".golden.json").write_text(json.dumps(pair), encoding="utf-8")
-        if network is None:
-            self.pictures.append(self._pictures(path.name, run, {signature.endpoint.name for signature in signatures}))
-        return dataclasses.replace(artifact, network=network)
+        if file.network is None:
+            self.pictures.append(self._pictures(path.name, run, {each.endpoint.name for each in file.signatures}))
+        return dataclasses.replace(artifact, network=file.network)
 
-    def _shipped(self, name: str, data: bytes, signatures: tuple[Signature, ...]) -> bytes:
-        """The file's bytes: a flatbuffer that says what it is, and what lies behind it."""
-        alone = _network(name) is not None
-        facts = info.of(self.info, signatures, self.reference, alone)
-        wanted = [signature.named() for signature in signatures]
-        data = flatbuffer.arranged(data, wanted if alone else [*wanted, _INFO])
-        entries = {}
-        if alone:
-            data = flatbuffer.alone(data, wanted[0].name)
+    @staticmethod
+    def _arranged(file: _File, data: bytes) -> bytes:
+        """The flatbuffer of a file, of one with all signatures."""
+        named = [signature.named() for signature in file.signatures]
+        if file.network is None:
+            return flatbuffer.arranged(data, [*named, _INFO])
+        return flatbuffer.alone(flatbuffer.arranged(data, named), named[0].name)
+
+    def _shipped(self, file: _File, data: bytes) -> bytes:
+        """The file's bytes: its flatbuffer, which says what it is, and what lies behind it."""
+        io = self.io if file.precision == litert.INTEGER else None
+        facts = info.of(self.info, file.signatures, self.reference, file.network is not None, io)
+        oldest = oldest_runtime(flatbuffer.contents(file.name, data).operators)
+        entries = {metadata.MIN_RUNTIME: f"{oldest}.0".encode().ljust(16, b"\0")}
+        if file.network is not None:
             described = facts["signatures"][facts["serving_default"]]
             entries[metadata.TFLITE_METADATA] = metadata.tflite_metadata(facts, described)
-        oldest = oldest_runtime(flatbuffer.contents(name, data).operators)
-        entries[metadata.MIN_RUNTIME] = f"{oldest}.0".encode().ljust(16, b"\0")
         data = flatbuffer.with_metadata(data, metadata.description(facts), entries)
         return runtime.sealed(data, {runtime.INFO: info.to_bytes(facts), **metadata.attached(facts)})
 
@@ -341,9 +390,10 @@ class _Work:
         chosen_on = behaviour.Behaviour(self.keras, set(choice.endpoints), choice.images.inputs, choice.images.labels)
         scratch.mkdir()
         for precision, data in converted.items():
-            path = scratch / f"{self.kind}_{precision}.tflite"
+            file = _File(f"{self.kind}_{precision}.tflite", precision, None, needed)
+            path = scratch / file.name
             with self._refusing(path.name, choice.refused):
-                path.write_bytes(self._shipped(path.name, data, needed))
+                path.write_bytes(self._shipped(file, self._arranged(file, data)))
                 artifact = verify_litert(path, precision, self.reference, needed)
                 does: dict[str, Any] = chosen_on.of(_opened(path))
                 choice.bytes[precision] = artifact.bytes
@@ -403,11 +453,6 @@ class _Work:
             **({"choice": choice.as_dict()} if choice else {}),
             "artifacts": [artifact.as_dict() for artifact in artifacts],
         }
-
-
-def _network(file: str) -> str | None:
-    """The network that the file holds alone."""
-    return next((name for name in NETWORKS if file.startswith(f"{name}_")), None)
 
 
 def _opened(path: Path) -> Run:

@@ -313,7 +313,7 @@ class Model:
     def _need(self, endpoint: str, expected: str | None = None) -> None:
         """ValueError unless the file has this endpoint."""
         if endpoint not in self.info["signatures"]:
-            if expected is None or "decode" not in self.info["signatures"]:
+            if expected is None or self.info["kind"] != "autoencoder":
                 expected = f"Expected a file with the signature '{endpoint}'"
             has = ", ".join(self.info["signatures"])
             raise ValueError(f"{expected}. Received: '{self.path}', {self.info['kind']} with {has}")
@@ -339,7 +339,14 @@ class Model:
         try:
             if name not in self._runners:
                 self._runners[name] = self._interpreter.get_signature_runner(name)
-            return self._runners[name](**inputs)
+            runner = self._runners[name]
+            if "io" not in self.info:
+                return runner(**inputs)
+            # A file of integers: a number is scale · (integer − zero point).
+            told = runner.get_input_details()
+            outputs = runner(**{key: _to_integers(value, told[key]) for key, value in inputs.items()})
+            told = runner.get_output_details()
+            return {key: _to_floats(value, told[key]) for key, value in outputs.items()}
         except (RuntimeError, ValueError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"LiteRT can't run '{name}' of '{self.path}': the file is damaged, or an array has another shape or "
@@ -457,7 +464,7 @@ _SEALED = len(SEAL) + hashlib.sha256().digest_size
 
 
 def _path(name: str, value: Any) -> Path:
-    if not isinstance(value, str | os.PathLike):
+    if not isinstance(value, (str, os.PathLike)):
         raise ValueError(f"Argument `{name}` must be a path. Received: {name}={shown(value)}")
     return Path(value)
 
@@ -531,6 +538,17 @@ def _check(name: str, value: Any, shape: tuple[int | None, ...]) -> np.ndarray:
     if not np.isfinite(array).all():
         raise ValueError(f"{wanted} of finite numbers. Received: NaN or infinity")
     return array
+
+
+def _to_integers(values: np.ndarray, tensor: dict[str, Any]) -> np.ndarray:
+    scale, zero = tensor["quantization"]
+    limits = np.iinfo(tensor["dtype"])
+    return np.clip(np.round(values / scale) + zero, limits.min, limits.max).astype(tensor["dtype"])
+
+
+def _to_floats(integers: np.ndarray, tensor: dict[str, Any]) -> np.ndarray:
+    scale, zero = tensor["quantization"]
+    return (scale * (integers.astype(np.float32) - zero)).astype(np.float32)
 
 
 def _as_specified(name: str, value: Any, spec: dict[str, Any]) -> np.ndarray:

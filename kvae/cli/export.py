@@ -23,6 +23,7 @@ class Precision(StrEnum):
     float16 = "float16"
     int8 = "int8"
     full_int8 = "full_int8"
+    integer = "integer"
     auto = "auto"
 
 

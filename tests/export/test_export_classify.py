@@ -87,7 +87,9 @@ def litert_files(report):
 def test_the_folder(exported):
     out, report = exported
     files = [f"classifier_{p}{end}" for p in litert.PRECISIONS for end in (".tflite", ".golden.json")]
-    assert {path.name for path in out.iterdir()} == {*files, "saved_model", "report.json", "export.html"}
+    assert {path.name for path in out.iterdir()} == {
+        *files, "saved_model", "report.json", "export.html", "kvae_runtime.py",
+    }  # fmt: skip
     for file in litert_files(report).values():
         assert file["builtin_only"]
         assert set(file["signatures"]) == {"classify"}

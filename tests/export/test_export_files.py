@@ -23,7 +23,7 @@ ARTIFACTS = [
     "saved_model", "vae_float32.tflite", "decoder_float32.tflite", "vae_int8.tflite", "decoder_int8.tflite",
 ]  # fmt: skip
 GOLDEN = [path.replace(".tflite", ".golden.json") for path in ARTIFACTS[1:]]
-FILES = sorted([*ARTIFACTS, *GOLDEN, "export.html", "report.json"])
+FILES = sorted([*ARTIFACTS, *GOLDEN, "export.html", "kvae_runtime.py", "report.json"])
 PRECISIONS = ("float32", "int8")
 SEED_7 = {"seed": runtime.seed_words(7), "index": np.arange(4, dtype="int32"), "temperature": np.ones(1, "float32")}
 

@@ -324,6 +324,7 @@ def test_files_that_are_not_made_again_are_removed_and_others_are_not(small, ear
         "decoder_float32.golden.json",
         "decoder_float32.tflite",
         "export.html",
+        "kvae_runtime.py",
         "notes.txt",
         "report.json",
         "saved_model",
