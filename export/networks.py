@@ -41,8 +41,9 @@ def in_networks(model: Any) -> InNetwork:
     Example:
 
         >>> import kvae
-        >>> inside = in_networks(kvae.VAE(latent_dim=2, image_shape=(8, 8, 1)))
-        >>> inside("decoder_1/conv2d_3_1/convolution"), inside("affine_coupling_1/dense_8_1/MatMul")
+        >>> vae = kvae.VAE(latent_dim=2, image_shape=(8, 8, 1))
+        >>> inside = in_networks(vae)
+        >>> inside(f"{vae.decoder.name}_1/conv2d_3_1/convolution"), inside("affine_coupling_1/dense_8_1/MatMul")
         (True, False)
     """
     networks = {name: False for part in ("prior", "posterior", "likelihood") for name in _scopes(model, part)}

@@ -309,7 +309,7 @@ def damaged(net, tmp_path_factory):
 
 
 def test_a_damaged_head_is_refused(net, tested, damaged, tmp_path, monkeypatch):
-    monkeypatch.setattr(litert, "quantize", lambda right, precision, _: right if precision == "float32" else damaged)
+    monkeypatch.setattr(litert, "quantize", lambda right, precision, *_: right if precision == "float32" else damaged)
 
     def export(**settings):
         return kvae.export.export(net, tmp_path / "out", *tested, batch_sizes=(1,), **settings)

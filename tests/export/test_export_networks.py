@@ -144,6 +144,16 @@ def test_the_runtime_beside_an_export_runs_it_without_kvae(folder, path):
     assert done.stdout == "set()\n"
 
 
+def test_the_program_of_the_documentation(tmp_path, monkeypatch):
+    text = (ROOT / "docs" / "on_device.md").read_text(encoding="utf-8").split("## The decoder in an app")[1]
+    code = text.split("```python\n")[1].split("```")[0]
+    plain = kvae.VAE(latent_dim=3, image_shape=(8, 8, 1))
+    kvae.export.export(plain, tmp_path, signatures=[], precisions="int8")
+    monkeypatch.chdir(tmp_path)
+    exec(code, scope := {})
+    np.testing.assert_allclose(scope["image"], plain.decode(scope["z"])[0], atol=0.1)
+
+
 WRONG = {
     "another dtype": ({"io": "int16"}, r"`io` must be one of \('int8', 'uint8'\). Received: io='int16'"),
     "integers without images": ({"precisions": "integer"}, "integer needs images to see the ranges"),
