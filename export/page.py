@@ -261,7 +261,7 @@ def _quality(report: dict[str, Any]) -> list[_Column]:
 
 def _cost(report: dict[str, Any]) -> list[_Column]:
     sizes = report["model"].get("batch_sizes") or []
-    decodes = "decode" in report["model"]["signatures"]
+    decodes = bool(report["model"]["latent_dim"])
     name, one, several_, to = (
         ("decode", "one latent", "latents", "to images")
         if decodes
