@@ -1,11 +1,14 @@
 """How far an exported file may be from Keras, and why."""
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from kvae.export.endpoints import EXACT, NATS, PIXELS, PROBABILITY, SIZE, SPREAD
+from kvae.export.errors import ExportError
 
 
 @dataclass(frozen=True)
@@ -19,9 +22,12 @@ class Budget:
         return Budget(self.max * scale, self.mean * scale)
 
 
-# float32: the same arithmetic in another order. 1e-5 is some 30 times what is measured, and far below the
-# 1/255 of an 8-bit image. It is multiplied by the largest value of the output where that is above 1.
+# float32: the same arithmetic in another order. 1e-5 is some 30 times what is measured on small models, and far below
+# the 1/255 of an 8-bit image; of deep and wide ones, four times what rounding may leave (`rounding`). It is multiplied
+# by the largest value of the output where that is above 1.
 FLOAT32 = Budget(max=1e-5, mean=1e-5)
+_ROUNDINGS = 4.0
+_UNIT = 2.0**-24  # the largest relative error of one operation in float32
 
 # float16: 11 bits of each weight, and arithmetic in float32; some ten times what is measured.
 _FLOAT16 = {
@@ -56,7 +62,27 @@ _FULL_INT8 = {**_INT8, PIXELS: Budget(max=0.5, mean=0.01)}
 _BY_PRECISION = {"float16": _FLOAT16, "int8": _INT8, "full_int8": _FULL_INT8, "integer": _FULL_INT8}
 
 
-def budget(precision: str, unit: str, name: str, expected: dict[str, Any]) -> Budget:
+def rounding(weights: Iterable[tuple[str, tuple[int, ...]]], image_shape: tuple[int, ...]) -> float:
+    """Relative error that float32 may leave in the outputs of networks: u · Σ √n.
+
+    The error of a sum of n terms grows as √n, those of layers add up (Higham & Mary 2019, "A new approach to
+    probabilistic rounding error analysis"). A layer's kernel tells its terms; a normalisation's are at most an image's.
+
+    Args:
+        weights: paths and shapes.
+        image_shape: `(H, W, C)`.
+
+    Example:
+
+        >>> round(rounding([("dense/kernel", (64, 16)), ("dense/bias", (16,))], (8, 8, 1)) / 2**-24, 3)
+        8.0
+    """
+    terms = [math.prod(shape[:-1]) for _, shape in weights if len(shape) > 1]
+    terms += [math.prod(image_shape) for path, _ in weights if path.rsplit("/", 1)[-1] in ("gamma", "scale")]
+    return _UNIT * sum(math.sqrt(n) for n in terms)
+
+
+def budget(precision: str, unit: str, name: str, expected: dict[str, Any], rounding: float = 0.0) -> Budget:
     """The budget, in absolute errors, of the output `name` of an endpoint that should put out `expected`.
 
     Args:
@@ -64,11 +90,13 @@ def budget(precision: str, unit: str, name: str, expected: dict[str, Any]) -> Bu
         unit: of the output, from the table of endpoints.
         name: of the output.
         expected: all outputs of the endpoint on one batch, `(B, …)` each.
+        rounding: relative error that float32 leaves anyway.
     """
     if unit == EXACT:
         return Budget(0.0, 0.0)
     if precision == "float32":
-        return FLOAT32.times(max(1.0, float(np.max(np.abs(expected[name])))))
+        least = max(FLOAT32.max, _ROUNDINGS * rounding)
+        return Budget(least, least).times(max(1.0, float(np.max(np.abs(expected[name])))))
     allowed = _BY_PRECISION[precision][unit]
     if unit == PROBABILITY:  # what moves from one of C classes to another counts twice among C errors
         return Budget(allowed.max, allowed.mean * 2 / expected[name].shape[-1])
@@ -98,6 +126,36 @@ def unit_scale(unit: str, name: str, expected: dict[str, Any]) -> float:
     if unit == NATS:
         return max(1.0, _root_mean_square(expected["negative_elbo"]))
     return 1.0
+
+
+# nats: what a file loses of the test images' ELBO, whatever its pixels are off by. Half a nat is what one calls equal
+# (`budget_nats`); five are a worse model.
+_NATS = {"float32": 0.05, "float16": 0.5, "int8": 5.0, "full_int8": 5.0, "integer": 5.0}
+
+
+def check_nats(file: str, precision: str, does: dict[str, Any]) -> None:
+    """ExportError if a file loses more nats than its precision may cost.
+
+    Args:
+        file: its name.
+        precision: of it.
+        does: what it does to test images (`kvae.export.behaviour`).
+
+    Example:
+
+        >>> check_nats("vae_int8.tflite", "int8", {"nats_lost": 0.3})
+    """
+    lost = does.get("nats_lost")
+    if lost is None:
+        return
+    allowed = _NATS[precision] + 1e-5 * abs(does["elbo"])  # of which float32 has seven digits
+    if not lost <= allowed:
+        raise ExportError(
+            f"Expected '{file}' to lose at most {allowed:.2g} nats of ELBO on the test images. Received: {lost:.3g} "
+            f"lost; "
+            + ("export precisions=('float32',) instead, " if precision != "float32" else "train again, ")
+            + "or accept it with accept_losses=True"
+        )
 
 
 def _root_mean_square(values: Any) -> float:

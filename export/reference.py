@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from kvae.arguments import ROUNDING, numbers
 from kvae.export import endpoints, operators
-from kvae.export.budgets import FLOAT32
+from kvae.export.budgets import FLOAT32, rounding
 from kvae.export.endpoints import endpoints_of, with_fixed_prior
 from kvae.export.errors import ExportError
 from kvae.export.runtime import seed_words
@@ -69,6 +69,7 @@ class Reference:
         inputs: by endpoint and input, `(rows, …)` for those with a batch.
         outputs: by endpoint and output, `(rows, …)` each.
         parameters: number of weights that the endpoints compute with.
+        rounding: relative error that float32 may leave in the outputs (`kvae.export.budgets.rounding`).
 
     Raises:
         ValueError: for images of another shape or with values outside [0, 1].
@@ -88,6 +89,7 @@ class Reference:
         self.image_source = "noise of random brightness and contrast" if images is None else "given"
         self.latent_source = None
         self._weights = endpoints.weights_of(model)
+        self.rounding = rounding([(weight.path, tuple(weight.shape)) for weight in model.weights], model.image_shape)
         self.parameters = sum(self._weights.values())
         self.endpoints = endpoints_of(model)
         if images is None:

@@ -49,6 +49,10 @@ def pytest_make_collect_report():
     return refuse_skip((yield))
 
 
+# Of a graph that is traced, nothing is garbage; looking for it takes a third of the time.
+gc.set_threshold(200_000, 20, 20)
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _small_heap():
     """What has been imported is no garbage: looking through it takes a second, and Keras asks for that many times."""

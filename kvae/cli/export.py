@@ -55,6 +55,9 @@ def export(
     encoder: Annotated[
         bool, typer.Option("--encoder", help="The encoder as a file of its own, too, as the decoder is.")
     ] = False,
+    accept_losses: Annotated[
+        bool, typer.Option("--accept-losses", help="Keep files, too, that are further from Keras than they should be.")
+    ] = False,
     any_batch: Annotated[
         bool,
         typer.Option("--any-batch", help="Signatures for any batch size, too: for Python; browsers can't use them."),
@@ -100,6 +103,7 @@ def export(
             batch_sizes=[*(batch_size or BATCH_SIZES), *([None] if any_batch else [])],
             signatures=None if signatures is None else [name.strip() for name in signatures.split(",")],
             networks=["decoder", *(["encoder"] if encoder else [])],
+            accept_losses=accept_losses,
             with_onnx=onnx,
             license=license_text,
             on_step=line.set_description_str,

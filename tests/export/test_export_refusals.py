@@ -235,6 +235,36 @@ def test_what_is_over_budget_is_left_out_with_its_reason(small, earlier, monkeyp
     assert not [path for path in out.iterdir() if "int8" in path.name]
 
 
+def test_nats_decide_and_losses_can_be_accepted(small, images, tmp_path, monkeypatch):
+    monkeypatch.setitem(budgets._NATS, "int8", -1.0)
+    report = export(small, tmp_path, images)
+    assert list(report["refused"]) == ["vae_int8.tflite"]  # the decoder alone has no ELBO
+    assert "nats of ELBO on the test images. Received:" in report["refused"]["vae_int8.tflite"]
+    tight = {unit: budgets.Budget(max=1e-9, mean=1e-9) for unit in budgets._INT8}
+    monkeypatch.setitem(budgets._BY_PRECISION, "int8", tight)
+    report = export(small, tmp_path, images, accept_losses=True)
+    assert report["refused"] == {}
+    (whole,) = [entry for entry in report["artifacts"] if entry["path"] == "vae_int8.tflite"]
+    assert whole["signatures"]["decode"]["max_abs_error"] > 1e-9
+    assert whole["signatures"]["latents"]["max_abs_error"] == 0
+
+
+@pytest.mark.slow
+def test_float32_of_a_large_model_with_normalisations_is_close_enough(tmp_path):
+    keras.utils.set_random_seed(0)
+    network = [keras.Input((8,)), layers.Dense(16 * 16 * 16), layers.Reshape((16, 16, 16))]
+    for _ in range(3):
+        network += [layers.UpSampling2D(2, interpolation="bilinear"), layers.Conv2D(16, 3, padding="same")]
+        network += [layers.GroupNormalization(4), layers.Activation("silu")]
+    decoder = keras.Sequential([*network, layers.Conv2D(3, 3, padding="same")])
+    encoder = kvae.Encoder(8, kvae.networks.ConvDown((8, 16, 16), units=16))
+    model = kvae.VAE(encoder, decoder, latent_dim=8, image_shape=(128, 128, 3))
+    images = np.full((4, 128, 128, 3), 0.5, "float32")  # constant ones
+    report = export(model, tmp_path, images, precisions="float32")
+    assert report["refused"] == {}
+    assert report["artifacts"][1]["behaviour"]["nats_lost"] < 0.5
+
+
 def test_wrong_weights_are_refused(vae, earlier, monkeypatch):
     out, before = earlier
     right = (out / "vae_float32.tflite").read_bytes()
