@@ -78,54 +78,93 @@ class Named:
     outputs: tuple[str, ...]
 
 
-def arranged(data: bytes, signatures: Sequence[Named]) -> bytes:
-    """The file as it is shipped, for clients of every kind.
+class Editable:
+    """A file's flatbuffer, to be changed.
 
-    * Its subgraphs are in the order of `signatures`: a client that knows no signatures runs the first. (The converter
-      puts them in the order of the alphabet.)
-    * Inputs and outputs are in the order that is given, and named so. (Where an output also feeds a quantised layer,
-      the quantizer puts the quantised copy among the subgraph's outputs, and the one that the signature names is never
-      kept.)
-    * Weights lie in the flatbuffer. (The quantizer puts them behind it, where older runtimes don't look.)
+    Args:
+        data: its bytes.
+
+    Example:
+
+        >>> import tensorflow as tf
+        >>> add = tf.function(lambda x: {"y": x + 1}, input_signature=[tf.TensorSpec((2,), name="x")])
+        >>> data = tf.lite.TFLiteConverter.from_concrete_functions([add.get_concrete_function()], tf.Module()).convert()
+        >>> file = Editable(data)
+        >>> file.operators
+        {'ADD': 1}
     """
-    model = _unpacked(data)
-    found = {signature.signatureKey.decode(): signature for signature in model.signatureDefs}
-    order = [found[signature.name].subgraphIndex for signature in signatures]
-    _keep(model, order)
-    model.signatureDefs = [found[signature.name] for signature in signatures]
-    for index, (named, signature) in enumerate(zip(signatures, model.signatureDefs, strict=True)):
-        subgraph = model.subgraphs[index]
-        subgraph.name = named.name.encode()
-        signature.subgraphIndex = index
-        signature.inputs, subgraph.inputs = _in_order(subgraph, signature.inputs, named.inputs)
-        signature.outputs, subgraph.outputs = _in_order(subgraph, signature.outputs, named.outputs)
-    return _packed(model)
+
+    def __init__(self, data: bytes):
+        # Not the bare schema: it loses large constants, which may lie behind the flatbuffer.
+        self.model = flatbuffer_utils.read_model_from_bytearray(bytearray(data))
+
+    @property
+    def operators(self) -> dict[str, int]:
+        """Names, and the newest version of each that is used."""
+        found: dict[str, int] = {}
+        for code in self.model.operatorCodes:
+            name = _CODES.get(max(code.builtinCode, code.deprecatedBuiltinCode), "CUSTOM")
+            found[name] = max(found.get(name, 1), code.version)
+        return found
+
+    def arrange(self, signatures: Sequence[Named]) -> None:
+        """Keep these signatures, as clients of every kind can use them.
+
+        * Subgraphs are in the order of `signatures`: a client that knows no signatures runs the first. (The converter
+          puts them in the order of the alphabet.)
+        * Inputs and outputs are in the order that is given, and named so. (Where an output also feeds a quantised
+          layer, the quantizer puts the quantised copy among the subgraph's outputs, and the one that the signature
+          names is never kept.)
+        """
+        model = self.model
+        found = {signature.signatureKey.decode(): signature for signature in model.signatureDefs}
+        order = [found[signature.name].subgraphIndex for signature in signatures]
+        _keep(model, order)
+        model.signatureDefs = [found[signature.name] for signature in signatures]
+        for index, (named, signature) in enumerate(zip(signatures, model.signatureDefs, strict=True)):
+            subgraph = model.subgraphs[index]
+            subgraph.name = named.name.encode()
+            signature.subgraphIndex = index
+            signature.inputs, subgraph.inputs = _in_order(subgraph, signature.inputs, named.inputs)
+            signature.outputs, subgraph.outputs = _in_order(subgraph, signature.outputs, named.outputs)
+
+    def isolate(self, signature: str) -> None:
+        """Keep one signature, as `SERVING_DEFAULT` in the only subgraph."""
+        (kept,) = (entry for entry in self.model.signatureDefs if entry.signatureKey.decode() == signature)
+        _keep(self.model, [kept.subgraphIndex])
+        kept.signatureKey, kept.subgraphIndex = SERVING_DEFAULT.encode(), 0
+        self.model.signatureDefs = [kept]
+        self.model.subgraphs[0].name = b"main"
+
+    def describe(self, description: str, entries: Mapping[str, bytes]) -> None:
+        """Give it a description, and entries in its metadata, in place of those of these names."""
+        self.model.description = description
+        kept = [entry for entry in self.model.metadata or [] if entry.name.decode() not in entries]
+        for name, contents in entries.items():
+            entry, buffer = schema.MetadataT(), schema.BufferT()
+            buffer.data = np.frombuffer(contents, np.uint8)
+            entry.name, entry.buffer = name, len(self.model.buffers)
+            self.model.buffers.append(buffer)
+            kept.append(entry)
+        self.model.metadata = kept
+
+    def __bytes__(self) -> bytes:
+        """The flatbuffer, its weights inside. (The quantizer puts them behind it, where older runtimes don't look.)"""
+        return bytes(flatbuffer_utils.convert_object_to_bytearray(self.model))
+
+
+def arranged(data: bytes, signatures: Sequence[Named]) -> bytes:
+    """The file with these signatures, in this order (`Editable.arrange`)."""
+    file = Editable(data)
+    file.arrange(signatures)
+    return bytes(file)
 
 
 def alone(data: bytes, signature: str) -> bytes:
-    """One signature of an arranged file as a file of its own: one subgraph, its signature is `SERVING_DEFAULT`."""
-    model = _unpacked(data)
-    (kept,) = (entry for entry in model.signatureDefs if entry.signatureKey.decode() == signature)
-    _keep(model, [kept.subgraphIndex])
-    kept.signatureKey, kept.subgraphIndex = SERVING_DEFAULT.encode(), 0
-    model.signatureDefs = [kept]
-    model.subgraphs[0].name = b"main"
-    return _packed(model)
-
-
-def with_metadata(data: bytes, description: str, entries: Mapping[str, bytes]) -> bytes:
-    """The file with a description, and with entries in its metadata, in place of those of these names."""
-    model = _unpacked(data)
-    model.description = description
-    kept = [entry for entry in model.metadata or [] if entry.name.decode() not in entries]
-    for name, contents in entries.items():
-        entry, buffer = schema.MetadataT(), schema.BufferT()
-        buffer.data = np.frombuffer(contents, np.uint8)
-        entry.name, entry.buffer = name, len(model.buffers)
-        model.buffers.append(buffer)
-        kept.append(entry)
-    model.metadata = kept
-    return _packed(model)
+    """One signature of an arranged file as a file of its own (`Editable.isolate`)."""
+    file = Editable(data)
+    file.isolate(signature)
+    return bytes(file)
 
 
 def _in_order(subgraph: Any, entries: list[Any], names: Sequence[str]) -> tuple[list[Any], list[int]]:
@@ -179,12 +218,3 @@ class _Kept:
             self._places[index] = len(self.kept)
             self.kept.append(self.values[index])
         return self._places[index]
-
-
-def _unpacked(data: bytes) -> Any:
-    # Not the bare schema: it loses large constants, which may lie behind the flatbuffer.
-    return flatbuffer_utils.read_model_from_bytearray(bytearray(data))
-
-
-def _packed(model: Any) -> bytes:
-    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))

@@ -292,7 +292,7 @@ class _Work:
             for file in self._files(precision):
                 step(f"writing and verifying {file.name}")
                 with self._refusing(file.name, self.refused):
-                    artifacts.append(self._written(new / file.name, file, self._arranged(file, data)))
+                    artifacts.append(self._written(new / file.name, file, data))
         for file, data in of_integers.items():
             with self._refusing(file.name, self.refused):
                 artifacts.append(self._written(new / file.name, file, data))
@@ -357,25 +357,22 @@ class _Work:
             self.pictures.append(self._pictures(path.name, run, {each.endpoint.name for each in file.signatures}))
         return dataclasses.replace(artifact, network=file.network)
 
-    @staticmethod
-    def _arranged(file: _File, data: bytes) -> bytes:
-        """The flatbuffer of a file, of one with all signatures."""
-        named = [signature.named() for signature in file.signatures]
-        if file.network is None:
-            return flatbuffer.arranged(data, [*named, _INFO])
-        return flatbuffer.alone(flatbuffer.arranged(data, named), named[0].name)
-
     def _shipped(self, file: _File, data: bytes) -> bytes:
-        """The file's bytes: its flatbuffer, which says what it is, and what lies behind it."""
+        """The file's bytes: of a flatbuffer with more signatures its own, what it says, and what lies behind it."""
         io = self.io if file.precision == litert.INTEGER else None
         facts = info.of(self.info, file.signatures, self.reference, file.network is not None, io)
-        oldest = oldest_runtime(flatbuffer.contents(file.name, data).operators)
-        entries = {metadata.MIN_RUNTIME: f"{oldest}.0".encode().ljust(16, b"\0")}
-        if file.network is not None:
+        named = [signature.named() for signature in file.signatures]
+        content = flatbuffer.Editable(data)
+        if file.precision != litert.INTEGER:  # such a file is made alone
+            content.arrange(named if file.network else [*named, _INFO])
+            if file.network:
+                content.isolate(named[0].name)
+        entries = {metadata.MIN_RUNTIME: f"{oldest_runtime(content.operators)}.0".encode().ljust(16, b"\0")}
+        if file.network:
             described = facts["signatures"][facts["serving_default"]]
             entries[metadata.TFLITE_METADATA] = metadata.tflite_metadata(facts, described)
-        data = flatbuffer.with_metadata(data, metadata.description(facts), entries)
-        return runtime.sealed(data, {runtime.INFO: info.to_bytes(facts), **metadata.attached(facts)})
+        content.describe(metadata.description(facts), entries)
+        return runtime.sealed(bytes(content), {runtime.INFO: info.to_bytes(facts), **metadata.attached(facts)})
 
     def _with_behaviour(
         self, artifact: Artifact, run: Run, path: Path | None = None, signatures: Sequence[Signature] | None = None
@@ -400,7 +397,7 @@ class _Work:
             file = _File(f"{self.kind}_{precision}.tflite", precision, None, needed)
             path = scratch / file.name
             with self._refusing(path.name, choice.refused):
-                path.write_bytes(self._shipped(file, self._arranged(file, data)))
+                path.write_bytes(self._shipped(file, data))
                 artifact = verify_litert(path, precision, self.reference, needed)
                 does: dict[str, Any] = chosen_on.of(_opened(path))
                 choice.bytes[precision] = artifact.bytes
