@@ -84,6 +84,7 @@ def test_evaluate_says_what_the_numbers_are_of_and_what_is_wrong(kvae_command, r
     assert done.err == ""
 
 
+@pytest.mark.slow
 def test_evaluate_gives_the_mean_of_several_runs(kvae_command, run_folder, tmp_path):
     import shutil
 
@@ -107,6 +108,7 @@ def undescribed(monkeypatch):
     monkeypatch.setattr("kvae.cli.training.describe_run", lambda *_, **__: None)
 
 
+@pytest.mark.slow
 def test_seeds_of_training_are_scored_on_the_same_images(kvae_command, undescribed, tmp_path):
     runs = [tmp_path / f"seed{seed}" for seed in (0, 1)]
     small = ["--binarize", "stochastic", "--network", "mlp", "--latent-dim", 2, "--epochs", 1, "--samples", 1]
@@ -127,6 +129,7 @@ def test_seeds_of_training_are_scored_on_the_same_images(kvae_command, undescrib
     assert len({result["images"] for result in json.loads(scores.read_text())["runs"].values()}) == 2
 
 
+@pytest.mark.slow
 def test_evaluate_goes_on_where_it_was_stopped(kvae_command, run_folder, tmp_path, monkeypatch):
     import tqdm
 
@@ -163,6 +166,7 @@ def test_evaluate_goes_on_where_it_was_stopped(kvae_command, run_folder, tmp_pat
     assert not list(run_folder.glob(".evaluation-*"))
 
 
+@pytest.mark.slow
 def test_images_that_came_after_training_are_scored_apart(kvae_command, run_folder, tmp_path):
     import shutil
 
@@ -448,6 +452,7 @@ def test_a_recipe_is_trained_saved_and_loaded(name, kvae_command, tmp_path, digi
     assert np.isfinite([scores["elbo"], scores["nll"]]).all()
 
 
+@pytest.mark.slow
 def test_a_failed_training_leaves_the_old_run(kvae_command, run_folder, tmp_path):
     import shutil
 

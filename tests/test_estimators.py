@@ -83,6 +83,7 @@ def test_a_rows_results_are_its_own(fitted, table):
             np.testing.assert_allclose(method(table[rows]), whole[rows], rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_scores_approach_the_analytic_likelihood(table):
     """A linear decoder with a normal likelihood is probabilistic PCA: log p(x) is that of a normal distribution."""
     x = table[:64].astype("float32")
@@ -140,7 +141,7 @@ def test_pipeline_and_grid_search(flat_digits):
 
 
 @pytest.mark.filterwarnings("ignore:No latent is active")
-@pytest.mark.parametrize("shape", [(64,), (8, 8), (8, 8, 1)])
+@pytest.mark.parametrize("shape", [(64,), *(pytest.param(s, marks=pytest.mark.slow) for s in ((8, 8), (8, 8, 1)))])
 def test_images_in_every_form(flat_digits, shape):
     x = flat_digits[0][:100].reshape(-1, *shape)
     settings = {**QUICK, "epochs": 1, "random_state": 0}
@@ -187,6 +188,7 @@ def _collapsed(shape, latent_dim):
     return model
 
 
+@pytest.mark.slow
 def test_patience_stops_early_and_keeps_the_best(table):
     estimator = VAETransformer(
         2, units=(64,), epochs=300, patience=2, learning_rate=1e-2, validation_fraction=0.3, random_state=0
@@ -265,6 +267,7 @@ def test_the_criteria_are_what_they_say(fitted, table):
             np.testing.assert_array_equal(-by_criterion[name], values)
 
 
+@pytest.mark.slow
 def test_complexity_takes_a_likelihood_of_grey_levels(flat_digits):
     x = flat_digits[0][:40].reshape(-1, 8, 8, 1)
     settings = {**QUICK, "epochs": 0, "random_state": 0}

@@ -112,6 +112,7 @@ def test_scores_do_not_depend_on_how_the_work_is_cut(loose, ppca, num_samples, m
     assert np.all(other["nll"] != whole["nll"])
 
 
+@pytest.mark.slow
 def test_resumed_evaluation_equals_an_unbroken_one(loose, ppca, monkeypatch):
     x = ppca[1][:60]
     monkeypatch.setattr(importance, "MOST_LATENTS", 44)  # 6 images at once, then 1 in 2 chunks
@@ -189,6 +190,7 @@ def test_a_decoder_that_xla_cannot_compile_is_scored():
     assert np.all(np.isfinite(rows["nll"]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("part", "network"),
     [
@@ -260,6 +262,7 @@ def test_ctrl_c_saves_what_is_done(loose, ppca):
     assert len(saved[0]["nll"]) == 20
 
 
+@pytest.mark.slow
 def test_memory_is_bounded(monkeypatch):
     """By the largest tensor of the decoder: 16 × 16 × 32 numbers per latent vector here, whatever the batch and K."""
     decoder = kvae.Decoder((32, 32, 3), networks.ConvUp((64, 64, 32)))

@@ -173,6 +173,7 @@ def classes_in_the_sources():
     return names
 
 
+@pytest.mark.slow
 def test_importing_the_models_registers_all_that_a_file_can_name(tmp_path):
     """In a new process: `keras.models.load_model` opens what `kvae train` writes, optimizer and all."""
     rate = kvae.callbacks.LowerableRate(keras.optimizers.schedules.CosineDecay(1e-3, 100))

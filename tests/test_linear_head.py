@@ -127,6 +127,7 @@ def test_rows_of_a_table(tmp_path):
     assert (loaded.bounded, loaded.class_names) == (False, ("0", "1"))
 
 
+@pytest.mark.slow
 def test_the_head_learns_on(vae, means, digits):
     net = from_linear(vae, LogisticRegression().fit(means[:1200], digits[1][:1200]))
     net.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])

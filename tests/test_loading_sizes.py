@@ -169,6 +169,7 @@ def outcome(config, sizes):
     return error
 
 
+@pytest.mark.slow
 def test_every_registered_class_is_tried():
     names = {name for made in ALL for name in classes_in(recorded(made)[0])}
     assert {key for key in keras.saving.get_custom_objects() if key.startswith("kvae>")} <= names

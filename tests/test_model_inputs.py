@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers
+from test_settings import slow_but
 
 import kvae
 from kvae import likelihoods, networks, objectives, posteriors, priors
@@ -164,6 +165,7 @@ def two_heads(names=("mean", "log_var")):
     return keras.Model(i, [layers.Dense(2, name=name)(h) for name in names])
 
 
+@pytest.mark.slow
 def test_an_encoder_with_several_outputs_is_told_how_to_join_them(x):
     with pytest.raises(ValueError, match=r"one output.*2 outputs, mean \(None, 2\), log_var \(None, 2\)") as refused:
         vae(encoder=two_heads())
@@ -200,7 +202,7 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", slow_but({"conditional"}, MODELS))
 def test_a_target_is_what_the_likelihood_is_of(name, x):
     make, c = MODELS[name]
     model = make()
@@ -218,6 +220,7 @@ def test_a_target_is_what_the_likelihood_is_of(name, x):
     assert distortion < 10 < 60 < model.evaluate(given, x, verbose=0, return_dict=True)["distortion"]
 
 
+@pytest.mark.slow
 def test_scores_are_of_the_target(x):
     model = small()
     clean = np.zeros_like(x)
@@ -272,7 +275,7 @@ def test_a_target_out_of_range_is_refused_as_images_are(x):
 DICTIONARIES = ("image", "label"), ("image",), ("id", "image", "label")
 
 
-@pytest.mark.parametrize("condition_dim", [None, 3])
+@pytest.mark.parametrize("condition_dim", [pytest.param(None, marks=pytest.mark.slow), 3])
 def test_dictionaries_of_tensorflow_datasets_are_taken(condition_dim, x):
     model, pair = small(condition_dim=condition_dim), (x, N % 3)
     expected = model.evaluate(*pair, batch_size=32, verbose=0)

@@ -461,6 +461,7 @@ def test_objective_is_finite_at_extremes(name, size):
     assert gradient is None or np.all(np.isfinite(gradient))
 
 
+@pytest.mark.slow
 def test_objective_trains_under_xla():
     """The one that XLA could trip over most: a gradient of our own, and state; the others in tests/test_parts.py."""
     vae = small_vae(cases.OBJECTIVES["TargetRate"]())

@@ -46,6 +46,7 @@ def test_the_steps_are_those_of_keras(settings):
     same(kvae.optimizers.Adam(1e-2, **settings), keras.optimizers.Adam(1e-2, **settings))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compiled", [{"jit_compile": True}, {"steps_per_execution": 3}], ids=str)
 def test_compiled_steps_are_those_of_keras(compiled):
     same(kvae.optimizers.Adam(1e-2), keras.optimizers.Adam(1e-2), **compiled)
@@ -81,6 +82,7 @@ def test_averages_of_weights_are_of_the_last_steps(momentum):
     assert float(variable) == found
 
 
+@pytest.mark.slow
 def test_averages_are_as_good_after_a_short_training():
     def loss(adam):
         model = trained(adam)
@@ -104,6 +106,7 @@ def test_with_a_schedule_and_a_scaled_loss():
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [pytest.param({}, marks=pytest.mark.slow), {"use_ema": True}], ids=str)
 def test_replicas_take_the_step_of_one(settings, two_replicas):
     """Which is one of the operation as well: another rounding would be another training after some hundred steps."""

@@ -115,6 +115,7 @@ def test_features_tell_digits_apart_and_grow_with_the_damage(data, classifier):
     assert distances[-1] > 2 * distances[0]
 
 
+@pytest.mark.slow
 def test_the_classifier_is_seeded(data, classifier):
     test = data.arrays("test")[0]
     again = evaluation.feature_classifier(data, epochs=8)

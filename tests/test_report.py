@@ -69,6 +69,7 @@ def test_an_autoencoder_has_no_samples(run):
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_classes_of_the_same_mean_have_no_direction_between_them(run, monkeypatch):
     vae = kvae.VAE(latent_dim=2, image_shape=(8, 8, 1))
     images, labels = np.random.default_rng(0).random((6, 8, 8, 1)).astype("float32"), np.arange(6) % 2
@@ -96,6 +97,7 @@ def test_arithmetic_goes_from_a_class_to_the_next(labels, means, expected):
     assert list(zip(*found)) == expected
 
 
+@pytest.mark.slow
 def test_a_conditional_model_has_neighbours_but_no_direction(run):
     model = kvae.VAE(latent_dim=3, image_shape=(8, 8, 3), condition_dim=2)
     images = np.random.default_rng(0).random((6, 8, 8, 3)).astype("float32")

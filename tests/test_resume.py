@@ -96,6 +96,7 @@ def test_what_is_resumed_ends_with_the_same_bits(data, tmp_path, precision):
     assert Resume(path).finished
 
 
+@pytest.mark.slow
 def test_a_finished_training_gives_its_weights_and_can_be_made_longer(data, tmp_path):
     path = tmp_path / "state.npz"
     first, _ = train(data, path)
@@ -106,6 +107,7 @@ def test_a_finished_training_gives_its_weights_and_can_be_made_longer(data, tmp_
     assert history.epoch == [EPOCHS, EPOCHS + 1]
 
 
+@pytest.mark.slow
 def test_callbacks_that_count_go_on_counting(data, tmp_path):
     path = tmp_path / "state.npz"
 
@@ -168,6 +170,7 @@ def test_skipped_batches_are_those_at_the_beginning_of_the_pass(data):
             data.split("train", shuffle=shuffle, skip=skip)
 
 
+@pytest.mark.slow
 def test_streamed_records_are_saved_within_an_epoch(tmp_path):
     """How many there are isn't known: some may be damaged."""
     images = np.random.default_rng(0).integers(0, 256, (200, 8, 8, 1), np.uint8)

@@ -454,6 +454,7 @@ def test_what_needs_labels_says_that_a_split_has_none(labelled_but_for_test):
         Settings(source="pets", conditional=True).model(data)
 
 
+@pytest.mark.slow
 def test_the_how_to_on_defects_runs(tmp_path, monkeypatch):
     page = (Path(__file__).parents[2] / "docs/features.md").read_text()
     (code,) = re.findall(r"```python\n(import kvae\n.*?auroc.*?)```", page, flags=re.DOTALL)

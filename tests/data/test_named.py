@@ -15,6 +15,7 @@ import kvae
 from .pictures import numbered, numbers, write_images
 
 
+@pytest.mark.slow
 def test_mnist_in_memory_and_streamed_agree(tfds_dir):
     loaded = kvae.data.load("mnist", data_dir=tfds_dir)
     streamed = kvae.data.load("mnist", data_dir=tfds_dir, cache_bytes=0)

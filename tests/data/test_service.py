@@ -17,6 +17,8 @@ from .pictures import numbered, numbers, write_records
 from .test_named import write_set
 
 IMAGES = numbered(200)
+pytestmark = pytest.mark.slow
+
 #: A dispatcher, which says its address, and two workers of this many; until its input ends.
 PROGRAM = """
 import sys, tensorflow as tf

@@ -329,6 +329,7 @@ class Shifted(kvae.priors.StandardNormal):
         return 3 + super().from_words(words, temperature)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", pytest.param("int8", marks=pytest.mark.slow)])
 def test_another_prior_is_sampled_inside_the_file(precision, make_small, tmp_path):
     vae = make_small(prior=Shifted())

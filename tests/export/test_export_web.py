@@ -328,6 +328,7 @@ def test_a_gpu_draws_the_same_images(visit, gpu_browser, files):
     assert page.inner_text("#runs-on") == "GPU and CPU"
 
 
+@pytest.mark.slow
 def test_a_gpu_that_draws_something_else_is_left_alone(gpu_browser, sites):
     context = gpu_browser.new_context(service_workers="block")
     page = context.new_page()
@@ -356,6 +357,7 @@ def test_without_a_gpu_the_cpu_runs_everything(visit):
 # Offline
 
 
+@pytest.mark.slow
 def test_it_works_offline_after_the_first_visit_until_there_is_a_new_version(visit, files, litert, tmp_path):
     site = tmp_path / "site"
     web.write(files["float32"], site, runtime=litert, title="The first")
