@@ -93,6 +93,9 @@ def budget(precision: str, unit: str, name: str, expected: dict[str, Any], round
     """
     if unit == EXACT:
         return Budget(0.0, 0.0)
+    if expected[name].dtype == np.uint8:  # in levels; one that lies between two may be rounded either way
+        floats = budget(precision, unit, name, {**expected, name: expected[name] / 255.0}, rounding)
+        return Budget(max(1.0, 255 * floats.max), max(0.02, 255 * floats.mean))
     if precision == "float32":
         least = max(FLOAT32.max, rounding)
         return Budget(least, least).times(max(1.0, float(np.max(np.abs(expected[name])))))

@@ -19,6 +19,8 @@ from kvae.export.flatbuffer import Named
 IMAGE, LATENT, END, POSITION = "image", "latent", "end", "position"
 SEED, INDEX, TEMPERATURE, CONDITION = "seed", "index", "temperature", "condition"
 INTEGERS = (SEED, INDEX)
+#: what goes in and comes out: floats, or images as bytes
+IO = ("float32", "uint8")
 BATCHED = (IMAGE, LATENT, POSITION, INDEX, CONDITION)
 
 # In which unit an error of what comes out is measured (`kvae.export.budgets`).
@@ -39,6 +41,7 @@ class Endpoint:
         outputs: unit of each output's error. A model may lack some of them.
         networks: that it computes with.
         needs: attribute of the models that have this endpoint.
+        bytes: whether images are uint8, 0 to 255, instead of float32.
     """
 
     name: str
@@ -47,6 +50,7 @@ class Endpoint:
     outputs: dict[str, str]
     networks: tuple[str, ...] = ()
     needs: str = "decoder"
+    bytes: bool = False
 
     def __hash__(self) -> int:
         return hash(self.name)
@@ -64,6 +68,7 @@ class Endpoint:
             CONDITION: (batch, model.condition_dim),
         }
         dtype = {kind: tf.int32 if kind in INTEGERS else tf.float32 for kind in shapes}
+        dtype[IMAGE] = tf.uint8 if self.bytes else tf.float32
         return {name: tf.TensorSpec(shapes[kind], dtype[kind], name=name) for name, kind in self.inputs.items()}
 
     @property
@@ -76,6 +81,12 @@ class Endpoint:
         if self.name == CLASSIFY:
             return self
         return dataclasses.replace(self, inputs={**self.inputs, CONDITION: CONDITION})
+
+    def with_io(self, io: str) -> "Endpoint":
+        """The same with images as bytes, if that is wanted, and bytes are enough for it."""
+        if io != "uint8" or self.name not in WITH_BYTES:
+            return self
+        return dataclasses.replace(self, function=functools.partial(_in_bytes, self), bytes=True)
 
     def signature(self, batch: int | None) -> str:
         """Its name for a batch of this size."""
@@ -95,6 +106,19 @@ class Endpoint:
             ) from error
         operators.check(self.name, graph, [variable.value for variable in model.variables])
         return graph
+
+
+def _in_bytes(floats: Endpoint, model: Any, *inputs: Any, **named: Any) -> dict[str, Any]:
+    """An endpoint with images in [0, 1], of bytes."""
+    given = {**dict(zip(floats.inputs, inputs)), **named}
+    outputs = floats.function(
+        model,
+        **{name: ops.cast(x, "float32") / 255.0 if floats.inputs[name] == IMAGE else x for name, x in given.items()},
+    )
+    return {
+        name: ops.cast(ops.round(255.0 * ops.clip(x, 0.0, 1.0)), "uint8") if floats.outputs[name] == PIXELS else x
+        for name, x in outputs.items()
+    }
 
 
 def decode(model: Any, z: Any, condition: Any = None) -> dict[str, Any]:
@@ -144,6 +168,7 @@ def classify(model: Any, image: Any) -> dict[str, Any]:
 
 NETWORKS = ("encoder", "decoder", "classifier")
 CLASSIFY = "classify"
+WITH_BYTES = ("decode", "encode", "reconstruct", CLASSIFY)
 GIVE_PROBABILITIES = ("softmax", "sigmoid")  # activations of a classifier's head; others give logits
 _DRAWN = {"seed": SEED, "index": INDEX, "temperature": TEMPERATURE}
 _SCORED = {"image": IMAGE, "seed": SEED, "index": INDEX}
@@ -186,7 +211,10 @@ class Signature(NamedTuple):
 
 
 def signatures_of(
-    model: Any, wanted: str | Iterable[str] | None = None, batch_sizes: Sequence[int | None] = (None,)
+    model: Any,
+    wanted: str | Iterable[str] | None = None,
+    batch_sizes: Sequence[int | None] = (None,),
+    io: str = "float32",
 ) -> tuple[Signature, ...]:
     """The signatures of a file, in the order in which they were asked for.
 
@@ -194,11 +222,12 @@ def signatures_of(
         model: of which the endpoints are.
         wanted: names such as "decode", for all batch sizes, or "decode_16", for that one; None takes all endpoints.
         batch_sizes: of the names without one.
+        io: "uint8" for images as bytes.
 
     Raises:
         ValueError: for names of none of the model's endpoints.
     """
-    known = {endpoint.name: endpoint for endpoint in endpoints_of(model)}
+    known = {endpoint.name: endpoint.with_io(io) for endpoint in endpoints_of(model)}
     names = list(known) if wanted is None else [wanted] if isinstance(wanted, str) else list(wanted)
     found: dict[str, Signature] = {}
     for text in names:

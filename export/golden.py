@@ -55,12 +55,12 @@ def golden(path: Path, reference: Reference) -> dict[str, Any]:
 def _tolerance(unit: str, value: np.ndarray, first: np.ndarray, second: np.ndarray) -> float:
     if unit == EXACT:
         return 0.0
-    least = _ROUNDING * max(1.0, float(np.max(np.abs(value))))
+    least = 1.0 if value.dtype == np.uint8 else _ROUNDING * max(1.0, float(np.max(np.abs(value))))
     between = _MARGIN * float(np.max(np.abs(first.astype("float64") - second)))
     return float(f"{max(least, between, _NATS if unit == NATS else 0.0):.3g}")
 
 
 def _array(value: np.ndarray) -> dict[str, Any]:
     flat = value.ravel().tolist()
-    data = flat if value.dtype.kind == "i" else [float(f"{number:.9g}") for number in flat]
+    data = flat if value.dtype.kind in "iu" else [float(f"{number:.9g}") for number in flat]
     return {"shape": list(value.shape), "dtype": value.dtype.name, "data": data}

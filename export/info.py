@@ -74,6 +74,8 @@ def describe(
         "latents": None if inputs is None else _latents(model, inputs),
         "score": None if inputs is None or not hasattr(model, "prior") else _score(model, inputs),
         "license": license,
+        # What a GPU computes wrong without an error: random numbers, which are made of integers.
+        "cpu_only": [name for name in ("generate", "latents", "score") if name in {e.name for e, _ in signatures}],
         **_classes("condition", model.condition_dim, condition_names),
         **_classes("classes", getattr(model, "num_classes", None), class_names),
     }

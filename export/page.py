@@ -73,6 +73,7 @@ def render(report: dict[str, Any], pictures: list[Pictures]) -> str:
         golden=PurePath(pick["path"]).with_suffix(".golden.json") if pick else None,
         image_time=_image_time(pick) if pick else None,
         advice=[(file, _advice(file, pick, whole)) for file in _first(files, pick)] if pick else [],
+        wins=_wins(whole) if len(whole) > 1 else [],
         weights=WEIGHTS,
         budgets=_losses_of(choice.get("budgets") or {}),
         losses=[(path, _losses_of(losses)) for path, losses in (choice.get("lost") or {}).items()],
@@ -191,6 +192,27 @@ def _advice(file: dict[str, Any], pick: dict[str, Any], litert: list[dict[str, A
     if lost is not None:
         return f"{more}; loses {lost} instead of {_losses(pick)}."
     return f"{more}{', and closer to Keras' if excess is not None else ''}."
+
+
+def _wins(files: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """Which file is best at what; the least size may cost speed, as with transposed convolutions in eight bits."""
+
+    def latency(file: dict[str, Any]) -> float | None:
+        times = file["does"].get("latency_us") or {}
+        found = [times[name]["1"] for name in ("decode_1", "classify_1") if times.get(name, {}).get("1") is not None]
+        return found[0] if found else None
+
+    measures = {
+        "smallest": lambda file: file["bytes"],
+        "closest to Keras": _excess,
+        "fastest, one image on one thread": latency,
+    }
+    wins = []
+    for what, measure in measures.items():
+        known = [file for file in files if measure(file) is not None]
+        if known:
+            wins.append((what, min(known, key=measure)["path"]))
+    return wins
 
 
 def _dominates(a: dict[str, Any], b: dict[str, Any]) -> bool:

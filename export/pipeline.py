@@ -78,7 +78,7 @@ def export(
     batch_sizes: Sequence[int | None] = BATCH_SIZES,
     signatures: str | Iterable[str] | None = None,
     networks: str | Iterable[str] = ("decoder",),
-    io: str = "int8",
+    io: str = "float32",
     with_onnx: bool = False,
     data: str | None = None,
     license: str | None = None,
@@ -133,7 +133,9 @@ def export(
             "decode_16", for that one; None takes all. What isn't asked for costs nothing. With none (`[]`), there are
             only the files of `networks`.
         networks: that are files of their own: "decoder", "encoder", both or none.
-        io: dtype of what goes into "integer" files, and comes out: "int8" or "uint8".
+        io: dtype of images in LiteRT files: "float32", in [0, 1]; or "uint8", 0 to 255, for `decode`, `encode`,
+            `reconstruct` and `classify`, while the other signatures take and give floats. What goes into "integer"
+            files, and comes out, is "int8", or with "uint8" that.
         with_onnx: whether to write `onnx/` as well, one file per endpoint (needs the extra `onnx`).
         data: name of the training data, for `info`; of an absolute path, its last part.
         license: text, for `info`.
@@ -169,13 +171,13 @@ def export(
     wanted = checks.precisions_of(precisions)
     sizes = checks.batch_sizes_of(batch_sizes)
     wanted_networks = checks.networks_of(networks)
-    budgets = {
+    limits = {
         "nats_lost": real("budget_nats", budget_nats),
         "accuracy_lost": real("budget_accuracy", budget_accuracy),
     }
     data, license = checks.text("data", data), checks.text("license", license)
     checks.check_model(model)
-    chosen = signatures_of(model, signatures, sizes)
+    chosen = signatures_of(model, signatures, sizes, io)
     wanted_networks = tuple(name for name in wanted_networks if hasattr(model, name) and hasattr(model, "decoder"))
     if not chosen and not wanted_networks:
         raise ValueError(
@@ -194,11 +196,13 @@ def export(
         )
     test = checks.Images.checked("images", model, images, labels, conditions, classes)
     apart = checks.validation_images(model, validation, classes)
-    choice = Choice.by(budgets, apart, test) if precisions == "auto" else None
+    choice = Choice.by(limits, apart, test) if precisions == "auto" else None
     if images is None and validation is None and (seen := {"full_int8", litert.INTEGER} & set(wanted)):
         raise ValueError(f"{seen.pop()} needs images to see the ranges of activations: give `images` or `validation`.")
-    if io not in integer.IO:
-        raise ValueError(f"Argument `io` must be one of {integer.IO}. Received: io={shown(io)}")
+    if io not in endpoints.IO:
+        raise ValueError(f"Argument `io` must be one of {endpoints.IO}. Received: io={shown(io)}")
+    if io == "uint8" and not model.bounded:
+        raise ValueError("Argument `io='uint8'` needs a model of images in [0, 1]. Received: one with bounded=False")
     step = on_step or (lambda text: None)
     facts = {
         "data": None if data is None else public_name(data), "license": license,
@@ -248,9 +252,12 @@ class _Work:
         self.test, self.validation = test, validation
         self.refused: dict[str, str] = {}
         self.traced = saved_model.trace(self.model)
-        self.reference = Reference(self.model, test and test.images, conditions=test and test.conditions)
+        given = test and test.images, test and test.conditions
+        self.reference = Reference(self.model, given[0], conditions=given[1])
+        #: of LiteRT files
+        self.asked = self.reference if io == "float32" else Reference(self.model, given[0], conditions=given[1], io=io)
         self.info = info.describe(
-            model, self.reference, signatures, validation and validation.images,
+            model, self.asked, signatures, validation and validation.images,
             condition=validation and {name: c for name, c in validation.inputs.items() if name != endpoints.IMAGE},
             **facts,
         )  # fmt: skip
@@ -274,17 +281,18 @@ class _Work:
             artifacts.append(self._with_behaviour(artifact, onnx.open_onnx(new / ONNX)))
         step("converting to LiteRT")
         needed = self._needed(precisions, choice)
-        saved_model.write(self.model, scratch, info.to_bytes(self.info), saved_model.trace(self.model, needed))
-        float32 = litert.convert(scratch, [*(signature.name for signature in needed), endpoints.INFO])
-        of_integers = self._of_integers(scratch, needed) if litert.INTEGER in precisions else {}
-        shutil.rmtree(scratch)
+        if needed:
+            saved_model.write(self.model, scratch, info.to_bytes(self.info), saved_model.trace(self.model, needed))
+            float32 = litert.convert(scratch, [*(signature.name for signature in needed), endpoints.INFO])
+            shutil.rmtree(scratch)
+        of_integers = self._of_integers(scratch) if litert.INTEGER in precisions else {}
         converted = {}
         for precision in precisions:
             if precision == litert.INTEGER:
                 continue
             step(f"making the {precision} files")
             with self._refusing(f"{self.kind}_{precision}.tflite", self.refused if choice is None else choice.refused):
-                calibration = self._calibration(needed) if precision == "full_int8" else None
+                calibration = self._calibration(needed, self.io) if precision == "full_int8" else None
                 converted[precision] = litert.quantize(float32, precision, calibration, in_networks(self.model))
         if choice is not None:
             converted = self._smallest(converted, choice, needed, scratch)
@@ -301,6 +309,15 @@ class _Work:
         return artifacts
 
     @property
+    def _integers(self) -> str:
+        """What goes into files of integers, and comes out."""
+        return "uint8" if self.io == "uint8" else "int8"
+
+    def _reference_of(self, file: _File) -> Reference:
+        """What Keras says, in the dtypes of the file; those of integers are told floats, and make integers of them."""
+        return self.reference if file.precision == litert.INTEGER else self.asked
+
+    @property
     def kind(self) -> str:
         return info.kind(self.model)
 
@@ -312,24 +329,35 @@ class _Work:
         size = min(size for size in self.batch_sizes if size is not None)
         classifies = precision == litert.INTEGER and "classify" in self.names
         for network in (*self.networks, *(["classifier"] if classifies else [])):
-            signatures = signatures_of(self.model, NETWORKS[network], (size,))
+            signatures = signatures_of(
+                self.model, NETWORKS[network], (size,), "float32" if precision == litert.INTEGER else self.io
+            )
             yield _File(f"{network}_{precision}.tflite", precision, network, signatures)
 
     def _needed(self, precisions: Sequence[str], choice: Choice | None) -> tuple[Signature, ...]:
         """What has to be converted for all the files; the order doesn't matter yet."""
-        found = [each for precision in precisions for file in self._files(precision) for each in file.signatures]
+        found = [
+            signature
+            for precision in precisions
+            if precision != litert.INTEGER
+            for file in self._files(precision)
+            for signature in file.signatures
+        ]
         if choice is not None:
             found += signatures_of(self.model, choice.endpoints, self.batch_sizes[:1])
         return tuple(dict.fromkeys(found))
 
-    def _of_integers(self, scratch: Path, needed: Sequence[Signature]) -> dict[_File, bytes]:
+    def _of_integers(self, scratch: Path) -> dict[_File, bytes]:
         """Flatbuffers that compute in integers alone."""
-        made, calibration = {}, self._calibration(needed)
-        for file in self._files(litert.INTEGER):
+        made, files = {}, list(self._files(litert.INTEGER))
+        signatures = [signature for file in files for signature in file.signatures]
+        calls = self._calibration(signatures, "float32")
+        saved_model.write(self.model, scratch, b"{}", saved_model.trace(self.model, signatures))
+        for file, signature in zip(files, signatures, strict=True):
             self.step(f"making {file.name}")
-            (signature,) = file.signatures
             with self._refusing(file.name, self.refused):
-                made[file] = integer.integer(scratch, signature.named(), calibration[signature.name], self.io)
+                made[file] = integer.integer(scratch, signature.named(), calls[signature.name], self._integers)
+        shutil.rmtree(scratch)
         return made
 
     @contextlib.contextmanager
@@ -344,14 +372,16 @@ class _Work:
         """A file, verified, measured, and with its golden pairs beside it."""
         try:
             path.write_bytes(self._shipped(file, data))
-            artifact = verify_litert(path, file.precision, self.reference, file.signatures, self.accept_losses)
+            artifact = verify_litert(
+                path, file.precision, self._reference_of(file), file.signatures, self.accept_losses
+            )
             run = _opened(path)
             artifact = self._with_behaviour(artifact, run, path, file.signatures)
         except ExportError:
             path.unlink(missing_ok=True)
             raise
         with quiet():
-            pair = golden.golden(path, self.reference)
+            pair = golden.golden(path, self._reference_of(file))
         path.with_suffix(".golden.json").write_text(json.dumps(pair), encoding="utf-8")
         if file.network is None:
             self.pictures.append(self._pictures(path.name, run, {each.endpoint.name for each in file.signatures}))
@@ -359,8 +389,8 @@ class _Work:
 
     def _shipped(self, file: _File, data: bytes) -> bytes:
         """The file's bytes: of a flatbuffer with more signatures its own, what it says, and what lies behind it."""
-        io = self.io if file.precision == litert.INTEGER else None
-        facts = info.of(self.info, file.signatures, self.reference, file.network is not None, io)
+        io = self._integers if file.precision == litert.INTEGER else None
+        facts = info.of(self.info, file.signatures, self._reference_of(file), file.network is not None, io)
         named = [signature.named() for signature in file.signatures]
         content = flatbuffer.Editable(data)
         if file.precision != litert.INTEGER:  # such a file is made alone
@@ -398,7 +428,7 @@ class _Work:
             path = scratch / file.name
             with self._refusing(path.name, choice.refused):
                 path.write_bytes(self._shipped(file, data))
-                artifact = verify_litert(path, precision, self.reference, needed)
+                artifact = verify_litert(path, precision, self.asked, needed)
                 does: dict[str, Any] = chosen_on.of(_opened(path))
                 choice.bytes[precision] = artifact.bytes
                 choice.lost[precision] = {name: does[name] for name in choice.budgets}
@@ -406,12 +436,12 @@ class _Work:
         best = choice.smallest()
         return {best: converted[best]}
 
-    def _calibration(self, signatures: Sequence[Signature]) -> litert.Calibration:
+    def _calibration(self, signatures: Sequence[Signature], io: str) -> litert.Calibration:
         """Single calls of each signature on real images, on latents near and far, and on lines between them."""
         assert self.validation is not None
         reference = Reference(
             self.model, self.validation.images, seed=1, rows=CALIBRATED, temperature=WIDEST,
-            conditions=self.validation.conditions,
+            conditions=self.validation.conditions, io=io,
         )  # fmt: skip
         latents = reference.inputs["decode"]["z"] if "decode" in reference.inputs else np.zeros((0, 0))
         if "generate" in reference.outputs:
@@ -462,7 +492,7 @@ class _Work:
 def _opened(path: Path) -> Run:
     with quiet():
         model = runtime.load(path)
-    return lambda name, inputs: model.run(name, **inputs)
+    return lambda name, inputs: model.floats(name, **inputs)
 
 
 def _seed_7() -> dict[str, np.ndarray]:

@@ -12,7 +12,7 @@ from kvae.export import endpoints, operators
 from kvae.export.budgets import FLOAT32, rounding
 from kvae.export.endpoints import endpoints_of, with_fixed_prior
 from kvae.export.errors import ExportError
-from kvae.export.runtime import seed_words
+from kvae.export.runtime import seed_words, to_bytes
 from kvae.models import float32_compute
 
 ROWS = 101
@@ -24,9 +24,9 @@ TEMPERATURE = 0.8
 Run = Callable[[str, dict[str, np.ndarray]], dict[str, np.ndarray]]
 
 
-def run_keras(model: Any) -> Run:
-    """The model's endpoints as Keras computes them, in float32 whatever the model's policy."""
-    functions = {endpoint.name: endpoint.function for endpoint in endpoints_of(model)}
+def run_keras(model: Any, io: str = "float32") -> Run:
+    """The model's endpoints as Keras computes them, in float32 whatever the model's policy; `io` is of images."""
+    functions = {endpoint.name: endpoint.with_io(io).function for endpoint in endpoints_of(model)}
 
     def call(name: str, inputs: dict[str, np.ndarray]) -> dict[str, Any]:
         with float32_compute(model):
@@ -63,6 +63,7 @@ class Reference:
         seed: of the latents, and of the noise.
         rows: of the inputs.
         temperature: of `generate`.
+        io: "uint8" for images as bytes.
 
     Attributes:
         endpoints: those that the model has.
@@ -84,6 +85,7 @@ class Reference:
         rows: int = ROWS,
         temperature: float = TEMPERATURE,
         conditions: Any = None,
+        io: str = "float32",
     ):
         model = with_fixed_prior(model)
         self.image_source = "noise of random brightness and contrast" if images is None else "given"
@@ -91,7 +93,7 @@ class Reference:
         self._weights = endpoints.weights_of(model)
         self.rounding = rounding([(weight.path, tuple(weight.shape)) for weight in model.weights], model.image_shape)
         self.parameters = sum(self._weights.values())
-        self.endpoints = endpoints_of(model)
+        self.endpoints = tuple(endpoint.with_io(io) for endpoint in endpoints_of(model))
         if images is None:
             pixels, condition = _noise(model.image_shape, seed, rows), conditions_in_turn(model, rows)
         else:
@@ -99,7 +101,7 @@ class Reference:
             chosen = np.linspace(0, len(images) - 1, rows).round().astype(int)
             pixels = images[chosen]
             condition = {name: c[chosen] for name, c in check_conditions(model, conditions, len(images)).items()}
-        run = run_keras(model)
+        run = run_keras(model, io)
         ends: dict[str, np.ndarray] = {}
         data = {
             **condition,
@@ -115,13 +117,15 @@ class Reference:
                 latents = np.asarray(model.prior.sample(rows, seed, condition=condition.get("condition")), "float32")
             else:
                 self.latent_source = "codes of the images"
-                latents = run("encode", {"image": pixels, **condition})["mean"]
+                latents = run_keras(model)("encode", {"image": pixels, **condition})["mean"]
             data[endpoints.LATENT] = latents
             ends = {"start": latents[:1], "end": latents[1:2]}
         self.inputs: dict[str, dict[str, np.ndarray]] = {}
         self.outputs: dict[str, dict[str, np.ndarray]] = {}
         for endpoint in self.endpoints:
             inputs = {name: ends[name] if name in ends else data[kind] for name, kind in endpoint.inputs.items()}
+            if endpoint.bytes and endpoints.IMAGE in inputs:
+                inputs[endpoints.IMAGE] = to_bytes(pixels)
             outputs = run(endpoint.name, inputs)
             for name, value in outputs.items():
                 if not np.isfinite(value).all():
@@ -152,6 +156,7 @@ def _check_repeatable(
     """ExportError unless the last rows alone, asked for twice, are the same both times and as among all others."""
     for name, value in few.items():
         allowed = FLOAT32.times(max(1.0, float(np.max(np.abs(outputs[name]))))).max
+        allowed = max(allowed, 1.0) if outputs[name].dtype == np.uint8 else allowed  # a tie may be rounded either way
         for other, what, reason in (
             (again[name], "from call to call", f"draws random numbers or counts its calls: {operators.RANDOM}"),
             (outputs[name][-len(value) :], "with the other rows of the batch", "computes over the batch axis"),

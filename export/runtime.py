@@ -257,7 +257,7 @@ class Model:
         for name, inputs, outputs in calls:
             with self._lock:
                 got = self._call(name, inputs)
-            errors = {key: float(np.max(np.abs(got[key] - right))) for key, right in outputs.items()}
+            errors = {key: float(np.max(np.abs(got[key] - right.astype(np.float64)))) for key, right in outputs.items()}
             for key, off in errors.items():
                 if not off <= tolerances[name][key]:
                     raise ValueError(
@@ -318,8 +318,19 @@ class Model:
             has = ", ".join(self.info["signatures"])
             raise ValueError(f"{expected}. Received: '{self.path}', {self.info['kind']} with {has}")
 
+    def floats(self, endpoint: str, **inputs: Any) -> dict[str, np.ndarray]:
+        """As `run`, with images in [0, 1], of a file, too, that takes and gives bytes."""
+        signature = self.info["signatures"].get(endpoint, {"inputs": {}, "outputs": {}})
+        sides = [
+            {name for name, spec in signature[side].items() if spec["dtype"] == "uint8"}
+            for side in ("inputs", "outputs")
+        ]
+        given: dict[str, Any] = {name: to_bytes(value) if name in sides[0] else value for name, value in inputs.items()}
+        outputs = self.run(endpoint, **given)
+        return {name: value / np.float32(255) if name in sides[1] else value for name, value in outputs.items()}
+
     def _answer(self, endpoint: str, **inputs: Any) -> dict[str, np.ndarray]:
-        outputs = self.run(endpoint, **inputs)
+        outputs = self.floats(endpoint, **inputs)
         if not all(np.isfinite(value).all() for value in outputs.values()):
             raise ValueError(
                 f"Expected inputs that '{endpoint}' can compute with. Received: numbers so large that it overflows"
@@ -461,6 +472,11 @@ def sealed(data: bytes, attached: Mapping[str, bytes]) -> bytes:
 
 
 _SEALED = len(SEAL) + hashlib.sha256().digest_size
+
+
+def to_bytes(images: np.ndarray) -> np.ndarray:
+    """Images in [0, 1] as uint8."""
+    return np.clip(np.round(255.0 * np.asarray(images, np.float64)), 0, 255).astype(np.uint8)
 
 
 def _path(name: str, value: Any) -> Path:

@@ -122,6 +122,14 @@ def write(
         raise ExportError(str(error)) from error
     if "decode" not in model.info["signatures"]:
         raise ExportError(f"Expected a model that draws images. Received: '{model_path}', {model.info['kind']}")
+    if any(
+        spec["dtype"] == "uint8"
+        for signature in model.info["signatures"].values()
+        for spec in (*signature["inputs"].values(), *signature["outputs"].values())
+    ):
+        raise ExportError(
+            f"Expected a file whose images are floats: export with io='float32'. Received: '{model_path}'"
+        )
     if not model.batch_sizes:
         raise ExportError(
             f"Expected signatures for fixed batch sizes: browsers can't run others; export with batch_sizes=(1, 16). "

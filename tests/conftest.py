@@ -55,6 +55,9 @@ def pytest_make_collect_report():
 gc.set_threshold(200_000, 20, 20)
 
 
+# Graphs run once or twice here: optimising them takes longer than it saves. (Processes that tests start, the command's
+# among them, optimise theirs.)
+tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 # How long an exported file takes is no part of any test.
 behaviour.SECONDS = 0.0
 

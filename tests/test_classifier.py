@@ -74,6 +74,7 @@ def test_weight_decay_leaves_the_trunk_where_it_was(vae, digits):
     assert frozen == [0.0, 0.0]
 
 
+@pytest.mark.slow
 def test_gradual_unfreezing_goes_from_the_head_down(vae, digits):
     optimizer = keras.optimizers.SGD
     assert moves(vae, digits, optimizer(0.1), steps=2, trunk_rate=features.GradualUnfreezing(2)) == [0.0, 0.0]
@@ -83,6 +84,7 @@ def test_gradual_unfreezing_goes_from_the_head_down(vae, digits):
     assert min(moves(vae, digits, optimizer(0.1), steps=5, trunk_rate=features.GradualUnfreezing(2))) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["mixed_float16", pytest.param("mixed_bfloat16", marks=pytest.mark.slow)])
 def test_mixed_precision(policy, digits):
     keras.config.set_dtype_policy(policy)
@@ -103,6 +105,7 @@ def test_mixed_precision(policy, digits):
     assert 0 < largest < 2.5e-3  # two steps of a tenth of the rate
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "trunk_rate", [pytest.param(0.1, marks=pytest.mark.slow), features.GradualUnfreezing(3, rate=0.5)]
 )

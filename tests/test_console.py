@@ -52,6 +52,7 @@ def trained(tmp_path_factory):
     return folder / "run", streams[0].text
 
 
+@pytest.mark.slow
 def test_training_is_told_in_ascii(trained):
     run, text = trained
     for words in ("-ELBO", "KL(q || p)", "8x8x1", "Scoring the test split ...", "+/- over images", "sigma-e"):

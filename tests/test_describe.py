@@ -15,6 +15,8 @@ from kvae.cli.run import is_described
 from kvae.networks import MLP, Decoder, Encoder
 from kvae.steps import Steps
 
+pytestmark = pytest.mark.slow
+
 RNG = np.random.default_rng(0)
 IMAGES = RNG.random((60, 8, 8, 1)).astype("float32")
 THIRDS = np.arange(60) % 3

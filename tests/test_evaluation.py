@@ -97,6 +97,7 @@ def test_estimate_is_the_likelihood_where_the_posterior_is_off(ppca, loose):
     assert np.all((bounds[3000]["ess"] > 300) & (bounds[3000]["ess"] < 2900))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_samples", [5, 300])
 def test_scores_do_not_depend_on_how_the_work_is_cut(loose, ppca, num_samples, monkeypatch):
     x = ppca[1][:50]

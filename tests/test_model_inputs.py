@@ -324,6 +324,7 @@ def with_statistics():
     return keras.Sequential([*chain, layers.Dense(4)])
 
 
+@pytest.mark.slow
 def test_a_share_without_an_image_changes_no_mean(x, two_replicas):
     x, y = x[:5], N[:5] % 3  # the last batch is of one image
     results = []
@@ -344,6 +345,7 @@ def test_a_share_without_an_image_changes_no_mean(x, two_replicas):
             np.testing.assert_allclose(two, one, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_statistics_stay_finite_where_a_share_has_no_image(x, two_replicas):
     with two_replicas.scope():
         model = kvae.VAE(encoder=with_statistics(), decoder=decoder(), latent_dim=2, image_shape=SHAPE)

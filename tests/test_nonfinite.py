@@ -160,6 +160,7 @@ def test_metrics_of_an_epoch_are_those_of_the_steps_that_were_taken(x):
     assert {name: float(value) for name, value in vae.get_metrics_result().items()} == clean
 
 
+@pytest.mark.slow
 def test_replicas_skip_together(x, two_replicas):
     bad = x.copy()
     bad[70] = np.nan
@@ -193,6 +194,7 @@ class Explodes(keras.callbacks.Callback):
             weight.assign(np.nan * weight.numpy())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheduled", [False, True])
 def test_too_many_in_a_row_go_back_and_lower_the_rate(x, scheduled):
     rate = LowerableRate(keras.optimizers.schedules.PiecewiseConstantDecay([10_000], [1e-2, 1e-3]))

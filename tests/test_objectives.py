@@ -376,6 +376,7 @@ def test_dip_takes_integers():
     assert np.isfinite(vae.fit(images(), verbose=0).history["loss"][0])
 
 
+@pytest.mark.slow
 def test_controller_goes_on_where_it_was_saved(digits, tmp_path):
     """A resumed training equals an unbroken one, bit for bit."""
     x = digits[0][:128, :4, :4]

@@ -7,6 +7,8 @@ import tensorflow as tf
 
 import kvae
 
+pytestmark = pytest.mark.slow
+
 OPTIMIZERS = kvae.optimizers.Adam, keras.optimizers.Adam
 X = (np.random.default_rng(0).random((96, 8, 8, 1)) < 0.3).astype("float32")
 

@@ -101,6 +101,7 @@ def test_images_that_are_refused(images, reference, message):
         sharpness(images, reference)
 
 
+@pytest.mark.slow
 def test_features_tell_digits_apart_and_grow_with_the_damage(data, classifier):
     test, labels = data.arrays("test")
     accuracy = np.mean(classifier.predict(test, verbose=0).argmax(axis=1) == labels)

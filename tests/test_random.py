@@ -138,6 +138,7 @@ def test_noise_of_single_rows():
     assert 0 < uniform.min() < uniform.max() < 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("resolver", [OpResolverType.AUTO, OpResolverType.BUILTIN_REF])
 def test_bit_for_bit_in_litert_and_in_a_compiled_graph(resolver):
     """With XNNPACK and with the reference kernels; the browser is in tests/export/test_export_web.py."""

@@ -35,6 +35,7 @@ def run(tmp_path):
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("latent_dim", [2, 3])
 def test_figures_and_page(run, latent_dim):
     vae = kvae.VAE(latent_dim=latent_dim, image_shape=(8, 8, 1))

@@ -77,6 +77,7 @@ def assert_equal_weights(first, second):
         np.testing.assert_array_equal(a.numpy(), b.numpy(), err_msg=a.path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "precision",
     ["float32", *(pytest.param(name, marks=pytest.mark.slow) for name in ("mixed_bfloat16", "mixed_float16"))],

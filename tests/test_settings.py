@@ -14,6 +14,8 @@ from test_parts import PARTS, X, Y, vae_with
 import kvae
 from kvae import networks
 
+pytestmark = pytest.mark.slow
+
 #: name: (floatx, dtype policy, dtype of the bodies' weights); floatx alone sets the policy, too
 SETTINGS = {
     "floatx float64": ("float64", "float64", "float64"),

@@ -211,6 +211,7 @@ def test_xla(x):
     assert history["loss"][1] < history["loss"][0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 def test_mixed_precision_trains_with_sgd_too(policy, x):
     """float16 with SGD does not train unless the loss is scaled."""
@@ -224,6 +225,7 @@ def test_mixed_precision_trains_with_sgd_too(policy, x):
     assert {w.dtype for w in vae.trainable_weights} == {"float32"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [256, 219])  # the last batch of 64, or of 27, which two can't halve
 def test_two_replicas_take_the_step_of_one(x, two_replicas, count):
     """Same noise, same gradient: the trap is a gradient that is doubled."""

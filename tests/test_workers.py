@@ -202,6 +202,7 @@ def test_what_no_worker_can_do_is_said_once(images, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_batches_that_workers_cannot_share(images, tmp_path):
     _, errors, status = command(images, tmp_path / "run", "--workers", "7")
     assert status == 1

@@ -27,6 +27,11 @@ class Precision(StrEnum):
     auto = "auto"
 
 
+class Io(StrEnum):
+    float32 = "float32"
+    uint8 = "uint8"
+
+
 def export(
     context: typer.Context,
     run: RunArgument,
@@ -55,6 +60,9 @@ def export(
     encoder: Annotated[
         bool, typer.Option("--encoder", help="The encoder as a file of its own, too, as the decoder is.")
     ] = False,
+    io: Annotated[
+        Io, typer.Option(help="Images as float32 in [0, 1] or as uint8, where a signature has no densities.")
+    ] = Io.float32,
     accept_losses: Annotated[
         bool, typer.Option("--accept-losses", help="Keep files, too, that are further from Keras than they should be.")
     ] = False,
@@ -103,6 +111,7 @@ def export(
             batch_sizes=[*(batch_size or BATCH_SIZES), *([None] if any_batch else [])],
             signatures=None if signatures is None else [name.strip() for name in signatures.split(",")],
             networks=["decoder", *(["encoder"] if encoder else [])],
+            io=io.value,
             accept_losses=accept_losses,
             with_onnx=onnx,
             license=license_text,

@@ -369,6 +369,7 @@ def test_a_service_does_not_read_them(tmp_path):
         data.split("train", shuffle=True, service="grpc://localhost:1")
 
 
+@pytest.mark.slow
 def test_images_met_later_end_a_pass_of_a_service(tmp_path):
     """TensorFlow's own decoder would drop the low bits, and the alpha channel, without a word."""
 

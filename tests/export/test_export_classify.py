@@ -308,6 +308,7 @@ def damaged(net, tmp_path_factory):
     return (out / "classifier_float32.tflite").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_damaged_head_is_refused(net, tested, damaged, tmp_path, monkeypatch):
     monkeypatch.setattr(litert, "quantize", lambda right, precision, *_: right if precision == "float32" else damaged)
 

@@ -13,6 +13,8 @@ from kvae import networks
 from kvae.distributions import IndexedNoise
 from kvae.export import Reference, command, onnx, runtime
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def model(conditional):

@@ -16,6 +16,8 @@ import kvae.export
 from kvae.export import flatbuffer, web
 from kvae.export.runtime import load, seed_words
 
+pytestmark = pytest.mark.slow
+
 PLACES = ("/usr/lib/chromium", "/usr/lib/chromium-browser", "/opt/google/chrome", "/opt/google/chrome-beta")
 ICD = "vk_swiftshader_icd.json"
 SAME = 1e-5  # sums in another order

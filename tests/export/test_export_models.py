@@ -10,6 +10,8 @@ import kvae.export
 from kvae.distributions import IndexedNoise
 from kvae.export.runtime import seed_words
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def out(any_model, tmp_path_factory):

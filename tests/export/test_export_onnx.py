@@ -21,6 +21,8 @@ from kvae.export.reference import Reference, run_keras
 onnx = pytest.importorskip("onnx", reason="needs the extra `onnx`")
 onnx_reference = pytest.importorskip("onnx.reference", reason="needs the extra `onnx`")
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra `onnx`")
+
+pytestmark = pytest.mark.slow
 pytest.importorskip("tf2onnx", reason="needs the extra `onnx`")
 
 INFO = json.dumps({"format": "kvae", "latents": "µ"}).encode()

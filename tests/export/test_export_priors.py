@@ -13,6 +13,8 @@ from kvae.distributions import seed_words
 from kvae.export import litert
 from kvae.priors import ConditionalNormal, FixedMixture, Mixture, RealNVP
 
+pytestmark = pytest.mark.slow
+
 ROWS, LATENTS, CLASSES = 64, 5, 3
 RNG = np.random.default_rng(0)
 

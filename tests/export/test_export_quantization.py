@@ -17,6 +17,8 @@ from kvae.export.errors import ExportError
 from kvae.export.flatbuffer import SERVING_DEFAULT, Named
 from kvae.export.reference import run_keras
 
+pytestmark = pytest.mark.slow
+
 BATCH, LATENTS = 16, 8
 DECODE = Named(f"decode_{BATCH}", ("z",), ("image",))
 ENCODE = Named(f"encode_{BATCH}", ("image",), ("mean", "variance"))

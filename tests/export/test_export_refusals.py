@@ -158,6 +158,7 @@ def test_unexportable_layers_are_named_and_nothing_is_written(plant, make_decode
     assert "x" not in capfd.readouterr().err.split()
 
 
+@pytest.mark.slow
 def test_what_only_training_does_is_exported(make_decoder, tmp_path):
     def noisy(self, x, training):
         if training:
@@ -180,6 +181,7 @@ def test_what_only_training_does_is_exported(make_decoder, tmp_path):
     Reference(model)
 
 
+@pytest.mark.slow
 def test_a_select_operator_that_slipped_through_is_found_in_the_file(make_decoder, tmp_path):
     decoder = make_decoder(Apply(inverse), layers.UpSampling2D(2))
     model = kvae.VAE(decoder=decoder, latent_dim=3, image_shape=(8, 8, 1))
@@ -287,6 +289,7 @@ FULL = OSError(errno.ENOSPC, "No space left on device")
 FAILURES = [KeyboardInterrupt(), pytest.param(FULL, marks=pytest.mark.slow)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("failure", FAILURES, ids=["interrupted", "disk full"])
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage[1])
 def test_an_export_that_stops_half_way_leaves_the_earlier_one(small, earlier, monkeypatch, stage, failure):

@@ -23,6 +23,8 @@ import kvae.export
 from kvae.export import ExportError, flatbuffer, web
 from kvae.export.runtime import load
 
+pytestmark = pytest.mark.slow
+
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 PHONE = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True, "device_scale_factor": 2}
 # WebGPU without a GPU: Vulkan in software, which Chromium brings
