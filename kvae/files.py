@@ -35,17 +35,19 @@ def temporary_folder(parent: str | os.PathLike[str], prefix: str) -> Iterator[Pa
     while True:
         folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
         lock = FileLock(folder / LOCK)
-        try:
-            lock.acquire()
-        except FileNotFoundError:
-            continue  # another process took it for one that was left
-        except (OSError, NotImplementedError):
-            break  # a file system without locks: nobody can tell whether it was left
-        if (folder / LOCK).exists():
-            break
-        lock.release()
+        with contextlib.suppress(FileNotFoundError):  # another process took it for one that was left
+            try:
+                lock.acquire()
+            except FileNotFoundError:
+                raise
+            except (OSError, NotImplementedError):
+                (folder / "new").mkdir()
+                break  # a file system without locks: nobody can tell whether it was left
+            (folder / "new").mkdir()
+            if (folder / LOCK).exists():
+                break
+        _remove(folder, lock)
     try:
-        (folder / "new").mkdir()
         yield folder
     finally:
         _remove(folder, lock)
@@ -74,9 +76,10 @@ def _remove_if_left(folder: Path) -> None:
 def _remove(folder: Path, lock: Any) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     lock.release()
-    with contextlib.suppress(OSError):  # Windows removes no file that is open
-        (folder / LOCK).unlink()
-        folder.rmdir()
+    if os.name == "nt":  # it removes no file that is open; elsewhere, what is there now is another process's
+        with contextlib.suppress(OSError):
+            (folder / LOCK).unlink()
+            folder.rmdir()
 
 
 #: of a run, beside its figures: names of the figures that were drawn, and why the others weren't

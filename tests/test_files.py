@@ -156,7 +156,7 @@ def test_many_threads_at_one_file(tmp_path):
         except Exception as error:
             errors.append(error)
 
-    threads = [threading.Thread(target=work, args=(text,)) for text in "abcd"]
+    threads = [threading.Thread(target=work, args=(text,)) for text in "abcdefgh"]
     for thread in threads:
         thread.start()
     for thread in threads:
