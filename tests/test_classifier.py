@@ -61,6 +61,7 @@ def test_only_what_should_learn_does(vae, digits, settings, learning):
     assert all(np.array_equal(a, b.numpy()) for a, b in zip(original, vae.weights, strict=True))
 
 
+@pytest.mark.slow
 def test_the_trunks_rate_is_that_of_its_optimizer(vae, digits):
     """One step of Adam moves a weight by about its learning rate, whatever the gradient: a scaled gradient wouldn't."""
     full = moves(vae, digits, keras.optimizers.Adam(1e-2), steps=1, trunk_rate=1.0)

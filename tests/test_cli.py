@@ -222,6 +222,7 @@ def features_of(file: Path) -> dict[str, np.ndarray]:
         return {name: found[name] for name in found.files}
 
 
+@pytest.mark.slow
 def test_features_of_another_source_leave_nothing_out(kvae_command, run_folder, tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (60, 8, 8), np.uint8)
     np.savez(tmp_path / "x.npz", images=images, labels=np.arange(60) % 3)
@@ -309,6 +310,7 @@ def test_plot_draws_again(kvae_command, run_folder):
     assert (run_folder / "report.html").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_export_verifies(kvae_command, run_folder, tmp_path):
     out = tmp_path / "phone"
     done = kvae_command("export", run_folder, "--out", out)

@@ -12,6 +12,8 @@ from kvae import likelihoods
 from kvae.evaluation import compression_table, score_images
 from kvae.evaluation.compression import QUALITIES, psnr
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def images(digits) -> np.ndarray:

@@ -87,6 +87,7 @@ def test_the_same_seed_is_the_same_style(trained):
     np.testing.assert_array_equal(noisy[:5], trained.sample(5, seed=5, condition=3, pixel_noise=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "labels"),
     [
@@ -114,6 +115,7 @@ def test_what_fit_evaluate_and_predict_take(kind, labels, x, y):
     assert score["rate"] == pytest.approx(float(np.mean(terms.rate)), rel=1e-3)
 
 
+@pytest.mark.slow
 def test_sample_weight_does_not_stand_in_for_the_condition(x, y):
     vae = conditional_vae()
     vae.compile(keras.optimizers.SGD(1e-3))
@@ -166,6 +168,7 @@ def test_features(trained, x, y):
         extract(trained, x)
 
 
+@pytest.mark.slow
 def test_autoencoder(x, y, tmp_path):
     autoencoder = kvae.Autoencoder(
         networks.Encoder(2, networks.MLP((32,))),
@@ -231,6 +234,7 @@ def test_mistakes_in_data_are_named(x, y):
         kvae.VAE(latent_dim=2, image_shape=(8, 8, 1), condition_dim=0)
 
 
+@pytest.mark.slow
 def test_figures(trained, x, y, tmp_path):
     grid = plotting.class_samples(trained, columns=3, seed=1, names=("zero", "one")).axes[0]
     assert [label.get_text() for label in grid.get_yticklabels()] == ["zero", "one", *map(str, range(2, 10))]

@@ -237,6 +237,7 @@ LABELS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_labels_are_ignored_by_a_model_without_conditions(x):
     model = small()
     expected = model.evaluate(x, verbose=0)

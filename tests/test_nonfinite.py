@@ -101,6 +101,7 @@ MODES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 def test_a_skipped_step_leaves_every_state_alone(x, mode, request):
     settings = dict(MODES[mode])

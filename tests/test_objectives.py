@@ -474,6 +474,7 @@ def test_objective_trains_under_xla():
     assert np.any(vae.encoder.get_weights()[0] != before[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["TotalCorrelation stratified", pytest.param("MMD InfoVAE", marks=pytest.mark.slow)])
 def test_objective_trains_on_batches_of_unknown_size(name):
     vae = small_vae(cases.OBJECTIVES[name]())
@@ -482,6 +483,7 @@ def test_objective_trains_on_batches_of_unknown_size(name):
     assert np.all(np.isfinite(history["loss"]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["IWAE", "TotalCorrelation", "MMD WAE"])
 def test_evaluation_reports_the_elbo_whatever_is_minimised(name):
     scores = []
@@ -493,6 +495,7 @@ def test_evaluation_reports_the_elbo_whatever_is_minimised(name):
     assert scores[0]["loss"] == pytest.approx(-scores[0]["elbo"])
 
 
+@pytest.mark.slow
 def test_importance_weighted_training_reports_the_tighter_bound():
     vae, x = small_vae(objectives.IWAE(num_samples=50)), images(40)
     vae.compile(optimizer="adam")

@@ -152,6 +152,7 @@ def cells(name):
     return np.exp(log_prob).reshape(CELLS, CELLS) * (2 * EDGE / CELLS) ** 2, middle
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PRIORS)
 def test_density_integrates_to_one_and_samples_follow_it(name):
     p, middle = cells(name)
@@ -355,6 +356,7 @@ def test_vamp_prior_is_the_mean_of_posteriors(posterior):
     assert all(np.any(gradient) for gradient in tape.gradient(log_prob, [weight.value for weight in weights]))
 
 
+@pytest.mark.slow
 def test_vamp_prior_trains(digits):
     vae = vae_with(priors.VampPrior(pseudo_inputs=4))
     vae.compile(optimizer="adam", jit_compile=False)

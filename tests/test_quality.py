@@ -151,6 +151,7 @@ def test_a_trained_model_is_nearer_than_an_untrained_one(data, classifier):
     assert again["frechet_draws"] == pytest.approx(after["frechet_draws"], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_quality_needs_labels(data, classifier):
     images = kvae.data.load(data.arrays("train")[0])
     model = kvae.VAE(latent_dim=2, image_shape=(8, 8, 1))

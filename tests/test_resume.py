@@ -140,6 +140,7 @@ def test_the_file_is_refused_where_it_does_not_fit(data, tmp_path):
             Resume(path)
 
 
+@pytest.mark.slow
 def test_no_room_leaves_the_state_before(data, tmp_path, monkeypatch):
     path = tmp_path / "state.npz"
     write = np.savez
@@ -200,6 +201,7 @@ def test_streamed_records_are_saved_within_an_epoch(tmp_path):
     assert_equal_weights(unbroken, train("broken"))
 
 
+@pytest.mark.slow
 def test_skipped_steps_are_counted_on(tmp_path):
     def fit(epochs):
         vae = kvae.VAE(latent_dim=2, image_shape=(8, 8, 1))

@@ -158,6 +158,7 @@ def test_user_models_stand_in_and_are_saved_along(x, tmp_path):
     kvae.VAE(encoder=sequential, latent_dim=3, image_shape=(8, 8, 1)).sample(2, seed=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("likelihood", "shape"),
     [
@@ -249,6 +250,7 @@ def test_two_replicas_take_the_step_of_one(x, two_replicas, count):
         assert h1[name] == pytest.approx(h2[name], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_steps_per_execution_changes_nothing(x):
     weights = []
     for steps in (1, 3):

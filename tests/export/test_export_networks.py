@@ -147,6 +147,7 @@ def bytes_folder(tmp_path_factory):
     return vae, images, out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", "full_int8", "integer"])
 def test_images_as_bytes(bytes_folder, precision):
     vae, images, out = bytes_folder
@@ -166,6 +167,7 @@ def test_images_as_bytes(bytes_folder, precision):
     assert np.abs(got.astype(int) - right).max() <= levels
 
 
+@pytest.mark.slow
 def test_python_gives_floats_of_files_that_take_bytes(bytes_folder):
     vae, images, out = bytes_folder
     model = runtime.load(out / "vae_float32.tflite")
@@ -190,6 +192,7 @@ def test_the_runtime_beside_an_export_runs_it_without_kvae(folder, path):
     assert done.stdout == "set()\n"
 
 
+@pytest.mark.slow
 def test_the_program_of_the_documentation(tmp_path, monkeypatch):
     text = (ROOT / "docs" / "on_device.md").read_text(encoding="utf-8").split("## The decoder in an app")[1]
     code = text.split("```python\n")[1].split("```")[0]

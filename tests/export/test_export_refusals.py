@@ -197,6 +197,7 @@ def test_a_select_operator_that_slipped_through_is_found_in_the_file(make_decode
         kvae.export.verify_litert(path, "float32", Reference(model))
 
 
+@pytest.mark.slow
 def test_a_file_without_weights_is_found(vae, tmp_path):
     # The converter makes one, without a word, of Keras 3 variables that it isn't shown.
     function = tf.function(vae.decode, input_signature=[tf.TensorSpec((None, 2), name="z")])
@@ -221,6 +222,7 @@ def earlier(exported, tmp_path):
     return out, snapshot(out)
 
 
+@pytest.mark.slow
 def test_what_is_over_budget_is_left_out_with_its_reason(small, earlier, monkeypatch):
     out, before = earlier
     tight = {unit: budgets.Budget(max=1e-9, mean=1e-9) for unit in budgets._INT8}
@@ -268,6 +270,7 @@ def test_float32_of_a_large_model_with_normalisations_is_close_enough(tmp_path):
     assert report["artifacts"][1]["behaviour"]["nats_lost"] < 0.5
 
 
+@pytest.mark.slow
 def test_wrong_weights_are_refused(vae, earlier, monkeypatch):
     out, before = earlier
     right = (out / "vae_float32.tflite").read_bytes()
