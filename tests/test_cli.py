@@ -340,7 +340,7 @@ def test_export_with_every_option(kvae_command, run_folder, tmp_path):
     if done.status and "LiteRT.js" in done.err:
         pytest.skip(f"no LiteRT.js here: {done.err}")
     assert done.status == 0, done.err
-    (path,) = out.glob("*.tflite")
+    (path,) = out.glob("vae_*.tflite")
     model = load(path)
     assert (model.batch_sizes, model.info["dynamic_batch"], model.info["license"]) == ((3,), True, "Do as you like.")
     assert (out / "onnx" / "generate.onnx").exists()
