@@ -83,7 +83,7 @@ def test_steps_are_told_and_nothing_is_printed(small, tmp_path, capfd):
     report = kvae.export.export(small, tmp_path, precisions=("float32",), batch_sizes=(1,), on_step=steps.append)
     printed = capfd.readouterr()
     assert printed.out + printed.err == ""
-    assert len(steps) == 4
+    assert len(steps) == 6
     assert report["verification"]["images"].startswith("noise")
 
 
