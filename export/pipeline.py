@@ -305,7 +305,8 @@ class _Work:
             with self._refusing(file.name, self.refused):
                 artifacts.append(self._written(new / file.name, file, data))
         if not any(artifact.format == "litert" for artifact in artifacts):
-            raise ExportError("; ".join(self.refused.values()))
+            first, *others = self.refused.values()
+            raise ExportError(first + (f". Refused as well: {len(others)} more" if others else ""))
         return artifacts
 
     @property

@@ -256,7 +256,7 @@ class Model:
         worst = {}
         for name, inputs, outputs in calls:
             with self._lock:
-                got = self._call(name, inputs)
+                got = self.call(name, inputs)
             errors = {key: float(np.max(np.abs(got[key] - right.astype(np.float64)))) for key, right in outputs.items()}
             for key, off in errors.items():
                 if not off <= tolerances[name][key]:
@@ -302,7 +302,11 @@ class Model:
                 if count < size:  # the last row again and again
                     padding = np.minimum(np.arange(size), count - 1)
                     piece = {key: value[padding] if key in batched else value for key, value in piece.items()}
-                pieces.append({key: value[:count] for key, value in self._call(name, piece).items()})
+                if "io" in self.info:
+                    outputs = self._floats_of(name, self.call(name, self.as_integers(name, piece)))
+                else:
+                    outputs = self.call(name, piece)
+                pieces.append({key: value[:count] for key, value in outputs.items()})
                 first += count
         return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
 
@@ -346,23 +350,26 @@ class Model:
         size = batch or next((size for size in reversed(sizes) if size <= rows), sizes[0])
         return self.signature(endpoint, size), size
 
-    def _call(self, name: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def call(self, name: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """A signature as it is in the file."""
         try:
             if name not in self._runners:
                 self._runners[name] = self._interpreter.get_signature_runner(name)
-            runner = self._runners[name]
-            if "io" not in self.info:
-                return runner(**inputs)
-            # A file of integers: a number is scale · (integer − zero point).
-            told = runner.get_input_details()
-            outputs = runner(**{key: _to_integers(value, told[key]) for key, value in inputs.items()})
-            told = runner.get_output_details()
-            return {key: _to_floats(value, told[key]) for key, value in outputs.items()}
+            return self._runners[name](**inputs)
         except (RuntimeError, ValueError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"LiteRT can't run '{name}' of '{self.path}': the file is damaged, or an array has another shape or "
                 f"dtype than `info` says. LiteRT says: {_first_line(error)}"
             ) from error
+
+    def as_integers(self, name: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """What a file of integers takes for these floats: scale · (integer − zero point) is nearest to each."""
+        told = self._interpreter.get_signature_runner(name).get_input_details()
+        return {key: _to_integers(value, told[key]) for key, value in inputs.items()}
+
+    def _floats_of(self, name: str, outputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        told = self._interpreter.get_signature_runner(name).get_output_details()
+        return {key: _to_floats(value, told[key]) for key, value in outputs.items()}
 
     def _read_info(self, names: dict[str, Any]) -> dict[str, Any]:
         try:
