@@ -96,8 +96,10 @@ def test_a_model_does_everything_under_every_setting(setting, tmp_path, digits):
 
 
 @pytest.mark.filterwarnings("ignore::kvae.callbacks.TrainingWarning")  # float16 looks for its loss scale
-@pytest.mark.parametrize("setting", slow_but({"floatx float16"}, SETTINGS))
-@pytest.mark.parametrize("name", slow_but({"VAE"}, MODELS))
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [*((name, "floatx float16") for name in MODELS), *(("VAE", s) for s in SETTINGS if s != "floatx float16")],
+)
 def test_every_model_trains_under_every_setting(name, setting):
     use(setting)
     model = MODELS[name]()
@@ -110,8 +112,10 @@ def test_every_model_trains_under_every_setting(name, setting):
         assert np.all(np.isfinite(model.evaluate(inputs, Y, verbose=0)))
 
 
-@pytest.mark.parametrize("setting", ["floatx float64", pytest.param("floatx float16", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", slow_but(CONSTANTS, PARTS))
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [*((name, "floatx float64") for name in PARTS), *((name, "floatx float16") for name in CONSTANTS)],
+)
 def test_every_part_computes_in_float32(name, setting):
     """The numbers are those of float32, within what the dtype of the networks rounds."""
     models = [vae_with(name)]

@@ -41,7 +41,6 @@ def mixed_precision() -> kvae.VAE:
 
 
 MODELS = {
-    "default 28x28x1": lambda: kvae.VAE(latent_dim=16, image_shape=(28, 28, 1)),
     "Autoencoder": lambda: kvae.Autoencoder(latent_dim=2, image_shape=(8, 8, 1)),
     "DiagonalNormal, odd sizes": lambda: kvae.VAE(
         kvae.Encoder(5, body=networks.ConvDown((8, 16), units=16)),
@@ -49,13 +48,6 @@ MODELS = {
         likelihood=kvae.likelihoods.DiagonalNormal(),
         latent_dim=5,
         image_shape=(13, 17, 3),
-    ),
-    "Normal with a learned scale, MLP": lambda: kvae.VAE(
-        kvae.Encoder(4, body=networks.MLP((64, 32))),
-        kvae.Decoder((8, 8, 1), body=networks.MLP((64,))),
-        likelihood=kvae.likelihoods.Normal(0.1, learned=True),
-        latent_dim=4,
-        image_shape=(8, 8, 1),
     ),
     "Sequential encoder and decoder": lambda: kvae.VAE(
         user_encoder(6),
@@ -137,7 +129,7 @@ def conditional(digits, tmp_path_factory):
 
 
 # The others, of the same parts in other orders, take a quarter of a minute each: `make test-all`.
-SLOW = {"default 28x28x1", "Normal with a learned scale, MLP", "Sequential encoder and decoder", "mixed_float16"}
+SLOW = {"Sequential encoder and decoder", "mixed_float16"}
 
 
 @pytest.fixture(
