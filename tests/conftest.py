@@ -55,19 +55,6 @@ def pytest_make_collect_report():
 gc.set_threshold(200_000, 20, 20)
 
 
-# Graphs run once or twice here: optimising them takes longer than it saves. (Processes that tests start, the command's
-# among them, optimise theirs.)
-tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
-
-
-@pytest.fixture
-def optimised_graphs():
-    """For tests that compare bits with those of another process."""
-    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})
-    yield
-    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
-
-
 # How long an exported file takes is no part of any test.
 behaviour.SECONDS = 0.0
 

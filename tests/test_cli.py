@@ -280,7 +280,6 @@ def test_features_without_ray_say_what_to_install(kvae_command, run_folder, tmp_
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("optimised_graphs")
 def test_features_on_ray_are_those_of_one_machine(kvae_command, run_folder, tmp_path):
     pytest.importorskip("ray", reason="Ray is not installed: pip install 'keras-vae[ray]'")
     from PIL import Image

@@ -23,7 +23,7 @@ ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'kera
 
 from kvae.features.ray import ImageEncoder, write_features_on_ray  # noqa: E402
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("optimised_graphs")]
+pytestmark = pytest.mark.slow
 
 on_ray = partial(write_features_on_ray, workers=2, size=8, grayscale=True)
 
