@@ -35,8 +35,6 @@ class Behaviour:
 
     def __init__(self, run: Run, endpoints: set[str], inputs: dict[str, np.ndarray], labels: np.ndarray | None):
         self.endpoints, self.inputs = endpoints, inputs
-        # A file that only decodes is given what Keras encodes.
-        self.latents = run("encode", inputs)["mean"] if {"decode", "encode"} <= endpoints else None
         # A conditional model is told what the probe would look for.
         self.probed = labels if "condition" not in inputs and "encode" in endpoints else None
         self.accuracy = Accuracy(run, inputs["image"], labels) if "classify" in endpoints else None
@@ -81,7 +79,8 @@ class Behaviour:
                 result |= run(name, self.inputs)
         if "decode" in endpoints and "reconstruct" not in endpoints:
             given = {name: value for name, value in self.inputs.items() if name != "image"}
-            result["reconstruction"] = run("decode", {"z": self.latents, **given})["image"]
+            # A file that only decodes is given what Keras encodes.
+            result["reconstruction"] = run("decode", {"z": self.keras["mean"], **given})["image"]
         if "score" in endpoints:
             index = np.arange(len(self.inputs["image"]), dtype="int32")
             result |= run("score", {**self.inputs, "seed": runtime.seed_words(0), "index": index})

@@ -10,9 +10,9 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
 
 from kvae.export.errors import ExportError
+from kvae.export.runtime import SERVING_DEFAULT
 
 _CODES = {code: name for name, code in vars(schema.BuiltinOperator).items() if name.isupper()}
-SERVING_DEFAULT = "serving_default"  # what TensorFlow and Keras call the signature of a file that has one
 _VARIABLES = {"VAR_HANDLE", "READ_VARIABLE"}
 
 
@@ -102,10 +102,16 @@ class Editable:
     def operators(self) -> dict[str, int]:
         """Names, and the newest version of each that is used."""
         found: dict[str, int] = {}
-        for code in self.model.operatorCodes:
-            name = _CODES.get(max(code.builtinCode, code.deprecatedBuiltinCode), "CUSTOM")
+        for name, code in zip(self.kinds, self.model.operatorCodes):
             found[name] = max(found.get(name, 1), code.version)
         return found
+
+    @property
+    def kinds(self) -> list[str]:
+        """Names of the operator codes, in their order; old files keep the number in one byte."""
+        return [
+            _CODES.get(max(code.builtinCode, code.deprecatedBuiltinCode), "CUSTOM") for code in self.model.operatorCodes
+        ]
 
     def arrange(self, signatures: Sequence[Named]) -> None:
         """Keep these signatures, as clients of every kind can use them.

@@ -28,16 +28,15 @@ def golden(path: Path, reference: Reference) -> dict[str, Any]:
     for endpoint in reference.endpoints:
         if endpoint.name not in model.info["signatures"]:
             continue
-        specs = model.info["signatures"][endpoint.name]
-        size = specs["batch_sizes"][0]
-        rows = {
-            name: value[:COMPARED] if specs["inputs"][name]["shape"][0] == "B" else value
-            for name, value in reference.inputs[endpoint.name].items()
-        }
+        size = model.info["signatures"][endpoint.name]["batch_sizes"][0]
         name = model.signature(endpoint.name, size)
-        inputs = {
-            key: value[:size] if specs["inputs"][key]["shape"][0] == "B" else value for key, value in rows.items()
-        }
+        rows, inputs = (
+            {
+                key: value[:count] if key in endpoint.batched else value
+                for key, value in reference.inputs[endpoint.name].items()
+            }
+            for count in (COMPARED, size)
+        )
         if "io" in model.info:  # what the tensors hold
             inputs = model.as_integers(name, inputs)
             everything = [opened.call(name, inputs) for opened in (model, other)]

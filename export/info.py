@@ -74,8 +74,6 @@ def describe(
         "latents": None if inputs is None else _latents(model, inputs),
         "score": None if inputs is None or not hasattr(model, "prior") else _score(model, inputs),
         "license": license,
-        # What a GPU computes wrong without an error: random numbers, which are made of integers.
-        "cpu_only": [name for name in ("generate", "latents", "score") if name in {e.name for e, _ in signatures}],
         **_classes("condition", model.condition_dim, condition_names),
         **_classes("classes", getattr(model, "num_classes", None), class_names),
     }
@@ -124,7 +122,12 @@ def _signatures(signatures: Sequence[Signature], reference: Reference) -> dict[s
     for endpoint, _ in signatures:
         sizes = [batch for other, batch in signatures if other.name == endpoint.name]
         described[endpoint.name] = {**_sizes(sizes), **_signature(endpoint, reference)}
-    return {**_sizes([batch for _, batch in signatures]), "signatures": described}
+    return {
+        **_sizes([batch for _, batch in signatures]),
+        "signatures": described,
+        # What a GPU computes wrong without an error: random numbers, which are made of integers.
+        "cpu_only": [name for name in ("generate", "latents", "score") if name in described],
+    }
 
 
 def _sizes(sizes: Sequence[int | None]) -> dict[str, Any]:

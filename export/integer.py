@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 from ai_edge_litert import schema_py_generated as schema
-from ai_edge_litert.tools import flatbuffer_utils
 
 from kvae.export import flatbuffer, litert, networks, operators
 from kvae.export.errors import ExportError
@@ -48,18 +47,20 @@ def integer(
     if not calibration:
         raise ValueError("Argument `calibration` must have one call or more. Received: none")
     converted = litert.convert(saved_model, [named.name], functools.partial(_in_integers, calibration, io))
-    data = flatbuffer.alone(flatbuffer.arranged(converted, [named]), named.name)
-    model = flatbuffer_utils.read_model_from_bytearray(bytearray(data))
-    _keep_needed(model.subgraphs[0])
-    _check(model, named.name)
-    for code, kind in zip(model.operatorCodes, networks.kinds(model).values()):
+    file = flatbuffer.Editable(converted)
+    file.arrange([named])
+    file.isolate(named.name)
+    limits = networks.saturated(bytes(file))
+    (subgraph,) = file.model.subgraphs
+    _keep_needed(subgraph)
+    _check(subgraph, file.kinds, named.name)
+    for code, kind in zip(file.model.operatorCodes, file.kinds):
         if kind in _ONE_VERSION:
             code.version = 1
-    limits = networks.saturated(data)
-    for tensor in model.subgraphs[0].tensors:
+    for tensor in subgraph.tensors:
         if tensor.name.decode() in limits:
             _narrow(tensor, limits[tensor.name.decode()])
-    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+    return bytes(file)
 
 
 #: operators whose versions do the same, and of which some kernels only know the first
@@ -85,10 +86,9 @@ def _keep_needed(subgraph: Any) -> None:
     subgraph.operators = kept[::-1]
 
 
-def _check(model: Any, name: str) -> None:
+def _check(subgraph: Any, kinds: Sequence[str], name: str) -> None:
     """ExportError if an operator has a float."""
-    kinds, received = networks.kinds(model), {}
-    (subgraph,) = model.subgraphs
+    received = {}
     for operator in subgraph.operators:
         kind = kinds[operator.opcodeIndex]
         if kind in ("QUANTIZE", "DEQUANTIZE"):  # what stands between integers and the one that matters

@@ -7,10 +7,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
-from ai_edge_litert import schema_py_generated as schema
-from ai_edge_litert.tools import flatbuffer_utils
 
-_CODES = {code: name for name, code in vars(schema.BuiltinOperator).items() if name.isupper()}
+from kvae.export.flatbuffer import Editable
 
 #: operators with weights, which are the second input
 LAYERS = ("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV")
@@ -77,8 +75,8 @@ def in_eight_bits(data: bytes, inside: InNetwork) -> dict[str, list[str]]:
         data: a float32 file of one signature or several.
         inside: tells a network's operators from others, by the name of a tensor.
     """
-    model = flatbuffer_utils.read_model_from_bytearray(bytearray(data))
-    kind = kinds(model)
+    file = Editable(data)
+    model, kind = file.model, file.kinds
     layers = [_layers(subgraph, model.buffers, kind) for subgraph in model.subgraphs]
     # Signatures share weights. The name of one use may be lost, where it is a signature's output.
     networks = {
@@ -96,7 +94,7 @@ def in_eight_bits(data: bytes, inside: InNetwork) -> dict[str, list[str]]:
     return chosen
 
 
-def _layers(subgraph: Any, buffers: list[Any], kind: dict[int, str]) -> list[Any]:
+def _layers(subgraph: Any, buffers: list[Any], kind: list[str]) -> list[Any]:
     return [
         operator
         for operator in subgraph.operators
@@ -104,7 +102,7 @@ def _layers(subgraph: Any, buffers: list[Any], kind: dict[int, str]) -> list[Any
     ]
 
 
-def _between(layers: list[Any], subgraph: Any, buffers: list[Any], kind: dict[int, str]) -> list[Any]:
+def _between(layers: list[Any], subgraph: Any, buffers: list[Any], kind: list[str]) -> list[Any]:
     """Operators that get numbers from layers only, and that a layer gets numbers from, directly or not."""
     variable = {i for i, tensor in enumerate(subgraph.tensors) if not _is_constant(tensor, buffers)}
     kept = [operator for operator in subgraph.operators if kind[operator.opcodeIndex] in BETWEEN]
@@ -133,8 +131,8 @@ def saturated(data: bytes) -> dict[str, float]:
     An activation is within 1/1000 of its limit there, less than eight bits can tell. A range that ends there leaves
     more of the eight bits to where it does change.
     """
-    model = flatbuffer_utils.read_model_from_bytearray(bytearray(data))
-    kind = kinds(model)
+    file = Editable(data)
+    model, kind = file.model, file.kinds
     found: dict[str, float] = {}
     for subgraph in model.subgraphs:
         made_by = {i: operator for operator in subgraph.operators for i in operator.outputs}
@@ -156,8 +154,8 @@ def joined(data: bytes, chosen: dict[str, list[str]]) -> bytes:
     The quantizer leaves such an operator between a DEQUANTIZE and a QUANTIZE. It gets what the first gets, its output
     has the same scale, and the two are put behind it, where they cancel.
     """
-    model = flatbuffer_utils.read_model_from_bytearray(bytearray(data))
-    kind = kinds(model)
+    file = Editable(data)
+    model, kind = file.model, file.kinds
     wanted = {name for unknown in UNKNOWN_TO_QUANTIZER for name in chosen.get(unknown, ())}
     for subgraph in model.subgraphs:
         tensors, operators = subgraph.tensors, []
@@ -184,17 +182,9 @@ def joined(data: bytes, chosen: dict[str, list[str]]) -> bytes:
                 floats[operators[-1].outputs[0]] = operators[-1]
         used = {i for operator in operators for i in operator.inputs} | set(subgraph.outputs)
         subgraph.operators = [o for o in operators if o.outputs[0] not in floats or o.outputs[0] in used]
-    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+    return bytes(file)
 
 
 def _alike(*tensors: Any) -> bool:
     scales = [(t.type, *t.quantization.scale, *t.quantization.zeroPoint) for t in tensors]
     return scales[0] == scales[1]
-
-
-def kinds(model: Any) -> dict[int, str]:
-    """Names of an unpacked file's operator codes by index; old files keep the number in one byte."""
-    return {
-        index: _CODES.get(max(code.builtinCode, code.deprecatedBuiltinCode), "CUSTOM")
-        for index, code in enumerate(model.operatorCodes)
-    }

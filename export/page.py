@@ -69,6 +69,7 @@ def render(report: dict[str, Any], pictures: list[Pictures]) -> str:
         packages=report.get("packages") or {},
         files=files,
         litert=litert,
+        precisions=len({file["precision"] for file in litert}),
         pick=pick,
         golden=PurePath(pick["path"]).with_suffix(".golden.json") if pick else None,
         image_time=_image_time(pick) if pick else None,
@@ -196,16 +197,10 @@ def _advice(file: dict[str, Any], pick: dict[str, Any], litert: list[dict[str, A
 
 def _wins(files: list[dict[str, Any]]) -> list[tuple[str, str]]:
     """Which file is best at what; the least size may cost speed, as with transposed convolutions in eight bits."""
-
-    def latency(file: dict[str, Any]) -> float | None:
-        times = file["does"].get("latency_us") or {}
-        found = [times[name]["1"] for name in ("decode_1", "classify_1") if times.get(name, {}).get("1") is not None]
-        return found[0] if found else None
-
     measures = {
         "smallest": lambda file: file["bytes"],
         "closest to Keras": _excess,
-        "fastest, one image on one thread": latency,
+        "fastest, one image on one thread": lambda file: _latency(file, "decode_1") or _latency(file, "classify_1"),
     }
     wins = []
     for what, measure in measures.items():
@@ -223,12 +218,17 @@ def _dominates(a: dict[str, Any], b: dict[str, Any]) -> bool:
 
 def _image_time(file: dict[str, Any]) -> tuple[str, str] | None:
     """Time of one new image (of one decoded, where nothing can be generated) on one thread, and what that is."""
-    latency = file["does"].get("latency_us") or {}
     calls = (("generate", "draws a new image"), ("decode", "decodes an image"), ("classify", "classifies an image"))
     for endpoint, what in calls:
-        if latency.get(f"{endpoint}_1", {}).get("1") is not None:
-            return _time(latency[f"{endpoint}_1"]["1"]), what
+        microseconds = _latency(file, f"{endpoint}_1")
+        if microseconds is not None:
+            return _time(microseconds), what
     return None
+
+
+def _latency(file: dict[str, Any], signature: str, threads: str = "1") -> float | None:
+    """Microseconds of a call, if it was measured."""
+    return (file["does"].get("latency_us") or {}).get(signature, {}).get(threads)
 
 
 def _does(name: str) -> Cell:
@@ -291,7 +291,7 @@ def _cost(report: dict[str, Any]) -> list[_Column]:
     )
 
     def latency(size: int, threads: str) -> Cell:
-        return lambda file: (file["does"].get("latency_us") or {}).get(f"{name}_{size}", {}).get(threads)
+        return lambda file: _latency(file, f"{name}_{size}", threads)
 
     columns = []
     for size in sorted({min(sizes), max(sizes)}) if sizes else []:

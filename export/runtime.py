@@ -353,22 +353,25 @@ class Model:
     def call(self, name: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """A signature as it is in the file."""
         try:
-            if name not in self._runners:
-                self._runners[name] = self._interpreter.get_signature_runner(name)
-            return self._runners[name](**inputs)
+            return self._runner(name)(**inputs)
         except (RuntimeError, ValueError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"LiteRT can't run '{name}' of '{self.path}': the file is damaged, or an array has another shape or "
                 f"dtype than `info` says. LiteRT says: {_first_line(error)}"
             ) from error
 
+    def _runner(self, name: str) -> Any:
+        if name not in self._runners:
+            self._runners[name] = self._interpreter.get_signature_runner(name)
+        return self._runners[name]
+
     def as_integers(self, name: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """What a file of integers takes for these floats: scale · (integer − zero point) is nearest to each."""
-        told = self._interpreter.get_signature_runner(name).get_input_details()
+        told = self._runner(name).get_input_details()
         return {key: _to_integers(value, told[key]) for key, value in inputs.items()}
 
     def _floats_of(self, name: str, outputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        told = self._interpreter.get_signature_runner(name).get_output_details()
+        told = self._runner(name).get_output_details()
         return {key: _to_floats(value, told[key]) for key, value in outputs.items()}
 
     def _read_info(self, names: dict[str, Any]) -> dict[str, Any]:

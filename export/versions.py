@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-OLDEST = "2.7"  # the oldest that is tried (`tests/export/test_export_old_runtimes.py`)
+OLDEST = "2.7"  # the oldest that is tried (`tests/export/test_export_networks.py`)
 
 #: By operator: the version from which on it needs a newer release than `OLDEST`, and which. (From
 #: tensorflow/lite/tools/versioning/runtime_version.cc and the kernels' registrations; integers beyond int32 and 16-bit

@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import functools
-import io
 import os
 import statistics
 import sys
@@ -21,6 +20,7 @@ import numpy as np
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 from common import spread, store
+from contestants import by_keras, by_kvae
 
 import kvae
 from kvae.export.litert import PRECISIONS
@@ -30,28 +30,11 @@ LATENTS, SIZES = 16, (1, 32)
 OURS, KERAS, ONNX = "kvae, float32", "Keras's export(format='litert')", "onnxruntime"
 
 
-class Decoder(keras.Model):
-    """z to the mean of x, what every contestant computes."""
-
-    def __init__(self, vae: kvae.VAE):
-        super().__init__()
-        self.decoder, self.likelihood = vae.decoder, vae.likelihood
-
-    def call(self, z: Any) -> Any:
-        return self.likelihood.mean(self.decoder(z))
-
-
 def contestants(vae: kvae.VAE, folder: Path, size: int, threads: int) -> dict[str, Callable[[], Any]]:
     z = np.random.default_rng(0).normal(size=(size, LATENTS)).astype("float32")
-    tensor, model = tf.constant(z), Decoder(vae)
-    model.build((size, LATENTS))
+    tensor, model = tf.constant(z), by_keras(vae, folder / f"keras_{size}.tflite", size)
     graph = tf.function(model, input_signature=[tf.TensorSpec((None, LATENTS), tf.float32)])
     loaded = tf.saved_model.load(str(folder / "saved_model"))
-    with contextlib.redirect_stdout(io.StringIO()):
-        model.export(
-            folder / f"keras_{size}.tflite", format="litert", verbose=False,
-            input_signature=[keras.InputSpec(shape=(size, LATENTS), dtype="float32")],
-        )  # fmt: skip
     runs: dict[str, Callable[[], Any]] = {
         "model.predict": lambda: model.predict(z, verbose=0),
         "tf.function": lambda: graph(tensor).numpy(),
@@ -126,11 +109,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         settings = {"precisions": PRECISIONS, "batch_sizes": SIZES}
-        try:
-            kvae.export.export(vae, folder, validation=images, with_onnx=True, **settings)
-        except kvae.export.ExportError as error:
-            print(f"without ONNX: {error}")
-            kvae.export.export(vae, folder, validation=images, **settings)
+        by_kvae(vae, folder, validation=images, **settings)
         results["bytes"] = {file.name: file.stat().st_size for file in sorted(folder.glob("vae_*.tflite"))}
         for size in SIZES:
             times = microseconds(contestants(vae, folder, size, options.threads), options.rounds)

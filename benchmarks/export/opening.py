@@ -4,8 +4,6 @@ Each contestant opens its file in a process of its own, after its runtime has be
 """
 
 import argparse
-import contextlib
-import io
 import json
 import os
 import statistics
@@ -21,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import keras
 import numpy as np
 from common import spread, store
+from contestants import by_keras, by_kvae
 
 import kvae
 from kvae.export.litert import PRECISIONS
@@ -64,36 +63,13 @@ print(json.dumps([opening, memory, float(np.percentile(times, 10))]))
 """
 
 
-class Decoder(keras.Model):
-    """z to the mean of x, what every contestant computes."""
-
-    def __init__(self, vae: kvae.VAE):
-        super().__init__()
-        self.decoder, self.likelihood = vae.decoder, vae.likelihood
-
-    def call(self, z: Any) -> Any:
-        return self.likelihood.mean(self.decoder(z))
-
-
 def files(vae: kvae.VAE, folder: Path, size: int) -> dict[str, Path]:
     """The contestants' files for batches of this size."""
     images = np.random.default_rng(0).random((64, *vae.image_shape), dtype="float32")
     settings = {"validation": images, "precisions": PRECISIONS, "batch_sizes": (size,)}
-    found: dict[str, Path] = {}
-    try:
-        kvae.export.export(vae, folder, with_onnx=True, **settings)
-        found[ONNX] = folder / "onnx" / "decode.onnx"
-    except kvae.export.ExportError as error:
-        print(f"without ONNX: {error}")
-        kvae.export.export(vae, folder, **settings)
-    model = Decoder(vae)
-    model.build((size, LATENTS))
-    with contextlib.redirect_stdout(io.StringIO()):
-        model.export(
-            folder / "keras.tflite", format="litert", verbose=False,
-            input_signature=[keras.InputSpec(shape=(size, LATENTS), dtype="float32")],
-        )  # fmt: skip
+    found = {ONNX: folder / "onnx" / "decode.onnx"} if by_kvae(vae, folder, **settings) else {}
     found[KERAS] = folder / "keras.tflite"
+    by_keras(vae, found[KERAS], size)
     return {**found, **{path.stem: path for path in sorted(folder.glob("*_*.tflite"))}}
 
 

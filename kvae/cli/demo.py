@@ -36,5 +36,6 @@ def demo(
     say(f"""
 The report:   {run / "report.html"}
 New digits:   {"not drawn" if drawn.failed else out / "samples.png"}
-For a phone:  {files / "vae_int8.tflite"}
+For an app:   {files / "decoder_int8.tflite"}
+Everything:   {files / "vae_int8.tflite"}
 Next:         kvae train mnist --latent-dim 2    (downloads MNIST, unless TFDS_DATA_DIR has it)""")

@@ -151,7 +151,7 @@ def show_export(report: dict[str, Any], out: Path) -> None:
         does = artifact["behaviour"] or {}
         decode = does.get("latency_us", {}).get(f"decode_{min(report['model']['batch_sizes'])}", {}).get("1")
         images = [
-            check["max_abs_error"]
+            check["max_abs_error"] / (255 if check["dtype"] == "uint8" else 1)
             for signature in artifact["signatures"].values()
             for name, check in signature["outputs"].items()
             if name in ("image", "reconstruction")

@@ -7,14 +7,13 @@ import sklearn.datasets
 import tensorflow as tf
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
-from ai_edge_litert.tools import flatbuffer_utils
 from keras import layers, ops
 
 import kvae
 from kvae.export import integer, litert, networks, runtime
 from kvae.export.endpoints import endpoints_of
 from kvae.export.errors import ExportError
-from kvae.export.flatbuffer import SERVING_DEFAULT, Named
+from kvae.export.flatbuffer import SERVING_DEFAULT, Editable, Named
 from kvae.export.reference import run_keras
 
 pytestmark = pytest.mark.slow
@@ -89,18 +88,15 @@ def scored(images):
     return {"image": images, "seed": runtime.seed_words(7), "index": np.arange(len(images), dtype="int32")}
 
 
-def unpacked(data):
-    return flatbuffer_utils.read_model_from_bytearray(bytearray(data))
-
-
 def operators(data, signature):
     """Kind, name and the types of inputs and outputs of each operator of a signature."""
-    model = unpacked(data)
+    file = Editable(data)
+    model = file.model
     (index,) = (s.subgraphIndex for s in model.signatureDefs if s.signatureKey.decode() == signature)
     tensors = model.subgraphs[index].tensors
     for operator in model.subgraphs[index].operators:
         yield (
-            networks.kinds(model)[operator.opcodeIndex],
+            file.kinds[operator.opcodeIndex],
             tensors[operator.outputs[0]].name.decode(),
             {tensors[i].type for i in (*operator.inputs, *operator.outputs) if i >= 0},
         )
@@ -195,7 +191,7 @@ def decoder(request, folder, calibration):
 
 def check_integers(data, io, signature=SERVING_DEFAULT):
     """One subgraph, no float anywhere, and inputs and outputs of the dtype with their scales."""
-    model = unpacked(data)
+    model = Editable(data).model
     (subgraph,) = model.subgraphs
     assert [s.signatureKey for s in model.signatureDefs] == [signature.encode()]
     types = set().union(*(types for _, _, types in operators(data, signature)))
@@ -214,10 +210,10 @@ def test_a_decoder_in_integers(decoder):
     assert check_integers(data, io) == ["z", "image"]
     assert len(data) < 50_000  # with 34,000 weights of a byte each
     # Kernels that know the first version only, and older runtimes with one scale for each dense layer, run it as well.
-    model = unpacked(data)
-    versions = dict(zip(networks.kinds(model).values(), (code.version for code in model.operatorCodes)))
+    file = Editable(data)
+    model, versions = file.model, file.operators
     assert versions["DEPTH_TO_SPACE"] == 1
-    (dense,) = (o for o in model.subgraphs[0].operators if networks.kinds(model)[o.opcodeIndex] == "FULLY_CONNECTED")
+    (dense,) = (o for o in model.subgraphs[0].operators if file.kinds[o.opcodeIndex] == "FULLY_CONNECTED")
     assert len(model.subgraphs[0].tensors[dense.inputs[1]].quantization.scale) == 1
 
 
