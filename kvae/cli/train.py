@@ -170,14 +170,6 @@ def train(
         int,
         typer.Option("--workers", min=1, help="Processes that train together: here, or on the machines of TF_CONFIG."),
     ] = 1,
-    data_service: Annotated[
-        str | None,
-        typer.Option(
-            metavar="grpc://HOST:PORT",
-            help="A tf.data service that reads training images for this process.",
-            show_default=False,
-        ),
-    ] = None,
     worker_timeout: Annotated[float, typer.Option(min=1, help="Seconds within which all workers must have met.")] = 120,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that is there.")] = False,
 ) -> None:
@@ -204,11 +196,6 @@ def train(
     if not workers.is_worker() and (num_workers == 1 or workers.Cluster.of(num_workers).has_chief):
         check_target(run, overwrite)
     parsed = _parse_size(size)
-    if data_service is not None and (deterministic or num_workers > 1):
-        raise CommandError(
-            "--data-service reads in an order of its own, for one process: leave out "
-            + ("--deterministic" if deterministic else "--workers")
-        )
     if start is not None and not (start / "model.keras").is_file():
         raise CommandError(f"Expected --from a folder made by `kvae train`. Received: {start}")
     if num_workers > 1 and not workers.is_worker():
@@ -229,7 +216,7 @@ def train(
         network=network.value, binarize=binarize.value, size=parsed, grayscale=grayscale,
         value_range=value_range, background=background, key=key, patience=patience,
         precision=precision.value, ema=ema, xla=xla,
-        deterministic=deterministic, data_service=data_service,
+        deterministic=deterministic,
     )  # fmt: skip
     if recipe is not None:
         settings = settings.with_recipe({name for name in context.params if _was_given(context, name)})
@@ -271,8 +258,6 @@ def _go_on(
             return
         _score(run, samples, debug)
     elif num_workers > 1:
-        if unfinished.settings_of(run).get("data_service"):
-            raise CommandError(f"{run} reads from a tf.data service, which is for one process: leave out --workers")
         _check_shares(unfinished.settings_of(run)["batch_size"], num_workers)
         if workers.train(arguments, run, num_workers, worker_timeout, overwrite=False):
             _score(run, samples, debug)

@@ -109,7 +109,6 @@ class Settings:
     ema: float = 0.0
     xla: bool = False
     deterministic: bool = False
-    data_service: str | None = None
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Settings":
@@ -427,10 +426,7 @@ def fit(
             resume,
             *([UpToNextEpoch()] if resume.batch else []),
         ]
-        batches = functools.partial(
-            images.split, "train", shuffle=True, labels=labels, epoch=first, service=settings.data_service,
-            seed=settings.seed,
-        )  # fmt: skip
+        batches = functools.partial(images.split, "train", shuffle=True, labels=labels, epoch=first, seed=settings.seed)
         batches = functools.partial(batches, skip=done_of(batches, resume.batch, images.counts_are_exact))
         try:
             with unfinished.stoppable(resume):

@@ -12,8 +12,7 @@ import tensorflow as tf
 
 from kvae.data import pipeline
 from kvae.data.catalogue import Catalogue, Changes, Splits, find
-from kvae.data.errors import DataError
-from kvae.data.service import check, check_split, said
+from kvae.data.errors import DataError, message_of
 from kvae.data.splits import NAMES, NEW, Source, no_such_split
 
 
@@ -128,7 +127,6 @@ class Data:
         epoch: int = 0,
         skip: int = 0,
         worker: tuple[int, int] = (0, 1),
-        service: str | None = None,
         seed: int | None = None,
     ) -> tf.data.Dataset:
         """One split as a dataset of `x` (B, H, W, C) or `(x, label (B,))`.
@@ -145,19 +143,12 @@ class Data:
             skip: when shuffled, how many batches of a pass are left out: to go on within one.
             worker: when shuffled, `(index, count)`: the part of every batch that is this worker's. All of them together
                 have the batches of one process (those of a streamed TFDS set are of each worker's own files).
-            service: when shuffled, the address `grpc://HOST:PORT` of a tf.data service that reads and decodes for this
-                process: TFRecord files and prepared sets that are streamed, in an order of its own on each pass. A
-                streamed TFRecord file's pixels are those of a pass without it, but for EXIF rotations, which aren't
-                applied, and, by a level or so, colour images in a grey set.
             seed: of the order and the binary draws, instead of the one given to `load`.
 
         Raises:
             DataError: for an unknown or empty split, labels where there are none, a limit below 1, a skip that
-                leaves no batch, workers among whom a batch can't be divided, or a service that doesn't answer, or
-                can't read this source.
-            tf.errors.OpError: while the dataset is read, where it can't go on: `DataLossError` for a damaged file of a
-                streamed prepared set; with a service for a damaged record or one of another size (the message names
-                the file). A service that is lost, or one of its workers, is no error: TensorFlow waits for it.
+                leaves no batch, or workers among whom a batch can't be divided.
+            tf.errors.DataLossError: while the dataset is read, for a damaged file of a streamed prepared set.
 
         Example:
             >>> import kvae
@@ -184,14 +175,6 @@ class Data:
                 f"{self.name}: expected a shuffled split, and batches of a multiple of {workers} images for {workers} "
                 f"workers. Received: worker={worker}, batch_size={plan.batch_size}, shuffle={shuffle}"
             )
-        if service is not None:
-            if not shuffle or limit is not None or workers > 1:
-                raise DataError(
-                    f"{self.name}: a tf.data service is for whole training passes of one process: a shuffled split, "
-                    f"without a limit. Received: shuffle={shuffle}, limit={limit}, worker={worker}"
-                )
-            check_split(self.source.splits[name], self.name)
-            plan = replace(plan, service=check(service))
         return pipeline.batches(self.source.splits[name], count, plan)
 
     def _plan(self, name: str, batch_size: int | None, **options: Any) -> pipeline.Plan:
@@ -334,7 +317,7 @@ class Data:
                 filled += len(x)
         except tf.errors.OpError as error:
             raise DataError(
-                f"{self.name}: the {split} split can't be read to the end. Received: {said(error)}"
+                f"{self.name}: the {split} split can't be read to the end. Received: {message_of(error)}"
             ) from error
         if labels is None or np.all(labels[:filled] < 0):  # -1 for each, as sets whose test labels are secret have it
             return images[:filled], None

@@ -18,11 +18,21 @@ import tensorflow as tf
 from kvae.data.catalogue import Catalogue, stretch_keys
 from kvae.data.decoding import Decoder, Picture
 from kvae.data.depth import EIGHT_BIT, UNIT, as_uint8, extremes, found_range, in_unit, is_eight_bit, kind_of
-from kvae.data.errors import DataError
+from kvae.data.errors import DataError, message_of
 from kvae.data.images import check_channels, check_shape, composite, convert, is_grey
 from kvae.data.notices import Notices, warn_dark, where_first
-from kvae.data.service import how_many, of_files, said
-from kvae.data.splits import Memory, MemorySplit, Request, Share, Source, Split, StreamSplit, no_global_seed, part_sizes
+from kvae.data.splits import (
+    Memory,
+    MemorySplit,
+    Request,
+    Share,
+    Source,
+    Split,
+    StreamSplit,
+    buffer_size,
+    no_global_seed,
+    part_sizes,
+)
 
 PREPARED = "dataset_info.json"  # in the folder of a set that is prepared
 PROBE = 256  # images looked at to tell 0/1 from 0..255
@@ -157,17 +167,6 @@ class _Reader:
         )
         return dataset.map(self._pair)
 
-    def native(self, instruction: str) -> tf.data.Dataset:
-        """(image, label) as they are stored, by TensorFlow's own operations, the files in any order."""
-        files = self.builder.info.splits[instruction].file_instructions
-        wanted, features = self._wanted(), self.builder.info.features
-        features = features if wanted is None else wanted.extract_features(features)
-        firsts, counts = np.array([(file.skip, file.take) for file in files], np.int64).T
-        return of_files(
-            [str(Path(file.filename).resolve()) for file in files], firsts, firsts + counts,
-            lambda record: self._pair(features.deserialize_example(record)), self.shape,
-        )  # fmt: skip
-
     def _wanted(self) -> Any:
         """What is decoded; None for everything, which is all that there is."""
         import tensorflow_datasets as tfds
@@ -253,11 +252,9 @@ class _Reader:
 
     def split(self, instruction: str, count: int, cache_bytes: int) -> Split:
         """In memory if it fits; read when it is first needed."""
-        import tensorflow_datasets as tfds
-
         if count * self.decode.bytes <= cache_bytes:
             return MemorySplit(Memory(lambda: self._read(instruction, count)), np.arange(count))
-        buffer = how_many(self.decode.bytes, cache_bytes, *SHUFFLE_BUFFER)
+        buffer = buffer_size(self.decode.bytes, cache_bytes, *SHUFFLE_BUFFER)
 
         def elements(key: tf.Tensor | None, limit: int, share: Share) -> tf.data.Dataset:
             if key is None:
@@ -266,8 +263,7 @@ class _Reader:
             with no_global_seed():
                 return dataset.shuffle(buffer, seed=key, reshuffle_each_iteration=False)
 
-        is_native = not self.is_converted and self.builder.info.file_format is tfds.core.FileFormat.TFRECORD
-        return StreamSplit(count, elements, native=(lambda: self.native(instruction)) if is_native else None)
+        return StreamSplit(count, elements)
 
     def _read(self, instruction: str, count: int) -> tuple[np.ndarray, np.ndarray | None]:
         images, labels = np.empty((count, *self.shape), self.decode.dtype), np.empty(count, np.int64)
@@ -287,7 +283,7 @@ class _Reader:
         except tf.errors.OpError as error:
             raise DataError(
                 f"{self.builder.name}: its files in {self.builder.data_dir} can't be read to the end; prepare the set "
-                f"anew. Received: {said(error)}"
+                f"anew. Received: {message_of(error)}"
             ) from error
 
 

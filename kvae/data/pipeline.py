@@ -5,8 +5,7 @@ shuffled themselves: their row numbers are, and a batch is gathered from one ten
 
 Every random choice is a function of the caller's seed and of the place where it is made: the order of a
 training pass and its binary draws of `(seed, pass, batch)`; the fixed draws for evaluation of `(seed, split,
-position in the split)`, whatever the batch size. The global seed of TensorFlow changes none of them. Only a
-tf.data service has an order of its own (`kvae.data.service`).
+position in the split)`, whatever the batch size. The global seed of TensorFlow changes none of them.
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from kvae.data import service
 from kvae.data.splits import MemorySplit, Share, Split, StreamSplit
 
 BINARIZE = ("none", "threshold", "stochastic")
@@ -45,7 +43,6 @@ class Plan:
         skip: leave out the first batches of every pass, which are done already.
         numbers: with `labels`, elements are `(x, [label, number of the image in its source])`.
         worker: `(index, count)` of the worker whose part of each batch this is.
-        service: address of a tf.data service that reads a training pass.
     """
 
     image_shape: tuple[int, int, int]
@@ -60,7 +57,6 @@ class Plan:
     skip: int = 0
     numbers: bool = False
     worker: tuple[int, int] = (0, 1)
-    service: str | None = None
 
     @property
     def share(self) -> Share:
@@ -73,7 +69,7 @@ def batches(split: Split, count: int, plan: Plan) -> tf.data.Dataset:
         dataset = _from_memory(split, count, plan)
     else:
         dataset = _from_stream(split, count, plan)
-    if isinstance(split, MemorySplit) or plan.service or (split.exact and plan.share.of == 1):
+    if isinstance(split, MemorySplit) or (split.exact and plan.share.of == 1):
         batches_left = -(-count // plan.batch_size) - plan.skip
         dataset = dataset.apply(tf.data.experimental.assert_cardinality(batches_left))
     options = tf.data.Options()
@@ -167,11 +163,7 @@ def _read(split: StreamSplit, count: int, plan: Plan) -> tf.data.Dataset:
         return (*element, tf.stack([key, number]))
 
     def one_pass(key: tf.Tensor) -> tf.data.Dataset:
-        if plan.service:
-            dataset = service.distributed(split, plan.batch_size, plan.service)
-        else:
-            dataset = split.elements(key, count, share).batch(share.local_size)
-        numbered = dataset.enumerate().skip(plan.skip)
+        numbered = split.elements(key, count, share).batch(share.local_size).enumerate().skip(plan.skip)
         return numbered.map(_plain(lambda number, element: keyed(number, element, key)))
 
     if plan.shuffle:

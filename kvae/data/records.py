@@ -43,7 +43,6 @@ from kvae.data.images import scale_of
 from kvae.data.layout import splits_of_files
 from kvae.data.notices import Notices, warn_dark, where, where_first
 from kvae.data.pillow import Unreadable
-from kvae.data.service import MEMORY, how_many, of_files
 from kvae.data.splits import (
     NAMES,
     Memory,
@@ -53,16 +52,17 @@ from kvae.data.splits import (
     Source,
     Split,
     StreamSplit,
+    buffer_size,
     no_global_seed,
     part_sizes,
 )
 
 NAME = re.compile(r"\.tfrecords?($|[-.])")
 IMAGE, LABEL = ("image/encoded", "image"), ("image/class/label", "label")
-DEEP_PNG = r"\CPNG\C{20}(\x10\C*|\C[\x04\x06]\C*|\C*tRNS\C*)"  # before its pixels: 16 bits, an alpha channel or key
 HEADER, FOOTER = 12, 4  # bytes around the data of a record
 STRETCH = 64  # records that are read at once
 PROBE = 256  # images looked at to tell 0/1 from 0..255, and grey from colour
+MEMORY = 64 << 20  # bytes of images that are shuffled at once, at least
 SHUFFLE_BUFFER = STRETCH, 2_048  # images among which the next one is drawn: least and most; stretches are shuffled, too
 
 
@@ -268,7 +268,6 @@ class RecordReader:
         self.name, self.shards, self.request = name, shards, request
         self.total = sum(shard.count for shard in shards)
         self.memory = max(request.cache_bytes, MEMORY)
-        self.is_plain = False  # whether TensorFlow's own operations give the same pixels; known after `probe`
         self.decode = Decoder((0, 0, 0))
         self.notices = Notices(name, self.decode)
         self.known_bad: set[int] = set()
@@ -299,9 +298,6 @@ class RecordReader:
                 f"{tries[0][0]}: {tries[0][1]}"
             )
         self._use(decoder_for(self.name, headers, self.request))
-        is_changed = self.request.size is not None or self.request.grayscale is not None
-        is_deep = self.decode.depth != EIGHT_BIT or self.decode.value_range is not None
-        self.is_plain = not (is_changed or is_deep or any(header.has_alpha for _, header in headers))
         return [content for _, content in contents]
 
     def find_range(self, splits: dict[str, list[Stretch]]) -> None:
@@ -348,7 +344,7 @@ class RecordReader:
         """Read on every pass."""
         count = sum(stretch.end - stretch.first for stretch in stretches)
         table = np.array(stretches, np.int64).reshape(-1, 4)
-        buffer = how_many(self.decode.bytes, self.memory, *SHUFFLE_BUFFER)
+        buffer = buffer_size(self.decode.bytes, self.memory, *SHUFFLE_BUFFER)
 
         def numbered(key: tf.Tensor | None, limit: int, share: Share) -> tf.data.Dataset:
             order = tf.constant(table)
@@ -370,39 +366,7 @@ class RecordReader:
             labelled,
             exact=False,
             numbered=lambda limit: numbered(None, limit, Share(1)),
-            native=(lambda: self._native(stretches)) if self.is_plain else None,
         )
-
-    def _native(self, stretches: list[Stretch]) -> tf.data.Dataset:
-        """All of them by TensorFlow's own operations. What is damaged ends the pass.
-
-        Pixels are those of `Decoder`, but for colour images where the set is grey: by one level, or, for a JPEG, by
-        some. Formats are PNG, JPEG, GIF and BMP; an EXIF rotation isn't applied. A PNG of 16 bits, or one with
-        transparency, ends the pass, too.
-        """
-        parts: dict[int, tuple[int, int]] = {}  # of each file: first record, and behind the last
-        for stretch in stretches:
-            parts[stretch.shard] = (parts.get(stretch.shard, (stretch.first, 0))[0], stretch.end)
-        files = [str(self.shards[shard].path.resolve()) for shard in parts]
-        firsts, ends = np.array(list(parts.values()), np.int64).T
-        image, label = tf.io.VarLenFeature(tf.string), tf.io.VarLenFeature(tf.int64)
-        features = {**dict.fromkeys(IMAGE, image), **dict.fromkeys(LABEL, label)}
-
-        def parsed(example: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            found = tf.io.parse_single_example(example, features)
-            images, labels = (tf.concat([found[key].values for key in keys], 0) for keys in (IMAGE, LABEL))
-            content, channels = images[0], self.shape[2]
-            is_deep = tf.strings.regex_full_match(tf.strings.split(content, "IDAT", maxsplit=1)[0], DEEP_PNG)
-            refused = tf.debugging.Assert(~is_deep, ["A tf.data service reads no PNG of 16 bits or with transparency"])
-            with tf.control_dependencies([refused]):
-                pixels = tf.cond(
-                    tf.io.is_jpeg(content),
-                    lambda: tf.io.decode_jpeg(content, channels, dct_method="INTEGER_ACCURATE"),  # as Pillow does
-                    lambda: tf.io.decode_image(content, channels, expand_animations=False),
-                )
-            return pixels, tf.concat([labels, [-1]], 0)[0]
-
-        return of_files(files, firsts, ends, parsed, self.shape)
 
     def _in_graph(self, stretch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         images, found = tf.numpy_function(

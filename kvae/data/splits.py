@@ -131,15 +131,12 @@ class StreamSplit:
         exact: False where images may turn out unreadable on the way.
         numbered: `numbered(limit)` is as `elements(None, limit)`, with `[label, number in the source]` for labels;
             None where the numbers are the positions in the split.
-        native: `native()` is all `(image, label)`, files in any order, read by TensorFlow's own operations alone, which
-            other processes can run, too; None where that can't be.
     """
 
     count: int
     elements: Callable[[tf.Tensor | None, int, Share], tf.data.Dataset]
     exact: bool = True
     numbered: Callable[[int], tf.data.Dataset] | None = None
-    native: Callable[[], tf.data.Dataset] | None = None
 
 
 Split = MemorySplit | StreamSplit
@@ -161,6 +158,16 @@ class Source:
     decode: Decoder | None = None  # of a folder: what reads its files
     value_range: Range | None = None  # what became 0 and 1; None where the type of the values says it
     catalogue: Catalogue | None = None
+
+
+def buffer_size(image_bytes: int, memory: int, least: int, most: int) -> int:
+    """Images to shuffle at once: as many as `memory` bytes hold, from `least` to `most`.
+
+    Example:
+        >>> [buffer_size(side * side * 3, 64 << 20, 128, 4096) for side in (64, 128, 1024)]
+        [4096, 1365, 128]
+    """
+    return max(least, min(most, memory // image_bytes))
 
 
 def part_sizes(count: int, fractions: tuple[float, ...], what: str) -> list[int]:

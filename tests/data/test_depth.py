@@ -7,12 +7,11 @@ import warnings
 
 import numpy as np
 import pytest
-import tensorflow as tf
 import tensorflow_datasets as tfds
 from PIL import Image
 
 import kvae
-from kvae.data import DataError, DataWarning, records
+from kvae.data import DataError, DataWarning
 
 from .pictures import write_examples
 from .test_named import write_set
@@ -360,39 +359,3 @@ def test_stochastic_draws_are_the_same_from_memory_and_streamed(tmp_path):
     one, two = (kvae.data.load(tmp_path, cache_bytes=n, **options).arrays("train")[0] for n in (1 << 30, 0))
     np.testing.assert_array_equal(one, two)
     assert set(np.unique(one)) == {0, 1}
-
-
-def test_a_service_does_not_read_them(tmp_path):
-    write_examples(tmp_path / "a.tfrecord", [png(image) for image in TWELVE_BIT])
-    data = kvae.data.load(tmp_path, cache_bytes=0, value_range=(0, 65535))
-    with pytest.raises(DataError, match="more than 8 bits"):
-        data.split("train", shuffle=True, service="grpc://localhost:1")
-
-
-@pytest.mark.slow
-def test_images_met_later_end_a_pass_of_a_service(tmp_path):
-    """TensorFlow's own decoder would drop the low bits, and the alpha channel, without a word."""
-
-    def encoded(array, **options):
-        file = io.BytesIO()
-        (array if isinstance(array, Image.Image) else Image.fromarray(array)).save(file, "PNG", **options)
-        return file.getvalue()
-
-    grey = np.zeros(SHAPE, np.uint8)
-    palette = Image.fromarray(grey).convert("P")
-    later = {
-        "16 bits": png(TWELVE_BIT[0]),
-        "alpha": encoded(np.zeros((*SHAPE, 2), np.uint8)),
-        "key": encoded(grey, transparency=0),
-        "palette": encoded(palette, transparency=bytes([9] * 255)),
-        "none": encoded(palette),
-    }
-    for name, content in later.items():
-        write_examples(tmp_path / "a.tfrecord", [encoded(grey)] * records.PROBE + [content])
-        data = kvae.data.load(tmp_path, cache_bytes=0, validation_fraction=0, test_fraction=0)
-        native = data.source.splits["train"].native()
-        if name == "none":
-            assert len(list(native)) == records.PROBE + 1
-        else:
-            with pytest.raises(tf.errors.InvalidArgumentError, match="no PNG of 16 bits or with transparency"):
-                list(native)
