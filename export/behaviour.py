@@ -104,6 +104,14 @@ def cost(path: Path) -> dict[str, Any]:
     return {"latency_us": latency, **_cold_start(path)}
 
 
+def first_latency(path: Path) -> float:
+    """Microseconds of a call of a LiteRT file's first signature, at its smallest batch size, on one thread."""
+    with quiet():
+        model = runtime.load(path, num_threads=1)
+        endpoint, signature = next(iter(model.info["signatures"].items()))
+        return _latency(model, endpoint, min(signature["batch_sizes"], default=1))
+
+
 def _latency(model: runtime.Model, endpoint: str, size: int) -> float:
     inputs = {
         name: np.zeros([size if length == "B" else length for length in spec["shape"]], spec["dtype"])

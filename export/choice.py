@@ -1,4 +1,4 @@
-"""The choice of precisions="auto": the smallest file that loses little enough."""
+"""The choice of precisions="auto": the smallest file that loses little enough and is no slow one."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -6,10 +6,13 @@ from typing import Any
 from kvae.export.checks import Images
 from kvae.export.errors import ExportError
 
+#: How much longer than the fastest file a smaller one may take: with transposed convolutions, int8 can be slower.
+SLOWER = 1.5
+
 
 @dataclass
 class Choice:
-    """For precisions="auto": the smallest file that loses no more than the budgets.
+    """For precisions="auto": the smallest file that loses no more than the budgets, and isn't much slower than others.
 
     Attributes:
         budgets: largest losses.
@@ -17,6 +20,7 @@ class Choice:
         apart: whether the report's numbers are of other images.
         lost: what each precision loses.
         bytes: of a file with all that is wanted, in each precision.
+        latency_us: of its first signature, in each precision: microseconds on one thread.
         refused: why a file was not even verified.
     """
 
@@ -25,6 +29,7 @@ class Choice:
     apart: bool
     lost: dict[str, dict[str, float]] = field(default_factory=dict)
     bytes: dict[str, int] = field(default_factory=dict)
+    latency_us: dict[str, float] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -45,8 +50,10 @@ class Choice:
         tells = {"nats_lost": "score", "accuracy_lost": "classify"}
         return [tells[name] for name in self.budgets]
 
-    def smallest(self) -> str:
-        """The precision of the smallest file within the budgets; ExportError if there is none."""
+    def best(self) -> str:
+        """The precision of the smallest file within the budgets that takes at most 1.5 times as long as the fastest
+        of them; ExportError if there is none.
+        """
         good = [
             precision
             for precision, lost in self.lost.items()
@@ -57,7 +64,9 @@ class Choice:
                 f"Expected a precision that loses at most {_losses(self.budgets)}. Received: "
                 + (", ".join(f"{name} loses {_losses(losses)}" for name, losses in self.lost.items()) or "none at all")
             )
-        return min(good, key=lambda precision: self.bytes[precision])
+        longest = SLOWER * min(self.latency_us[precision] for precision in good)
+        fast = [precision for precision in good if self.latency_us[precision] <= longest]
+        return min(fast, key=lambda precision: self.bytes[precision])
 
     def warnings(self) -> list[str]:
         if self.apart:
@@ -75,6 +84,7 @@ class Choice:
             "budgets": self.budgets,
             "lost": self.lost,
             "bytes": self.bytes,
+            "latency_us": self.latency_us,
             "refused": self.refused,
         }
 

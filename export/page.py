@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from kvae.export.choice import SLOWER
 from kvae.export.pictures import Pictures, groups
 
 TEMPLATE = "export.html.jinja"
@@ -77,7 +78,11 @@ def render(report: dict[str, Any], pictures: list[Pictures]) -> str:
         wins=_wins(whole) if len(whole) > 1 else [],
         weights=WEIGHTS,
         budgets=_losses_of(choice.get("budgets") or {}),
-        losses=[(path, _losses_of(losses)) for path, losses in (choice.get("lost") or {}).items()],
+        losses=[
+            (path, _losses_of(losses), (choice.get("latency_us") or {}).get(path))
+            for path, losses in (choice.get("lost") or {}).items()
+        ],
+        slower=SLOWER,
         quality=_table(_quality(report), files),
         cost=_table(_cost(report), [file for file in files if "cold_start_ms" in file["does"]]),
         largest=max((file["bytes"] for file in files), default=1),

@@ -38,7 +38,7 @@ from kvae.export.console import quiet
 from kvae.export.endpoints import Signature, signatures_of
 from kvae.export.errors import ExportError
 from kvae.export.networks import in_networks
-from kvae.export.reference import Reference, Run, conditions_in_turn, run_keras
+from kvae.export.reference import WIDEST, Reference, Run, conditions_in_turn, run_keras
 from kvae.export.verify import Artifact, open_saved_model, verify_litert, verify_saved_model
 from kvae.export.versions import oldest_runtime
 from kvae.files import public_name
@@ -48,7 +48,6 @@ KINDS = ("vae", "autoencoder", "classifier")
 DEFAULT_PRECISIONS = ("float32", "int8")
 BATCH_SIZES = (1, 16)
 CALIBRATED = 128  # images, and latents, that show full_int8 the ranges of its activations
-WIDEST = 2.0  # temperature up to which latents are within these ranges
 SHOWN = 16  # images in the page's pictures
 #: Networks that can be had as a file of their own: its signature for one batch size.
 NETWORKS = {"decoder": "decode", "encoder": "encode", "classifier": "classify"}
@@ -125,7 +124,7 @@ def export(
             in 8 bits, activations quantised on the fly), "full_int8" (both, with calibrated ranges), "integer" (no
             float at all, also where it goes in and out, for NPUs: files of `networks`, or of a classifier, alone); or
             "auto", the smallest that loses no more than `budget_nats` and `budget_accuracy` on `validation`, whichever
-            can be measured.
+            can be measured, and takes at most 1.5 times as long as the fastest of those that do so.
         budget_nats: for "auto": largest loss of ELBO.
         batch_sizes: of the LiteRT signatures. With None among them, there is also one for any batch size, named
             `decode`, …; LiteRT.js can't use it.
@@ -151,7 +150,8 @@ def export(
     Returns:
         What is in `report.json`: `packages`, `model`, `verification`, `warnings`, `refused` (files that aren't close
         enough to Keras, and why) and `artifacts`; with "auto" also
-        `choice`: the images that it was made on, the budgets, and what each file loses, or why it was refused.
+        `choice`: the images that it was made on, the budgets, and what each file loses and takes, or why it was
+        refused.
 
     Raises:
         ValueError: for another model, unknown precisions, or unusable images, labels, conditions, names, budgets or
@@ -295,7 +295,7 @@ class _Work:
                 calibration = self._calibration(needed, self.io) if precision == "full_int8" else None
                 converted[precision] = litert.quantize(float32, precision, calibration, in_networks(self.model))
         if choice is not None:
-            converted = self._smallest(converted, choice, needed, scratch)
+            converted = self._chosen(converted, choice, needed, scratch)
         for precision, data in converted.items():
             for file in self._files(precision):
                 step(f"writing and verifying {file.name}")
@@ -418,7 +418,7 @@ class _Work:
             budgets.check_nats(artifact.path, artifact.precision, does)
         return dataclasses.replace(artifact, behaviour=does | (behaviour.cost(path) if path else {}))
 
-    def _smallest(
+    def _chosen(
         self, converted: dict[str, bytes], choice: Choice, needed: tuple[Signature, ...], scratch: Path
     ) -> dict[str, bytes]:
         """The precision that is chosen: what each loses is told by a file with all that is wanted."""
@@ -433,8 +433,9 @@ class _Work:
                 does: dict[str, Any] = chosen_on.of(_opened(path))
                 choice.bytes[precision] = artifact.bytes
                 choice.lost[precision] = {name: does[name] for name in choice.budgets}
+                choice.latency_us[precision] = behaviour.first_latency(path)
         shutil.rmtree(scratch)
-        best = choice.smallest()
+        best = choice.best()
         return {best: converted[best]}
 
     def _calibration(self, signatures: Sequence[Signature], io: str) -> litert.Calibration:

@@ -18,7 +18,8 @@ from kvae.models import float32_compute
 ROWS = 101
 CHUNK = 256  # rows that Keras computes at once
 SEED = 0x0123456789ABCDEF  # both of its words matter
-TEMPERATURE = 0.8
+TEMPERATURE = 0.8  # of `generate`
+WIDEST = 2.0  # temperature of every other latent that is decoded: files have to be right there, too
 
 #: An opened model, in Keras or a file: endpoint and inputs for any number of rows, to outputs.
 Run = Callable[[str, dict[str, np.ndarray]], dict[str, np.ndarray]]
@@ -113,8 +114,12 @@ class Reference:
         }
         if hasattr(model, "decoder"):
             if hasattr(model, "prior"):
-                self.latent_source = "prior"
-                latents = np.asarray(model.prior.sample(rows, seed, condition=condition.get("condition")), "float32")
+                self.latent_source = f"prior, at temperatures 1 and {WIDEST:g}"
+                drawn = [
+                    np.asarray(model.prior.sample(rows, seed, t, condition=condition.get("condition")), "float32")
+                    for t in (1.0, WIDEST)
+                ]
+                latents = np.stack([drawn[row % 2][row] for row in range(rows)])
             else:
                 self.latent_source = "codes of the images"
                 latents = run_keras(model)("encode", {"image": pixels, **condition})["mean"]

@@ -296,11 +296,6 @@ def test_features_on_ray_are_those_of_one_machine(kvae_command, run_folder, tmp_
     assert done.status == 0, done.err
     assert "300 rows" in done.out
     assert parquet.read_table(several).to_pydict() == parquet.read_table(one).to_pydict()
-    Image.fromarray(rng.integers(0, 256, (9, 9), np.uint8)).save(tmp_path / "images" / "a" / "larger.png")
-    done = kvae_command("features", run_folder, tmp_path / "images", "--out", several, "--ray", "local")
-    assert done.status == 1
-    assert "images of one size" in done.err
-    assert done.err.count("\n") == 1
 
 
 def test_plot_draws_again(kvae_command, run_folder):

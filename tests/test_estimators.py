@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from scipy import stats
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
@@ -24,10 +25,19 @@ from kvae.features.transformer import VAETransformer
 QUICK = {"latent_dim": 2, "units": (16,), "epochs": 2, "batch_size": 32, "num_samples": 2}
 
 
+@pytest.fixture
+def eager():
+    """No graph is traced: of a few steps on a few rows, that would be most of the time."""
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
 # No check is expected to fail.
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Even though the `tf.config.experimental_run_functions_eagerly` option is set")
 @parametrize_with_checks([VAETransformer(**QUICK), AnomalyDetector(**QUICK)])
-def test_scikit_learns_own_suite(estimator, check):
+def test_scikit_learns_own_suite(estimator, check, eager):
     check(estimator)
 
 

@@ -91,9 +91,13 @@ def check(out, expected) -> None:
 
 
 def test_rows_of_a_folder(local_ray, model, pictures, expected, tmp_path):
+    """Written to a place that is named by its address."""
+    address = f"file://{tmp_path}/remote.parquet"
     with pytest.warns(kvae.data.DataWarning, match="left out 1 of 1200 images"):
-        assert on_ray(model, pictures, tmp_path / "out") == 1199
-    check(tmp_path / "out", expected)
+        assert on_ray(model, pictures, address) == 1199
+    check(tmp_path / "remote.parquet", expected)
+    with pytest.raises(ValueError, match=r"no Parquet file is yet\. Received: file://"):
+        on_ray(model, pictures, address)
     assert not ray.data.DataContext.get_current().execution_options.preserve_order  # as it was
     assert ray.is_initialized()
 
@@ -145,8 +149,9 @@ NAMES = {
 }
 
 
-@pytest.mark.parametrize("features", [("image/encoded", "image/class/label"), ("image", "label")])
-@pytest.mark.parametrize("names", NAMES)
+@pytest.mark.parametrize(
+    ("names", "features"), [("splits", ("image/encoded", "image/class/label")), ("one file", ("image", "label"))]
+)
 def test_rows_of_tfrecord_files(local_ray, model, pictures, tmp_path, names, features):
     contents = [path.read_bytes() for path in sorted(pictures.glob("b/0*.png"))]  # the first one is broken
     folder = tmp_path / "records"
@@ -164,12 +169,9 @@ def test_rows_of_tfrecord_files(local_ray, model, pictures, tmp_path, names, fea
     check(tmp_path / "out", expected)
 
 
-@pytest.mark.parametrize("kind", ["bytes", "Hugging Face"])
-def test_rows_of_parquet_files(local_ray, model, pictures, expected, tmp_path, kind):
+def test_rows_of_parquet_files(local_ray, model, pictures, expected, tmp_path):
     paths = sorted(path.relative_to(pictures).as_posix() for path in pictures.glob("[ab]/[01]*.png"))
-    contents: list = [(pictures / path).read_bytes() for path in paths]
-    if kind != "bytes":
-        contents = [{"bytes": content, "path": None} for content in contents]
+    contents = [(pictures / path).read_bytes() for path in paths]
     table = pa.table({"path": paths, "image": contents, "label": [int(path[0] == "b") for path in paths]})
     (tmp_path / "images").mkdir()
     parquet.write_table(table[:700], tmp_path / "images" / "0.parquet", row_group_size=300)
@@ -178,19 +180,12 @@ def test_rows_of_parquet_files(local_ray, model, pictures, expected, tmp_path, k
         on_ray(model, tmp_path / "images", tmp_path / "out")
     check(tmp_path / "out", expected)
     names = [f"image {i}" for i in range(700)]
-    parquet.write_table(table[:700].append_column("id", pa.array(names)), tmp_path / "named.parquet")
+    table = table.set_column(1, "image", pa.array([{"bytes": content, "path": None} for content in contents]))
+    parquet.write_table(table[:700].append_column("id", pa.array(names)), tmp_path / "named.parquet")  # Hugging Face's
     with pytest.warns(kvae.data.DataWarning, match="left out 1"):
         on_ray(model, f"file://{tmp_path}/named.parquet", tmp_path / "out")
     named = pa.array([f"image {number}" for number in expected["id"].to_pylist()])
     check(tmp_path / "out", expected.set_column(0, "id", named)[: named.index("image 699").as_py() + 1])
-
-
-def test_a_place_that_is_named_by_its_address(local_ray, model, pictures, expected, tmp_path):
-    with pytest.warns(kvae.data.DataWarning, match="left out 1"):
-        on_ray(model, pictures, f"file://{tmp_path}/remote.parquet")
-    check(tmp_path / "remote.parquet", expected)
-    with pytest.raises(ValueError, match=r"no Parquet file is yet\. Received: file://"):
-        on_ray(model, pictures, f"file://{tmp_path}/remote.parquet")
 
 
 def test_images_of_zeros_and_ones_are_scaled_as_on_one_machine(local_ray, model, tmp_path):

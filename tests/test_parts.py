@@ -1,5 +1,7 @@
 """Every part in a VAE of its own: saved, trained, compiled, in mixed precision, and converted."""
 
+import itertools
+
 import keras
 import numpy as np
 import pytest
@@ -24,15 +26,14 @@ X = (RNG.random((16, 8, 8, 1)) < 0.4).astype("float32")  # binary, and levels k 
 Y = np.arange(16) % CLASSES
 
 
-def vae_with(name):
-    """A tiny VAE with this part; conditional where the part wants it. (Others ignore labels.)"""
-    kind, make = PARTS[name]
-    part = make()
+def vae_with(*names):
+    """A tiny VAE with these parts; conditional where one wants it. (Others ignore labels.)"""
+    parts = {kind: make() for kind, make in map(PARTS.get, names)}
     return kvae.VAE(
         networks.Encoder(3, networks.MLP((16,))),
         networks.Decoder((8, 8, 1), networks.MLP((16,))),
-        condition_dim=CLASSES if isinstance(part, ConditionalNormal) else None,
-        **{kind: part},
+        condition_dim=CLASSES if isinstance(parts.get("prior"), ConditionalNormal) else None,
+        **parts,
     )
 
 
@@ -80,14 +81,20 @@ def test_gradients_and_round_trip(name, tmp_path):
     np.testing.assert_array_equal(*samples)
 
 
-@pytest.mark.parametrize("how", [pytest.param("xla", marks=pytest.mark.slow), "mixed_bfloat16"])
+#: all parts but objectives (which tests/test_objectives.py trains), one of each kind at a time
+TOGETHER = list(itertools.zip_longest(*(
+    [name for name in PARTS if name.startswith(kind)] for kind in ("posterior", "likelihood", "prior")
+)))  # fmt: skip
+
+
+@pytest.mark.parametrize("how", ["xla", "mixed_bfloat16"])
 @pytest.mark.parametrize(
-    "name", [name for name in parts(PARTS.keys() - QUICK) if not name.values[0].startswith("objective")]
-)  # (tests/test_objectives.py trains these)
-def test_fit(name, how):
+    "names", [pytest.param(names, marks=pytest.mark.slow if i else (), id=str(i)) for i, names in enumerate(TOGETHER)]
+)
+def test_fit(names, how):
     if how != "xla":
         keras.config.set_dtype_policy(how)
-    vae = vae_with(name)
+    vae = vae_with(*filter(None, names))
     vae.compile(keras.optimizers.SGD(1e-4), jit_compile=how == "xla")
     before = vae.encoder.get_weights()
     history = vae.fit(X, Y, batch_size=8, epochs=2, verbose=0).history

@@ -161,7 +161,7 @@ def test_what_is_whole_loads(vae, content, tmp_path):
 # Fuzzing through the command; KVAE_FUZZ=2500 makes it 10,000 cases and more.
 
 FUZZ = settings(
-    max_examples=int(os.environ.get("KVAE_FUZZ", 300)), deadline=None, derandomize=True, database=None,
+    max_examples=int(os.environ.get("KVAE_FUZZ", 80)), deadline=None, derandomize=True, database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
 )  # fmt: skip
 

@@ -114,7 +114,10 @@ def test_every_model_trains_under_every_setting(name, setting):
 
 @pytest.mark.parametrize(
     ("name", "setting"),
-    [*((name, "floatx float64") for name in PARTS), *((name, "floatx float16") for name in sorted(CONSTANTS))],
+    [
+        *((name, "floatx float64") for name in PARTS if not name.startswith("objective") or name in CONSTANTS),
+        *((name, "floatx float16") for name in sorted(CONSTANTS)),
+    ],
 )
 def test_every_part_computes_in_float32(name, setting):
     """The numbers are those of float32, within what the dtype of the networks rounds."""

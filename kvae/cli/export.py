@@ -39,7 +39,8 @@ def export(
     precision: Annotated[
         list[Precision] | None,
         typer.Option(
-            help="May be given several times (default: float32 and int8); auto: the smallest within --budget-nats.",
+            help="May be given several times (default: float32 and int8); auto: the smallest within --budget-nats "
+            "that isn't much slower than the others.",
             show_default=False,
         ),
     ] = None,

@@ -57,18 +57,21 @@ def test_what_the_choice_is_made_on(case):
     assert ("as a pair" in "".join(warned)) == (of == "test" and "accuracy_lost" in by)
 
 
-def test_the_smallest_within_every_budget_is_taken():
+def test_the_smallest_within_every_budget_that_is_no_slow_one_is_taken():
     choice = choose(*CASES["both"][:4])
     losses = {"a": (0.6, 0.0), "b": (0.1, 0.006), "c": (0.5, 0.005), "d": (-0.1, 0.0)}
     choice.lost = {name: dict(zip(("nats_lost", "accuracy_lost"), lost)) for name, lost in losses.items()}
     choice.bytes = {"a": 1, "b": 2, "c": 3, "d": 4}
-    assert choice.smallest() == "c"
+    choice.latency_us = {"a": 10, "b": 10, "c": 150, "d": 100}
+    assert choice.best() == "c"
+    choice.latency_us["c"] = 151  # more than half as long again
+    assert choice.best() == "d"
     assert choice.endpoints == ["classify", "score"]
     choice.lost = {name: choice.lost[name] for name in ("a", "b")}
     with pytest.raises(ExportError, match=r"at most 0.005 of accuracy and 0.5 nats. Received: a loses 0.6 nats"):
-        choice.smallest()
+        choice.best()
     with pytest.raises(ExportError, match="Received: none at all"):
-        Choice(choice.budgets, choice.images, True).smallest()
+        Choice(choice.budgets, choice.images, True).best()
 
 
 NUMBERS = {"precisions": "auto", "images": IMAGES}

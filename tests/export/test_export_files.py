@@ -153,7 +153,10 @@ def test_every_precision_and_what_it_costs(digits_vae, every_precision):
 
 
 @pytest.mark.slow
-def test_auto_keeps_the_smallest_file_within_the_budget_on_validation_images(digits_vae, every_precision, tmp_path):
+def test_auto_keeps_the_smallest_file_within_the_budget_on_validation_images(
+    digits_vae, every_precision, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("kvae.export.choice.SLOWER", 1000)  # other tests run beside it
     (vae, data), (out, report) = digits_vae, every_precision
     (images, _), (validation, _) = data.arrays("test"), data.arrays("validation")
     files = {file["precision"]: file for file in report["artifacts"][1:]}
@@ -172,6 +175,8 @@ def test_auto_keeps_the_smallest_file_within_the_budget_on_validation_images(dig
     assert kept["precision"] == decoder["precision"] == smallest
     choice = report["choice"]
     assert (choice["images"], choice["of"], choice["refused"]) == (len(validation), "validation", {})
+    assert choice["latency_us"].keys() == files.keys()
+    assert min(choice["latency_us"].values()) > 1
     found = {precision: loss["nats_lost"] for precision, loss in choice["lost"].items()}
     assert found == pytest.approx(lost, abs=1e-3)
     assert kept["behaviour"]["nats_lost"] == pytest.approx(files[smallest]["behaviour"]["nats_lost"], abs=1e-3)
