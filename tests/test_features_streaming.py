@@ -305,7 +305,7 @@ def test_kills_at_any_moment_leave_no_gap(vae, tmp_path):
     for kill in itertools.count():
         process = subprocess.Popen([*command, str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         begun = len(list(folder.glob("part-*")))
-        while process.poll() is None and len(list(folder.glob("part-*"))) < begun + 20 + 11 * (kill % 3):
+        while process.poll() is None and len(list(folder.glob("part-*"))) < begun + 30 + 11 * (kill % 3):
             time.sleep(0.01)
         if process.poll() is not None:
             assert process.returncode == 0

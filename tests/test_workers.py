@@ -59,21 +59,20 @@ def train(count, folder):
 
 
 @pytest.mark.slow
-def test_two_and_four_workers_equal_one(tmp_path):
+def test_three_workers_equal_one(tmp_path):
     (one,) = train(1, tmp_path)
     assert int(one["skipped"]) == 3
     history = json.loads(str(one["history"]))
-    for count in (2, 4):  # processes
-        trained_by = train(count, tmp_path)
-        for worker in trained_by:
-            assert int(worker["skipped"]) == 3
-            for name in set(one.files) - {"history", "skipped"}:
-                np.testing.assert_array_equal(worker[name], trained_by[0][name])  # to the bit, among the workers
-                np.testing.assert_allclose(worker[name], one[name], atol=2e-5)  # up to the order of sums
-            told = json.loads(str(worker["history"]))
-            for name in ("loss", "elbo", "distortion", "rate"):
-                np.testing.assert_allclose(told[name], history[name], rtol=1e-4)
-                np.testing.assert_allclose(told[f"val_{name}"], history[f"val_{name}"], rtol=1e-4)
+    trained_by = train(3, tmp_path)
+    for worker in trained_by:
+        assert int(worker["skipped"]) == 3
+        for name in set(one.files) - {"history", "skipped"}:
+            np.testing.assert_array_equal(worker[name], trained_by[0][name])  # to the bit, among the workers
+            np.testing.assert_allclose(worker[name], one[name], atol=2e-5)  # up to the order of sums
+        told = json.loads(str(worker["history"]))
+        for name in ("loss", "elbo", "distortion", "rate"):
+            np.testing.assert_allclose(told[name], history[name], rtol=1e-4)
+            np.testing.assert_allclose(told[f"val_{name}"], history[f"val_{name}"], rtol=1e-4)
 
 
 # The command.
@@ -90,7 +89,7 @@ def images(tmp_path_factory):
 
 
 def command(images, run, *options, background=False, **environment):
-    settings = "--batch-size 48 --network mlp --latent-dim 4 --epochs 12 --learning-rate 1e-3 --deterministic"
+    settings = "--batch-size 48 --network mlp --latent-dim 4 --epochs 6 --learning-rate 1e-3 --deterministic"
     arguments = [sys.executable, "-m", "kvae", "train", str(images), *settings.split(), "--out", str(run), *options]
     environment = {**os.environ, "TF_NUM_INTRAOP_THREADS": "1", **environment}
     process = subprocess.Popen(arguments, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -117,7 +116,7 @@ def test_the_command_with_two_workers_equals_one(images, by_two, tmp_path):
     _, errors, status = command(images, tmp_path / "one")
     assert status == 0, errors
     (history, weights), (expected, of_one) = trained(by_two), trained(tmp_path / "one")
-    assert list(history["epoch"]) == list(range(12))
+    assert list(history["epoch"]) == list(range(6))
     for name in ("loss", "val_loss", "rate", "val_distortion"):
         np.testing.assert_allclose(history[name], expected[name], rtol=1e-4)
     for a, b in zip(weights, of_one, strict=True):
@@ -149,15 +148,14 @@ def worker_processes(process):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="finds the workers in Linux's /proc")
-@pytest.mark.parametrize("index", [1])
-def test_a_killed_worker_is_started_again(images, by_two, tmp_path, index):
+def test_a_killed_worker_is_started_again(images, by_two, tmp_path):
     run = tmp_path / "run"
     process = command(images, run, "--workers", "2", background=True)
     wait_for_epoch(2, run, process)
-    os.kill(worker_processes(process)[index], signal.SIGKILL)
+    os.kill(worker_processes(process)[1], signal.SIGKILL)
     out, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
-    assert f"Worker {index} was killed (SIGKILL): all workers start again, from the last epoch that was saved" in out
+    assert "Worker 1 was killed (SIGKILL): all workers start again, from the last epoch that was saved" in out
     assert errors.count("error") == 0
     (history, weights), (expected, unbroken) = trained(run), trained(by_two)
     np.testing.assert_array_equal(history, expected)
@@ -166,12 +164,11 @@ def test_a_killed_worker_is_started_again(images, by_two, tmp_path, index):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM])
-def test_what_workers_began_one_process_can_finish(images, by_two, tmp_path, number):
+def test_what_workers_began_one_process_can_finish(images, by_two, tmp_path):
     run = tmp_path / "run"
     process = command(images, run, "--workers", "2", background=True)
     wait_for_epoch(1, run, process)
-    process.send_signal(number)
+    process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert errors.strip().endswith(f"Go on with: kvae train --resume {run}")
