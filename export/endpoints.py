@@ -142,7 +142,7 @@ def generate(model: Any, seed: Any, index: Any, temperature: Any, condition: Any
 
 
 def latents(model: Any, seed: Any, index: Any, temperature: Any, condition: Any = None) -> dict[str, Any]:
-    """What `generate` decodes."""
+    """What `generate` decodes. (Integers make the noise; a GPU computes them wrong: there, they are the CPU's part.)"""
     return {"z": model.prior.draw(seed, index, temperature, condition)}
 
 

@@ -1,6 +1,5 @@
 """What is inside a `.tflite` file, read from its flatbuffer and written to it."""
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +14,6 @@ from kvae.export.runtime import SERVING_DEFAULT
 
 _CODES = {code: name for name, code in vars(schema.BuiltinOperator).items() if name.isupper()}
 _VARIABLES = {"VAR_HANDLE", "READ_VARIABLE"}
-#: The version of an operator that is for tensors of five axes, or that it has because others of its kind have them.
-#: GPUs look at the version alone, and leave to the CPU what they could compute.
-_FIVE_AXES = {"SELECT": 3, "STRIDED_SLICE": 4, "SUB": 3}
 
 
 @dataclass(frozen=True)
@@ -122,7 +118,6 @@ class Editable:
 
         * Subgraphs are in the order of `signatures`: a client that knows no signatures runs the first. (The converter
           puts them in the order of the alphabet.)
-        * What has few axes isn't taken for what has many (`_FIVE_AXES`).
         * Inputs and outputs are in the order that is given, and named so. (Where an output also feeds a quantised
           layer, the quantizer puts the quantised copy among the subgraph's outputs, and the one that the signature
           names is never kept.)
@@ -138,28 +133,6 @@ class Editable:
             signature.subgraphIndex = index
             signature.inputs, subgraph.inputs = _in_order(subgraph, signature.inputs, named.inputs)
             signature.outputs, subgraph.outputs = _in_order(subgraph, signature.outputs, named.outputs)
-        self._separate_versions()
-
-    def _separate_versions(self) -> None:
-        """Give operators of at most four axes a code of an older version, where others of their kind have five."""
-        codes, older = self.model.operatorCodes, {}
-        kinds = self.kinds
-        for subgraph in self.model.subgraphs:
-            for operator in subgraph.operators or []:
-                kind = kinds[operator.opcodeIndex]
-                if codes[operator.opcodeIndex].version != _FIVE_AXES.get(kind):
-                    continue
-                tensors = [subgraph.tensors[i] for i in (*operator.inputs, *operator.outputs) if i >= 0]
-                if any(tensor.shape is not None and len(tensor.shape) > 4 for tensor in tensors):
-                    continue
-                types = {tensor.type for tensor in tensors}
-                version = 3 if schema.TensorType.BOOL in types and kind == "STRIDED_SLICE" else 1
-                version = max(version, 2 if schema.TensorType.INT8 in types else 1)
-                if (kind, version) not in older:
-                    code = copy.copy(codes[operator.opcodeIndex])
-                    code.version, older[kind, version] = version, len(codes)
-                    codes.append(code)
-                operator.opcodeIndex = older[kind, version]
 
     def isolate(self, signature: str) -> None:
         """Keep one signature, as `SERVING_DEFAULT` in the only subgraph."""

@@ -125,6 +125,8 @@ def _signatures(signatures: Sequence[Signature], reference: Reference) -> dict[s
     return {
         **_sizes([batch for _, batch in signatures]),
         "signatures": described,
+        # What a GPU computes wrong without an error: random numbers, which are made of integers.
+        "cpu_only": [name for name in ("generate", "latents", "score") if name in described],
     }
 
 

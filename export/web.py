@@ -30,7 +30,7 @@ from kvae.files import atomic_directory
 VERSION = "2.5.3"
 SITE = Path(__file__).parent / "site"
 MODEL, GPU_MODEL, RUNTIME = "model.tflite", "gpu.tflite", "litert"
-#: what a GPU may run as a whole: the integers that random numbers are made of are left to the CPU
+#: what a GPU may run: integer arithmetic, of which random numbers are made, is wrong there
 GPU_ENDPOINTS = ("decode", "encode", "reconstruct", "interpolate")
 NPM_SECONDS = 600
 #: npm's integrity of each package's tarball

@@ -49,6 +49,7 @@ _MODULES = (
     "recipes",
     "report",
     "schedules",
+    "training",
 )
 __all__ = [*_NAMES, *_MODULES]
 

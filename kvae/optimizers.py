@@ -1,4 +1,4 @@
-"""`Adam`, in one operation for each weight."""
+"""`FusedAdam`, in one operation for each weight."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import tensorflow as tf
 
 
 @keras.saving.register_keras_serializable("kvae")
-class Adam(keras.optimizers.Adam):
+class FusedAdam(keras.optimizers.Adam):
     """`keras.optimizers.Adam` with one operation in place of fifteen: the same arguments, step and state.
 
     Keras writes the update (Kingma & Ba 2015, https://arxiv.org/abs/1412.6980, algorithm 1) as products, sums and
@@ -15,16 +15,23 @@ class Adam(keras.optimizers.Adam):
     are wide and steps short, that is a good part of a step (benchmarks/training/fit.py). For sparse gradients, and with
     `amsgrad`, it is Keras's.
 
-    With `use_ema`, averages of weights have the momentum min(`ema_momentum`, t/(t + 10)) at step t: they are of about
-    the last tenth of the steps, until `ema_momentum` allows no more. Keras's keep the weights of the beginning for
-    thousands of steps (with 0.999, 13 % of an average after 2,000 steps is the first step's).
+    Args:
+        ema_warmup: whether averages of weights (`use_ema`) have the momentum min(`ema_momentum`, t/(t + 10)) at step t:
+            they are of about the last tenth of the steps, until `ema_momentum` allows no more. Without it, as in Keras,
+            averages keep the weights of the beginning for thousands of steps (with a momentum of 0.999, 13 % of an
+            average after 2,000 steps is the first step's).
+        *args, **kwargs: as for `keras.optimizers.Adam`.
 
     Example:
 
         >>> import kvae
         >>> vae = kvae.VAE(latent_dim=2, image_shape=(8, 8, 1))
-        >>> vae.compile(kvae.optimizers.Adam(1e-3, global_clipnorm=100.0))
+        >>> vae.compile(kvae.optimizers.FusedAdam(1e-3, use_ema=True, ema_momentum=0.999, ema_warmup=True))
     """
+
+    def __init__(self, *args: Any, ema_warmup: bool = False, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.ema_warmup = ema_warmup
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         if self.amsgrad or isinstance(gradient, tf.IndexedSlices):
@@ -47,9 +54,15 @@ class Adam(keras.optimizers.Adam):
         return None
 
     def _update_model_variables_moving_average(self, trainable_variables: Any) -> None:
+        if not self.ema_warmup:
+            super()._update_model_variables_moving_average(trainable_variables)
+            return
         step = tf.cast(self.iterations, "float32")
         momentum = tf.minimum(self.ema_momentum, step / (step + 10.0))
         for variable, average in zip(trainable_variables, self._model_variables_moving_average):
             if average is not None:
                 share = tf.cast(momentum, variable.dtype)
                 average.assign(share * average + (1 - share) * variable)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "ema_warmup": self.ema_warmup}

@@ -95,6 +95,14 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.fixture
+def eager():
+    """No graph is traced: of a few steps on a few rows, that would be most of the time."""
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
+@pytest.fixture
 def two_replicas() -> tf.distribute.Strategy:
     """Two replicas on one processor.
 

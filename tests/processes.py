@@ -11,7 +11,9 @@ from kvae.cli.main import main
 
 #: A process that has imported these is forked, which takes milliseconds where importing them takes seconds.
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["kvae", "kvae.cli.training", "kvae.features.streaming", "sklearn.datasets"])
+_context.set_forkserver_preload(
+    ["kvae", "kvae.training.job", "kvae.training.describe", "kvae.features.streaming", "sklearn.datasets"]
+)
 
 
 class Process:

@@ -105,7 +105,7 @@ def test_evaluate_gives_the_mean_of_several_runs(kvae_command, run_folder, tmp_p
 @pytest.fixture
 def undescribed(monkeypatch):
     """What is said of a trained model (scores, probe, figures, report) isn't said."""
-    monkeypatch.setattr("kvae.cli.training.describe_run", lambda *_, **__: None)
+    monkeypatch.setattr("kvae.training.describe.describe_run", lambda *_, **__: None)
 
 
 @pytest.mark.slow
@@ -171,7 +171,7 @@ def test_images_that_came_after_training_are_scored_apart(kvae_command, run_fold
     import shutil
 
     import kvae
-    from kvae.cli.run import write_splits
+    from kvae.run import write_splits
 
     copy, source = shutil.copytree(run_folder, tmp_path / "run"), tmp_path / "images.npy"
     images = np.random.default_rng(0).integers(0, 256, (60, 8, 8), np.uint8)
@@ -277,25 +277,6 @@ def test_features_without_ray_say_what_to_install(kvae_command, run_folder, tmp_
     done = kvae_command("features", run_folder, tmp_path, "--ray", "local", "--out", tmp_path / "x.parquet")
     assert done.status == 1
     assert done.err == "kvae: error: Features on Ray need the extra `ray`: pip install 'keras-vae[ray]'\n"
-
-
-@pytest.mark.slow
-def test_features_on_ray_are_those_of_one_machine(kvae_command, run_folder, tmp_path):
-    pytest.importorskip("ray", reason="Ray is not installed: pip install 'keras-vae[ray]'")
-    from PIL import Image
-    from pyarrow import parquet
-
-    rng = np.random.default_rng(0)
-    for i in range(300):
-        path = tmp_path / "images" / "ab"[i % 2] / f"{i:03d}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(rng.integers(0, 256, (8, 8), np.uint8)).save(path)
-    one, several = tmp_path / "one.parquet", tmp_path / "several.parquet"
-    assert kvae_command("features", run_folder, tmp_path / "images", "--out", one, "--no-probe").status == 0
-    done = kvae_command("features", run_folder, tmp_path / "images", "--out", several, "--ray", "local")
-    assert done.status == 0, done.err
-    assert "300 rows" in done.out
-    assert parquet.read_table(several).to_pydict() == parquet.read_table(one).to_pydict()
 
 
 def test_plot_draws_again(kvae_command, run_folder):

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 import kvae
-from kvae import features, plotting, report
-from kvae.cli import training
+from kvae import plotting, report
 from kvae.cli.main import main
-from kvae.cli.run import is_described
+from kvae.cli.train import describe as described_by_the_command
 from kvae.networks import MLP, Decoder, Encoder
+from kvae.run import RunFolder
 from kvae.steps import Steps
+from kvae.training import describe
 
 pytestmark = pytest.mark.slow
 
@@ -93,7 +94,7 @@ SLOW = ("enough of everything", "no labels", "too few to train a probe on", "two
 @pytest.mark.parametrize("case", [pytest.param(case, marks=[pytest.mark.slow] * (case in SLOW)) for case in DATA])
 def test_what_the_data_does_not_allow_is_said_and_the_rest_is_done(case, run, capsys):
     made, expected = DATA[case]
-    training.describe_run(run, made(), 2)
+    described_by_the_command(run, made(), 2, False)
     said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Not ")]
     assert len(said) >= len([line for line in expected if line])
     for line in filter(None, expected):
@@ -110,20 +111,20 @@ def test_what_the_data_does_not_allow_is_said_and_the_rest_is_done(case, run, ca
     assert ("What could not be done" in page) == bool(said)
     assert {"reconstructions", "samples", "latent_map", "manifold", "learning_curves"} <= set(figures["drawn"])
     assert sorted(path.stem for path in (run / "figures").glob("*.png")) == sorted(figures["drawn"])
-    assert is_described(run)
+    assert RunFolder(run).is_described
 
 
 #: what fails, in which module, and what is said
 BROKEN = {
-    "evaluate": (training, "Not scored: test split — RuntimeError: broken"),
-    "probe_run": (training, "Not made: linear probe — RuntimeError: broken"),
+    "evaluate": (describe, "Not scored: test split — RuntimeError: broken"),
+    "probe_run": (describe, "Not made: linear probe — RuntimeError: broken"),
     "thumbnail_map": (plotting, "Not drawn: thumbnail map — RuntimeError: broken"),
     "neighbours": (plotting, "Not drawn: neighbours — RuntimeError: broken"),
     "learning_curves": (plotting, "Not drawn: learning curves — RuntimeError: broken"),
     "reconstructions": (plotting, "Not drawn: reconstructions — RuntimeError: broken"),
     "save": (plotting, "Not drawn: samples — RuntimeError: broken"),
-    "write_figures": (report, "Not drawn: figures — RuntimeError: broken"),
-    "write_report": (training, "Not made: report — RuntimeError: broken"),
+    "write_figures": (describe, "Not drawn: figures — RuntimeError: broken"),
+    "write_report": (describe, "Not made: report — RuntimeError: broken"),
 }
 
 
@@ -137,11 +138,11 @@ def quick(monkeypatch, model, scores):
     """Descriptions of the model without what takes most of the time: scores, probe, codes and pictures."""
     probed, codes = [{"features": "z mean", "size": 2, "accuracy": 0.5, "labels": 40}], RNG.normal(size=(60, 2))
     moments = {"mean": codes, "variance": np.ones_like(codes)}
-    monkeypatch.setattr(training, "load", lambda path: model)
-    monkeypatch.setattr(training, "evaluate", lambda *given, **options: scores)
-    monkeypatch.setattr(training, "probe_run", lambda *given: probed)
+    monkeypatch.setattr(kvae, "load", lambda path: model)
+    monkeypatch.setattr(describe, "evaluate", lambda *given, **options: scores)
+    monkeypatch.setattr(describe, "probe_run", lambda *given: probed)
     monkeypatch.setattr(
-        features, "extract", lambda _, x, **options: {name: values[: len(x[0])] for name, values in moments.items()}
+        describe, "extract", lambda _, x, **options: {name: values[: len(x[0])] for name, values in moments.items()}
     )
     for name in set(plotting.__all__) - {"FAINT", "INK", "PALETTE", "TRAIN", "VALIDATION", "image_grid", "save"}:
         monkeypatch.setattr(plotting, name, lambda *given, **options: plotting.image_grid(IMAGES[:1]))
@@ -154,20 +155,20 @@ def test_whatever_fails_does_not_end_the_description(name, run, quick, capsys, m
 
     where, line = BROKEN[name]
     monkeypatch.setattr(where, name, breaks)
-    training.describe_run(run, few(40, 12), 1)
+    described_by_the_command(run, few(40, 12), 1, False)
     assert f"{line} by somebody\n" in capsys.readouterr().out
     if name == "write_report":
         assert not (run / "report.html").exists()
     else:
         assert f"{line} by somebody" in html.unescape((run / "report.html").read_text(encoding="utf-8"))
     assert ("elbo" in read(run / "metrics.json")) == (name != "evaluate")
-    assert is_described(run) == (name not in ("evaluate", "write_report", "write_figures", "save"))
+    assert RunFolder(run).is_described == (name not in ("evaluate", "write_report", "write_figures", "save"))
 
 
 def test_a_model_that_cannot_be_loaded_is_an_error(run):
     (run / "model.keras").write_bytes(b"PK\x03\x04 broken")
     with pytest.raises(Exception, match=r"model|zip|file"):
-        training.describe_run(run, few(40, 12), 1)
+        described_by_the_command(run, few(40, 12), 1, False)
 
 
 def test_a_collapsed_model_gets_its_report(run):
@@ -175,7 +176,7 @@ def test_a_collapsed_model_gets_its_report(run):
     for weight in collapsed.encoder.weights:
         weight.assign(0 * weight)
     collapsed.save(run / "model.keras")
-    training.describe_run(run, few(40, 12), 2)
+    described_by_the_command(run, few(40, 12), 2, False)
     page = html.unescape((run / "report.html").read_text(encoding="utf-8"))
     assert "Posterior collapse: 0 of 2 latents" in page
     assert "Not drawn: direction — Expected two groups that differ" in page
@@ -246,16 +247,16 @@ def test_resuming_makes_what_is_missing(case, described, quick, tmp_path):
     run = shutil.copytree(described, tmp_path / "run")
     model = (run / "model.keras").read_bytes()
     MISSING[case](run)
-    assert not is_described(run)
+    assert not RunFolder(run).is_described
     assert resume(run) == 0
-    assert is_described(run)
+    assert RunFolder(run).is_described
     assert (run / "model.keras").read_bytes() == model
 
 
 def test_what_an_earlier_version_described_is_finished(described, tmp_path):
     run = shutil.copytree(described, tmp_path / "run")
     (run / "figures" / "figures.json").unlink()
-    assert is_described(run)
+    assert RunFolder(run).is_described
 
 
 def test_evaluate_scores_what_it_can(described, capsys, tmp_path, monkeypatch):

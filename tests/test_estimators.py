@@ -6,7 +6,6 @@ import sys
 
 import numpy as np
 import pytest
-import tensorflow as tf
 from scipy import stats
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
@@ -23,14 +22,6 @@ from kvae.features.anomaly import CRITERIA, AnomalyDetector, png_nats
 from kvae.features.transformer import VAETransformer
 
 QUICK = {"latent_dim": 2, "units": (16,), "epochs": 2, "batch_size": 32, "num_samples": 2}
-
-
-@pytest.fixture
-def eager():
-    """No graph is traced: of a few steps on a few rows, that would be most of the time."""
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
 
 
 # No check is expected to fail.

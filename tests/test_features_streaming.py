@@ -1,6 +1,5 @@
 """Features streamed to a file: the rows of `extract`, whatever happens on the way."""
 
-import itertools
 import os
 import signal
 import subprocess
@@ -286,40 +285,6 @@ def test_another_kind_of_file_is_refused(vae, data, tmp_path):
         write_features(vae, data, tmp_path / "f.csv")
 
 
-KILLED = """
-import sys, numpy as np, kvae
-from kvae.features.streaming import write_features
-write_features(kvae.load(sys.argv[1]), kvae.data.load(sys.argv[2]), sys.argv[3], part_rows=256)
-"""
-
-
-@pytest.mark.slow
-def test_kills_at_any_moment_leave_no_gap(vae, tmp_path):
-    rng = np.random.default_rng(0)
-    np.save(tmp_path / "images.npy", rng.integers(0, 256, (40_000, 8, 8), np.uint8))
-    vae.save(tmp_path / "model.keras")
-    command = [sys.executable, "-c", KILLED, str(tmp_path / "model.keras"), str(tmp_path / "images.npy")]
-    subprocess.run([*command, str(tmp_path / "whole.npz")], check=True, capture_output=True)
-    folder, out = tmp_path / ".out.npz.parts", tmp_path / "out.npz"
-    progress = []
-    for kill in itertools.count():
-        process = subprocess.Popen([*command, str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        begun = len(list(folder.glob("part-*")))
-        while process.poll() is None and len(list(folder.glob("part-*"))) < begun + 30 + 11 * (kill % 3):
-            time.sleep(0.01)
-        if process.poll() is not None:
-            assert process.returncode == 0
-            break
-        time.sleep(float(rng.random()) * 0.05)
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-        progress.append(len(list(folder.glob("part-*.npz"))))
-        assert not out.exists()
-    assert len(progress) >= 3
-    assert progress == sorted(progress)
-    assert out.read_bytes() == (tmp_path / "whole.npz").read_bytes()
-
-
 KILLED_FOLDER = """
 import sys, kvae
 from kvae.features.streaming import write_features
@@ -369,14 +334,13 @@ print(next(line.split()[1] for line in open("/proc/self/status") if line.startsw
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("suffix", [".npz", ".parquet"])
-def test_memory_does_not_grow_with_the_images(tmp_path, suffix):
+def test_memory_does_not_grow_with_the_images(tmp_path):
     vae = kvae.VAE(networks.Encoder(64, networks.MLP((256,))), networks.Decoder((8, 8, 1), networks.MLP((8,))))
     vae.save(tmp_path / "model.keras")
     np.save(tmp_path / "images.npy", np.random.default_rng(0).integers(0, 256, (100_000, 8, 8), np.uint8))
     peaks = []
     for limit in (8_000, 80_000):
-        arguments = [str(tmp_path / name) for name in ("model.keras", "images.npy", f"out{suffix}")]
+        arguments = [str(tmp_path / name) for name in ("model.keras", "images.npy", "out.npz")]
         command = [sys.executable, "-c", PEAK, *arguments, str(limit)]
         peaks.append(int(subprocess.run(command, check=True, capture_output=True, text=True).stdout) / 1024)
     megabytes = 72_000 * (64 + 64 + 256) * 4 / 2**20  # of features more: 105

@@ -193,7 +193,7 @@ def test_importing_the_models_registers_all_that_a_file_can_name(tmp_path):
     rate = kvae.callbacks.LowerableRate(keras.optimizers.schedules.CosineDecay(1e-3, 100))
     objective = kvae.objectives.ELBO(kvae.schedules.LinearWarmup(10))
     vae = kvae.VAE(networks.Encoder(2, networks.MLP((8,))), networks.Decoder((8, 8, 1)), objective=objective)
-    vae.compile(kvae.optimizers.Adam(rate, beta_1=0.8))
+    vae.compile(kvae.optimizers.FusedAdam(rate, beta_1=0.8))
     vae.fit(X, verbose=0)
     vae.save(tmp_path / "vae.keras")
     kvae.features.classifier(vae, 3).save(tmp_path / "classifier.keras")

@@ -45,7 +45,9 @@ def small(**parts):
 def classifier():
     model = features.classifier(small(), 3, trunk_rate=features.GradualUnfreezing(10))
     rate = kvae.callbacks.LowerableRate(keras.optimizers.schedules.CosineDecay(1e-3, 100))
-    model.compile(kvae.optimizers.Adam(rate), "sparse_categorical_crossentropy", metrics=[kvae.models.ActiveUnits(3)])
+    model.compile(
+        kvae.optimizers.FusedAdam(rate), "sparse_categorical_crossentropy", metrics=[kvae.models.ActiveUnits(3)]
+    )
     return model
 
 
@@ -259,7 +261,7 @@ def compiled(model, *args, **kwargs):
 
 
 def rate(schedule, *args, **kwargs):
-    return kvae.optimizers.Adam(getattr(keras.optimizers.schedules, schedule)(*args, **kwargs))
+    return kvae.optimizers.FusedAdam(getattr(keras.optimizers.schedules, schedule)(*args, **kwargs))
 
 
 def user_encoder(*made):
@@ -278,7 +280,7 @@ LEGITIMATE = {
     "cosine": lambda: compiled(small(), rate("CosineDecay", 1e-3, 10**8, warmup_steps=10**6)),
     "restarts": lambda: compiled(small(), rate("CosineDecayRestarts", 1e-3, 10**6)),
     "boundaries": lambda: compiled(small(), rate("PiecewiseConstantDecay", [10**5, 10**6], [1.0, 0.1, 0.01])),
-    "averages": lambda: compiled(small(), kvae.optimizers.Adam(use_ema=True, ema_overwrite_frequency=10**5)),
+    "averages": lambda: compiled(small(), kvae.optimizers.FusedAdam(use_ema=True, ema_overwrite_frequency=10**5)),
     "loss scale": lambda: compiled(
         small(), keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(), dynamic_growth_steps=10**5)
     ),

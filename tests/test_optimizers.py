@@ -1,4 +1,4 @@
-"""`kvae.optimizers.Adam` takes Keras's steps."""
+"""`kvae.optimizers.FusedAdam` takes Keras's steps."""
 
 import keras
 import numpy as np
@@ -9,7 +9,6 @@ import kvae
 
 pytestmark = pytest.mark.slow
 
-OPTIMIZERS = kvae.optimizers.Adam, keras.optimizers.Adam
 X = (np.random.default_rng(0).random((96, 8, 8, 1)) < 0.3).astype("float32")
 
 
@@ -45,17 +44,17 @@ def trained_vae(optimizer, **settings):
     ids=str,
 )
 def test_the_steps_are_those_of_keras(settings):
-    same(kvae.optimizers.Adam(1e-2, **settings), keras.optimizers.Adam(1e-2, **settings))
+    same(kvae.optimizers.FusedAdam(1e-2, **settings), keras.optimizers.Adam(1e-2, **settings))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("compiled", [{"jit_compile": True}, {"steps_per_execution": 3}], ids=str)
 def test_compiled_steps_are_those_of_keras(compiled):
-    same(kvae.optimizers.Adam(1e-2), keras.optimizers.Adam(1e-2), **compiled)
+    same(kvae.optimizers.FusedAdam(1e-2), keras.optimizers.Adam(1e-2), **compiled)
 
 
 def test_steps_of_a_vae_are_those_of_keras():
-    same(kvae.optimizers.Adam(1e-2), keras.optimizers.Adam(1e-2), trained_vae)
+    same(kvae.optimizers.FusedAdam(1e-2), keras.optimizers.Adam(1e-2), trained_vae)
 
 
 def same(adam, kerass, train=trained, **compiled):
@@ -70,7 +69,7 @@ def same(adam, kerass, train=trained, **compiled):
 @pytest.mark.parametrize("momentum", [0.3, 0.999])
 def test_averages_of_weights_are_of_the_last_steps(momentum):
     variable = keras.Variable(0.0)
-    optimizer = kvae.optimizers.Adam(0.1, use_ema=True, ema_momentum=momentum)
+    optimizer = kvae.optimizers.FusedAdam(0.1, use_ema=True, ema_momentum=momentum, ema_warmup=True)
     weights, average = [], 0.0
     for step in range(300):
         optimizer.apply([keras.ops.convert_to_tensor(-1.0)], [variable])
@@ -91,8 +90,9 @@ def test_averages_are_as_good_after_a_short_training():
         model.optimizer.finalize_variable_values(model.trainable_variables)
         return float(model.loss(X.reshape(-1, 64), model(X)))
 
-    plain = loss(kvae.optimizers.Adam(1e-2))
-    averaged, kerass = (loss(adam(1e-2, use_ema=True, ema_momentum=0.999)) for adam in OPTIMIZERS)
+    plain = loss(kvae.optimizers.FusedAdam(1e-2))
+    settings = {"use_ema": True, "ema_momentum": 0.999}
+    averaged, kerass = (loss(kvae.optimizers.FusedAdam(1e-2, ema_warmup=warm, **settings)) for warm in (True, False))
     assert averaged < plain + 0.2 * (kerass - plain)
 
 
@@ -103,7 +103,7 @@ def test_with_a_schedule_and_a_scaled_loss():
     def scaled(adam):
         return keras.optimizers.LossScaleOptimizer(adam(schedule()))
 
-    ours, theirs = trained(scaled(kvae.optimizers.Adam)), trained(scaled(keras.optimizers.Adam))
+    ours, theirs = trained(scaled(kvae.optimizers.FusedAdam)), trained(scaled(keras.optimizers.Adam))
     for a, b in zip(ours.get_weights(), theirs.get_weights(), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
@@ -112,9 +112,9 @@ def test_with_a_schedule_and_a_scaled_loss():
 @pytest.mark.parametrize("settings", [pytest.param({}, marks=pytest.mark.slow), {"use_ema": True}], ids=str)
 def test_replicas_take_the_step_of_one(settings, two_replicas):
     """Which is one of the operation as well: another rounding would be another training after some hundred steps."""
-    single = trained_vae(kvae.optimizers.Adam(1e-2, **settings))
+    single = trained_vae(kvae.optimizers.FusedAdam(1e-2, **settings))
     with two_replicas.scope():
-        mirrored = trained_vae(kvae.optimizers.Adam(1e-2, **settings))
+        mirrored = trained_vae(kvae.optimizers.FusedAdam(1e-2, **settings))
     for a, b in zip(single.get_weights(), mirrored.get_weights(), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4)
     for a, b in zip(single.optimizer.variables, mirrored.optimizer.variables, strict=True):
@@ -133,4 +133,4 @@ def test_sparse_gradients():
             optimizer.apply([tape.gradient(loss, variable.value)], [variable])
         return np.array(variable)
 
-    np.testing.assert_allclose(rows(kvae.optimizers.Adam), rows(keras.optimizers.Adam), atol=1e-6)
+    np.testing.assert_allclose(rows(kvae.optimizers.FusedAdam), rows(keras.optimizers.Adam), atol=1e-6)

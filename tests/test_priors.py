@@ -293,8 +293,8 @@ def test_exact_samples_of_mixtures_are_close_to_those_in_float64():
     scales = 10.0 ** rng.uniform(-3, 1, (3, d))
     prior = priors.FixedMixture.of([0.0, 1.0, -1.0], rng.normal(size=(3, d)), scales, lower)
     words = random_words(seed_words(0), np.arange(500, dtype="int32"), d + 1)
-    z, epsilon = prior.from_words(words), np.asarray(normal_from_words(words[..., 1:]), "float64")
-    u = (np.asarray(words[..., 0], "float64").ravel() + 2**31) / 2**32
+    z, epsilon = prior.from_words(words), np.asarray(normal_from_words(words[:, 1:]), "float64")
+    u = (np.asarray(words[:, 0], "float64") + 2**31) / 2**32
     k = np.searchsorted(np.cumsum(special.softmax([0.0, 1.0, -1.0])), u)
     right = np.asarray(prior.means)[k] + scales[k] * np.einsum("bij,bj->bi", lower[k], epsilon)
     deviation = (np.asarray(z) - right) / (scales * np.sqrt(np.sum(lower**2, -1)))[k]

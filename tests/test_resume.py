@@ -18,7 +18,7 @@ from processes import Process, command, run_command
 import kvae
 from kvae.callbacks import Rescue, Resume, TrainingWarning
 from kvae.cli.main import main
-from kvae.cli.training import done_of
+from kvae.training.loop import done_of
 
 EPOCHS = 4
 
@@ -238,7 +238,7 @@ def test_a_second_ctrl_c_ends_a_call_that_takes_long():
     code = (
         "import hashlib\n"
         "from types import SimpleNamespace\n"
-        "from kvae.cli.unfinished import stoppable\n"
+        "from kvae.training.signals import stoppable\n"
         "with stoppable(SimpleNamespace(interrupted=False)):\n"
         "    print('calling', flush=True)\n"
         "    hashlib.pbkdf2_hmac('sha256', b'', b'', 500_000_000)\n"
@@ -346,7 +346,7 @@ def test_the_command_without_room(tmp_path):
         assert process.poll() == 1
         return said
 
-    assert "Make room, and begin again" in without_room("train", *settings, "--out", full)
+    assert "Make room, and start again" in without_room("train", *settings, "--out", full)
     assert not full.exists()
     process = start("train", *settings, "--out", full)
     state = full / "training" / "state.npz"
@@ -354,7 +354,7 @@ def test_the_command_without_room(tmp_path):
     process.send_signal(signal.SIGKILL)
     process.wait()
     before = state.read_bytes()
-    assert f"go on with: kvae train --resume {full}" in without_room("train", "--resume", full)
+    assert f"resume with: kvae train --resume {full}" in without_room("train", "--resume", full)
     assert state.read_bytes() == before
     run_command("train", "--resume", full, "--samples", 1)
     assert_same_outcome(unbroken, full)
@@ -379,7 +379,7 @@ def test_two_trainings_and_ctrl_c(tmp_path):
     said = process.communicate()
     assert process.poll() == 130
     assert "Finishing the step" in said
-    assert f"Go on with: kvae train --resume {run}" in said
+    assert f"Resume with: kvae train --resume {run}" in said
     assert sorted(os.listdir(run)) == ["training"]
     assert "has an unfinished training" in command("train", *settings, "--out", run).communicate()
     config = json.loads((run / "training" / "config.json").read_text())

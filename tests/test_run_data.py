@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 
 import kvae
-from kvae.cli.console import CommandError
-from kvae.cli.run import SPLITS, Run, write_splits
-from kvae.cli.training import _as_begun
 from kvae.data import DataError, DataWarning
 from kvae.networks import MLP, Decoder, Encoder
+from kvae.run import SPLITS, RunError, RunFolder, write_splits
+from kvae.training.job import _as_at_start
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (100, 8, 8), np.uint8)
 LABELS = np.array(list("abcd"))[np.arange(100) % 4]
@@ -39,7 +38,14 @@ def opened(tmp_path, models):
         "label_names": list("abcd"),
     }  # fmt: skip
     write_splits(run, kvae.data.load(source, seed=5))
-    return Run(run, config, models[0])
+    return run_folder(run, config, models[0])
+
+
+def run_folder(path, config, model):
+    """A run of which neither is read from a file."""
+    run = RunFolder(path)
+    vars(run).update(config=config, model=model)
+    return run
 
 
 def write(folder, which, labels=LABELS):
@@ -65,18 +71,18 @@ CHANGED = {
     "nothing": (BEFORE, ""),
     "one more": ([*BEFORE, 60], r"1 new image is in no split \(--split new has them\)$"),
     "more": (range(100), r"40 new images are in no split \(--split new has them\)$"),
-    "fewer": (BEFORE[:-10], r"of 48 train.* images are gone, or others now$"),
-    "both": ([*range(10, 100)], "40 new images are in no split.*; .*are gone, or others now$"),
+    "fewer": (BEFORE[:-10], r"of 48 train.* images are missing or have changed$"),
+    "both": ([*range(10, 100)], "40 new images are in no split.*; .*are missing or have changed$"),
 }
 
 
 @pytest.mark.parametrize("case", CHANGED)
 def test_what_has_changed_is_told_once_and_the_splits_are_kept(opened, tmp_path, case):
-    first = Run(opened.path, opened.config, opened.model)
+    first = run_folder(opened.path, opened.config, opened.model)
     before = {name: first.data().arrays(name)[0] for name in ("validation", "test")}
     which, message = CHANGED[case]
     write(tmp_path, which)
-    opened = Run(opened.path, {**opened.config, "data_seed": 6}, opened.model)  # no seed cuts them another way
+    opened = run_folder(opened.path, {**opened.config, "data_seed": 6}, opened.model)  # no seed cuts them another way
     data, warned = told(opened.data)
     assert re.search(message, warned)
     assert bool(message) == bool(warned)
@@ -90,7 +96,7 @@ def test_what_has_changed_is_told_once_and_the_splits_are_kept(opened, tmp_path,
 def test_an_order_is_no_change(opened, tmp_path):
     test = opened.data().arrays("test")[0]
     write(tmp_path, BEFORE[::-1])
-    data, warned = told(Run(opened.path, opened.config, opened.model).data)
+    data, warned = told(run_folder(opened.path, opened.config, opened.model).data)
     assert warned == ""
     np.testing.assert_array_equal(data.arrays("test")[0], test)
 
@@ -110,7 +116,7 @@ def test_runs_of_before_are_cut_as_they_were(opened, tmp_path):
 
 def test_a_damaged_file_is_named(opened):
     (opened.path / SPLITS).write_bytes(b"PK\x03\x04 broken")
-    with pytest.raises(CommandError, match=r"Expected the splits that `kvae train` wrote. Received: .*splits.npz"):
+    with pytest.raises(RunError, match=r"Expected the splits that `kvae train` wrote. Received: .*splits.npz"):
         opened.data()
 
 
@@ -127,11 +133,11 @@ def test_another_source_with_images_that_were_trained_on(opened, tmp_path):
 
 
 def test_a_conditional_run_keeps_the_numbers_of_its_classes(opened, models, tmp_path):
-    conditional = Run(opened.path, opened.config, models[1])
+    conditional = run_folder(opened.path, opened.config, models[1])
     assert conditional.data().label_names == tuple("abcd")
     write(tmp_path, range(100), np.array(list("abcx"))[np.arange(100) % 4])
-    conditional = Run(opened.path, opened.config, models[1])
-    with pytest.raises(CommandError, match=r"was trained with: a, b, c, d. Received: images with a, b, c, x"):
+    conditional = run_folder(opened.path, opened.config, models[1])
+    with pytest.raises(RunError, match=r"was trained with: a, b, c, d. Received: images with a, b, c, x"):
         conditional.data()
 
 
@@ -141,15 +147,13 @@ def test_a_training_is_resumed_with_the_images_that_it_began_with(opened, tmp_pa
     (run / SPLITS).rename(run / "training" / SPLITS)
     train = kvae.data.load(source, seed=5).arrays("train")[0]
     write(tmp_path, range(100))
-    data, warned = told(lambda: _as_begun(kvae.data.load(source), run, "images.npz"))
+    data, warned = told(lambda: _as_at_start(kvae.data.load(source), run, "images.npz"))
     assert "40 new images" in warned
     np.testing.assert_array_equal(data.arrays("train")[0], train)
     write(tmp_path, range(7, 60))
-    with pytest.raises(
-        CommandError, match=r"\d of the 54 images that the training began with are gone from images.npz"
-    ):
-        _as_begun(kvae.data.load(source), run, "images.npz")
+    with pytest.raises(RunError, match=r"\d of the 54 images that the training began with are missing from images.npz"):
+        _as_at_start(kvae.data.load(source), run, "images.npz")
     (run / "training" / SPLITS).unlink()  # as before there were such files
     (run / "training" / "config.json").write_text('{"training_images": 48, "size": null}')
-    with pytest.raises(CommandError, match=r"images.npz had 48 training images, and has 43 now"):
-        _as_begun(kvae.data.load(source), run, "images.npz")
+    with pytest.raises(RunError, match=r"images.npz had 48 training images, and has 43 now"):
+        _as_at_start(kvae.data.load(source), run, "images.npz")

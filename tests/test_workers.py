@@ -171,7 +171,7 @@ def test_what_workers_began_one_process_can_finish(images, by_two, tmp_path):
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert errors.strip().endswith(f"Go on with: kvae train --resume {run}")
+    assert errors.strip().endswith(f"Resume with: kvae train --resume {run}")
     resumed = [sys.executable, "-m", "kvae", "train", "--resume", str(run)]
     subprocess.run(resumed, check=True, timeout=300, capture_output=True)
     for a, b in zip(trained(run)[1], trained(by_two)[1], strict=True):

@@ -46,14 +46,15 @@ def kvae_fit(folder: str, clock: Clock) -> None:
     import keras
 
     import kvae
-    from kvae.cli.training import Settings, learning_rate_schedule
     from kvae.models.base import CLIP_NORM
+    from kvae.training import Settings, learning_rate_schedule
+    from kvae.training.parts import model_of
 
     data = kvae.data.load("binarized_mnist")
-    settings = Settings("binarized_mnist").settle(data)
-    model, steps = settings.model(data), data.batches_per_epoch
+    settings = Settings("binarized_mnist").for_data(data)
+    model, steps = model_of(settings, data), data.batches_per_epoch
     rate = learning_rate_schedule(settings.learning_rate, settings.epochs * steps)
-    model.compile(kvae.optimizers.Adam(rate, global_clipnorm=CLIP_NORM), steps_per_execution=min(50, steps // 8))
+    model.compile(kvae.optimizers.FusedAdam(rate, global_clipnorm=CLIP_NORM), steps_per_execution=min(50, steps // 8))
     measured = keras.callbacks.LambdaCallback(
         on_epoch_end=lambda *_: clock.epoch(lambda: model.evaluate(data.test, verbose=0, return_dict=True)["loss"])
     )

@@ -51,7 +51,7 @@ def profiled(vae: Any, images: int) -> dict[str, Any]:
     x = (np.random.default_rng(0).random((images, 28, 28, 1)) < 0.13).astype("uint8")
     data = kvae.data.load(x, batch_size=BATCH, validation_fraction=0, test_fraction=0).train
     count = images // BATCH
-    vae.compile(kvae.optimizers.Adam(1e-3, global_clipnorm=200.0), steps_per_execution=min(50, count // 8))
+    vae.compile(kvae.optimizers.FusedAdam(1e-3, global_clipnorm=200.0), steps_per_execution=min(50, count // 8))
     vae.fit(data, verbose=0)
     with tempfile.TemporaryDirectory() as folder:
         with tf.profiler.experimental.Profile(folder):

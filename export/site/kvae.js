@@ -8,8 +8,8 @@
 // number of a class, or the numbers of a condition.
 //
 // The model runs in worker.js, and its `decode`, `encode`, `reconstruct` and `interpolate` on the GPU once
-// `model.accelerate("gpu.tflite")` has found that they compute the same there. Random
-// numbers, which are made of integers, stay on the CPU.
+// `model.accelerate("gpu.tflite")` has found that they compute the same there. Whatever is random stays on the CPU: its
+// integer arithmetic is wrong on GPUs.
 
 // (module (func (result v128) i32.const 0 i8x16.splat i8x16.popcnt)): the least that LiteRT.js needs.
 const SIMD = [0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 10, 1, 8, 0, 65, 0, 253, 15, 253, 98, 11];

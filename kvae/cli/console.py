@@ -21,10 +21,6 @@ class CommandError(Exception):
     """An error that a user can mend; its message is all that is shown."""
 
 
-class Stopped(Exception):
-    """The user stopped the command, in order; the message says how to go on."""
-
-
 _undone_later: contextlib.ExitStack | None = None  # inside `session`: what its end calls
 
 

@@ -5,7 +5,9 @@ from typing import Annotated
 
 import typer
 
-from kvae.cli.console import optional_steps, say, start_tensorflow
+from kvae.cli.console import optional_steps, our_warnings, say, start_tensorflow
+from kvae.cli.tables import show_export
+from kvae.cli.train import check_target, describe
 
 
 def demo(
@@ -16,23 +18,23 @@ def demo(
 
     Example: kvae demo --out kvae-demo
     """
-    from kvae.cli.train import check_target
-
     run, files = out / "run", out / "export"
     check_target(run, overwrite=True)
     start_tensorflow(context.obj)
+    our_warnings()
     from kvae import plotting
-    from kvae.cli.export import export_run, show_export
-    from kvae.cli.training import Settings, train_run
+    from kvae.cli.export import export_run
+    from kvae.training import Settings, train_run
 
     # Grey pixels: a learned variance draws them sharper than a Bernoulli, whose noise is meant for black and white.
     settings = Settings(source="digits", epochs=40, latent_dim=8, batch_size=64, likelihood="normal-learned")
-    model = train_run(settings, run, num_samples=64, debug=context.obj)
+    data = train_run(settings, run)
+    model = describe(run, data, 64, context.obj)
     drawn = optional_steps(context.obj)
     with drawn("Not drawn: samples"):
         plotting.save(plotting.samples(model, n=100, seed=7), out / "samples.png")
     say("\nExporting, and running the files against Keras …\n")
-    show_export(export_run(model, settings.load(), files), files)
+    show_export(export_run(model, data, files), files)
     say(f"""
 The report:   {run / "report.html"}
 New digits:   {"not drawn" if drawn.failed else out / "samples.png"}

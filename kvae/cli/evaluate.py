@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kvae.cli.console import CommandError, optional_steps, say, say_what_is_faster, table
-from kvae.cli.run import DataDirOption, Run, open_run, write_json
+from kvae.cli.options import DataDirOption, open_run
+from kvae.cli.tables import ROWS, show_scores, value_and_error
 from kvae.files import atomic_file
+from kvae.run import RunFolder, write_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,12 +31,6 @@ OF_A_RUN = {
 }  # what runs of one configuration may differ in
 CODED = 500  # images that are compressed
 PAIRED = 1000  # images whose posteriors are compared with each other
-ROWS = {
-    "distortion": "distortion  −E log p(x|z)",
-    "rate": "rate        KL(q ‖ p)",
-    "elbo": "−ELBO",
-    "nll": "NLL, importance-weighted, K={num_samples}",
-}
 
 
 def evaluate(
@@ -111,7 +107,9 @@ def evaluate(
         say(f"Wrote {json}")
 
 
-def _score(run: Run, split: str, samples: int, seed: int, limit: int | None, data_dir: Path | None) -> dict[str, Any]:
+def _score(
+    run: RunFolder, split: str, samples: int, seed: int, limit: int | None, data_dir: Path | None
+) -> dict[str, Any]:
     """The scores of a run; what an interrupted evaluation left in its folder is taken up, and removed at the end."""
     from kvae.evaluation import EvaluationWarning
     from kvae.evaluation import evaluate as score
@@ -166,7 +164,7 @@ class Unfinished:
             np.savez(temporary, **rows)  # type: ignore[arg-type]
 
 
-def _aggregate(run: Run, split: str, limit: int | None, data_dir: Path | None) -> dict[str, float]:
+def _aggregate(run: RunFolder, split: str, limit: int | None, data_dir: Path | None) -> dict[str, float]:
     """Mutual information and marginal KL, from the first images.
 
     Nothing for conditional models, and for flows, whose density of another image's sample takes too long.
@@ -182,7 +180,9 @@ def _aggregate(run: Run, split: str, limit: int | None, data_dir: Path | None) -
     return aggregate_posterior(run.model, images)
 
 
-def _compression(run: Run, split: str, seed: int, limit: int | None, data_dir: Path | None) -> list[dict[str, Any]]:
+def _compression(
+    run: RunFolder, split: str, seed: int, limit: int | None, data_dir: Path | None
+) -> list[dict[str, Any]]:
     """The table of codes, from the first images, shown."""
     from kvae.evaluation import compression_table
 
@@ -200,32 +200,6 @@ def _compression(run: Run, split: str, seed: int, limit: int | None, data_dir: P
     return [row._asdict() for row in rows]
 
 
-def show_scores(scores: dict[str, Any], latent_dim: int) -> None:
-    from kvae.evaluation.latents import parts_of_the_rate
-
-    table(
-        [f"{scores['split']}, {scores['examples']:,} images", "nats per image", "± over images"],
-        [[label.format(**scores), *_value(scores, name)] for name, label in ROWS.items()],
-    )
-    say(
-        f"{scores['bits_per_dim']:.3f} bits/dim by the ELBO, {scores['bits_per_dim_nll']:.3f} by the NLL"
-        + ("" if scores["support"] in ("binary", "levels") else ", of a density of x in [0, 1]")
-        + f" · {scores['active_units']} of {latent_dim} latents active"
-    )
-    say(f"effective samples: median {scores['ess_median']:.1f}, below 2 for {scores['ess_below_2']:.1%} of the images")
-    if "marginal_kl" in scores:
-        say(parts_of_the_rate(scores))
-    if scores["binarisation"]:
-        say(f"images: {scores['binarisation']}")
-    say()
-
-
-def _value(scores: dict[str, Any], name: str) -> tuple[float, float | str]:
-    """What is shown of a term, the ELBO as a cost, and its error."""
-    error = scores[f"{name}_error"]
-    return -scores[name] if name == "elbo" else scores[name], "" if error is None else error
-
-
 def _show_gap(scores: dict[str, Any], train: dict[str, Any]) -> None:
     from kvae.evaluation import generalisation_gap
 
@@ -241,6 +215,9 @@ def _mean(results: list[dict[str, Any]]) -> dict[str, Any]:
     mean = over_runs(results)
     table(
         [f"mean of {mean['runs']} runs", "nats per image", "± over images", "± over runs"],
-        [[label.format(**mean), *_value(mean, name), mean[f"{name}_error_runs"]] for name, label in ROWS.items()],
+        [
+            [label.format(**mean), *value_and_error(mean, name), mean[f"{name}_error_runs"]]
+            for name, label in ROWS.items()
+        ],
     )
     return mean

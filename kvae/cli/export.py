@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kvae.cli.console import CommandError, say, table
-from kvae.cli.run import DataDirOption, RunArgument, open_run
+from kvae.cli.console import CommandError, say
+from kvae.cli.options import DataDirOption, RunArgument, open_run
+from kvae.cli.tables import show_export
 
 if TYPE_CHECKING:
     from kvae.data import Data
@@ -144,38 +145,3 @@ def export_run(model: "VAE", data: "Data", out: Path, **settings: Any) -> dict[s
     if conditional and len(data.label_names) == model.condition_dim:
         settings["condition_names"] = data.label_names
     return write(model, out, images=images, labels=labels, validation=validation, data=data.name, **settings)
-
-
-def show_export(report: dict[str, Any], out: Path) -> None:
-    rows = []
-    for artifact in report["artifacts"]:
-        does = artifact["behaviour"] or {}
-        decode = does.get("latency_us", {}).get(f"decode_{min(report['model']['batch_sizes'])}", {}).get("1")
-        images = [
-            check["max_abs_error"] / (255 if check["dtype"] == "uint8" else 1)
-            for signature in artifact["signatures"].values()
-            for name, check in signature["outputs"].items()
-            if name in ("image", "reconstruction")
-        ]
-        rows.append(
-            [
-                artifact["path"],
-                artifact["bytes"],
-                _number(max(images, default=None), 1, "e"),
-                _number(does.get("elbo"), 2),
-                _number(does.get("nats_lost"), 3),
-                _number(does.get("psnr"), 1),
-                _number(does.get("probe_accuracy"), 3),
-                _number(decode, 0),
-            ]
-        )
-    table(["file", "bytes", "max |error|", "ELBO", "nats lost", "PSNR dB", "probe", "decode µs"], rows)
-    for warning in report["warnings"]:
-        say(f"warning: {warning}")
-    for name, reason in report["refused"].items():
-        say(f"left out: {name}. {reason}")
-    say(f"Verified against Keras. Wrote {out}/export.html, {out}/report.json")
-
-
-def _number(value: float | None, digits: int, form: str = "f") -> str:
-    return "–" if value is None else f"{value:.{digits}{form}}"

@@ -1,18 +1,17 @@
 """`kvae features`, and the linear probe."""
 
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kvae.cli.console import CommandError, optional_steps, say, table
-from kvae.cli.run import DataDirOption, RunArgument, open_run
+from kvae.cli.console import CommandError, optional_steps, say
+from kvae.cli.options import DataDirOption, RunArgument, open_run
+from kvae.cli.tables import show_probe
 
 if TYPE_CHECKING:
-    from kvae.data import Data
-    from kvae.models import VAE
+    pass
 
-PROBE_TRAIN, PROBE_TEST = 2000, 5000
 SPLITS = (None, "all", "train", "validation", "test", "new")
 
 
@@ -97,30 +96,7 @@ def features(
     if probe and opened.model.condition_dim is not None:
         say("No linear probe: the encoder of a conditional run is told the label.")
     elif probe and data.has_labels:
+        from kvae.training.describe import probe_run
+
         with optional_steps(context.obj)("No linear probe", ": "):  # it needs images that are set aside
             show_probe(probe_run(opened.model, data if data.num_test else opened.data(source, data_dir, key=key)))
-
-
-def probe_run(model: "VAE", data: "Data") -> list[dict[str, Any]]:
-    """The linear probe with its controls, on a few thousand labels of the training and test splits."""
-    import numpy as np
-
-    from kvae.evaluation import probe_with_controls
-    from kvae.features import extract
-
-    train_images, train_labels = data.arrays("train", limit=PROBE_TRAIN)
-    test_images, test_labels = data.arrays("test", limit=PROBE_TEST)
-    if train_labels is None or test_labels is None:
-        split = "training" if train_labels is None else "test"
-        raise ValueError(f"Expected labels to probe for. Received: {data.name}, whose {split} images have none")
-    train = {**extract(model, train_images), "label": np.asarray(train_labels)}
-    test = {**extract(model, test_images), "label": np.asarray(test_labels)}
-    rows = probe_with_controls(train, train_images, test, test_images)
-    return [{**row._asdict(), "labels": int(np.sum(train["label"] >= 0))} for row in rows]
-
-
-def show_probe(rows: list[dict[str, Any]]) -> None:
-    table(
-        [f"linear probe, {rows[0]['labels']:,} labels", "size", "test accuracy"],
-        [[row["features"], row["size"], row["accuracy"]] for row in rows],
-    )

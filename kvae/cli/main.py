@@ -10,8 +10,9 @@ from typer.core import TyperGroup
 
 from kvae import __version__
 from kvae.cli import demo, evaluate, export, features, plot, recipes, sample, train
-from kvae.cli.console import ARGUMENTS, Stopped, session, show_only_our_warnings
+from kvae.cli.console import ARGUMENTS, session, show_only_our_warnings
 from kvae.steps import is_for_users, reason_of
+from kvae.training.signals import Stopped
 
 
 class Commands(TyperGroup):

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from kvae.cli.console import CommandError, say
-from kvae.cli.run import RunArgument, open_run
+from kvae.cli.options import RunArgument, open_run
 from kvae.files import atomic_file
 
 

@@ -13,18 +13,17 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kvae.cli import unfinished
-from kvae.cli.console import CommandError, Stopped, say
+from kvae.cli.console import CommandError, say
+from kvae.training import unfinished
+from kvae.training.cluster import LOST, MET
+from kvae.training.signals import Stopped, stopped_by
 
-MET = "KVAE_WORKERS_MET"  # in a worker's environment: the folder where it says that it has met the others
-LOST = 75  # exit status of a worker that has lost another one (EX_TEMPFAIL)
 RESTARTS = 3
 POLL_SECONDS = 0.1
 
@@ -63,11 +62,6 @@ class Cluster:
         return json.dumps({"cluster": {"worker": self.addresses}, "task": {"type": "worker", "index": index}})
 
 
-def is_worker() -> bool:
-    """Whether this process is one that `train` has started."""
-    return MET in os.environ
-
-
 def train(arguments: list[str], run: Path, workers: int, timeout: float, overwrite: bool) -> bool:
     """Run `kvae ARGUMENTS` in every worker until the model is trained; True where the chief ran.
 
@@ -82,26 +76,26 @@ def train(arguments: list[str], run: Path, workers: int, timeout: float, overwri
         CommandError: if one doesn't come, fails, or was killed too often.
     """
     cluster = Cluster.of(workers)
-    with unfinished.held(run) if cluster.has_chief else contextlib.nullcontext():
+    with unfinished.locked(run) if cluster.has_chief else contextlib.nullcontext():
         if overwrite and cluster.has_chief:
             unfinished.clear(run / unfinished.FOLDER)
         for restart in range(RESTARTS + 1):
             try:
-                with unfinished.stopped_by(_stop):
+                with stopped_by(_stop):
                     lost = _run(arguments, cluster, timeout)
             except KeyboardInterrupt:
-                saved = "what the last whole epoch left" if unfinished.is_there(run) else "nothing yet"
-                raise Stopped(f"stopped; saved is {saved}. Go on with: kvae train --resume {run}") from None
+                saved = "what the last whole epoch left" if unfinished.exists(run) else "nothing yet"
+                raise Stopped(f"stopped; saved is {saved}. Resume with: kvae train --resume {run}") from None
             if lost is None:
                 return cluster.has_chief
             if restart == RESTARTS:
                 break
-            begin = "the last epoch that was saved" if unfinished.is_there(run) else "the beginning"
+            begin = "the last epoch that was saved" if unfinished.exists(run) else "the beginning"
             say(f"{lost}: all workers start again, from {begin}.")
-            if unfinished.is_there(run):
+            if unfinished.exists(run):
                 arguments = ["train", "--resume", str(run), "--workers", str(workers)]
             cluster = Cluster.of(workers)
-    raise CommandError(f"{lost}, for the {RESTARTS + 1}th time. Go on with: kvae train --resume {run}")
+    raise CommandError(f"{lost}, for the {RESTARTS + 1}th time. Resume with: kvae train --resume {run}")
 
 
 def _stop(*_: Any) -> None:
@@ -187,58 +181,3 @@ def free_ports(count: int) -> list[int]:
     finally:
         for one in sockets:
             one.close()
-
-
-# In a worker.
-
-
-def join() -> Any:
-    """The strategy of this worker, when all have met. It ends when the command that started it is gone."""
-    import tensorflow as tf
-
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(LOST)
-
-    threading.Thread(target=watch, daemon=True).start()
-    strategy = tf.distribute.MultiWorkerMirroredStrategy()
-    meet(strategy)
-    (Path(os.environ[MET]) / str(strategy.cluster_resolver.task_id)).touch()
-    return strategy
-
-
-def is_chief() -> bool:
-    """Whether this process writes the files: it trains alone, or is the first worker."""
-    import tensorflow as tf
-
-    return bool(tf.distribute.get_strategy().extended.should_checkpoint)
-
-
-def meet(strategy: Any) -> None:
-    """Wait until all workers are here."""
-    import tensorflow as tf
-
-    def counted() -> Any:
-        return strategy.reduce("SUM", strategy.run(lambda: tf.constant(1.0)), axis=None)
-
-    tf.function(counted, autograph=False)()
-
-
-@contextlib.contextmanager
-def lost_others() -> Iterator[None]:
-    """A worker whose step fails because another is gone ends quietly: the command starts all of them again."""
-    import tensorflow as tf
-
-    gone = (
-        tf.errors.UnavailableError,
-        tf.errors.AbortedError,
-        tf.errors.CancelledError,
-        tf.errors.DeadlineExceededError,
-    )
-    try:
-        yield
-    except gone:
-        os._exit(LOST)

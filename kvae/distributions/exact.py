@@ -11,8 +11,6 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from kvae.distributions.threefry import pinned, unpinned
-
 GRID = 2.0**-24  # of products
 UNIT = 2.0**-17  # of the terms of a sum
 LARGEST = 2.0**31 - 2.0**10  # of a sum, in units, with room for how float32 rounds a part of it
@@ -30,7 +28,8 @@ def exact_dense(x: Any, kernel: Any, bias: Any = None) -> Any:
     """x · kernel + bias for `x` `(B, I)`: `(B, O)`.
 
     Each product is cut to a multiple of 2⁻¹⁷, and their sum is exact. Products, and the bias, beyond ±2¹⁴ / (I + 1)
-    are clipped.
+    are clipped. Quantised files round what goes through a matrix product, or a change of shape, to 8 bits: the first
+    isn't used, and shapes are changed of integers alone.
 
     Args:
         kernel: the matrix `(I, O)` row by row, `(1, I·O)`, or one for each row of `x`, `(B, I·O)`.
@@ -47,11 +46,11 @@ def exact_dense(x: Any, kernel: Any, bias: Any = None) -> Any:
     def units(value: Any) -> Any:
         return ops.cast(ops.clip(value * (1 / UNIT), -largest, largest), "int32")
 
-    products = units(pinned(ops.take(x, np.repeat(np.arange(rows), columns), axis=1) * kernel))  # (B, 1, 1, 1, I·O)
-    total = ops.sum(ops.reshape(products, (-1, 1, 1, rows, columns)), axis=3, keepdims=True)
+    products = units(ops.take(x, np.repeat(np.arange(rows), columns), axis=1) * kernel)  # (B, I·O)
+    total = ops.sum(ops.reshape(products, (-1, rows, columns)), axis=1)
     if bias is not None:
         total = total + units(ops.convert_to_tensor(bias))
-    return unpinned(ops.cast(total, "float32") * UNIT)
+    return ops.cast(total, "float32") * UNIT
 
 
 def rational_scale(raw: Any) -> Any:

@@ -7,8 +7,6 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from kvae.distributions.threefry import unpinned
-
 _BITS = 6  # of the mantissa that choose the bin: 64 bins in each octave of the probability
 _HALF = 126  # exponent, as float32 stores it, of 0.5
 
@@ -29,7 +27,7 @@ def _table() -> tuple[np.ndarray, np.ndarray]:
 
 
 def normal_from_words(words: Any) -> Any:
-    """float32 numbers from N(0, 1) for int32 random words, `(B, n)`, by the inverse of the distribution function.
+    """float32 numbers from N(0, 1) for int32 random words, by the inverse of the distribution function.
 
     Bit for bit the same on every platform, for the logarithms and roots of other methods are not: a table, and
     a linear interpolation of which every product is exact. It is within 2·10⁻⁵ of the true quantile, and reaches
@@ -48,15 +46,15 @@ def normal_from_words(words: Any) -> Any:
     base, slope = (ops.convert_to_tensor(column) for column in _table())
     bin_ = bin_ - _HALF * 2**_BITS
     z = ops.take(base, bin_, axis=0) + ops.take(slope, bin_, axis=0) * ops.cast(step, "float32")
-    return unpinned(z * ops.sign(signed))
+    return z * ops.sign(signed)
 
 
 def uniform_from_words(words: Any) -> Any:
-    """float32 numbers from U(0, 1) for int32 random words, `(B, n)`: odd multiples of 2⁻²⁴, never 0 or 1.
+    """float32 numbers from U(0, 1) for int32 random words: odd multiples of 2⁻²⁴, never 0 or 1.
 
     Example:
 
         >>> [float(u) for u in uniform_from_words(ops.convert_to_tensor(np.array([0, -(2**31)], "int32")))]
         [0.5000000596046448, 5.960464477539063e-08]
     """
-    return unpinned((ops.cast(ops.bitwise_right_shift(words, 9), "float32") + 0.5) * 2.0**-23 + 0.5)
+    return (ops.cast(ops.bitwise_right_shift(words, 9), "float32") + 0.5) * 2.0**-23 + 0.5

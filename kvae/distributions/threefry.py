@@ -75,19 +75,6 @@ def seed_words(seed: int) -> np.ndarray:
     return np.array([seed % 2**64], np.uint64).view(np.uint32)[::-1].astype(np.uint32).view(np.int32)
 
 
-def pinned(x: Any) -> Any:
-    """`x` `(B, n)` as `(B, 1, 1, 1, n)`, which keeps an exported file's integers on the CPU.
-
-    LiteRT's GPU computes integers as floats, without an error, and takes no operator with a tensor of five axes.
-    """
-    return ops.reshape(x, (-1, 1, 1, 1, x.shape[-1]))
-
-
-def unpinned(x: Any) -> Any:
-    """`(B, 1, 1, 1, n)` as `(B, n)`; arrays of fewer axes as they are."""
-    return ops.reshape(x, (-1, x.shape[-1])) if len(x.shape) == 5 else x
-
-
 def random_words(seed: Any, index: Any, count: int, stream: int = 0) -> Any:
     """`count` independent random words for each index: row i depends on `seed` and `index[i]` alone.
 
@@ -98,13 +85,12 @@ def random_words(seed: Any, index: Any, count: int, stream: int = 0) -> Any:
         stream: words of different streams are independent.
 
     Returns:
-        int32 `(B, 1, 1, 1, count)`, uniform over all 2³² words (`pinned` has the reason for the shape).
+        int32 `(B, count)`, uniform over all 2³² words.
     """
     blocks = (count + 1) // 2
-    block = _int32(np.arange(blocks).reshape(1, 1, 1, 1, -1) + stream * 2**24)
-    seed, index = ops.reshape(seed, (1, 1, 1, 1, 2)), ops.reshape(index, (-1, 1, 1, 1, 1))
-    first, second = threefry((seed[..., :1], seed[..., 1:]), (index, block))
-    return ops.concatenate([first, second], axis=-1)[..., :count]
+    block = _int32(np.arange(blocks) + stream * 2**24)
+    first, second = threefry((seed[0:1], seed[1:2]), (index[:, None], block[None]))  # (B, blocks)
+    return ops.concatenate([first, second], axis=1)[:, :count]
 
 
 def _int32(value: Any) -> Any:

@@ -14,14 +14,13 @@ from sklearn.utils import Tags, check_random_state
 from sklearn.utils.validation import validate_data
 
 from kvae import likelihoods, recipes
-from kvae.best_epoch import BestEpoch
-from kvae.callbacks import NothingLearnedError
+from kvae.callbacks import BestEpoch, NothingLearnedError
 from kvae.data.pipeline import untuned
 from kvae.distributions import Distribution
 from kvae.evaluation.importance import ImportanceSampler, Rows, score_images
 from kvae.models import VAE, LatentModel
 from kvae.networks import MLP, Decoder, Encoder
-from kvae.optimizers import Adam
+from kvae.optimizers import FusedAdam
 
 ROWS = 128  # encoded at once, always as many: a row's result doesn't depend on how many others there are
 SCORED = 32  # the same for scores, which take K times as much
@@ -182,7 +181,7 @@ class LatentEstimator(BaseEstimator):
         rows = tf.data.Dataset.from_tensor_slices(tf.constant(train))
         batches = rows.shuffle(len(train), seed=self.seed_).batch(self.batch_size)
         data = tf.constant(images)
-        model.compile(Adam(self.learning_rate, global_clipnorm=100.0))
+        model.compile(FusedAdam(self.learning_rate, global_clipnorm=100.0))
         diverged = None
         try:
             model.fit(

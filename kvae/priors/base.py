@@ -50,7 +50,7 @@ class Prior(keras.layers.Layer):
         return self.latent_dim
 
     def from_words(self, words: Any, temperature: Any = 1.0, condition: Any = None) -> Any:
-        """Latents for int32 random words `(B, 1, 1, 1, num_words)`, each uniform over all 2³² values: `(B, D)`.
+        """Latents for int32 random words `(B, num_words)`, each uniform over all 2³² values: `(B, D)`.
 
         It is traced into exported files, where only the built-in operators of LiteRT are at hand. For bit-equal
         latents on every platform it takes its numbers from `kvae.distributions.normal_from_words` or

@@ -10,7 +10,6 @@ from keras import initializers, ops
 from kvae.distributions import normal_from_words
 from kvae.distributions.diagonal_normal import LOG_2PI
 from kvae.distributions.exact import exact_dense, on_grid
-from kvae.distributions.threefry import unpinned
 from kvae.priors.base import Prior
 
 
@@ -114,16 +113,12 @@ class FixedMixture(Prior):
         return self.latent_dim + 1
 
     def from_words(self, words: Any, temperature: Any = 1.0, condition: Any = None) -> Any:
-        is_above = words[..., :1] > ops.cast(self.thresholds, "int32")
-        component = ops.sum(ops.cast(is_above, "int32"), axis=-1)  # (B, 1, 1, 1)
-
-        def of_component(table: Any) -> Any:
-            return unpinned(ops.take(ops.reshape(table, (self.components, -1)), component, axis=0))
-
-        noise = on_grid(temperature * normal_from_words(words[..., 1:]))  # (B, D)
+        component = ops.sum(ops.cast(words[:, :1] > ops.cast(self.thresholds, "int32"), "int32"), axis=1)  # (B,)
+        noise = on_grid(temperature * normal_from_words(words[:, 1:]))  # (B, D)
         if self.full:
-            noise = exact_dense(noise, of_component(self.mixing))
-        return of_component(self.means) + on_grid(of_component(self.scales) * noise)
+            mixing = ops.reshape(self.mixing, (self.components, -1))
+            noise = exact_dense(noise, ops.take(mixing, component, axis=0))
+        return ops.take(self.means, component, axis=0) + on_grid(ops.take(self.scales, component, axis=0) * noise)
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "components": self.components, "full": self.full}

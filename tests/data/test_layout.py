@@ -438,10 +438,11 @@ def test_records_without_labels_in_one_split(tmp_path):
 
 
 def test_what_needs_labels_says_that_a_split_has_none(labelled_but_for_test):
-    from kvae.cli.console import CommandError
-    from kvae.cli.features import probe_run
-    from kvae.cli.training import Settings
     from kvae.evaluation import sample_quality
+    from kvae.run import RunError
+    from kvae.training import Settings
+    from kvae.training.describe import probe_run
+    from kvae.training.parts import model_of
 
     with pytest.warns(DataWarning, match="no labels"):
         data = kvae.data.load(labelled_but_for_test)
@@ -450,8 +451,8 @@ def test_what_needs_labels_says_that_a_split_has_none(labelled_but_for_test):
         probe_run(vae, data)
     with pytest.raises(ValueError, match="needs labels"):
         sample_quality(vae, data)
-    with pytest.raises(CommandError, match="whose test split has none"):
-        Settings(source="pets", conditional=True).model(data)
+    with pytest.raises(RunError, match="whose test split has none"):
+        model_of(Settings(source="pets", conditional=True), data)
 
 
 @pytest.mark.slow

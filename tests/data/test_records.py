@@ -175,11 +175,11 @@ def resident():
     return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() / 2**20
 data = kvae.data.load(sys.argv[1], batch_size=256, cache_bytes=0)
 count, most = 0, 0.0
-while count < 40_000:
+while count < 20_000:
     for batch in data.split("train", shuffle=True, epoch=count):
         count += len(batch)
         most = max(most, resident())
-        if count >= 40_000:
+        if count >= 20_000:
             break
 print(json.dumps({"megabytes": most, "images": data.num_train}))
 """
@@ -187,14 +187,14 @@ print(json.dumps({"megabytes": most, "images": data.num_train}))
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's /proc")
-def test_memory_stays_flat_from_ten_thousand_to_a_million_images(tmp_path):
-    """A million records in a hundred links to each of ten files: what counts is how many there are to be read."""
+def test_memory_stays_flat_from_ten_thousand_to_two_hundred_thousand_images(tmp_path):
+    """Twenty links to each of ten files: what counts is how many there are to be read."""
     images = np.random.default_rng(0).integers(0, 256, (10_000, 28, 28, 1), np.uint8)
     few = tmp_path / "few"
     write_records(few, images, files=10, labels=False)
     many = tmp_path / "many"
     many.mkdir()
-    for copy in range(100):
+    for copy in range(20):
         for path in few.iterdir():
             (many / f"{copy}-{path.name}").hardlink_to(path)
     found = {}
@@ -202,5 +202,5 @@ def test_memory_stays_flat_from_ten_thousand_to_a_million_images(tmp_path):
         command = [sys.executable, "-c", STREAM, str(folder)]
         printed = subprocess.run(command, check=True, capture_output=True, text=True)
         found[folder.name] = json.loads(printed.stdout)
-    assert (found["few"]["images"], found["many"]["images"]) == (8_000, 800_000)
+    assert (found["few"]["images"], found["many"]["images"]) == (8_000, 160_000)
     assert found["many"]["megabytes"] < 1.1 * found["few"]["megabytes"], found

@@ -10,11 +10,10 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import kvae
-from kvae.cli import training
 from kvae.cli.main import app
-from kvae.cli.run import Run
-from kvae.cli.training import Settings
 from kvae.data import DataWarning
+from kvae.run import RunFolder
+from kvae.training import Settings, job
 
 DEEP = np.random.default_rng(0).integers(300, 4096, (40, 8, 9), np.uint16)
 DEEP[:, 0, 0], DEEP[:, 0, 1] = 300, 4095  # each image has the whole range
@@ -32,18 +31,21 @@ def config_of(settings: Settings) -> dict:
         count_params=lambda: 1,
         image_shape=images.image_shape,
     )
-    return json.loads(json.dumps(training._config(settings.settle(images), images, model)))
+    return json.loads(json.dumps(job._config(settings.for_data(images), images, model)))
 
 
-def run_of(tmp_path, config: dict) -> Run:
-    return Run(tmp_path, config, SimpleNamespace(image_shape=tuple(config["image_shape"]), condition_dim=None))
+def run_of(tmp_path, config: dict) -> RunFolder:
+    run = RunFolder(tmp_path)
+    vars(run).update(config=config, model=SimpleNamespace(image_shape=tuple(config["image_shape"]), condition_dim=None))
+    return run
 
 
 @pytest.fixture
 def asked(monkeypatch):
     """What `kvae train` would train, without training it."""
     found = []
-    monkeypatch.setattr(training, "train_run", lambda settings, *args, **kwargs: found.append(settings))
+    monkeypatch.setattr(job, "train_run", lambda settings, *args, **kwargs: found.append(settings))
+    monkeypatch.setattr("kvae.cli.train.describe", lambda *args: None)
 
     def ask(*arguments: object) -> Settings:
         result = CliRunner().invoke(app, ["train", *map(str, arguments)], obj=False, catch_exceptions=False)

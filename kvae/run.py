@@ -1,15 +1,13 @@
-"""A RUN: the folder that holds one training."""
+"""The run folder: what `kvae train` leaves, and how to use it again."""
 
 import csv
 import json
 import warnings
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-from kvae.cli.console import CommandError, our_warnings, start_tensorflow
 from kvae.files import FIGURES_LIST, atomic_file
 
 if TYPE_CHECKING:
@@ -17,22 +15,100 @@ if TYPE_CHECKING:
     from kvae.data.catalogue import Splits
     from kvae.models import VAE
 
-SPLITS = "splits.npz"  # of a RUN: which images were in which split
-RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Folder made by `kvae train`.", show_default=False)]
-DataDirOption = Annotated[
-    Path | None,
-    typer.Option(help="Where TensorFlow Datasets keeps prepared sets (else TFDS_DATA_DIR).", show_default=False),
-]
+MODEL, CONFIG, HISTORY, METRICS = "model.keras", "config.json", "history.csv", "metrics.json"
+SPLITS = "splits.npz"  # which images were in which split
+REPORT = "report.html"
+
+
+class RunError(ValueError):
+    """A run folder that is missing, damaged, or can't be used as asked."""
 
 
 @dataclass(frozen=True)
-class Run:
-    """A trained model with what is needed to use it: its configuration and its data."""
+class RunFolder:
+    """A folder that `kvae train` made: its configuration, model, numbers and data.
+
+    Args:
+        path: of the folder.
+
+    Example:
+
+        >>> RunFolder("runs/nowhere").config
+        Traceback (most recent call last):
+        ...
+        kvae.run.RunError: Expected a folder made by `kvae train`, with config.json in it. Received: runs/nowhere (no such folder)
+    """  # noqa: E501
 
     path: Path
-    config: dict[str, Any]
-    model: "VAE"
     _loaded: dict[Any, "Data"] = field(default_factory=dict, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", Path(self.path))
+
+    def __truediv__(self, name: str | Path) -> Path:
+        return self.path / name
+
+    # What was trained.
+
+    def check(self) -> "RunFolder":
+        """The folder itself; RunError unless it has a configuration and a model."""
+        for name in (CONFIG, MODEL):
+            if not (self / name).is_file():
+                raise RunError(
+                    f"Expected a folder made by `kvae train`, with {name} in it. Received: {self.path}"
+                    + ("" if self.path.exists() else " (no such folder)")
+                )
+        return self
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The settings of training, and what was trained; RunError where they are missing or damaged."""
+        self.check()
+        try:
+            config = with_data_seed(json.loads((self / CONFIG).read_text(encoding="utf-8")))
+            config["source"], config["binarize"], config["size"], config["grayscale"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise RunError(
+                f"Expected the configuration that `kvae train` wrote. Received: {self / CONFIG} ({error})"
+            ) from error
+        return config
+
+    @cached_property
+    def model(self) -> "VAE":
+        """The trained model; RunError if its file is damaged."""
+        import kvae
+
+        self.check()
+        try:
+            return kvae.load(self / MODEL)
+        except Exception as error:
+            reason = " ".join(str(error).split())[:200]
+            raise RunError(f"{self / MODEL} can't be loaded: is it damaged? ({reason})") from error
+
+    # Numbers.
+
+    @property
+    def history(self) -> dict[str, list[float]]:
+        """The training log as lists by column; nothing where it is missing."""
+        if not (self / HISTORY).is_file():
+            return {}
+        with open(self / HISTORY, newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        return {name: [float(row[name]) for row in rows] for name in rows[0]} if rows else {}
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """Scores of the test split; nothing where they are missing or damaged: they can be computed again."""
+        return _read_object(self / METRICS)
+
+    @property
+    def is_described(self) -> bool:
+        """Whether a trained run has its scores, the figures that could be drawn, and its report."""
+        figures = _read_object(self / FIGURES_LIST).get("drawn") or ["learning_curves"]  # older runs have no list
+        files = [self / REPORT, *(self / FIGURES_LIST.with_name(f"{name}.png") for name in figures)]
+        return "elbo" in self.metrics and all(file.is_file() for file in files)
+
+    # Data.
 
     def is_own(self, source: str) -> bool:
         """Whether the run was trained on this source."""
@@ -43,8 +119,17 @@ class Run:
     ) -> "Data":
         """The data that the run was trained on, in its splits, or another source prepared in the same way.
 
-        A warning says what has changed since training. `whole` data has no splits but those that the source has itself;
-        `key` is the entry of another `.npz` file.
+        A `DataWarning` says what has changed since training.
+
+        Args:
+            source: another source; None for that of training.
+            data_dir: where TensorFlow Datasets keeps prepared sets.
+            whole: cut no splits; those that the source has itself stay.
+            key: entry of another `.npz` file.
+
+        Raises:
+            RunError: for images of another shape, or other classes of a conditional model.
+            DataError: if the source can't be read.
         """
         wanted = source, data_dir, whole, key
         if wanted not in self._loaded:
@@ -73,23 +158,23 @@ class Run:
             test_fraction=0.0 if whole else 0.1,
         )
         if loaded.image_shape != self.model.image_shape:
-            raise CommandError(
+            raise RunError(
                 f"Expected images of shape {self.model.image_shape}, as this run was trained on. "
                 f"Received: {source} with {loaded.image_shape}"
             )
         classes = config.get("label_names")
         if self.model.condition_dim is not None and classes and loaded.label_names not in ((), tuple(classes)):
-            raise CommandError(
+            raise RunError(
                 f"Expected the classes that this conditional run was trained with: {', '.join(classes)}. "
                 f"Received: {loaded.name} with {', '.join(loaded.label_names)}"
             )
         trained = None if whole else read_splits(self.path)
         if trained is None:
             return loaded
-        return as_trained(loaded, trained) if own else _warn_of_trained(loaded, trained)
+        return in_splits_of_training(loaded, trained) if own else _warn_of_overlap(loaded, trained)
 
 
-def as_trained(loaded: "Data", trained: "Splits") -> "Data":
+def in_splits_of_training(loaded: "Data", trained: "Splits") -> "Data":
     """The data in the splits of training, with a warning of what has changed since."""
     from kvae.data import DataWarning
 
@@ -98,7 +183,7 @@ def as_trained(loaded: "Data", trained: "Splits") -> "Data":
     found = loaded.with_splits(trained)
     if gone or changes.new:
         new = f"{changes.new:,} new image{'s are' if changes.new != 1 else ' is'} in no split (--split new has them)"
-        lost = f"{', '.join(gone)} images are gone, or others now"
+        lost = f"{', '.join(gone)} images are missing or have changed"
         warnings.warn(
             f"{loaded.name} has changed since training, whose splits are kept: "
             + "; ".join([*([new] if changes.new else []), *([lost] if gone else [])]),
@@ -107,8 +192,8 @@ def as_trained(loaded: "Data", trained: "Splits") -> "Data":
     return found
 
 
-def _warn_of_trained(loaded: "Data", trained: "Splits") -> "Data":
-    """Another source, with a warning of images that it holds back and that were trained on."""
+def _warn_of_overlap(loaded: "Data", trained: "Splits") -> "Data":
+    """Another source, with a warning of held-out images that were trained on."""
     import numpy as np
 
     from kvae.data import DataWarning
@@ -124,7 +209,7 @@ def _warn_of_trained(loaded: "Data", trained: "Splits") -> "Data":
 
 
 def write_splits(path: Path, images: "Data") -> None:
-    """Write down which images are in which split: a number for each, made of its content."""
+    """Write which images are in which split: a number for each, made of its content."""
     import numpy as np
 
     with atomic_file(path / SPLITS) as temporary:
@@ -132,7 +217,7 @@ def write_splits(path: Path, images: "Data") -> None:
 
 
 def read_splits(path: Path) -> "Splits | None":
-    """What `write_splits` wrote; None for a run from before it did."""
+    """What `write_splits` wrote; None for an older run without it."""
     import numpy as np
 
     file = path / SPLITS
@@ -144,59 +229,21 @@ def read_splits(path: Path) -> "Splits | None":
         if any(keys.dtype != np.uint64 or keys.ndim != 1 for keys in splits.values()):
             raise ValueError("other arrays")
     except Exception as error:  # zipfile, zlib and NumPy raise nearly anything on damaged files
-        raise CommandError(
+        raise RunError(
             f"Expected the splits that `kvae train` wrote. Received: {file} ({error}); without this file, splits are "
-            "cut from the images of today"
+            "cut from the present images"
         ) from error
     return splits
 
 
-def open_run(path: Path, debug: bool = False) -> Run:
-    """Load a run; CommandError if the folder isn't one or its files are damaged."""
-    for name in ("config.json", "model.keras"):
-        if not (path / name).is_file():
-            raise CommandError(
-                f"Expected a folder made by `kvae train`, with {name} in it. Received: {path}"
-                + ("" if path.exists() else " (no such folder)")
-            )
-    try:
-        config = with_data_seed(json.loads((path / "config.json").read_text(encoding="utf-8")))
-        config["source"], config["binarize"], config["size"], config["grayscale"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise CommandError(
-            f"Expected the configuration that `kvae train` wrote. Received: {path}/config.json ({error})"
-        ) from error
-    start_tensorflow(debug)
-    our_warnings()
-    import kvae
-
-    try:
-        model = kvae.load(path / "model.keras")
-    except Exception as error:
-        if debug:
-            raise
-        reason = " ".join(str(error).split())[:200]
-        raise CommandError(f"{path / 'model.keras'} can't be loaded: is it damaged? ({reason})") from error
-    return Run(path, config, model)
-
-
 def with_data_seed(config: dict[str, Any]) -> dict[str, Any]:
-    """A configuration from before there was a seed of the data: it was that of training."""
+    """A configuration with the seed of the data; in older ones it is that of training."""
     return {"data_seed": config["seed"], **config}
 
 
-def read_history(run: Path) -> dict[str, list[float]]:
-    """history.csv as lists by column; nothing where it is missing."""
-    if not (run / "history.csv").is_file():
-        return {}
-    with open(run / "history.csv", newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    return {name: [float(row[name]) for row in rows] for name in rows[0]} if rows else {}
-
-
-def read_metrics(run: Path) -> dict[str, Any]:
-    """metrics.json; nothing where it is missing or damaged: it can be made again."""
-    return _read_object(run / "metrics.json")
+def write_json(path: Path, content: Any) -> None:
+    with atomic_file(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def _read_object(path: Path) -> dict[str, Any]:
@@ -205,15 +252,3 @@ def _read_object(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
-
-
-def is_described(run: Path) -> bool:
-    """Whether a trained run has its scores, the figures that could be drawn, and its report."""
-    figures = _read_object(run / FIGURES_LIST).get("drawn") or ["learning_curves"]  # an earlier version had no list
-    files = [run / "report.html", *(run / FIGURES_LIST.with_name(f"{name}.png") for name in figures)]
-    return "elbo" in read_metrics(run) and all(file.is_file() for file in files)
-
-
-def write_json(path: Path, content: Any) -> None:
-    with atomic_file(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -8,31 +8,26 @@ import contextlib
 import json
 import os
 import shutil
-import signal
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from kvae.cli.console import CommandError, say
 from kvae.files import atomic_file
-
-if TYPE_CHECKING:
-    from kvae.callbacks import Resume
+from kvae.run import CONFIG, HISTORY, METRICS, MODEL, SPLITS, RunError
 
 FOLDER, LOCK, STATE = "training", "lock", "state.npz"
 SAVE_SECONDS = 300.0  # after which the state is saved within an epoch, too
-MOVED = ("history.csv", "model.keras", "splits.npz", "metrics.json", "config.json")  # into RUN, when it is finished
+MOVED = (HISTORY, MODEL, SPLITS, METRICS, CONFIG)  # into the run folder, when the training run is finished
 
 
-def is_there(run: Path) -> bool:
+def exists(run: Path) -> bool:
+    """Whether an unfinished training run is in the folder."""
     return (run / FOLDER / STATE).is_file()
 
 
 @contextlib.contextmanager
-def held(run: Path) -> Iterator[Path]:
-    """RUN/training, for this process alone; CommandError if another has it. One that holds no state is removed."""
+def locked(run: Path) -> Iterator[Path]:
+    """RUN/training, for this process alone; RunError if another has it. One that holds no state is removed."""
     from filelock import FileLock, Timeout
 
     folder = run / FOLDER
@@ -44,7 +39,7 @@ def held(run: Path) -> Iterator[Path]:
         except FileNotFoundError:
             continue  # who held it has just removed the folder
         except Timeout as error:
-            raise CommandError(
+            raise RunError(
                 f"{run} is being trained by another process: wait for it, stop it, or choose another --out"
             ) from error
         if (folder / LOCK).exists():
@@ -53,7 +48,7 @@ def held(run: Path) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        if not is_there(run):
+        if not exists(run):
             shutil.rmtree(folder, ignore_errors=True)
             with contextlib.suppress(OSError):  # it isn't empty: a run that was there before
                 run.rmdir()
@@ -71,7 +66,7 @@ def tidy(folder: Path, epoch: int) -> None:
     """What a killed process left half done: temporary folders, and lines of epochs that are to be done again."""
     for path in folder.glob(".*"):
         _remove(path)
-    history = folder / "history.csv"
+    history = folder / HISTORY
     if not history.is_file():
         return
     lines = history.read_bytes().splitlines(keepends=True)
@@ -90,77 +85,17 @@ def finish(run: Path, folder: Path) -> None:
     clear(folder)
 
 
-def settings_of(run: Path) -> dict[str, Any]:
+def config_of(run: Path) -> dict[str, Any]:
     """The configuration that an unfinished training began with."""
-    path = run / FOLDER / "config.json"
-    path = path if path.is_file() else run / "config.json"
+    path = run / FOLDER / CONFIG
+    path = path if path.is_file() else run / CONFIG
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
         return {**config, "size": tuple(config["size"]) if isinstance(config["size"], list) else config["size"]}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CommandError(
+        raise RunError(
             f"Expected the configuration that `kvae train` wrote. Received: {path} ({error}). --overwrite begins anew"
         ) from error
-
-
-@contextlib.contextmanager
-def stoppable(resume: "Resume") -> Iterator[None]:
-    """Ctrl-C or SIGTERM has `resume` save after the step that is running; a second one stops at once."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        if resume.interrupted:
-            raise KeyboardInterrupt
-        resume.interrupted = True
-        say("\nFinishing the step, and saving. Once more stops at once.")
-
-    with stopped_by(stop), exit_at_second_signal():
-        yield
-
-
-@contextlib.contextmanager
-def exit_at_second_signal(patience: float = 1.0) -> Iterator[None]:
-    """Ends the process at the second Ctrl-C or SIGTERM, also while a long call keeps Python from handling the first.
-
-    Python handles signals between two calls, and several of them as one; what the operating system delivers is told to
-    a pipe at once, which a thread reads. Python has `patience` seconds to stop by itself.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    reader, writer = os.pipe()
-    os.set_blocking(writer, False)
-    stopped = threading.Event()
-
-    def watch() -> None:
-        with open(reader, "rb", buffering=0) as pipe:
-            for _ in range(2):
-                if not pipe.read(1):
-                    return
-            if not stopped.wait(patience):
-                os._exit(128 + signal.SIGINT)
-
-    threading.Thread(target=watch, daemon=True).start()
-    before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    try:
-        yield
-    finally:
-        stopped.set()
-        signal.set_wakeup_fd(before)
-        os.close(writer)
-
-
-@contextlib.contextmanager
-def stopped_by(stop: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """`stop` is what Ctrl-C and SIGTERM call, also where a shell has told its background jobs to ignore the former."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: it isn't Python's
 
 
 def _remove(path: Path) -> None:

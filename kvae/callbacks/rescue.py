@@ -1,0 +1,168 @@
+"""Values that aren't finite: steps that are skipped, and training runs that are brought back."""
+
+import warnings
+from typing import Any
+
+import keras
+import numpy as np
+
+from kvae.callbacks.resume import variables_of
+
+SCALE_STEPS = 30  # that float16 may skip until its loss scale is found
+
+
+class TrainingWarning(UserWarning):
+    """Something about the training that a user should see."""
+
+
+@keras.saving.register_keras_serializable("kvae")
+class LowerableRate(keras.optimizers.schedules.LearningRateSchedule):
+    """A learning rate schedule times a factor, which `Rescue` can lower while it trains.
+
+    Example:
+
+        >>> rate = LowerableRate(keras.optimizers.schedules.CosineDecay(1e-3, 1000))
+        >>> _ = rate.factor.assign(0.5)
+        >>> round(float(rate(0)), 6)
+        0.0005
+    """
+
+    def __init__(self, schedule: Any):
+        is_config = isinstance(schedule, dict)
+        self.schedule = keras.saving.deserialize_keras_object(schedule) if is_config else schedule
+        self.factor = keras.Variable("ones", shape=(), trainable=False, name="factor")
+
+    def __call__(self, step: Any) -> Any:
+        return self.factor * self.schedule(step)
+
+    def get_config(self) -> dict[str, Any]:
+        return {"schedule": keras.saving.serialize_keras_object(self.schedule)}
+
+
+class NothingLearnedError(ValueError):
+    """No step of a training run had a finite loss and finite gradients."""
+
+
+class SkippedStepsWarning(keras.callbacks.Callback):
+    """Says after each epoch how many steps were skipped, since their loss or gradients weren't finite.
+
+    `VAE.fit` adds it by itself. A `TrainingWarning` counts them; where no step at all could be taken, `fit` ends.
+
+    Raises:
+        NothingLearnedError: after an epoch, if no step has been taken so far. (float16 may skip up to 30
+            until its loss scale is found.)
+    """
+
+    stops = True  # where no step could be taken
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        skipped = self.model.skipped
+        self._seen, self._begun, self._missing, self._first = (
+            skipped.total,
+            skipped.total,
+            skipped.missing,
+            self._step(),
+        )
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        skipped = self.model.skipped.total - self._seen
+        self._seen += skipped
+        if not skipped:
+            return
+        steps = self._step() - self._first
+        is_scaled = isinstance(self.model.optimizer, keras.optimizers.LossScaleOptimizer)
+        if self._seen - self._begun == steps and self.stops and steps > (SCALE_STEPS if is_scaled else 0):
+            raise NothingLearnedError(
+                f"Expected steps with a finite loss and finite gradients. Received: none in {steps} steps, so that "
+                f"nothing was learned. {self._remedy()}"
+            )
+        warnings.warn(
+            f"epoch {epoch + 1}: {skipped} steps were skipped, whose loss or gradients were not finite. "
+            f"{self._remedy()}",
+            TrainingWarning, stacklevel=2,
+        )  # fmt: skip
+
+    def _step(self) -> int:
+        return int(keras.ops.convert_to_tensor(self.model.step).numpy())
+
+    def _remedy(self) -> str:
+        if self.model.skipped.missing > self._missing:
+            return "Images hold NaN: repair these values, or drop the images"
+        return "Take a lower learning rate, float32, or a likelihood whose variance has a bound"
+
+
+class Rescue(SkippedStepsWarning):
+    """Brings a training back that has become infinite or not a number.
+
+    Steps whose loss or gradients aren't finite are skipped anyway; `vae.skipped` counts them. When too many in a row
+    are, the weights from the beginning of the epoch are restored (it keeps a copy) and the learning rate is lowered;
+    when that doesn't help either, training stops, and `diagnosis` says why. A `TrainingWarning` tells of rescues and of
+    skipped steps.
+
+    Args:
+        rate: the optimizer's schedule; None if its learning rate is a number.
+        in_a_row: skipped steps that are too many. (float16 begins with up to 15, until its loss scale is found.)
+        factor: what the learning rate is multiplied with.
+        times: how often; then training stops.
+
+    Example:
+
+        >>> import kvae
+        >>> vae = kvae.VAE(latent_dim=2, image_shape=(8, 8, 1))
+        >>> vae.compile(keras.optimizers.Adam(1e-3))
+        >>> rescue = Rescue(in_a_row=2, times=1)
+        >>> with warnings.catch_warnings():
+        ...     warnings.simplefilter("ignore", TrainingWarning)
+        ...     history = vae.fit(np.full((64, 8, 8, 1), np.nan), batch_size=8, callbacks=[rescue], verbose=0)
+        >>> rescue.diagnosis.split(",")[0]
+        '2 steps in a row had no finite loss or gradients'
+    """
+
+    stops = False  # before it has tried what it can
+
+    def __init__(self, rate: LowerableRate | None = None, in_a_row: int = 30, factor: float = 0.3, times: int = 3):
+        super().__init__()
+        self.rate, self.in_a_row, self.factor, self.times = rate, in_a_row, factor, times
+        self.lowered = 1.0  # what the rate is multiplied with by now
+        self.rescues = 0
+        self.diagnosis: str | None = None
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._good: list[np.ndarray] = []
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        if not self._good:  # not in on_epoch_begin, where other callbacks restore and swap weights
+            self._good = [keras.ops.convert_to_numpy(variable) for variable in self._variables()]
+            if self.rate is not None:
+                self.rate.factor.assign(self.lowered)
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        in_a_row = self.model.skipped.in_a_row
+        if in_a_row < self.in_a_row:
+            return
+        if self.rescues == self.times:
+            self.diagnosis = (
+                f"{in_a_row} steps in a row had no finite loss or gradients, after going back {self.times} times and "
+                f"with {self.lowered:.2g} of the learning rate. {self._remedy()}"
+            )
+            self.model.stop_training = True
+            return
+        self.rescues += 1
+        self.lowered *= self.factor
+        for variable, value in zip(self._variables(), self._good):
+            variable.assign(value)
+        self.model.skipped.begin_row()
+        if self.rate is not None:
+            self.rate.factor.assign(self.lowered)
+        else:
+            self.model.optimizer.learning_rate = float(self.model.optimizer.learning_rate) * self.factor
+        warnings.warn(
+            f"{in_a_row} steps in a row had no finite loss or gradients: back to the weights before, and on with "
+            f"{self.lowered:.2g} of the learning rate",
+            TrainingWarning, stacklevel=2,
+        )  # fmt: skip
+
+    def _variables(self) -> list[Any]:
+        """All but the step, since new noise is worth a trial, and the learning rate."""
+        kept = (id(self.model.step), id(self.model.optimizer.learning_rate))
+        return [variable for variable in variables_of(self.model) if id(variable) not in kept]

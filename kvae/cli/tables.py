@@ -1,0 +1,81 @@
+"""The tables that commands print."""
+
+from pathlib import Path
+from typing import Any
+
+from kvae.cli.console import say, table
+
+ROWS = {
+    "distortion": "distortion  −E log p(x|z)",
+    "rate": "rate        KL(q ‖ p)",
+    "elbo": "−ELBO",
+    "nll": "NLL, importance-weighted, K={num_samples}",
+}
+
+
+def show_scores(scores: dict[str, Any], latent_dim: int) -> None:
+    from kvae.evaluation.latents import parts_of_the_rate
+
+    table(
+        [f"{scores['split']}, {scores['examples']:,} images", "nats per image", "± over images"],
+        [[label.format(**scores), *value_and_error(scores, name)] for name, label in ROWS.items()],
+    )
+    say(
+        f"{scores['bits_per_dim']:.3f} bits/dim by the ELBO, {scores['bits_per_dim_nll']:.3f} by the NLL"
+        + ("" if scores["support"] in ("binary", "levels") else ", of a density of x in [0, 1]")
+        + f" · {scores['active_units']} of {latent_dim} latents active"
+    )
+    say(f"effective samples: median {scores['ess_median']:.1f}, below 2 for {scores['ess_below_2']:.1%} of the images")
+    if "marginal_kl" in scores:
+        say(parts_of_the_rate(scores))
+    if scores["binarisation"]:
+        say(f"images: {scores['binarisation']}")
+    say()
+
+
+def value_and_error(scores: dict[str, Any], name: str) -> tuple[float, float | str]:
+    """What is shown of a term, the ELBO as a cost, and its error."""
+    error = scores[f"{name}_error"]
+    return -scores[name] if name == "elbo" else scores[name], "" if error is None else error
+
+
+def show_probe(rows: list[dict[str, Any]]) -> None:
+    table(
+        [f"linear probe, {rows[0]['labels']:,} labels", "size", "test accuracy"],
+        [[row["features"], row["size"], row["accuracy"]] for row in rows],
+    )
+
+
+def show_export(report: dict[str, Any], out: Path) -> None:
+    rows = []
+    for artifact in report["artifacts"]:
+        does = artifact["behaviour"] or {}
+        decode = does.get("latency_us", {}).get(f"decode_{min(report['model']['batch_sizes'])}", {}).get("1")
+        images = [
+            check["max_abs_error"] / (255 if check["dtype"] == "uint8" else 1)
+            for signature in artifact["signatures"].values()
+            for name, check in signature["outputs"].items()
+            if name in ("image", "reconstruction")
+        ]
+        rows.append(
+            [
+                artifact["path"],
+                artifact["bytes"],
+                _number(max(images, default=None), 1, "e"),
+                _number(does.get("elbo"), 2),
+                _number(does.get("nats_lost"), 3),
+                _number(does.get("psnr"), 1),
+                _number(does.get("probe_accuracy"), 3),
+                _number(decode, 0),
+            ]
+        )
+    table(["file", "bytes", "max |error|", "ELBO", "nats lost", "PSNR dB", "probe", "decode µs"], rows)
+    for warning in report["warnings"]:
+        say(f"warning: {warning}")
+    for name, reason in report["refused"].items():
+        say(f"left out: {name}. {reason}")
+    say(f"Verified against Keras. Wrote {out}/export.html, {out}/report.json")
+
+
+def _number(value: float | None, digits: int, form: str = "f") -> str:
+    return "–" if value is None else f"{value:.{digits}{form}}"

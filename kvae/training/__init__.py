@@ -1,0 +1,35 @@
+"""Training: the settings of a run, the routine that fits a model, and what is written about the result.
+
+Importing this package imports neither TensorFlow nor Keras: each name below is loaded when it is first used.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+_NAMES = {
+    "Settings": "kvae.training.settings",
+    "Trained": "kvae.training.loop",
+    "describe_run": "kvae.training.describe",
+    "fit": "kvae.training.loop",
+    "learning_rate_schedule": "kvae.training.loop",
+    "train_run": "kvae.training.job",
+}
+__all__ = ["Settings", "Trained", "describe_run", "fit", "learning_rate_schedule", "train_run"]
+
+if TYPE_CHECKING:
+    from kvae.training.describe import describe_run
+    from kvae.training.job import train_run
+    from kvae.training.loop import Trained, fit, learning_rate_schedule
+    from kvae.training.settings import Settings
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _NAMES:
+        raise AttributeError(f"module 'kvae.training' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_NAMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

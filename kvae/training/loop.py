@@ -1,0 +1,319 @@
+"""Fitting a model: schedule, clipping, averages, resuming, and the epoch that is kept."""
+
+import dataclasses
+import functools
+import math
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import keras
+import tensorflow as tf
+from tqdm import tqdm
+
+from kvae.callbacks import BestEpoch, LowerableRate, Rescue, Resume
+from kvae.callbacks.best import check_patience
+from kvae.data import Data
+from kvae.models.base import CLIP_NORM, LatentModel
+from kvae.optimizers import FusedAdam
+from kvae.run import HISTORY, MODEL, RunError
+from kvae.training import cluster, unfinished
+from kvae.training.settings import default_epochs
+from kvae.training.signals import Stopped, stoppable
+
+MAX_LINES = 20  # of the table that training prints
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """What `fit` did.
+
+    Attributes:
+        epochs: how many were trained, earlier ones of a resumed training run included.
+        seconds: of training steps alone, without validation.
+        images: that were trained on.
+        kept_epoch: number of the epoch that is kept, from 1.
+        kept_because: why it is kept.
+        missed: what the objective should have reached and hasn't, such as a target rate; None if there is nothing.
+        history: values of each epoch of this call, by name.
+    """
+
+    epochs: int
+    seconds: float
+    images: float
+    kept_epoch: int
+    kept_because: str
+    missed: str | None
+    history: dict[str, list[float]]
+
+
+def fit(
+    model: LatentModel,
+    data: Data,
+    epochs: int | None = None,
+    *,
+    learning_rate: float = 3e-3,
+    clip_norm: float = CLIP_NORM,
+    ema: float = 0.0,
+    patience: int | None = None,
+    seed: int | None = None,
+    xla: bool = False,
+    folder: str | Path | None = None,
+    save_seconds: float | None = None,
+    verbose: bool = True,
+) -> Trained:
+    """Train a model as `kvae train` does, and give it the weights of the best epoch.
+
+    Adam with a warm-up and a cosine decay of the learning rate, gradients clipped by their norm, many steps per call,
+    `kvae.callbacks.Rescue` for values that aren't finite, and `kvae.callbacks.BestEpoch`.
+
+    Args:
+        model: a `kvae.VAE`, or another model of this package; it is compiled here.
+        data: training and validation images. A conditional model is trained on their labels.
+        epochs: passes over the training images (default: about 5,000 steps, 10 to 100 epochs).
+        learning_rate: peak learning rate (warm-up, then cosine decay; `learning_rate_schedule`).
+        clip_norm: largest norm of the gradient, in nats.
+        ema: momentum of averaged weights, such as 0.999; 0 is none.
+        patience: epochs without a better validation value after which training stops.
+        seed: seed of the order of the images; None is that of `data`.
+        xla: whether the training step is compiled with XLA.
+        folder: where the state is saved after every epoch, with `history.csv` and the best model in `model.keras`. A
+            call with the same folder resumes. None saves nothing.
+        save_seconds: seconds after which the state is saved within an epoch, too.
+        verbose: whether progress is printed.
+
+    Returns:
+        What was done; the model has the weights of the epoch that is kept.
+
+    Raises:
+        ValueError: for a `patience` where the objective keeps the last epoch.
+        RunError: if no epoch had finite validation values, or the state can't be saved.
+        Stopped: after Ctrl-C or SIGTERM, when the state is saved.
+
+    Example:
+
+        >>> import kvae
+        >>> data = kvae.data.load("digits")
+        >>> vae = kvae.VAE(latent_dim=2, image_shape=data.image_shape)
+        >>> trained = fit(vae, data, epochs=2, verbose=False)
+        >>> trained.epochs, trained.kept_epoch
+        (2, 2)
+    """
+    check_patience(model, patience)
+    epochs = epochs or default_epochs(data)
+    steps = data.batches_per_epoch
+    rate = LowerableRate(learning_rate_schedule(learning_rate, epochs * steps))
+    optimizer = FusedAdam(rate, global_clipnorm=clip_norm, use_ema=bool(ema), ema_momentum=ema or 0.99, ema_warmup=True)
+    # Many steps in one call: the framework's overhead is paid once (benchmarks/training/fit.py).
+    model.compile(optimizer, jit_compile=xla or "auto", steps_per_execution=max(1, min(50, steps // 8)))
+    with ExitStack() as stack:
+        place = Path(folder or stack.enter_context(tempfile.TemporaryDirectory()))
+        loop = _Loop(model, data, place, rate, epochs, patience, data.seed if seed is None else seed, ema, verbose)
+        trained = loop.run(save_seconds, folder is not None)
+        if not trained.kept_epoch and not math.isfinite(loop.best.best):
+            loop.resume.path.unlink(missing_ok=True)
+            raise RunError(
+                f"No epoch had finite validation values. {loop.rescue.diagnosis or ''} Lower the learning rate (it was "
+                f"{learning_rate}), or use float32 (the precision was {model.decoder.compute_dtype})"
+            )
+        if loop.rescue.diagnosis and verbose:
+            print(f"\nStopped: {loop.rescue.diagnosis}.", flush=True)
+        if not cluster.is_worker() and (place / MODEL).is_file():
+            model.load_weights(place / MODEL)
+    return trained
+
+
+class _Loop:
+    """One call of `fit`: its callbacks, and `Model.fit` on the rest of an epoch and on whole ones."""
+
+    def __init__(
+        self,
+        model: LatentModel,
+        data: Data,
+        folder: Path,
+        rate: LowerableRate,
+        epochs: int,
+        patience: int | None,
+        seed: int,
+        ema: float,
+        verbose: bool,
+    ):
+        self.model, self.data, self.folder, self.rate, self.epochs = model, data, folder, rate, epochs
+        self.seed, self.ema = seed, ema
+        self.progress = Progress(data.num_train, data.batches_per_epoch, verbose)
+        self.best = BestEpoch(folder / MODEL, patience)
+
+    def run(self, save_seconds: float | None, is_kept: bool) -> Trained:
+        """Train to the end. `is_kept`: whether the folder outlives this call, so that stopping is saving."""
+        history: dict[str, list[float]] = {}
+        while True:  # twice, if the first is the rest of an epoch
+            self.rescue = Rescue(self.rate)
+            counting: list[Any] = [self.progress, self.best, self.rescue]
+            steps = self.data.batches_per_epoch
+            self.resume = Resume(self.folder / unfinished.STATE, counting, save_seconds, steps)
+            try:
+                with stoppable(self.resume) if is_kept else ExitStack():
+                    history = self._fit(counting)
+            except UpToNextEpoch.Reached:
+                cluster.meet(tf.distribute.get_strategy())  # the chief has saved where all of them go on
+                continue
+            except KeyboardInterrupt:
+                if not is_kept:
+                    raise
+                raise Stopped(self._stopped()) from None
+            except OSError as error:
+                raise RunError(self._without_room(error)) from error
+            break
+        return Trained(
+            self.progress.epochs, self.progress.seconds, self.progress.images,
+            self.best.epoch, self.best.because, self.best.missed, history,
+        )  # fmt: skip
+
+    def _fit(self, counting: list[Any]) -> dict[str, list[float]]:
+        """`Model.fit` from where the state is."""
+        resume, first, labels = self.resume, self.resume.epoch, self.model.condition_dim is not None
+        is_chief = cluster.is_chief()
+        if is_chief:
+            unfinished.tidy(self.folder, first)
+        callbacks = [
+            # All others see averages.
+            *([keras.callbacks.SwapEMAWeights(swap_on_epoch=True)] if self.ema else []),
+            *([keras.callbacks.CSVLogger(str(self.folder / HISTORY), append=True)] if is_chief else []),
+            *counting,
+            resume,
+            *([UpToNextEpoch()] if resume.batch else []),
+        ]
+        batches = functools.partial(self.data.split, "train", shuffle=True, labels=labels, epoch=first, seed=self.seed)
+        batches = functools.partial(batches, skip=done_of(batches, resume.batch, self.data.counts_are_exact))
+        return self.model.fit(
+            on_devices(batches, self.data.batch_size),
+            validation_data=by_image(self.data.split("validation", labels=labels)),
+            epochs=first if resume.finished else self.epochs, initial_epoch=first, callbacks=callbacks,
+            shuffle=False, verbose=0,
+        ).history  # fmt: skip
+
+    def _stopped(self) -> str:
+        resume = self.resume
+        steps = f" and {resume.batch} of {self.data.batches_per_epoch} steps" if resume.batch else ""
+        return f"stopped; saved after {resume.epoch} epochs{steps}. Resume with: {self._resume_command}"
+
+    def _without_room(self, error: OSError) -> str:
+        said = f"The training run could not be saved ({error}). "
+        if not self.resume.is_saved:
+            return said + "Make room, and start again"
+        return f"{said}The state after {self.resume.epoch} epochs is kept: make room, and resume with: " + (
+            self._resume_command
+        )
+
+    @property
+    def _resume_command(self) -> str:
+        return f"kvae train --resume {self.folder.parent}"
+
+
+class Progress(keras.callbacks.Callback):
+    """A bar for the running epoch, a line for each that is done; counts the time that training itself takes."""
+
+    def __init__(self, images_per_epoch: int, batches: int, verbose: bool = True):
+        super().__init__()
+        self.say = functools.partial(print, flush=True) if verbose else None
+        self.images_per_epoch = images_per_epoch
+        self.batches = batches
+        self.headed = False
+        self.images = 0.0  # trained on, since the beginning
+        self.epochs = 0
+        self.seconds = 0.0  # training steps alone, without validation
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        if self.headed or self.say is None:
+            return
+        self.headed = True
+        self.say("  epoch   distortion     rate    −ELBO   validation −ELBO   active latents   images/s")
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self.bar = tqdm(
+            total=self.params["steps"] or self.batches, desc=f"epoch {epoch + 1}/{self.params['epochs']}", unit="step",
+            leave=False, disable=None if self.say else True,
+        )  # fmt: skip
+        self.started = time.perf_counter()
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self.bar.update(batch + 1 - self.bar.n)
+        self.ended = time.perf_counter()
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self.bar.close()
+        seconds = self.ended - self.started
+        images = self.images_per_epoch * (self.params["steps"] or self.batches) / self.batches
+        self.seconds += seconds
+        self.images += images
+        self.epochs += 1
+        logs = logs or {}
+        if self.say is None or (
+            (epoch + 1) % -(-self.params["epochs"] // MAX_LINES) and epoch + 1 < self.params["epochs"]
+        ):
+            return
+        self.say(
+            f"{epoch + 1:7d} {logs['distortion']:12.2f} {logs['rate']:8.2f} {-logs['elbo']:8.2f} "
+            f"{logs['val_loss']:18.2f} {logs['active_units']:16.0f} {images / seconds:10,.0f}"
+        )
+
+
+class UpToNextEpoch(keras.callbacks.Callback):
+    """Ends a `fit` that did the rest of an epoch when the next one begins, whose dataset is a whole one."""
+
+    class Reached(Exception):
+        pass
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        self.epochs = 0
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self.epochs += 1
+        if self.epochs > 1:
+            raise UpToNextEpoch.Reached
+
+
+def done_of(batches: Callable[..., tf.data.Dataset], batch: int, is_exact: bool) -> int:
+    """How many batches of an epoch to leave out, so that one is left: damaged images may have made it shorter."""
+    while batch and not is_exact and next(iter(batches(skip=batch)), None) is None:
+        batch -= 1
+    return batch
+
+
+def on_devices(batches: Callable[..., tf.data.Dataset], batch_size: int) -> Any:
+    """Batches wait on the accelerator, where there is one, before they are needed; a worker gets its part of each."""
+    strategy = tf.distribute.get_strategy()
+    if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        cluster.meet(strategy)  # all of them have looked for a state by now
+
+        def of_worker(context: tf.distribute.InputContext) -> tf.data.Dataset:
+            dataset = batches(worker=(context.input_pipeline_id, context.num_input_pipelines))
+            if context.num_replicas_in_sync == context.num_input_pipelines:
+                return dataset
+            return dataset.rebatch(context.get_per_replica_batch_size(batch_size))  # a worker with several GPUs
+
+        return strategy.distribute_datasets_from_function(of_worker)
+    gpus = tf.config.list_logical_devices("GPU")
+    dataset = batches()
+    return dataset.apply(tf.data.experimental.prefetch_to_device(gpus[0].name)) if gpus else dataset
+
+
+def by_image(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """Divided among workers, if there are several, image by image."""
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+    return dataset.with_options(options)
+
+
+def learning_rate_schedule(peak: float, steps: int) -> keras.optimizers.schedules.LearningRateSchedule:
+    """Up in a straight line over the first tenth (500 steps at most), then down to zero along a cosine.
+
+    Without the way up, a large rate can collapse the posterior in the first hundred steps, for good.
+    """
+    warmup = max(1, min(500, steps // 10))
+    return keras.optimizers.schedules.CosineDecay(
+        peak / 20, max(1, steps - warmup), warmup_target=peak, warmup_steps=warmup
+    )

@@ -1,0 +1,144 @@
+"""The settings of a training run. (Importing this module imports neither TensorFlow nor Keras.)"""
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kvae.run import RunError, with_data_seed
+
+if TYPE_CHECKING:
+    from kvae.data import Data
+
+STEPS, MIN_EPOCHS, MAX_EPOCHS = 5_000, 10, 100
+
+# What can be chosen by name; `kvae.training.parts` has the part behind each.
+LIKELIHOODS = (
+    "auto", "bernoulli", "continuous-bernoulli", "normal", "normal-learned", "normal-optimal", "normal-pixel",
+    "normal-low-rank", "laplace", "logistic", "logistic-mixture",
+)  # fmt: skip
+POSTERIORS = ("normal", "full-covariance", "flow")
+PRIORS = ("normal", "mixture", "vamp", "flow")
+NETWORKS = ("conv", "mlp", "residual")
+BINARIZE = ("none", "threshold", "stochastic")
+PRECISIONS = ("float32", "bfloat16", "float16")
+
+#: settings that a recipe decides
+OF_RECIPES = frozenset({"beta", "warmup", "likelihood", "posterior", "prior", "network"})
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The settings of one training run; what is None or "auto" is decided by the data (`for_data`).
+
+    Attributes:
+        source: "digits", "shapes", a name of TensorFlow Datasets, or a path; see `kvae.data.load`.
+        recipe: name of a published variant (`kvae.recipes`).
+        conditional: whether the model is conditioned on the labels.
+        start: run folder whose weights the model starts with.
+        epochs: passes over the data (default: about 5,000 steps, 10 to 100 epochs).
+        latent_dim: number of latents (default 16, or the recipe's).
+        seed: seed of the initialisation, the order and the noise.
+        data_seed: seed for splitting, and for binarising the evaluation images.
+        data_dir: where TensorFlow Datasets keeps prepared sets.
+        batch_size: images in a step.
+        learning_rate: peak learning rate (warm-up, then cosine decay).
+        beta: weight of the rate.
+        warmup: steps over which β grows from 0.
+        num_samples: K of a recipe with several posterior samples.
+        likelihood, posterior, prior, network: names of parts, from the tables of this module.
+        binarize: "none", "threshold", or "stochastic" (redrawn each epoch).
+        size, grayscale, value_range, background, key: how images are read; see `kvae.data.load`.
+        patience: epochs without a better validation value after which training stops.
+        precision: of the networks; densities stay float32.
+        ema: momentum of averaged weights; 0 is none.
+        xla: whether the training step is compiled with XLA.
+        deterministic: whether only deterministic operations are used.
+
+    Example:
+
+        >>> settings = Settings("digits", latent_dim=2)
+        >>> settings.for_data(settings.load()).epochs
+        100
+    """
+
+    source: str
+    recipe: str | None = None
+    conditional: bool = False
+    start: str | None = None
+    epochs: int | None = None
+    latent_dim: int | None = None
+    seed: int = 0
+    data_seed: int = 0
+    data_dir: str | None = None
+    batch_size: int = 128
+    learning_rate: float = 3e-3
+    beta: float = 1.0
+    warmup: int = 0
+    num_samples: int | None = None
+    likelihood: str = "auto"
+    posterior: str = "normal"
+    prior: str = "normal"
+    network: str = "conv"
+    binarize: str = "none"
+    size: int | tuple[int, int] | None = None
+    grayscale: bool | None = None
+    value_range: tuple[float, float] | None = None
+    background: str | None = None
+    key: str | None = None
+    patience: int | None = None
+    precision: str = "float32"
+    ema: float = 0.0
+    xla: bool = False
+    deterministic: bool = False
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "Settings":
+        """The settings in a run's configuration."""
+        config = with_data_seed(config)
+        decided = OF_RECIPES if config["recipe"] is not None else frozenset()
+        names = {field.name for field in dataclasses.fields(cls)} - decided
+        return cls(**{name: config[name] for name in names & set(config)})
+
+    def load(self) -> "Data":
+        """The data."""
+        from kvae import data
+
+        return data.load(
+            self.source, batch_size=self.batch_size, seed=self.data_seed, binarize=self.binarize, size=self.size,
+            grayscale=self.grayscale, value_range=self.value_range, background=self.background or "white", key=self.key,
+            data_dir=self.data_dir,
+        )  # fmt: skip
+
+    def with_recipe(self, given: set[str]) -> "Settings":
+        """These settings with the recipe's own, except for those that were `given` explicitly.
+
+        Raises:
+            RunError: for an unknown recipe, or a given setting that recipes decide.
+        """
+        from kvae import recipes
+
+        if self.recipe not in recipes.__all__:
+            raise RunError(f"Expected --recipe to be one of {', '.join(recipes.__all__)}. Received: {self.recipe}")
+        if fixed := given & OF_RECIPES:
+            raise RunError(f"--{min(fixed)} is decided by the recipe: leave it out, or leave out --recipe")
+        settings = getattr(recipes, self.recipe).settings
+        return dataclasses.replace(self, **{name: value for name, value in settings.items() if name not in given})
+
+    def for_data(self, images: "Data") -> "Settings":
+        """These settings with every choice made that depends on the data."""
+        color = images.image_shape[-1] > 1
+        data_dir = self.data_dir or os.environ.get("TFDS_DATA_DIR")
+        return dataclasses.replace(
+            self,
+            source=str(images.path or self.source),
+            value_range=images.value_range,
+            data_dir=str(Path(data_dir).resolve()) if data_dir else None,
+            epochs=self.epochs or default_epochs(images),
+            likelihood=("normal-learned" if color else "bernoulli") if self.likelihood == "auto" else self.likelihood,
+        )
+
+
+def default_epochs(images: "Data") -> int:
+    """Epochs that make about 5,000 steps, 10 to 100."""
+    return max(MIN_EPOCHS, min(MAX_EPOCHS, round(STEPS / images.batches_per_epoch)))
