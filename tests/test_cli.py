@@ -472,7 +472,7 @@ MISTAKES = {
     "a recipe and its part": (
         ["train", "digits", "--recipe", "vae", "--beta", "2", "--out", "run"],
         1,
-        "--beta is what a recipe settles",
+        "--beta is decided by the recipe",
     ),
     "patience without a value": (
         ["train", "digits", "--recipe", "wae_mmd", "--patience", "3", "--out", "run"],

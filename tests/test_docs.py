@@ -17,7 +17,7 @@ MODULES = [
     "kvae.export.runtime", "kvae.export.web", "kvae.features", "kvae.likelihoods", "kvae.networks", "kvae.objectives",
     "kvae.optimizers", "kvae.plotting", "kvae.posteriors", "kvae.priors", "kvae.recipes", "kvae.schedules",
 ]  # fmt: skip
-PAGES = [path for path in (*sorted(DOCS.glob("*.md")), *(DOCS / name / "index.md" for name in ("api", "tutorials")))]
+PAGES = [*sorted(DOCS.glob("*.md")), DOCS / "api" / "index.md", DOCS / "tutorials" / "index.md"]
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +76,7 @@ def test_links_lead_somewhere(docs, page):
         (["The mean of `x`."], ["The mean of ``x``."]),
         (["See `VAE` and ``kept``."], ["See :py:obj:`VAE <kvae.VAE>` and ``kept``."]),
         (["`D`s of |x − y|²"], [r"``D``\ s of \|x − y\|²"]),
+        (["Σ_i R_·k of w_k"], [r"Σ_i R\_·k of w_k"]),
         (["It is", "", "    a = `b`"], ["It is", "", "::", "", "    a = `b`"]),
         (["It is", "", "    >>> a | b"], ["It is", "", ">>> a | b"]),
         (["* one", "", "    `two`"], ["* one", "", "    ``two``"]),

@@ -4,7 +4,6 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 
 from kvae.cli import workers
@@ -17,20 +16,18 @@ from kvae.cli.console import (
     say_what_is_faster,
     start_tensorflow,
 )
-from kvae.cli.options import DataDirOption, open_run
+from kvae.cli.options import open_run
 from kvae.cli.tables import show_probe, show_scores
 from kvae.run import CONFIG, MODEL, REPORT, RunFolder
 from kvae.training import cluster, unfinished
-from kvae.training.settings import BINARIZE, LIKELIHOODS, NETWORKS, POSTERIORS, PRECISIONS, PRIORS, Settings
+from kvae.training.settings import Binarize, Likelihood, Network, Posterior, Precision, Prior, Settings
 
 MODELS, DATA, OPTIMISATION = "Model", "Data", "Optimisation"
 ROBUSTNESS, PROCESSES = "Robustness and reproducibility", "Several processes"
 DEFAULT = Settings(source="")
 
 
-def _option(panel: str, *names: str, choices: tuple[str, ...] | None = None, **options: Any) -> Any:
-    if choices is not None:
-        options["click_type"] = click.Choice(choices)
+def _option(panel: str, *names: str, **options: Any) -> Any:
     return typer.Option(*names, rich_help_panel=panel, **options)
 
 
@@ -58,16 +55,15 @@ def train(
         _option(MODELS, min=1, help="Number of latents (default: 16, or the recipe's).", show_default=False),
     ] = None,
     likelihood: Annotated[
-        str,
+        Likelihood,
         _option(
             MODELS,
-            choices=LIKELIHOODS,
             help="Pixel likelihood (auto: bernoulli for grey images, normal-learned for colour).",
         ),
     ] = DEFAULT.likelihood,
-    posterior: Annotated[str, _option(MODELS, choices=POSTERIORS, help="Family of q(z|x).")] = DEFAULT.posterior,
-    prior: Annotated[str, _option(MODELS, choices=PRIORS, help="Family of p(z).")] = DEFAULT.prior,
-    network: Annotated[str, _option(MODELS, choices=NETWORKS, help="Body of encoder and decoder.")] = DEFAULT.network,
+    posterior: Annotated[Posterior, _option(MODELS, help="Family of q(z|x).")] = DEFAULT.posterior,
+    prior: Annotated[Prior, _option(MODELS, help="Family of p(z).")] = DEFAULT.prior,
+    network: Annotated[Network, _option(MODELS, help="Body of encoder and decoder.")] = DEFAULT.network,
     conditional: Annotated[
         bool, _option(MODELS, "--conditional", help="Condition on the labels.")
     ] = DEFAULT.conditional,
@@ -87,10 +83,13 @@ def train(
         Path | None,
         _option(MODELS, "--from", metavar="RUN", help="Run whose weights the model starts with.", show_default=False),
     ] = None,
-    data_dir: DataDirOption = None,
+    data_dir: Annotated[
+        Path | None,
+        _option(DATA, help="Folder of prepared TensorFlow Datasets (default: TFDS_DATA_DIR).", show_default=False),
+    ] = None,
     binarize: Annotated[
-        str,
-        _option(DATA, choices=BINARIZE, help="Binarisation of the pixels (stochastic: redrawn each epoch)."),
+        Binarize,
+        _option(DATA, help="Binarisation of the pixels (stochastic: redrawn each epoch)."),
     ] = DEFAULT.binarize,
     size: Annotated[
         str | None, _option(DATA, metavar="N|HxW", help="Size to crop and resize images to.", show_default=False)
@@ -157,8 +156,8 @@ def train(
         ),
     ] = DEFAULT.ema,
     precision: Annotated[
-        str,
-        _option(OPTIMISATION, choices=PRECISIONS, help="Precision of the networks; densities stay float32."),
+        Precision,
+        _option(OPTIMISATION, help="Precision of the networks; densities stay float32."),
     ] = DEFAULT.precision,
     xla: Annotated[bool, _option(OPTIMISATION, "--xla", help="Compilation of the training step with XLA.")] = False,
     seed: Annotated[int, _option(ROBUSTNESS, min=0, help="Seed of initialisation, order and noise.")] = DEFAULT.seed,

@@ -3,7 +3,7 @@
 import dataclasses
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from kvae.run import RunError, with_data_seed
 
@@ -13,15 +13,15 @@ if TYPE_CHECKING:
 STEPS, MIN_EPOCHS, MAX_EPOCHS = 5_000, 10, 100
 
 # What can be chosen by name; `kvae.training.parts` has the part behind each.
-LIKELIHOODS = (
+Likelihood = Literal[
     "auto", "bernoulli", "continuous-bernoulli", "normal", "normal-learned", "normal-optimal", "normal-pixel",
     "normal-low-rank", "laplace", "logistic", "logistic-mixture",
-)  # fmt: skip
-POSTERIORS = ("normal", "full-covariance", "flow")
-PRIORS = ("normal", "mixture", "vamp", "flow")
-NETWORKS = ("conv", "mlp", "residual")
-BINARIZE = ("none", "threshold", "stochastic")
-PRECISIONS = ("float32", "bfloat16", "float16")
+]  # fmt: skip
+Posterior = Literal["normal", "full-covariance", "flow"]
+Prior = Literal["normal", "mixture", "vamp", "flow"]
+Network = Literal["conv", "mlp", "residual"]
+Binarize = Literal["none", "threshold", "stochastic"]
+Precision = Literal["float32", "bfloat16", "float16"]
 
 #: settings that a recipe decides
 OF_RECIPES = frozenset({"beta", "warmup", "likelihood", "posterior", "prior", "network"})
@@ -76,18 +76,18 @@ class Settings:
     beta: float = 1.0
     warmup: int = 0
     num_samples: int | None = None
-    likelihood: str = "auto"
-    posterior: str = "normal"
-    prior: str = "normal"
-    network: str = "conv"
-    binarize: str = "none"
+    likelihood: Likelihood = "auto"
+    posterior: Posterior = "normal"
+    prior: Prior = "normal"
+    network: Network = "conv"
+    binarize: Binarize = "none"
     size: int | tuple[int, int] | None = None
     grayscale: bool | None = None
     value_range: tuple[float, float] | None = None
     background: str | None = None
     key: str | None = None
     patience: int | None = None
-    precision: str = "float32"
+    precision: Precision = "float32"
     ema: float = 0.0
     xla: bool = False
     deterministic: bool = False
