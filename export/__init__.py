@@ -1,7 +1,7 @@
 """From a trained model to files that run without it: SavedModel and LiteRT, each one checked against Keras.
 
     import kvae.export
-    report = kvae.export.export(vae, "out", images=test_images)
+    report = kvae.export.export(vae, "out", data)
 
 `kvae.export.runtime` runs the LiteRT files with nothing but NumPy and ai-edge-litert. Importing this package
 imports neither of them, nor TensorFlow, nor Keras: each name below is loaded when it is first used.
@@ -15,6 +15,7 @@ if __name__ == "export":
 
 _NAMES = {
     "Artifact": "kvae.export.verify",
+    "Budgets": "kvae.export.choice",
     "ExportError": "kvae.export.errors",
     "PRECISIONS": "kvae.export.litert",
     "Reference": "kvae.export.reference",
@@ -26,6 +27,7 @@ _NAMES = {
 __all__ = [
     "PRECISIONS",
     "Artifact",
+    "Budgets",
     "ExportError",
     "Reference",
     "SignatureCheck",
@@ -36,6 +38,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from kvae.export.choice import Budgets
     from kvae.export.errors import ExportError
     from kvae.export.litert import PRECISIONS
     from kvae.export.pipeline import export

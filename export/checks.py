@@ -10,6 +10,7 @@ from kvae.arguments import integer, shown
 from kvae.export import accuracy, litert
 from kvae.export.endpoints import endpoints_of
 from kvae.export.reference import check_conditions, check_images
+from kvae.files import public_name
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,7 @@ class Images:
             count, wanted = (len(values) if hasattr(values, "__len__") else 0 for values in (labels, images))
             if count != wanted:
                 raise ValueError(
-                    f"Argument `labels` must have one entry for each of `{name}`. "
-                    f"Received: {count} labels, {wanted} images"
+                    f"Argument `{name}` must have a label for each image. Received: {count} labels, {wanted} images"
                 )
         if images is None:
             return None
@@ -58,15 +58,26 @@ class Images:
         return self.inputs.get("condition")
 
 
-def validation_images(model: Any, validation: Any, class_names: Sequence[str] | None) -> Images | None:
-    """The argument `validation`: images, or a pair of images and conditions, or labels, or both in one."""
-    images, *rest = validation if isinstance(validation, tuple) else (validation,)
+def data_images(model: Any, data: Any, conditions: Any, class_names: Sequence[str] | None) -> Images | None:
+    """The argument `data`: images, or a pair of images and labels."""
+    images, labels = _pair("data", data)
+    return Images.checked("data", model, images, labels, conditions, class_names)
+
+
+def _pair(name: str, value: Any) -> tuple[Any, Any]:
+    """Images, and the labels or conditions beside them, or None."""
+    images, *rest = value if isinstance(value, tuple) else (value,)
     if len(rest) > 1:
         raise ValueError(
-            "Argument `validation` must be images, or a pair of images and conditions or labels. "
+            f"Argument `{name}` must be images, or a pair of images and labels (or conditions). "
             f"Received: a tuple of {len(rest) + 1}"
         )
-    told: Any = rest[0] if rest else None
+    return images, rest[0] if rest else None
+
+
+def validation_images(model: Any, validation: Any, class_names: Sequence[str] | None) -> Images | None:
+    """The argument `validation`: images, or a pair of images and conditions, or labels, or both in one."""
+    images, told = _pair("validation", validation)
     labels = told if hasattr(model, "num_classes") and np.ndim(told) == 1 else None
     return Images.checked("validation", model, images, labels, told, class_names)
 
@@ -145,3 +156,27 @@ def class_names(model: Any, given: list[str] | None, conditions: list[str] | Non
             f"Received: {', '.join(found) or 'none'}"
         )
     return found
+
+
+def facts(
+    model: Any,
+    dataset_name: Any,
+    license: Any,
+    condition_names: Any,
+    class_names_: Any,
+) -> dict[str, Any]:
+    """What `info` says that nothing else knows: the arguments of these names."""
+    name, terms = text("dataset_name", dataset_name), text("license", license)
+    conditions = names("condition_names", condition_names)
+    classes = class_names(model, names("class_names", class_names_), conditions)
+    if hasattr(model, "num_classes") and conditions is None and model.condition_dim is not None:
+        conditions = classes
+    if conditions is not None and len(conditions) != model.condition_dim:
+        raise ValueError(
+            f"Argument `condition_names` must name the {model.condition_dim or 0} conditions of the model. "
+            f"Received: {len(conditions)} names"
+        )
+    return {
+        "data": None if name is None else public_name(name), "license": terms,
+        "condition_names": conditions, "class_names": classes,
+    }  # fmt: skip

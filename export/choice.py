@@ -3,11 +3,37 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from kvae.arguments import real
 from kvae.export.checks import Images
 from kvae.export.errors import ExportError
 
 #: How much longer than the fastest file a smaller one may take: with transposed convolutions, int8 can be slower.
 SLOWER = 1.5
+
+
+@dataclass(frozen=True)
+class Budgets:
+    """Largest losses that precisions="auto" accepts, on images that the report isn't of.
+
+    Attributes:
+        nats: of the ELBO.
+        accuracy: of a model that classifies.
+
+    Raises:
+        ValueError: for what isn't a finite number.
+
+    Example:
+
+        >>> Budgets(nats=0.1)
+        Budgets(nats=0.1, accuracy=0.005)
+    """
+
+    nats: float = 0.5
+    accuracy: float = 0.005
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            object.__setattr__(self, name, real(name, value))
 
 
 @dataclass
@@ -33,16 +59,17 @@ class Choice:
     refused: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def by(cls, budgets: dict[str, float], apart: Images | None, test: Images | None) -> "Choice":
+    def by(cls, budgets: Budgets, apart: Images | None, test: Images | None) -> "Choice":
         """On validation images, if they tell as much as the test images do."""
         known = [images for images in (apart, test) if images is not None and images.measures]
         if not known:
             raise ValueError(
-                "precisions='auto' compares ELBOs or accuracies: it needs a `kvae.VAE`, and `images` to compute them "
-                "on; or a model that classifies, `images` and `labels`."
+                "precisions='auto' compares ELBOs or accuracies: it needs a `kvae.VAE`, and images as `data` to "
+                "compute them on; or a model that classifies, and a pair of images and labels."
             )
         images = max(known, key=lambda images: len(images.measures))
-        return cls({name: budgets[name] for name in sorted(images.measures)}, images, images is not test)
+        limits = {"nats_lost": budgets.nats, "accuracy_lost": budgets.accuracy}
+        return cls({name: limits[name] for name in sorted(images.measures)}, images, images is not test)
 
     @property
     def endpoints(self) -> list[str]:

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kvae.arguments import real, shown
+from kvae.arguments import shown
+from kvae.data import Data
 from kvae.export import (
     accuracy,
     behaviour,
@@ -26,22 +27,20 @@ from kvae.export import (
     litert,
     metadata,
     onnx,
-    page,
-    pictures,
     place,
     runtime,
     saved_model,
     vendored,
 )
-from kvae.export.choice import Choice
+from kvae.export.choice import Budgets, Choice
 from kvae.export.console import quiet
 from kvae.export.endpoints import Signature, signatures_of
 from kvae.export.errors import ExportError
 from kvae.export.networks import in_networks
 from kvae.export.reference import WIDEST, Reference, Run, conditions_in_turn, run_keras
+from kvae.export.report import page, pictures
 from kvae.export.verify import Artifact, open_saved_model, verify_litert, verify_saved_model
 from kvae.export.versions import oldest_runtime
-from kvae.files import public_name
 
 SAVED_MODEL, ONNX, REPORT, PAGE = "saved_model", "onnx", runtime.REPORT, "export.html"
 KINDS = ("vae", "autoencoder", "classifier")
@@ -49,6 +48,7 @@ DEFAULT_PRECISIONS = ("float32", "int8")
 BATCH_SIZES = (1, 16)
 CALIBRATED = 128  # images, and latents, that show full_int8 the ranges of its activations
 SHOWN = 16  # images in the page's pictures
+TESTED, VALIDATED = 1000, 2000  # images of a `Data` that files are measured on, and chosen by
 #: Networks that can be had as a file of their own: its signature for one batch size.
 NETWORKS = {"decoder": "decode", "encoder": "encode", "classifier": "classify"}
 _PRECISIONS = (*litert.PRECISIONS, litert.INTEGER)
@@ -69,24 +69,23 @@ _PACKAGES = ("keras-vae", "keras", "tensorflow", "ai-edge-litert", "litert-quant
 def export(
     model: Any,
     directory: str | os.PathLike[str],
-    images: Any = None,
-    labels: Any = None,
+    data: Any = None,
+    *,
     validation: Any = None,
+    conditions: Any = None,
     precisions: str | Iterable[str] = DEFAULT_PRECISIONS,
-    budget_nats: float = 0.5,
-    batch_sizes: Sequence[int | None] = BATCH_SIZES,
     signatures: str | Iterable[str] | None = None,
     networks: str | Iterable[str] = ("decoder",),
+    batch_sizes: Sequence[int | None] = BATCH_SIZES,
     io: str = "float32",
     with_onnx: bool = False,
-    data: str | None = None,
-    license: str | None = None,
-    on_step: Callable[[str], None] | None = None,
-    conditions: Any = None,
+    budgets: Budgets | None = None,
+    accept_losses: bool = False,
+    dataset_name: str | None = None,
     condition_names: Sequence[str] | None = None,
     class_names: Sequence[str] | None = None,
-    budget_accuracy: float = 0.005,
-    accept_losses: bool = False,
+    license: str | None = None,
+    on_step: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Export a model to a SavedModel and LiteRT files, each compared with Keras before it is kept.
 
@@ -95,9 +94,9 @@ def export(
     a page, `export.html`, and `kvae_runtime.py`, which runs the files where there is NumPy and LiteRT (or the older
     tflite-runtime), and nothing of kvae.
 
-    * `decoder_<precision>.tflite` is for apps: one subgraph, one signature `serving_default`, latents `z` in (and
-      `condition` behind it, of a conditional model), `image` out, for the smallest batch size. It runs on TensorFlow
-      Lite 2.7, on GPUs, and with wrappers that know no signatures.
+    * `decoder_<precision>.tflite` is for apps: one subgraph, one signature `serving_default`, latents `z` in (then
+      `condition`, of a conditional model), `image` out, for the smallest batch size. It runs on TensorFlow Lite 2.7, on
+      GPUs, and with wrappers that know no signatures.
     * `vae_<precision>.tflite` holds the whole model: signatures `decode_B`, `encode_B`, `reconstruct_B`, `generate_B`,
       `latents_B`, `interpolate_B` and `score_B` for each batch size B, and `info`, in this order, so that subgraph 0 is
       `decode_1` by default. That of a classifier has `classify_B` alone, that of a `kvae.SemiSupervisedVAE` has it as
@@ -111,41 +110,39 @@ def export(
     Args:
         model: a built `kvae.VAE`, `kvae.Autoencoder` or `kvae.features.Classifier`.
         directory: where to; made if it doesn't exist.
-        images: `(N, H, W, C)` in [0, 1], best test images, to compare on and to measure what each file does to
-            them and costs; None compares on noise, measures nothing, and the report says so.
-        labels: `(N,)` integers, for the accuracy of a linear probe on the exported encoder. (Not that of a
-            conditional model, which is told what the probe would look for.) Of a model that classifies, the classes
-            by number or name: each file's accuracy is measured on them, and must be near that of Keras
-            (`kvae.export.accuracy`).
-        validation: `(N, H, W, C)`, to choose the precision by ("auto"), for the ranges of full_int8 and for the
-            statistics in `info`; None takes `images`, and the report says so. Of a conditional model, the pair of
-            images and conditions; of one that classifies, of images and labels.
+        data: test images to compare on and to measure what each file does to them and costs: a `kvae.data.Data`, whose
+            test and validation splits and names are taken; an array `(N, H, W, C)` in [0, 1]; or a pair of images and
+            labels `(N,)`. Labels are the conditions of a conditional model; the classes, by number or name, of one that
+            classifies, whose accuracy each file must keep (`kvae.export.accuracy`); of other models they are for a
+            linear probe on the exported encoder. None compares on noise and measures nothing, and the report says so.
+        validation: images, or a pair as in `data`, to choose the precision by ("auto"), for the ranges of full_int8 and
+            for the statistics in `info`; None takes those of a `Data`, else the test images, and the report says so.
+        conditions: of the test images, for a conditional model: what `fit` takes; None takes the labels.
         precisions: of the LiteRT files, from `kvae.export.litert.PRECISIONS`: "float32", "float16", "int8" (weights
             in 8 bits, activations quantised on the fly), "full_int8" (both, with calibrated ranges), "integer" (no
             float at all, also where it goes in and out, for NPUs: files of `networks`, or of a classifier, alone); or
-            "auto", the smallest that loses no more than `budget_nats` and `budget_accuracy` on `validation`, whichever
-            can be measured, and takes at most 1.5 times as long as the fastest of those that do so.
-        budget_nats: for "auto": largest loss of ELBO.
-        batch_sizes: of the LiteRT signatures. With None among them, there is also one for any batch size, named
-            `decode`, …; LiteRT.js can't use it.
+            "auto", the smallest that loses no more than `budgets` on the validation images, whichever loss can be
+            measured, and takes at most 1.5 times as long as the fastest of those that do so.
         signatures: of the files with everything, in this order: names such as "decode", for all batch sizes, or
             "decode_16", for that one; None takes all. What isn't asked for costs nothing. With none (`[]`), there are
             only the files of `networks`.
         networks: that are files of their own: "decoder", "encoder", both or none.
+        batch_sizes: of the LiteRT signatures. With None among them, there is also one for any batch size, named
+            `decode`, …; LiteRT.js can't use it.
         io: dtype of images in LiteRT files: "float32", in [0, 1]; or "uint8", 0 to 255, for `decode`, `encode`,
             `reconstruct` and `classify`, while the other signatures take and give floats. What goes into "integer"
             files, and comes out, is "int8", or with "uint8" that.
-        with_onnx: whether to write `onnx/` as well, one file per endpoint (needs the extra `onnx`).
-        data: name of the training data, for `info`; of an absolute path, its last part.
-        license: text, for `info`.
-        on_step: called with a line of text before each step.
-        conditions: of `images`, for a conditional model: what `fit` takes; None takes `labels`.
+        with_onnx: whether to write `onnx/` as well, one file per endpoint (requires the extra `onnx`).
+        budgets: for "auto" (default: half a nat, and half a point of accuracy).
+        accept_losses: whether files are kept that are further from Keras than `kvae.export.budgets` and
+            `kvae.export.accuracy` allow; the report says what they lose. Drawn latents are those of Keras in any case.
+        dataset_name: name of the training data, for `info` (default: that of a `Data`); of an absolute path, its last
+            part.
         condition_names: of the classes that a condition may be, for `info`; `condition_dim` of them.
         class_names: of the classes that a model tells apart, for `info`; None takes those that it has itself. A
             `kvae.SemiSupervisedVAE` has one list for both: give either.
-        budget_accuracy: for "auto": largest loss of accuracy.
-        accept_losses: whether files are kept that are further from Keras than `kvae.export.budgets` and
-            `kvae.export.accuracy` allow; the report says what they lose. Drawn latents are those of Keras in any case.
+        license: text, for `info`.
+        on_step: called with a line of text before each step.
 
     Returns:
         What is in `report.json`: `packages`, `model`, `verification`, `warnings`, `refused` (files that aren't close
@@ -154,8 +151,7 @@ def export(
         refused.
 
     Raises:
-        ValueError: for another model, unknown precisions, or unusable images, labels, conditions, names, budgets or
-            batch sizes.
+        ValueError: for another model, unknown precisions, or unusable data, conditions, names, budgets or batch sizes.
         ExportError: if `directory` can't be written to, the model can't be converted, or no LiteRT file is close
             enough to Keras (`kvae.export.budgets`), and right as often (`kvae.export.accuracy`).
 
@@ -168,50 +164,40 @@ def export(
         >>> [artifact["path"] for artifact in report["artifacts"]]
         ['saved_model', 'vae_float32.tflite', 'decoder_float32.tflite', 'vae_int8.tflite', 'decoder_int8.tflite']
     """
-    wanted = checks.precisions_of(precisions)
-    sizes = checks.batch_sizes_of(batch_sizes)
-    wanted_networks = checks.networks_of(networks)
-    limits = {
-        "nats_lost": real("budget_nats", budget_nats),
-        "accuracy_lost": real("budget_accuracy", budget_accuracy),
-    }
-    data, license = checks.text("data", data), checks.text("license", license)
     checks.check_model(model)
-    chosen = signatures_of(model, signatures, sizes, io)
-    wanted_networks = tuple(name for name in wanted_networks if hasattr(model, name) and hasattr(model, "decoder"))
+    if isinstance(data, Data):
+        condition_names, class_names = _names_of(data, model, condition_names, class_names)
+        dataset_name = data.name if dataset_name is None else dataset_name
+        if validation is None and data.num_validation:
+            validation = data.arrays("validation", limit=VALIDATED)
+        data = data.arrays("test", limit=TESTED)
+    wanted = checks.precisions_of(precisions)
+    chosen = signatures_of(model, signatures, checks.batch_sizes_of(batch_sizes), io)
+    wanted_networks = tuple(
+        name for name in checks.networks_of(networks) if hasattr(model, name) and hasattr(model, "decoder")
+    )
     if not chosen and not wanted_networks:
         raise ValueError(
             "Expected something to export to LiteRT: one or more of `signatures`, or of `networks`. Received: neither"
         )
     if conditions is not None and model.condition_dim is None:
         raise ValueError("Argument `conditions` is for a conditional model. Received: a model without conditions")
-    conditions_named = checks.names("condition_names", condition_names)
-    classes = checks.class_names(model, checks.names("class_names", class_names), conditions_named)
-    if hasattr(model, "num_classes") and conditions_named is None and model.condition_dim is not None:
-        conditions_named = classes
-    if conditions_named is not None and len(conditions_named) != model.condition_dim:
-        raise ValueError(
-            f"Argument `condition_names` must name the {model.condition_dim or 0} conditions of the model. "
-            f"Received: {len(conditions_named)} names"
-        )
-    test = checks.Images.checked("images", model, images, labels, conditions, classes)
-    apart = checks.validation_images(model, validation, classes)
-    choice = Choice.by(limits, apart, test) if precisions == "auto" else None
-    if images is None and validation is None and (seen := {"full_int8", litert.INTEGER} & set(wanted)):
-        raise ValueError(f"{seen.pop()} needs images to see the ranges of activations: give `images` or `validation`.")
+    facts = checks.facts(model, dataset_name, license, condition_names, class_names)
+    test = checks.data_images(model, data, conditions, facts["class_names"])
+    apart = checks.validation_images(model, validation, facts["class_names"])
+    choice = Choice.by(budgets or Budgets(), apart, test) if precisions == "auto" else None
+    if not test and not apart and (seen := {"full_int8", litert.INTEGER} & set(wanted)):
+        raise ValueError(f"{seen.pop()} needs images to see the ranges of activations: give `data` or `validation`.")
     if io not in endpoints.IO:
         raise ValueError(f"Argument `io` must be one of {endpoints.IO}. Received: io={shown(io)}")
     if io == "uint8" and not model.bounded:
         raise ValueError("Argument `io='uint8'` needs a model of images in [0, 1]. Received: one with bounded=False")
     step = on_step or (lambda text: None)
-    facts = {
-        "data": None if data is None else public_name(data), "license": license,
-        "condition_names": conditions_named, "class_names": classes,
-    }  # fmt: skip
     with place.inside(directory) as folder:
         new = folder / "new"
         step("computing what Keras says")
-        work = _Work(model, test, apart or test, chosen, wanted_networks, io, accept_losses, sizes, step, facts)
+        sizes = checks.batch_sizes_of(batch_sizes)
+        work = _Export(model, test, apart or test, chosen, wanted_networks, io, accept_losses, sizes, step, facts)
         artifacts = work.write(new, folder / "scratch", wanted, choice, with_onnx)
         report = work.report(artifacts, choice)
         text = json.dumps(report, indent=2, allow_nan=False) + "\n"
@@ -220,6 +206,19 @@ def export(
         (new / PAGE).write_text(page.render(report, work.pictures), encoding="utf-8")
         place.replace(new, Path(directory), folder / "old", _NAMES)
     return report
+
+
+def _names_of(
+    data: Data, model: Any, condition_names: Sequence[str] | None, class_names: Sequence[str] | None
+) -> tuple[Sequence[str] | None, Sequence[str] | None]:
+    """Names of conditions and classes, those of the data where none are given and as many are needed."""
+    known = data.label_names or None
+    if condition_names is None and known and len(known) == model.condition_dim:
+        condition_names = known
+    has_own = getattr(model, "class_names", None) is not None or condition_names is not None
+    if class_names is None and not has_own and known and len(known) == getattr(model, "num_classes", 0):
+        class_names = known
+    return condition_names, class_names
 
 
 class _File(NamedTuple):
@@ -231,7 +230,7 @@ class _File(NamedTuple):
     signatures: tuple[Signature, ...]
 
 
-class _Work:
+class _Export:
     """One export: the model, what Keras says about it, and the pictures collected on the way."""
 
     def __init__(

@@ -68,7 +68,7 @@ MAY_IMPORT = {
     "recipes": {"models", "networks", "posteriors", "likelihoods", "priors", "objectives", "schedules"},
     "plotting": {"models", "evaluation", "features", "files"},
     "report": {"models", "evaluation", "features", "plotting", "files", "steps"},
-    "export": {"arguments", "models", "distributions", "priors", "networks", "evaluation", "files"},
+    "export": {"arguments", "data", "models", "distributions", "priors", "networks", "evaluation", "files"},
 }
 USES_TENSORFLOW = {"training", "optimizers", "state", "models", "data", "evaluation", "features", "export", "cli"}
 

@@ -23,7 +23,7 @@ def demo(
     start_tensorflow(context.obj)
     our_warnings()
     from kvae import plotting
-    from kvae.cli.export import export_run
+    from kvae.export import export
     from kvae.training import Settings, train_run
 
     # Grey pixels: a learned variance draws them sharper than a Bernoulli, whose noise is meant for black and white.
@@ -34,7 +34,7 @@ def demo(
     with drawn("Not drawn: samples"):
         plotting.save(plotting.samples(model, n=100, seed=7), out / "samples.png")
     say("\nExporting, and running the files against Keras …\n")
-    show_export(export_run(model, data, files), files)
+    show_export(export(model, files, data), files)
     say(f"""
 The report:   {run / "report.html"}
 New digits:   {"not drawn" if drawn.failed else out / "samples.png"}

@@ -3,7 +3,7 @@
 from enum import StrEnum
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,11 +12,7 @@ from kvae.cli.options import DataDirOption, RunArgument, open_run
 from kvae.cli.tables import show_export
 
 if TYPE_CHECKING:
-    from kvae.data import Data
-    from kvae.models import VAE
-
-TESTED = 1000  # test images that every file is run on
-VALIDATED = 2000  # validation images for calibration and for the statistics in the file
+    pass
 
 
 class Precision(StrEnum):
@@ -101,15 +97,17 @@ def export(
         check_target(web)  # before the work, not after it
     from tqdm import tqdm
 
+    from kvae.export import Budgets
+    from kvae.export import export as write_files
     from kvae.export.pipeline import BATCH_SIZES, DEFAULT_PRECISIONS
 
     with tqdm(total=0, bar_format="{desc}", leave=False, disable=None) as line:
-        report = export_run(
+        report = write_files(
             opened.model,
-            opened.data(data_dir=data_dir),
             out,
+            opened.data(data_dir=data_dir),
             precisions="auto" if choices == ["auto"] else choices or DEFAULT_PRECISIONS,
-            budget_nats=budget_nats,
+            budgets=Budgets(nats=budget_nats),
             batch_sizes=[*(batch_size or BATCH_SIZES), *([None] if any_batch else [])],
             signatures=None if signatures is None else [name.strip() for name in signatures.split(",")],
             networks=["decoder", *(["encoder"] if encoder else [])],
@@ -131,17 +129,3 @@ def export(
         say(f"In a browser: python -m http.server -d {web}")
     if report["refused"]:
         raise typer.Exit(1)
-
-
-def export_run(model: "VAE", data: "Data", out: Path, **settings: Any) -> dict[str, Any]:
-    """Export with what the run's data set has: test images and labels, validation images, its name."""
-    from kvae.export import export as write
-
-    images, labels = data.arrays("test", limit=TESTED)
-    conditional = model.condition_dim is not None
-    validation: Any = data.arrays("validation", limit=VALIDATED) if data.num_validation else None
-    if validation is not None and not conditional:
-        validation = validation[0]
-    if conditional and len(data.label_names) == model.condition_dim:
-        settings["condition_names"] = data.label_names
-    return write(model, out, images=images, labels=labels, validation=validation, data=data.name, **settings)

@@ -100,7 +100,7 @@ def exported(vae, images, tmp_path_factory):
     out = tmp_path_factory.mktemp("export") / "vae"
     with bare_root():
         before = state()
-        kvae.export.export(vae, out, images=images, labels=np.arange(len(images)) % 2)
+        kvae.export.export(vae, out, (images, np.arange(len(images)) % 2))
         assert state() == before
     return out
 
@@ -124,7 +124,7 @@ def conditional(digits, tmp_path_factory):
     vae.fit(*digits, batch_size=64, epochs=10, verbose=0)
     x, y = digits[0][:60], digits[1][:60]
     out = tmp_path_factory.mktemp("conditional") / "out"
-    kvae.export.export(vae, out, x, y, validation=(x[:40], y[:40]), batch_sizes=(1, 16), condition_names=NAMES)
+    kvae.export.export(vae, out, (x, y), validation=(x[:40], y[:40]), batch_sizes=(1, 16), condition_names=NAMES)
     return vae, x, y, out
 
 

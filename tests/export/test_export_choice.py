@@ -8,9 +8,8 @@ import pytest
 
 import kvae
 from kvae.export import ExportError, checks, reference
-from kvae.export.choice import Choice
+from kvae.export.choice import Budgets, Choice
 
-BUDGETS = {"nats_lost": 0.5, "accuracy_lost": 0.005}
 IMAGES, OTHERS, LABELS = np.zeros((4, 8, 8, 1)), np.ones((3, 8, 8, 1)), [0, 1, 1, 0]
 MODELS = {
     "VAE": {"prior": 1},
@@ -39,7 +38,7 @@ CASES = {
 def choose(model, images, labels, validation):
     model = SimpleNamespace(image_shape=(8, 8, 1), bounded=True, condition_dim=None, **MODELS[model])
     test = checks.Images.checked("images", model, images, labels, None, None)
-    return Choice.by(BUDGETS, checks.validation_images(model, validation, None), test)
+    return Choice.by(Budgets(), checks.validation_images(model, validation, None), test)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -74,11 +73,7 @@ def test_the_smallest_within_every_budget_that_is_no_slow_one_is_taken():
         Choice(choice.budgets, choice.images, True).best()
 
 
-NUMBERS = {"precisions": "auto", "images": IMAGES}
 WRONG = {
-    "a budget of NaN": (NUMBERS | {"budget_nats": np.nan}, "`budget_nats` must be a finite number.*budget_nats=nan"),
-    "a budget of text": (NUMBERS | {"budget_nats": "1"}, "budget_nats='1'"),
-    "a budget of None": (NUMBERS | {"budget_accuracy": None}, "budget_accuracy=None"),
     "batch sizes of True": ({"batch_sizes": (True,)}, r"positive integers.*Received: \(True,\)"),
     "batch sizes of 1.0": ({"batch_sizes": (1.0,)}, r"positive integers.*Received: \(1.0,\)"),
     "a batch size": ({"batch_sizes": 1}, "positive integers.*Received: 1"),
@@ -87,7 +82,7 @@ WRONG = {
     "precisions of None": ({"precisions": None}, "Received: None"),
     "precisions of lists": ({"precisions": [["int8"]]}, r"Received: \[\['int8'\]\]"),
     "auto and another": ({"precisions": ("auto", "int8")}, "Received: .'auto', 'int8'."),
-    "a name of a number": ({"data": 5}, "`data` must be text. Received: data=5"),
+    "a name of a number": ({"dataset_name": 5}, "`dataset_name` must be text. Received: dataset_name=5"),
     "a licence that is a path": ({"license": Path("LICENSE")}, "`license` must be text"),
     "a directory of a number": ({"directory": 5}, "`directory` must be a path. Received: directory=5"),
     "no directory": ({"directory": None}, "`directory` must be a path. Received: directory=None"),
@@ -96,24 +91,37 @@ WRONG = {
         "`validation` must be images, or a pair.*of 3",
     ),
     "images of text": (
-        {"images": "x.npy"},
-        "`images` must be one image or more, an array of shape .*Received: 'x.npy'",
+        {"data": "x.npy"},
+        "`data` must be one image or more, an array of shape .*Received: 'x.npy'",
     ),
-    "images of objects": ({"images": np.full((2, 8, 8, 1), None)}, "`images` .*Received: dtype object"),
-    "ragged images": ({"images": [[1], [1, 2]]}, "`images` .*Received: rows of different lengths"),
+    "images of objects": ({"data": np.full((2, 8, 8, 1), None)}, "`data` .*Received: dtype object"),
+    "ragged images": ({"data": [[1], [1, 2]]}, "`data` .*Received: rows of different lengths"),
     "class names of text": ({"class_names": "ab"}, "`class_names` must be a list of names. Received: class_names='ab'"),
     "class names of a number": ({"class_names": 3}, "class_names=3"),
     "condition names of a number": ({"condition_names": 3}, "condition_names=3"),
     "conditions of no use": (
-        {"images": IMAGES, "conditions": LABELS},
+        {"data": IMAGES, "conditions": LABELS},
         "`conditions` is for a conditional model",
     ),
-    "labels of a number": ({"images": IMAGES, "labels": 5}, "`labels` must have one entry.*0 labels, 4 images"),
+    "labels of a number": ({"data": (IMAGES, 5)}, "`data` must have a label for each image.*0 labels, 4 images"),
     "a path of a model": ({"model": "model.keras"}, "`model` must be a `kvae.VAE`.*Received: str"),
     "validation of another shape": ({"validation": np.zeros((2, 9, 9, 1))}, "`validation` must be one image or more"),
-    "a little above 1": ({"images": np.full((2, 8, 8, 1), 1.00001)}, "values from 1.00001001 to 1.00001001"),
+    "a little above 1": ({"data": np.full((2, 8, 8, 1), 1.00001)}, "values from 1.00001001 to 1.00001001"),
     "validation in bytes": ({"validation": np.full((2, 8, 8, 1), 255)}, "`validation` must have values in"),
 }
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        ({"nats": np.nan}, "`nats` must be a finite number.*nats=nan"),
+        ({"nats": "1"}, "nats='1'"),
+        ({"accuracy": None}, "accuracy=None"),
+    ],
+)
+def test_budgets_are_numbers(limits, message):
+    with pytest.raises(ValueError, match=message):
+        kvae.export.Budgets(**limits)
 
 
 @pytest.mark.parametrize("case", WRONG)
@@ -147,7 +155,7 @@ def test_batch_sizes_of_numpy(sizes):
 
 def test_a_place_that_cannot_be_written_to(vae, tmp_path, monkeypatch):
     """It is said before anything is computed."""
-    monkeypatch.setattr("kvae.export.pipeline._Work", None)
+    monkeypatch.setattr("kvae.export.pipeline._Export", None)
     (tmp_path / "file").write_text("mine")
     with pytest.raises(ExportError, match=r"a folder that can be written to. Received: '.*file/out' \(Not a directory"):
         kvae.export.export(vae, tmp_path / "file" / "out")

@@ -12,8 +12,8 @@ from sklearn.linear_model import LogisticRegression
 import kvae
 import kvae.export
 from kvae import networks
-from kvae.export import ExportError, accuracy, budgets, command, litert, runtime, web
-from kvae.export.page import render
+from kvae.export import Budgets, ExportError, accuracy, budgets, command, litert, runtime, web
+from kvae.export.report.page import render
 from kvae.features.classifier import Classifier, classifier
 from kvae.features.linear import from_linear
 
@@ -49,8 +49,8 @@ def tested(digits):
 def exported(net, tested, digits, tmp_path_factory):
     """Folder and report of an export at every precision; look, don't touch."""
     out = tmp_path_factory.mktemp("classifier")
-    settings = {"precisions": litert.PRECISIONS, "class_names": NAMES, "data": "digits"}
-    return out, kvae.export.export(net, out, *tested, digits[0][:200], **settings)
+    settings = {"precisions": litert.PRECISIONS, "class_names": NAMES, "dataset_name": "digits"}
+    return out, kvae.export.export(net, out, tested, validation=digits[0][:200], **settings)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def semi(digits, tested, tmp_path_factory):
         "batch_sizes": (1,),
         "condition_names": NAMES,
     }
-    return model, out, kvae.export.export(model, out, *tested, **settings)
+    return model, out, kvae.export.export(model, out, tested, **settings)
 
 
 def softmax(logits):
@@ -289,14 +289,14 @@ def test_auto_keeps_the_smallest_file_that_is_right_as_often(net, tested, export
     files = litert_files(exported[1])
     made = {name: file["behaviour"]["accuracy_lost"] for name, file in files.items()}
     wanted = min((name for name in made if made[name] <= 0.005), key=lambda name: files[name]["bytes"])
-    report = kvae.export.export(net, tmp_path, *tested, digits[0][:200], precisions="auto", class_names=NAMES)
+    report = kvae.export.export(net, tmp_path, tested, validation=digits[0][:200], precisions="auto", class_names=NAMES)
     assert [file["precision"] for file in report["artifacts"][1:]] == [wanted]
     assert {path.name for path in tmp_path.glob("classifier_*")} == {
         f"classifier_{wanted}.tflite", f"classifier_{wanted}.golden.json",
     }  # fmt: skip
     monkeypatch.setattr(litert, "PRECISIONS", ("float32",))
     with pytest.raises(ExportError, match=r"at most -1 of accuracy. Received: float32 loses 0 of"):
-        kvae.export.export(net, tmp_path, *tested, precisions="auto", budget_accuracy=-1.0, batch_sizes=(1,))
+        kvae.export.export(net, tmp_path, tested, precisions="auto", budgets=Budgets(accuracy=-1.0), batch_sizes=(1,))
 
 
 @pytest.fixture(scope="module")
@@ -315,7 +315,7 @@ def test_a_damaged_head_is_refused(net, tested, damaged, tmp_path, monkeypatch):
     monkeypatch.setattr(litert, "quantize", lambda right, precision, *_: right if precision == "float32" else damaged)
 
     def export(**settings):
-        return kvae.export.export(net, tmp_path / "out", *tested, batch_sizes=(1,), **settings)
+        return kvae.export.export(net, tmp_path / "out", tested, batch_sizes=(1,), **settings)
 
     with pytest.raises(ExportError, match=r"'probability' from 'classify' of 'classifier_int8.tflite' within 0.5"):
         export(precisions="int8")
@@ -357,7 +357,7 @@ def test_onnx_and_any_batch_size(net, tested, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime", reason="the extra `onnx` isn't installed")
     x, y = tested
     right = softmax(net.predict(x, verbose=0))
-    kvae.export.export(net, tmp_path, x, y, precisions="float32", batch_sizes=(1, None), with_onnx=True)
+    kvae.export.export(net, tmp_path, (x, y), precisions="float32", batch_sizes=(1, None), with_onnx=True)
     session = onnxruntime.InferenceSession(tmp_path / "onnx" / "classify.onnx", providers=["CPUExecutionProvider"])
     np.testing.assert_allclose(session.run(["probability"], {"image": x})[0], right, atol=1e-5)
     file = runtime.load(tmp_path / "classifier_float32.tflite")
@@ -375,21 +375,21 @@ def test_a_classifier_trained_in_mixed_precision(digits, tmp_path):
 
 
 WRONG_ARGUMENTS = {
-    "a label too large": ({"labels": [0, 10]}, r"integers from 0 to 9.*Received: shape \(2,\), 0, 10"),
-    "an unknown name": ({"labels": ["zero", "ten"], "class_names": NAMES}, "or names: zero, one.*zero, ten"),
-    "one-hot labels": ({"labels": np.eye(10)[:2]}, r"Received: shape \(2, 10\)"),
-    "too few names": ({"class_names": NAMES[1:]}, "one for each of the model's 10 classes. Received: one, two"),
-    "a name twice": ({"class_names": [*NAMES[1:], "one"]}, "different names"),
-    "auto without labels": ({"labels": None, "precisions": "auto"}, "a model that classifies, `images` and `labels`"),
-    "not so many labels": ({"labels": [1]}, "1 labels, 2 images"),
+    "a label too large": ([0, 10], {}, r"integers from 0 to 9.*Received: shape \(2,\), 0, 10"),
+    "an unknown name": (["zero", "ten"], {"class_names": NAMES}, "or names: zero, one.*zero, ten"),
+    "one-hot labels": (np.eye(10)[:2], {}, r"Received: shape \(2, 10\)"),
+    "too few names": ([0, 1], {"class_names": NAMES[1:]}, "one for each of the model's 10 classes. Received: one, two"),
+    "a name twice": ([0, 1], {"class_names": [*NAMES[1:], "one"]}, "different names"),
+    "auto without labels": (None, {"precisions": "auto"}, "a model that classifies, and a pair of images and labels"),
+    "not so many labels": ([1], {}, "1 labels, 2 images"),
 }
 
 
 @pytest.mark.parametrize("case", WRONG_ARGUMENTS)
 def test_wrong_arguments(case, net, tmp_path):
-    arguments, message = WRONG_ARGUMENTS[case]
+    labels, arguments, message = WRONG_ARGUMENTS[case]
     with pytest.raises(ValueError, match=message) as caught:
-        kvae.export.export(net, tmp_path / "out", np.zeros((2, 8, 8, 1)), **{"labels": [0, 1], **arguments})
+        kvae.export.export(net, tmp_path / "out", (np.zeros((2, 8, 8, 1)), labels), **arguments)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
 

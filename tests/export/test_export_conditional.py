@@ -159,16 +159,16 @@ def test_the_command(conditional, capsys, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"images": True}, "Received: none"),
-        ({"images": True, "labels": True, "validation": True}, "Received: none"),
-        ({"images": True, "conditions": np.arange(60)}, "integers below 10"),
+        ({"data": "images"}, "Received: none"),
+        ({"data": "pair", "validation": "images"}, "Received: none"),
+        ({"data": "images", "conditions": np.arange(60)}, "integers below 10"),
         ({"condition_names": ["one"]}, "`condition_names` must name the 10.*Received: 1 names"),
     ],
 )
 def test_what_an_export_refuses(arguments, message, conditional, tmp_path):
     vae, x, y, _ = conditional
-    given = {"images": x, "labels": y, "validation": x}
-    arguments = {name: given[name] if value is True else value for name, value in arguments.items()}
+    given = {"images": x, "pair": (x, y)}
+    arguments = {name: given[value] if isinstance(value, str) else value for name, value in arguments.items()}
     with pytest.raises(ValueError, match=message):
         kvae.export.export(vae, tmp_path / "out", **arguments)
     assert not (tmp_path / "out").exists()

@@ -14,7 +14,7 @@ import pytest
 
 import kvae.export
 from kvae.distributions import IndexedNoise
-from kvae.export import flatbuffer, litert, runtime, web
+from kvae.export import Budgets, flatbuffer, litert, runtime, web
 from kvae.export.console import quiet
 
 ROOT = Path(kvae.export.__file__).parent.parent
@@ -71,7 +71,7 @@ def test_the_default_decoder_upsamples_with_operators_that_are_fast_at_any_batch
 
 @pytest.mark.slow
 def test_the_same_model_gives_the_same_bytes(vae, exported, images, tmp_path):
-    kvae.export.export(vae, tmp_path / "again", images=images, labels=np.arange(len(images)) % 2)
+    kvae.export.export(vae, tmp_path / "again", (images, np.arange(len(images)) % 2))
     for precision in PRECISIONS:
         name = f"vae_{precision}.tflite"
         assert (tmp_path / "again" / name).read_bytes() == (exported / name).read_bytes()
@@ -119,9 +119,10 @@ def every_precision(digits_vae, tmp_path_factory):
     (images, labels), (validation, _) = data.arrays("test"), data.arrays("validation")
     out = tmp_path_factory.mktemp("precisions")
     settings = {
-        "precisions": litert.PRECISIONS, "batch_sizes": (1,), "networks": (), "data": "digits", "license": "CC0",
+        "precisions": litert.PRECISIONS, "batch_sizes": (1,), "networks": (),
+        "dataset_name": "digits", "license": "CC0",
     }  # fmt: skip
-    return out, kvae.export.export(vae, out, images, labels, validation, **settings)
+    return out, kvae.export.export(vae, out, (images, labels), validation=validation, **settings)
 
 
 @pytest.mark.slow
@@ -170,7 +171,7 @@ def test_auto_keeps_the_smallest_file_within_the_budget_on_validation_images(
     budget = sorted(lost.values())[1] + 1e-4  # within it: two of the four
     smallest = min((name for name in files if lost[name] <= budget), key=lambda name: files[name]["bytes"])
     settings = {"precisions": "auto", "batch_sizes": (1,)}
-    report = kvae.export.export(vae, tmp_path, images, validation=validation, budget_nats=budget, **settings)
+    report = kvae.export.export(vae, tmp_path, images, validation=validation, budgets=Budgets(nats=budget), **settings)
     kept, decoder = report["artifacts"][1:]
     assert kept["precision"] == decoder["precision"] == smallest
     choice = report["choice"]
@@ -189,7 +190,9 @@ def test_auto_keeps_the_smallest_file_within_the_budget_on_validation_images(
 def test_nothing_within_the_budget(small, images, tmp_path, monkeypatch):
     monkeypatch.setattr(litert, "PRECISIONS", ("float32",))
     with pytest.raises(kvae.export.ExportError, match="at most -100"):
-        kvae.export.export(small, tmp_path / "out", images, precisions="auto", budget_nats=-100.0, batch_sizes=(1,))
+        kvae.export.export(
+            small, tmp_path / "out", images, precisions="auto", budgets=Budgets(nats=-100.0), batch_sizes=(1,)
+        )
     assert not (tmp_path / "out").exists()
 
 

@@ -84,7 +84,7 @@ def model(images, tmp_path_factory):
     keras.utils.set_random_seed(0)
     vae = kvae.VAE(latent_dim=4, image_shape=(8, 8, 1))
     out = tmp_path_factory.mktemp("export")
-    kvae.export.export(vae, out, images=images, precisions=("float32",))
+    kvae.export.export(vae, out, data=images, precisions=("float32",))
     return load(out / "vae_float32.tflite")
 
 

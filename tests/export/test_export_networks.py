@@ -42,7 +42,7 @@ def folder(model, tmp_path_factory):
     kvae.export.export(
         model, out, images, conditions=np.arange(30) % 2, precisions=(*PRECISIONS, "integer"),
         networks=("encoder", "decoder"), signatures=["generate_4", "decode"], batch_sizes=(1, 3),
-        condition_names=["cat", "dog"], data="pets",
+        condition_names=["cat", "dog"], dataset_name="pets",
     )  # fmt: skip
     return out
 

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kvae.export.page import render
-from kvae.export.pictures import Pictures
+from kvae.export.report.page import render
+from kvae.export.report.pictures import Pictures
 
 VOID = {"meta", "img", "br", "line", "circle", "polyline"}  # here; those of SVG are written <line/>
 

@@ -386,11 +386,11 @@ WRONG_ARGUMENTS = {
     "no batch size": ({"batch_sizes": ()}, r"batch_sizes.*Received: \(\)"),
     "only any batch size": ({"batch_sizes": (None,)}, "at least one"),
     "batch 0": ({"batch_sizes": (1, 0)}, r"Received: \(1, 0\)"),
-    "labels alone": ({"labels": [1, 2]}, "2 labels, 0 images"),
-    "shape": ({"images": np.zeros((4, 9, 9, 1))}, r"\(batch, 8, 8, 1\).*Received: shape \(4, 9, 9, 1\)"),
-    "no images": ({"images": np.zeros((0, 8, 8, 1))}, "one image or more"),
-    "range": ({"images": np.full((4, 8, 8, 1), 255.0)}, r"\[0, 1\].*from 255 to 255"),
-    "NaN": ({"images": np.full((4, 8, 8, 1), np.nan)}, "no NaN"),
+    "labels alone": ({"data": (None, [1, 2])}, "2 labels, 0 images"),
+    "shape": ({"data": np.zeros((4, 9, 9, 1))}, r"\(batch, 8, 8, 1\).*Received: shape \(4, 9, 9, 1\)"),
+    "no images": ({"data": np.zeros((0, 8, 8, 1))}, "one image or more"),
+    "range": ({"data": np.full((4, 8, 8, 1), 255.0)}, r"\[0, 1\].*from 255 to 255"),
+    "NaN": ({"data": np.full((4, 8, 8, 1), np.nan)}, "no NaN"),
 }
 
 

@@ -61,7 +61,7 @@ def files(exported, conditional, images, tmp_path_factory):
     keras.utils.set_random_seed(0)
     folder = tmp_path_factory.mktemp("autoencoder")
     autoencoder = kvae.Autoencoder(latent_dim=10, image_shape=SHAPE)
-    kvae.export.export(autoencoder, folder, images=images, precisions=("float32",))
+    kvae.export.export(autoencoder, folder, data=images, precisions=("float32",))
     return {
         "float32": exported / "vae_float32.tflite",
         "int8": exported / "vae_int8.tflite",

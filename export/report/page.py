@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from kvae.export.choice import SLOWER
-from kvae.export.pictures import Pictures, groups
+from kvae.export.report.pictures import Pictures, groups
 
 TEMPLATE = "export.html.jinja"
 ENOUGH_NATS = 0.5  # a file that loses less is good enough, as it is for `--precision auto`
@@ -53,7 +53,7 @@ def render(report: dict[str, Any], pictures: list[Pictures]) -> str:
     whole = [file for file in litert if not file.get("network")] or litert
     pick, choice = _pick(whole), report.get("choice") or {}
     refused = [f"{name} was left out. {reason}" for name, reason in (report.get("refused") or {}).items()]
-    source = importlib.resources.files("kvae.export").joinpath(TEMPLATE).read_text(encoding="utf-8")
+    source = importlib.resources.files("kvae.export.report").joinpath(TEMPLATE).read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {
         "size": _size, "error": _error, "time": _time, "nats": _nats, "number": _number, "percent": _percent,

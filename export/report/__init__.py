@@ -1,0 +1,1 @@
+"""The report of an export as a page, with its pictures."""
