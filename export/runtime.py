@@ -2,8 +2,8 @@
 
     from kvae.export.runtime import load
     model = load("vae_int8.tflite", num_threads=1)
-    images = model.generate(16, seed=7)                  # (16, H, W, C), those of vae.sample(16, seed=7)
-    mean = model.encode(images)["mean"]                  # (16, D)
+    images = model.generate(16, seed=7)                  # (16, H, W, C), those of vae.generate(16, seed=7)
+    mean = model.encode(images).mean                     # (16, D)
     nats = model.score(images)["negative_elbo"]          # (16,); model.percentile(nats) says how unusual
     probabilities = load("classifier_int8.tflite").classify(images)  # (16, C)
 
@@ -23,11 +23,13 @@ import threading
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from kvae.arguments import ROUNDING, integer, numbers, real, shown
+
+__all__ = ["Model", "Posterior", "load", "seed_words"]
 
 try:
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
@@ -47,6 +49,13 @@ MAX_THREADS = 1024  # tens of thousands end the process
 SEAL = b"\nkvae sha256\n"
 INFO = "info.json"
 SERVING_DEFAULT = "serving_default"  # the signature of a file that has one
+
+
+class Posterior(NamedTuple):
+    """What `Model.encode` returns: `mean` and `variance`, `(B, D)` each; of an autoencoder there is no variance."""
+
+    mean: np.ndarray
+    variance: np.ndarray | None
 
 
 class Model:
@@ -97,14 +106,15 @@ class Model:
         z = _check("z", z, (None, self.latent_dim))
         return self._answer("decode", z=z, **self._condition(condition, len(z)))["image"]
 
-    def encode(self, image: Any, condition: Any = None) -> dict[str, np.ndarray]:
+    def encode(self, image: Any, condition: Any = None) -> Posterior:
         """`mean` and `variance` of q(z|x), `(B, D)` each, for images `(B, H, W, C)` in [0, 1].
 
-        For the file of an autoencoder `mean` is the code, and there is no `variance`.
+        For the file of an autoencoder `mean` is the code, and `variance` is None.
         """
         self._need("encode")
         image = self._check_image(image)
-        return self._answer("encode", image=image, **self._condition(condition, len(image)))
+        found = self._answer("encode", image=image, **self._condition(condition, len(image)))
+        return Posterior(found["mean"], found.get("variance"))
 
     def reconstruct(self, image: Any, condition: Any = None) -> np.ndarray:
         """Images in [0, 1] encoded and decoded again without noise, `(B, H, W, C)`."""
@@ -122,7 +132,7 @@ class Model:
     ) -> np.ndarray:
         """Images from the prior, number `start` to `start + n` of a seed: `(n, H, W, C)`.
 
-        Image i depends on the seed and i alone. Its latents are those of `VAE.sample` bit for bit, on every
+        Image i depends on the seed and i alone. Its latents are those of `VAE.generate` bit for bit, on every
         platform; as 8-bit images, float32 files are within one level of Keras. `run("generate", …)` has the
         latents, too.
 
@@ -165,6 +175,12 @@ class Model:
         ends = {name: _check(name, z, (self.latent_dim,))[None] for name, z in (("start", start), ("end", end))}
         position = np.linspace(0, 1, steps, dtype=np.float32)
         return self._answer("interpolate", **ends, position=position, **self._condition(condition, steps))["image"]
+
+    def interpolate_images(self, first: Any, second: Any, steps: int = 8, condition: Any = None) -> np.ndarray:
+        """`interpolate` between the latents of two images `(H, W, C)`: `(steps, H, W, C)`."""
+        ends = (_check(name, image, self.image_shape) for name, image in (("first", first), ("second", second)))
+        start, end = (self.encode(image[None], condition).mean[0] for image in ends)
+        return self.interpolate(start, end, steps, condition)
 
     def score(self, image: Any, seed: int = 0, num_samples: int = 1, condition: Any = None) -> dict[str, np.ndarray]:
         """How unusual images are: `negative_elbo` = `distortion` + `rate`, nats, `(B,)` each.

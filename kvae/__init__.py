@@ -6,7 +6,7 @@ not another class.
     >>> import kvae
     >>> vae = kvae.VAE(latent_dim=2, image_shape=(8, 8, 1))
     >>> vae.compile(optimizer="adam")
-    >>> vae.sample(4, seed=7).shape
+    >>> vae.generate(4, seed=7).shape
     TensorShape([4, 8, 8, 1])
 
 Importing `kvae` imports neither TensorFlow nor Keras: each name below is loaded when it is first used.

@@ -5,6 +5,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+__all__ = ["FusedAdam"]
+
 
 @keras.saving.register_keras_serializable("kvae")
 class FusedAdam(keras.optimizers.Adam):

@@ -22,6 +22,8 @@ from kvae.files import FIGURES_LIST, atomic_file, public_name
 from kvae.models.metrics import ACTIVE_VARIANCE
 from kvae.steps import Steps
 
+__all__ = ["write_figures", "write_report"]
+
 ENCODE_BATCH = 256
 MAPPED = 600  # images that the map of thumbnails chooses from: t-SNE takes two seconds for as many
 ANALOGIES = 5  # rows of latent arithmetic
@@ -275,7 +277,7 @@ def _commands(name: str, source: str) -> list[tuple[str, str]]:
     name = f"./{name}" if name.startswith("-") else name
     run = shlex.quote(name)
     return [
-        ("New images", f"kvae sample {run} -n 64 --seed 7 --out grid.png"),
+        ("New images", f"kvae generate {run} -n 64 --seed 7 --out grid.png"),
         ("A tighter bound", f"kvae evaluate {run} --samples 500"),
         ("Features for a classifier", f"kvae features {run} {shlex.quote(source)} --out features.npz"),
         ("SavedModel and .tflite files, verified", f"kvae export {run} --out {shlex.quote(f'{name}-export')}"),

@@ -7,6 +7,8 @@ from typing import Any
 import keras
 from keras import ops
 
+__all__ = ["Cyclical", "LinearWarmup"]
+
 Scheduled = float | Callable[[Any], Any]
 
 

@@ -54,19 +54,19 @@ def vae():
 
 IMAGE = np.zeros((8, 8, 1), "float32")
 WRONG = {
-    "n of 1.5": (lambda m: m.sample(1.5), "`n` must be an integer >= 1. Received: n=1.5"),
-    "n of True": (lambda m: m.sample(True), "n=True"),
-    "n of 0": (lambda m: m.sample(0), "n=0"),
-    "seed of 1.7": (lambda m: m.sample(1, seed=1.7), "`seed` must be an integer. Received: seed=1.7"),
-    "seed of text": (lambda m: m.sample(1, seed="7"), "seed='7'"),
-    "seed of 65 bits": (lambda m: m.sample(1, seed=2**64), "64 bits"),
-    "temperature of text": (lambda m: m.sample(1, temperature="1"), "`temperature` must be a finite number >= 0"),
-    "temperature of NaN": (lambda m: m.sample(1, temperature=np.nan), "temperature=nan"),
-    "temperature of None": (lambda m: m.sample(1, temperature=None), "temperature=None"),
-    "temperature below 0": (lambda m: m.sample(1, temperature=-1), "temperature=-1"),
-    "steps of 2.5": (lambda m: m.interpolate(IMAGE, IMAGE, 2.5), "`steps` must be an integer >= 2.*steps=2.5"),
-    "steps of 1": (lambda m: m.interpolate(IMAGE, IMAGE, 1), "steps=1"),
-    "steps of text": (lambda m: m.interpolate(IMAGE, IMAGE, "8"), "steps='8'"),
+    "n of 1.5": (lambda m: m.generate(1.5), "`n` must be an integer >= 1. Received: n=1.5"),
+    "n of True": (lambda m: m.generate(True), "n=True"),
+    "n of 0": (lambda m: m.generate(0), "n=0"),
+    "seed of 1.7": (lambda m: m.generate(1, seed=1.7), "`seed` must be an integer. Received: seed=1.7"),
+    "seed of text": (lambda m: m.generate(1, seed="7"), "seed='7'"),
+    "seed of 65 bits": (lambda m: m.generate(1, seed=2**64), "64 bits"),
+    "temperature of text": (lambda m: m.generate(1, temperature="1"), "`temperature` must be a finite number >= 0"),
+    "temperature of NaN": (lambda m: m.generate(1, temperature=np.nan), "temperature=nan"),
+    "temperature of None": (lambda m: m.generate(1, temperature=None), "temperature=None"),
+    "temperature below 0": (lambda m: m.generate(1, temperature=-1), "temperature=-1"),
+    "steps of 2.5": (lambda m: m.interpolate_images(IMAGE, IMAGE, 2.5), "`steps` must be an integer >= 2.*steps=2.5"),
+    "steps of 1": (lambda m: m.interpolate_images(IMAGE, IMAGE, 1), "steps=1"),
+    "steps of text": (lambda m: m.interpolate_images(IMAGE, IMAGE, "8"), "steps='8'"),
     "seed of a prior": (lambda m: m.prior.sample(2, seed=1.5), "seed=1.5"),
 }  # fmt: skip
 
@@ -79,6 +79,6 @@ def test_the_model_refuses(case, vae):
 
 
 def test_the_model_takes_numbers_of_numpy(vae):
-    right = vae.sample(3, seed=7)
-    np.testing.assert_array_equal(vae.sample(np.int64(3), np.uint8(7), np.float32(1)), right)
-    assert vae.interpolate(IMAGE, IMAGE, np.int8(3)).shape == (3, 8, 8, 1)
+    right = vae.generate(3, seed=7)
+    np.testing.assert_array_equal(vae.generate(np.int64(3), np.uint8(7), np.float32(1)), right)
+    assert vae.interpolate_images(IMAGE, IMAGE, np.int8(3)).shape == (3, 8, 8, 1)

@@ -193,15 +193,15 @@ def test_images_that_came_after_training_are_scored_apart(kvae_command, run_fold
 
 def test_sample_is_a_function_of_the_seed(kvae_command, run_folder, tmp_path):
     for name, seed in (("a.npy", 7), ("b.npy", 7), ("c.npy", 8)):
-        assert kvae_command("sample", run_folder, "-n", 9, "--seed", seed, "--out", tmp_path / name).status == 0
+        assert kvae_command("generate", run_folder, "-n", 9, "--seed", seed, "--out", tmp_path / name).status == 0
     a, b, c = (np.load(tmp_path / name) for name in ("a.npy", "b.npy", "c.npy"))
     assert a.shape == (9, 8, 8, 1)
     np.testing.assert_array_equal(a, b)
     assert np.any(a != c)
     cold = tmp_path / "cold.npy"
-    assert kvae_command("sample", run_folder, "-n", 2, "--temperature", 0, "--out", cold).status == 0
+    assert kvae_command("generate", run_folder, "-n", 2, "--temperature", 0, "--out", cold).status == 0
     np.testing.assert_array_equal(*np.load(cold))
-    assert kvae_command("sample", run_folder, "-n", 9, "--out", tmp_path / "grid.png").status == 0
+    assert kvae_command("generate", run_folder, "-n", 9, "--out", tmp_path / "grid.png").status == 0
     from PIL import Image
 
     assert Image.open(tmp_path / "grid.png").size > (50, 50)
@@ -419,7 +419,7 @@ def test_a_recipe_is_trained_saved_and_loaded(name, kvae_command, tmp_path, digi
     for part, kind, numbers in ((model.objective, objective, goal), (model.prior, prior, density)):
         assert type(part).__name__ == kind
         assert {key: getattr(part, key) for key in numbers} == numbers
-    drawn = model.sample(2, seed=0, condition=None if condition_dim is None else 7).numpy()
+    drawn = model.generate(2, seed=0, condition=None if condition_dim is None else 7).numpy()
     assert drawn.shape == (2, 8, 8, 1)
     assert np.all((drawn >= 0) & (drawn <= 1))
     scores = json.loads((run / "metrics.json").read_text())
@@ -495,11 +495,11 @@ MISTAKES = {
         "Expected --from a folder made by `kvae train`",
     ),
     "no such run": (["evaluate", "nowhere"], 1, "no such folder"),
-    "not a run": (["sample", "."], 1, "Expected a folder made by `kvae train`"),
+    "not a run": (["generate", "."], 1, "Expected a folder made by `kvae train`"),
     "unknown source": (["train", "mnits", "--out", "run"], 1, "mnist"),
     "no such file": (["train", "./images", "--out", "run"], 1, "images"),
     "bad size": (["train", "digits", "--size", "big", "--out", "run"], 1, "--size as N or HxW"),
-    "bad picture name": (["sample", "run", "--out", "grid.bmp"], 1, ".png or .npy"),
+    "bad picture name": (["generate", "run", "--out", "grid.bmp"], 1, ".png or .npy"),
     "bad features name": (["features", "run", "digits", "--out", "x.csv"], 1, ".npz"),
     "an address without Ray": (["features", "run", "images", "--out", "s3://bucket/x.parquet"], 1, "for --ray"),
     "a split that isn't": (["features", "run", "digits", "--split", "tset"], 1, "all, train, validation, test or new"),

@@ -69,7 +69,7 @@ COMMANDS = {
     "scores": (["evaluate", "{run}", "--samples", "2", "--limit", "3"], 0, "-ELBO"),
     "a bad option": (["train", "digits", "--likelihood", "β−ß"], 2, "Invalid value"),
     "an unknown command": (["−σ"], 2, "No such command"),
-    "an error": (["sample", "−β\udcff"], 1, "kvae: error: Expected a folder made by `kvae train`"),
+    "an error": (["generate", "−β\udcff"], 1, "kvae: error: Expected a folder made by `kvae train`"),
 }
 
 
@@ -110,7 +110,7 @@ def test_a_process_whose_output_is_ascii(tmp_path):
     done = subprocess.run([sys.executable, "-m", "kvae", "train", "--help"], capture_output=True, env=environment)
     assert done.returncode == 0, done.stderr
     assert done.stdout.isascii()
-    done = subprocess.run([sys.executable, "-m", "kvae", "sample", "−β"], capture_output=True, env=environment)
+    done = subprocess.run([sys.executable, "-m", "kvae", "generate", "−β"], capture_output=True, env=environment)
     assert (done.returncode, done.stderr.splitlines()[0][:12]) == (1, b"kvae: error:")
     assert b"Received: -beta (no such folder)" in done.stderr
 
@@ -154,7 +154,7 @@ STATE = {
 CALLS = {
     "help": ["--help"],
     "recipes": ["recipes"],
-    "an error": ["sample", "nowhere"],
+    "an error": ["generate", "nowhere"],
     "training": ["train", "{run}/../few.npz", *SMALL, "--precision", "bfloat16", "--out", "{out}"],
     "training that fails": ["train", "{run}/../few.npz", *SMALL, "--learning-rate", "1e30", "--out", "{out}"],
     "scores": ["evaluate", "{run}", "--samples", "1", "--limit", "3"],

@@ -40,7 +40,7 @@ def test_every_public_name_is_described(docs, module):
     for name, entry in entries.items():
         home = generate.home(entry)
         assert f":py:obj:`{name} <{home.full_name}>`" in page
-        described = rf"(auto(class|function):: {re.escape(home.module)}::|py:data:: ){home.name}$"
+        described = rf"(auto(class|exception|function):: {re.escape(home.module)}::|py:data:: ){home.name}$"
         assert re.search(described, generate.api_page(home.module), flags=re.MULTILINE), home
 
 

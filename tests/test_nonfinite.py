@@ -173,12 +173,26 @@ def test_replicas_skip_together(x, two_replicas):
     assert all(np.isfinite(weight).all() for weight in vae.get_weights())
 
 
-def test_gradients_are_clipped_where_the_optimizer_has_a_name_only():
+#: optimizer and options, and the largest norm of its gradients
+CLIPPED = {
+    "a name": ("adam", {}, 200),
+    "an instance": (keras.optimizers.Adam, {}, 200),
+    "another norm": ("adam", {"global_clipnorm": 5}, 5),
+    "none": ("adam", {"global_clipnorm": None}, None),
+    "none of an instance": (keras.optimizers.Adam, {"global_clipnorm": None}, None),
+    "its own": (lambda: keras.optimizers.Adam(global_clipnorm=1.0), {}, 1),
+    "another kind of its own": (lambda: keras.optimizers.Adam(clipvalue=1.0), {}, None),
+}
+
+
+@pytest.mark.parametrize("case", CLIPPED)
+def test_gradients_are_clipped_unless_the_optimizer_does_it(case, tmp_path):
+    optimizer, options, norm = CLIPPED[case]
     vae = small()
-    vae.compile("adam")
-    assert vae.optimizer.global_clipnorm == 200
-    vae.compile(keras.optimizers.Adam())
-    assert vae.optimizer.global_clipnorm is None
+    vae.compile(optimizer if isinstance(optimizer, str) else optimizer(), **options)
+    assert vae.optimizer.global_clipnorm == norm
+    vae.save(tmp_path / "vae.keras")
+    assert kvae.load(tmp_path / "vae.keras").optimizer.global_clipnorm == norm
 
 
 class Explodes(keras.callbacks.Callback):

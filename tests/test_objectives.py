@@ -542,7 +542,7 @@ def test_elbo_config_round_trip(beta):
         (lambda: objectives.ELBO(beta=-1.0), r"`beta` must be >= 0. Received: beta=-1.0"),
         (lambda: objectives.ELBO(beta=float("nan")), "beta=nan"),
         (lambda: objectives.ELBO(num_samples=0), "num_samples=0"),
-        (lambda: objectives.FreeBits(-0.1), "free_bits=-0.1"),
+        (lambda: objectives.FreeBits(-0.1), "min_rate=-0.1"),
         (lambda: objectives.Capacity(1.0, gamma=-2.0), "gamma=-2.0"),
         (lambda: objectives.MIWAE(num_samples=8, num_groups=3), "num_groups=3, num_samples=8"),
         (lambda: objectives.CIWAE(beta=1.5), "beta=1.5"),

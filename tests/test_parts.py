@@ -77,7 +77,7 @@ def test_gradients_and_round_trip(name, tmp_path):
         np.testing.assert_array_equal(value, theirs[key], err_msg=key)
     c = None if vae.condition_dim is None else Y
     np.testing.assert_array_equal(again.reconstruct(X, c), vae.reconstruct(X, c))
-    samples = [model.sample(16, seed=1, condition=c) for model in (again, vae)]
+    samples = [model.generate(16, seed=1, condition=c) for model in (again, vae)]
     np.testing.assert_array_equal(*samples)
 
 

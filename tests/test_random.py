@@ -170,8 +170,8 @@ def test_sampling_of_a_vae_is_this_generator():
     z = vae.prior.sample(5, seed=7)
     words = random_words(seed_words(7), ops.arange(5, dtype="int32"), 3)
     np.testing.assert_array_equal(z, normal_from_words(words))
-    np.testing.assert_array_equal(vae.sample(5, seed=7), vae.decode(z))
-    np.testing.assert_allclose(vae.sample(9, seed=7)[:5], vae.sample(5, seed=7), atol=1e-6)
-    np.testing.assert_array_equal(vae.sample(2, seed=1, temperature=0.0), vae.decode(np.zeros((2, 3), "float32")))
+    np.testing.assert_array_equal(vae.generate(5, seed=7), vae.decode(z))
+    np.testing.assert_allclose(vae.generate(9, seed=7)[:5], vae.generate(5, seed=7), atol=1e-6)
+    np.testing.assert_array_equal(vae.generate(2, seed=1, temperature=0.0), vae.decode(np.zeros((2, 3), "float32")))
     with pytest.raises(ValueError, match="temperature=-1"):
-        vae.sample(1, temperature=-1)
+        vae.generate(1, temperature=-1)

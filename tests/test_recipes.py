@@ -41,7 +41,7 @@ def test_recipe_round_trip_and_terms(name):
     c = model.condition(LABELS) if model.condition_dim else None
     values = model.terms(keras.ops.convert_to_tensor(IMAGES), model.noise(0), model.objective.num_samples, c=c)
     assert np.all(np.isfinite(values.log_weight))
-    assert model.sample(2, seed=0, condition=3 if model.condition_dim else None).shape == (2, 8, 8, 1)
+    assert model.generate(2, seed=0, condition=3 if model.condition_dim else None).shape == (2, 8, 8, 1)
 
 
 # What each promises of the model that is saved.

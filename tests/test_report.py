@@ -123,7 +123,7 @@ def test_commands_survive_a_shell(run):
     (run / "config.json").write_text(json.dumps({"source": "/photos/of mine; rm"}))
     page = html.unescape(write_report(run).read_text())
     commands = [shlex.split(command) for command in re.findall(r"<code>(.*?)</code>", page)]
-    assert [command[1] for command in commands] == ["sample", "evaluate", "features", "export", "plot"]
+    assert [command[1] for command in commands] == ["generate", "evaluate", "features", "export", "plot"]
     assert {command[2] for command in commands} == {"my run"}
     assert commands[2][3] == "path/to/of mine; rm"
 

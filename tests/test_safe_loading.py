@@ -228,7 +228,7 @@ def test_fuzz_keras_files(run_folder, tmp_path, change):
     shutil.copytree(run_folder, copy, dirs_exist_ok=True)
     content = change((run_folder / "model.keras").read_bytes())
     (copy / "model.keras").write_bytes(content)
-    run("sample", copy, "-n", 1, "--seed", 0, "--out", tmp_path / "grid.png")
+    run("generate", copy, "-n", 1, "--seed", 0, "--out", tmp_path / "grid.png")
 
 
 VALUES = st.recursive(

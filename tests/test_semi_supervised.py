@@ -108,7 +108,7 @@ def test_unlabelled_images_help_and_the_model_survives_a_file(tmp_path):
     net.save(tmp_path / "m2.keras")
     again = kvae.load(tmp_path / "m2.keras")
     np.testing.assert_array_equal(again.classify(x[:9]), net.classify(x[:9]))
-    np.testing.assert_array_equal(again.sample(3, seed=1, condition=7), net.sample(3, seed=1, condition=7))
+    np.testing.assert_array_equal(again.generate(3, seed=1, condition=7), net.generate(3, seed=1, condition=7))
     assert again.alpha == 20.0
     assert net.predict(x[:5], verbose=0).shape == (5, 8, 8, 1)
     assert type(net.with_prior(kvae.priors.StandardNormal())) is kvae.SemiSupervisedVAE

@@ -81,7 +81,7 @@ def test_a_model_does_everything_under_every_setting(setting, tmp_path, digits):
     assert history["val_loss"][-1] < before - 3
     outputs = [
         vae.predict(x.astype("float16"), verbose=0), vae.encode_mean(x), *vae.encode(x), vae.reconstruct(x),
-        vae.sample(3, seed=0), vae.decode(np.zeros((2, 3))), vae.interpolate(x[0], x[1], 3),
+        vae.generate(3, seed=0), vae.decode(np.zeros((2, 3))), vae.interpolate_images(x[0], x[1], 3),
         *kvae.features.extract(vae, x).values(),
     ]  # fmt: skip
     assert {keras.backend.standardize_dtype(output.dtype) for output in outputs} == {"float32"}
@@ -131,7 +131,7 @@ def test_every_part_computes_in_float32(name, setting):
         assert other[key].dtype == "float32", key
         np.testing.assert_allclose(other[key], value, rtol=tolerance, atol=tolerance, err_msg=key)
     c = None if models[1].condition_dim is None else Y
-    samples = [model.sample(16, seed=1, condition=c) for model in models]
+    samples = [model.generate(16, seed=1, condition=c) for model in models]
     np.testing.assert_allclose(*samples, rtol=tolerance, atol=tolerance)
 
 

@@ -27,6 +27,8 @@ from kvae.export.errors import ExportError
 from kvae.export.runtime import Model, load
 from kvae.files import atomic_directory
 
+__all__ = ["write"]
+
 VERSION = "2.5.3"
 SITE = Path(__file__).parent / "site"
 MODEL, GPU_MODEL, RUNTIME = "model.tflite", "gpu.tflite", "litert"

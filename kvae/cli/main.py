@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from kvae import __version__
-from kvae.cli import demo, evaluate, export, features, plot, recipes, sample, train
+from kvae.cli import demo, evaluate, export, features, generate, plot, recipes, train
 from kvae.cli.console import ARGUMENTS, session, show_only_our_warnings
 from kvae.steps import is_for_users, reason_of
 from kvae.training.signals import Stopped
@@ -38,7 +38,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (demo, train, recipes, evaluate, sample, plot, features, export):
+for command in (demo, train, recipes, evaluate, generate, plot, features, export):
     app.command()(getattr(command, command.__name__.rsplit(".", 1)[-1]))
 
 

@@ -285,7 +285,7 @@ def describe(run: Path, data: Any, samples: int, debug: bool) -> Any:
 def _say_what_next(run: Path) -> None:
     if (run / REPORT).is_file():
         say(f"Look at it:  {run / REPORT}")
-    say(f"Use it:      kvae sample {run} -n 64 --seed 7 --out grid.png")
+    say(f"Use it:      kvae generate {run} -n 64 --seed 7 --out grid.png")
     say(f"Ship it:     kvae export {run} --out {run}-export")
 
 

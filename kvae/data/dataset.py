@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -49,20 +48,21 @@ class Data:
     binarize: str
     source: Source = field(repr=False, compare=False)
 
-    @cached_property
+    @property
     def train(self) -> tf.data.Dataset:
         """Batches (B, H, W, C) of the training images: on every pass in another order and freshly binarised.
 
-        The first pass over it is epoch 0, the next one epoch 1, and so on for as long as this object lives.
+        The first pass over it is epoch 0, the next one epoch 1, and so on. Each access gives a dataset that begins with
+        epoch 0: `fit(data.train)` is the same whatever was trained before.
         """
         return self.split("train", shuffle=True)
 
-    @cached_property
+    @property
     def validation(self) -> tf.data.Dataset:
         """Batches (B, H, W, C) of the validation images, the same on every pass."""
         return self.split("validation")
 
-    @cached_property
+    @property
     def test(self) -> tf.data.Dataset:
         """Batches (B, H, W, C) of the test images, the same on every pass."""
         return self.split("test")
@@ -286,7 +286,7 @@ class Data:
         """Of a folder: its image files, relative to it, by the images' numbers; empty for other sources."""
         return self.source.files
 
-    def arrays(self, split: str, limit: int | None = None) -> tuple[np.ndarray, np.ndarray | None]:
+    def arrays(self, name: str, limit: int | None = None) -> tuple[np.ndarray, np.ndarray | None]:
         """A split, or its first `limit` images, as arrays.
 
         Returns:
@@ -302,11 +302,11 @@ class Data:
             >>> images.shape, labels.shape
             ((5, 8, 8, 1), (5,))
         """
-        count = self._count(split, limit)
+        count = self._count(name, limit)
         images = np.empty((count, *self.image_shape), np.float32)
-        labels = np.empty(count, np.int64) if self.is_labelled(split) else None
+        labels = np.empty(count, np.int64) if self.is_labelled(name) else None
         filled = 0
-        dataset = self.split(split, labels=labels is not None, limit=limit)
+        dataset = self.split(name, labels=labels is not None, limit=limit)
         try:
             for element in dataset.as_numpy_iterator():
                 if labels is None:
@@ -317,7 +317,7 @@ class Data:
                 filled += len(x)
         except tf.errors.OpError as error:
             raise DataError(
-                f"{self.name}: the {split} split can't be read to the end. Received: {message_of(error)}"
+                f"{self.name}: the {name} split can't be read to the end. Received: {message_of(error)}"
             ) from error
         if labels is None or np.all(labels[:filled] < 0):  # -1 for each, as sets whose test labels are secret have it
             return images[:filled], None

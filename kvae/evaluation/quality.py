@@ -62,8 +62,8 @@ def sample_quality(model: Any, data: Any, n: int = 2000, classifier: Any = None,
         test, labels, known = test[known], labels[known], known[known]
     train, _ = data.arrays("train", limit=len(test))
     condition = None if model.condition_dim is None else labels
-    means = np.clip(model.sample(len(test), seed, condition=condition), 0, 1)
-    draws = np.clip(model.sample(len(test), seed, condition=condition, pixel_noise=True), 0, 1)
+    means = np.clip(model.generate(len(test), seed, condition=condition), 0, 1)
+    draws = np.clip(model.generate(len(test), seed, condition=condition, pixel_noise=True), 0, 1)
     classifier = classifier or feature_classifier(data, seed=seed)
     real = classifier_features(classifier, test)
     to_test = {

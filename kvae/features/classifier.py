@@ -115,7 +115,7 @@ def classifier(
 
 @keras.saving.register_keras_serializable("kvae")
 class Classifier(Composite, keras.Model):
-    """An encoder with a dense layer on top; made by `classifier`, whose `trainable` it calls `learns`.
+    """An encoder with a dense layer on top; made by `classifier`, whose `trainable` is `trainable_layers` here.
 
     `compile`, `fit`, `evaluate`, `predict`, `save` and `keras.models.load_model` are those of any Keras model.
     """
@@ -126,7 +126,7 @@ class Classifier(Composite, keras.Model):
         self,
         encoder: keras.Model,
         num_classes: int,
-        learns: str = "all",
+        trainable_layers: str = "all",
         trunk_rate: float | GradualUnfreezing = 0.1,
         *,
         image_shape: tuple[int, int, int],
@@ -145,13 +145,13 @@ class Classifier(Composite, keras.Model):
         gradual = isinstance(trunk_rate, GradualUnfreezing)
         self.trunk_rate = trunk_rate if gradual else _check_rate("trunk_rate", trunk_rate)
         self.encoder, self.posterior, self.image_shape = encoder, posterior, tuple(image_shape)
-        self.num_classes, self.learns, self.output_name = num_classes, learns, output
+        self.num_classes, self.trainable_layers, self.output_name = num_classes, trainable_layers, output
         self.activation, self.dropout = activation, dropout
         self.drop = keras.layers.Dropout(dropout)
         self.head = keras.layers.Dense(num_classes, activation=activation, dtype="float32", name="classifier_head")
         features = encoder_output(self, keras.KerasTensor((None, *self.image_shape)), output)
         self.head.build(features.shape)
-        learning = self.trunk[: _count(learns, len(self.trunk))]
+        learning = self.trunk[: _count(trainable_layers, len(self.trunk))]
         for layer in encoder_layers(encoder):
             layer.trainable = any(layer is other for other in learning)
         if posterior is not None:
@@ -220,7 +220,7 @@ class Classifier(Composite, keras.Model):
             **super().get_config(),
             "encoder": serialize(self.encoder),
             "num_classes": self.num_classes,
-            "learns": self.learns,
+            "trainable_layers": self.trainable_layers,
             "trunk_rate": serialize(self.trunk_rate),
             "image_shape": self.image_shape,
             "posterior": serialize(self.posterior),

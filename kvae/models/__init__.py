@@ -4,12 +4,12 @@ import importlib
 
 from kvae.models import backend  # noqa: F401  # first: it refuses to run on others
 from kvae.models.autoencoder import Autoencoder
-from kvae.models.base import LatentModel
+from kvae.models.base import LatentModel, Posterior
 from kvae.models.loading import load
 from kvae.models.metrics import ActiveUnits
 from kvae.models.precision import float32_compute
 from kvae.models.semi_supervised import SemiSupervisedVAE
-from kvae.models.vae import VAE, Posterior
+from kvae.models.vae import VAE
 
 __all__ = [
     "VAE",

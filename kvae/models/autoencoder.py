@@ -5,7 +5,7 @@ from typing import Any, NoReturn
 import keras
 
 from kvae.distributions import Distribution, Noise
-from kvae.models.base import LatentModel
+from kvae.models.base import LatentModel, Posterior
 from kvae.objectives import Criterion
 
 
@@ -33,7 +33,7 @@ class Autoencoder(LatentModel):
         >>> import numpy as np
         >>> autoencoder = Autoencoder(latent_dim=2, image_shape=(8, 8, 1))
         >>> autoencoder.compile()
-        >>> autoencoder.encode(np.zeros((3, 8, 8, 1))).shape
+        >>> autoencoder.encode(np.zeros((3, 8, 8, 1))).mean.shape
         TensorShape([3, 2])
     """
 
@@ -72,14 +72,14 @@ class Autoencoder(LatentModel):
         """Which epoch of a training run is kept: the one with the lowest distortion in validation."""
         return Criterion("distortion", lambda values: values["distortion"])
 
-    def encode(self, x: Any, condition: Any = None) -> Any:
-        """Latents, `(B, D)`."""
-        return self.encode_mean(x, condition)
+    def encode(self, x: Any, condition: Any = None) -> Posterior:
+        """Latents, `(B, D)`, as `mean`; `variance` is None."""
+        return Posterior(self.encode_mean(x, condition), None)
 
-    def sample(self, n: int, seed: int | None = None) -> NoReturn:
-        """Always raises: an autoencoder has no prior to sample from."""
+    def generate(self, n: int, seed: int | None = None) -> NoReturn:
+        """Always raises: an autoencoder has no prior to generate from."""
         raise TypeError(
             "An Autoencoder can't generate: nothing says where in its latent space images are. Train a kvae.VAE, "
             "whose prior p(z) says it, or decode points near the codes of real images: "
-            f"autoencoder.decode(autoencoder.encode(x)). Received: sample(n={n})"
+            f"autoencoder.decode(autoencoder.encode(x).mean). Received: generate(n={n})"
         )

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
@@ -35,6 +35,13 @@ NO_LABEL = "Expected labels that are integers from 0 to num_classes âˆ’ 1, or âˆ
 NETWORKS = ("encoder", "decoder", "classifier")
 CLIP_NORM = 200.0  # of the gradient, in nats: far above ordinary ones, only an explosion is cut
 NOT_FINITE = "Expected values that are finite. Received: NaN or infinite ones"
+
+
+class Posterior(NamedTuple):
+    """Moments of q(z|x) for a batch: `mean` and `variance`, `(B, D)` each; of an autoencoder there is no variance."""
+
+    mean: Any
+    variance: Any
 
 
 class LatentModel(Composite, keras.Model):
@@ -255,40 +262,63 @@ class LatentModel(Composite, keras.Model):
         c = self.condition(condition, x.shape[0])
         return self(x) if c is None else self((x, c))
 
-    def interpolate(self, first: Any, second: Any, steps: int = 8, condition: Any = None) -> Any:
-        """Images on the straight line in latent space between two images or batches of images.
+    def interpolate(self, start: Any, end: Any, steps: int = 8, condition: Any = None) -> Any:
+        """Images on the straight line between two latents or batches of latents, both ends included.
 
         Args:
-            first, second: `(H, W, C)` or `(B, H, W, C)`.
-            steps: how many, both ends included.
+            start, end: `(D,)` or `(B, D)`.
+            steps: number of images.
             condition: of a conditional model, one for all images.
 
         Returns:
             `(steps, H, W, C)` or `(B, steps, H, W, C)`.
 
         Raises:
-            ValueError: if steps < 2, or for images of another shape.
+            ValueError: if steps < 2, or for latents of another shape.
         """
         steps = integer("steps", steps, least=2)
-        first, second = ops.convert_to_tensor(first), ops.convert_to_tensor(second)
-        single = len(first.shape) == 3
-        if single:
-            first, second = first[None], second[None]
-        a, b = (ops.cast(self.encode_mean(x, condition), "float32")[:, None] for x in (first, second))  # (B, 1, D)
+        a, b = (ops.cast(ops.convert_to_tensor(z), "float32") for z in (start, end))
+        for name, z in (("start", a), ("end", b)):
+            if len(z.shape) not in (1, 2) or z.shape[-1] != self.latent_dim:
+                raise ValueError(
+                    f"Argument `{name}` must be latents ({self.latent_dim},) or (B, {self.latent_dim}). "
+                    f"Received: shape {tuple(z.shape)}; `interpolate_images` takes images"
+                )
+        single = len(a.shape) == 1
+        a, b = (ops.reshape(z, (-1, 1, self.latent_dim)) for z in (a, b))  # (B, 1, D)
         t = ops.linspace(0.0, 1.0, steps, dtype="float32")[None, :, None]  # (1, steps, 1)
         z = (1 - t) * a + t * b  # (B, steps, D)
         images = self.decode(ops.reshape(z, (-1, self.latent_dim)), condition)
         images = ops.reshape(images, (-1, steps, *self.image_shape))
         return images[0] if single else images
 
+    def interpolate_images(self, first: Any, second: Any, steps: int = 8, condition: Any = None) -> Any:
+        """`interpolate` between the latents of two images `(H, W, C)` or batches of images `(B, H, W, C)`.
+
+        Raises:
+            ValueError: if steps < 2, or for images of another shape.
+        """
+        first, second = ops.convert_to_tensor(first), ops.convert_to_tensor(second)
+        single = len(first.shape) == 3
+        start, end = (self.encode_mean(x[None] if single else x, condition) for x in (first, second))
+        return self.interpolate(start[0] if single else start, end[0] if single else end, steps, condition)
+
     # Training.
 
-    def compile(self, optimizer: Any = "adam", **kwargs: Any) -> None:
+    def compile(self, optimizer: Any = "adam", *, global_clipnorm: float | None = CLIP_NORM, **kwargs: Any) -> None:
         """As `keras.Model.compile`; the loss and the metrics are the model's own.
 
-        An optimizer that is given by its name clips gradients to a norm of 200, which only an explosion reaches, and
-        has an epsilon that float16 can hold where weights are float16.
-        Under MultiWorkerMirroredStrategy there is one step per execution: Keras 3.15 can't do more there.
+        An optimizer that is given by its name has an epsilon that float16 can hold where weights are float16. Under
+        MultiWorkerMirroredStrategy there is one step per execution: Keras 3.15 can't do more there.
+
+        Args:
+            optimizer: name, or instance.
+            global_clipnorm: largest norm of the gradient, in nats, for an optimizer that doesn't clip by itself; only
+                an explosion reaches the default. None leaves gradients as they are.
+            **kwargs: as for `keras.Model.compile`.
+
+        Raises:
+            ValueError: for a loss or metrics.
         """
         for name in ("loss", "metrics", "weighted_metrics", "loss_weights"):
             if kwargs.get(name) is not None:
@@ -297,8 +327,8 @@ class LatentModel(Composite, keras.Model):
                     f"`likelihood` or `objective` instead. Received: {name}={kwargs[name]}"
                 )
         named = isinstance(optimizer, str)
-        if named:
-            optimizer = keras.optimizers.get({"class_name": optimizer, "config": {"global_clipnorm": CLIP_NORM}})
+        optimizer = keras.optimizers.get(optimizer)
+        _clip(optimizer, global_clipnorm)
         if many_workers():
             kwargs["steps_per_execution"] = 1
         super().compile(optimizer=optimizer, **kwargs)
@@ -306,7 +336,7 @@ class LatentModel(Composite, keras.Model):
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compile as before saving; the model is always built, so the optimizer's slots are there to be loaded."""
-        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.compile(**keras.saving.deserialize_keras_object(config), global_clipnorm=None)  # the optimizer's own
         self.optimizer.build(self.trainable_variables)
 
     def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
@@ -562,3 +592,10 @@ def _fit_param_size(network: Any, size: int) -> None:
     """Tell one of our own networks, if it isn't built yet, how many numbers are wanted."""
     if isinstance(network, Encoder | Decoder) and not network.built and network.param_size is None:
         network.param_size = size
+
+
+def _clip(optimizer: keras.optimizers.Optimizer, norm: float | None) -> None:
+    """Let the optimizer clip gradients to this norm, unless it clips them already."""
+    inner = getattr(optimizer, "inner_optimizer", optimizer)  # of one that scales the loss
+    if norm is not None and not (inner.clipnorm or inner.clipvalue or inner.global_clipnorm):
+        inner.global_clipnorm = float(norm)

@@ -52,7 +52,7 @@ class SemiSupervisedVAE(VAE):
         >>> model = SemiSupervisedVAE(num_classes=2, latent_dim=2, image_shape=(8, 8, 1))
         >>> model.compile()
         >>> history = model.fit(x, y, verbose=0)
-        >>> model.classify(x).shape, model.sample(3, condition=1).shape
+        >>> model.classify(x).shape, model.generate(3, condition=1).shape
         (TensorShape([64, 2]), TensorShape([3, 8, 8, 1]))
     """
 

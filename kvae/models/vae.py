@@ -1,7 +1,7 @@
 """The variational autoencoder: six parts, wired together."""
 
 import secrets
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 from keras import ops
@@ -15,7 +15,7 @@ from kvae.distributions import (
     closed_form_kl,
     seed_words,
 )
-from kvae.models.base import LatentModel
+from kvae.models.base import LatentModel, Posterior
 from kvae.models.metrics import ActiveUnits, StepMean
 from kvae.models.parts import check_family, check_part, check_raw_outputs
 from kvae.objectives import ELBO, Criterion, GradientScale, Objective, Terms
@@ -23,13 +23,6 @@ from kvae.objectives.iwae import log_mean_exp
 from kvae.priors import Prior, StandardNormal
 
 DECODE_BATCH = 256
-
-
-class Posterior(NamedTuple):
-    """Moments of q(z|x) for a batch: `mean` and `variance`, `(B, D)` each."""
-
-    mean: Any
-    variance: Any
 
 
 @keras.saving.register_keras_serializable("kvae")
@@ -193,7 +186,7 @@ class VAE(LatentModel):
         q = self.encoder_params(x, self.condition(condition, x.shape[0]))
         return Posterior(self.posterior.mean(q), self.posterior.variance(q))
 
-    def sample(
+    def generate(
         self,
         n: int,
         seed: int | None = None,

@@ -22,7 +22,7 @@ class FreeBits(Objective):
     depend on each other, or of any prior but N(0, I), is one group: max(D · λ, mean rate).
 
     Args:
-        free_bits: λ in nats (in spite of the name) per latent, a number >= 0 or a schedule.
+        min_rate: λ in nats (in spite of the name) per latent, a number >= 0 or a schedule.
         num_samples: posterior samples per example.
 
     Raises:
@@ -34,20 +34,20 @@ class FreeBits(Objective):
         >>> vae = kvae.VAE(latent_dim=2, image_shape=(8, 8, 1), objective=FreeBits(0.1))
     """
 
-    def __init__(self, free_bits: Scheduled = 0.1, num_samples: int = 1, **kwargs: Any):
+    def __init__(self, min_rate: Scheduled = 0.1, num_samples: int = 1, **kwargs: Any):
         super().__init__(num_samples, **kwargs)
-        self.free_bits = check_weight("free_bits", free_bits)
+        self.min_rate = check_weight("min_rate", min_rate)
 
     def call(self, terms: Terms, step: Any = None) -> Any:
         rate, size = ops.mean(_rates(terms), axis=0), terms.z.shape[-1]  # (D,), or (1,)
-        free = schedule_value(self.free_bits, step) * size / rate.shape[0]
+        free = schedule_value(self.min_rate, step) * size / rate.shape[0]
         return ops.mean(terms.distortion, axis=0) + ops.sum(ops.maximum(free, rate))
 
     def criterion(self) -> Criterion:
         return Criterion(why="what each latent takes is no validation value")
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "free_bits": weight_config(self.free_bits)}
+        return {**super().get_config(), "min_rate": weight_config(self.min_rate)}
 
 
 def _rates(terms: Terms) -> Any:

@@ -59,7 +59,9 @@ def reconstructions(model: Any, images: Any, columns: int = 8, condition: Any = 
 
 def samples(model: Any, n: int = 64, seed: int = 0, condition: Any = None) -> Figure:
     """A grid of `n` images from the prior: the mean of p(x|z) for each z ~ p(z). TypeError for an autoencoder."""
-    return image_grid(model.sample(n, seed=seed) if condition is None else model.sample(n, seed, condition=condition))
+    return image_grid(
+        model.generate(n, seed=seed) if condition is None else model.generate(n, seed, condition=condition)
+    )
 
 
 def class_samples(model: Any, columns: int = 10, seed: int = 0, names: Sequence[str] = ()) -> Figure:
@@ -78,7 +80,7 @@ def class_samples(model: Any, columns: int = 10, seed: int = 0, names: Sequence[
             f"{type(model).__name__} with condition_dim=None"
         )
     classes = range(min(model.condition_dim, MAX_LEGEND))
-    images = np.concatenate([model.sample(columns, seed, condition=c) for c in classes])
+    images = np.concatenate([model.generate(columns, seed, condition=c) for c in classes])
     labels = [str(names[c]) if c < len(names) else str(c) for c in classes]
     tiles = rgb_of(images).reshape(len(classes), columns, *images.shape[1:3], 3)
     return tiled(tiles, labels, channels=images.shape[-1])
@@ -159,7 +161,7 @@ def interpolations(model: Any, first: Any, second: Any, steps: int = 8, conditio
         steps: images between the originals, reconstructions of both included.
     """
     first, second = (np.asarray(x).reshape(-1, *np.shape(x)[-3:]) for x in (first, second))
-    between = np.asarray(model.interpolate(first, second, steps, *given(condition)))  # (B, steps, H, W, C)
+    between = np.asarray(model.interpolate_images(first, second, steps, *given(condition)))  # (B, steps, H, W, C)
     tiles = np.concatenate([first[:, None], between, second[:, None]], axis=1)
     shares = [f"{100 * i / (steps - 1):.0f} %" for i in range(steps)]
     rgb = rgb_of(tiles.reshape(-1, *tiles.shape[2:])).reshape(*tiles.shape[:-1], 3)

@@ -27,7 +27,8 @@ def test_data_say_how_they_became_binary():
 
 def test_training_draws_are_fresh_and_follow_the_pixel():
     data = kvae.data.load(GREY, binarize="stochastic", validation_fraction=0, test_fraction=0.1)
-    passes = [collect(data.train) for _ in range(2)]
+    train = data.train
+    passes = [collect(train) for _ in range(2)]
     assert set(np.unique(passes)) == {0.0, 1.0}
     assert 0.3 < np.mean(passes[0] != passes[1]) < 0.37  # E[2p(1-p)] = 1/3 for p uniform
     draws = np.concatenate(passes).reshape(-1, 256, 4)  # 720 images, each level 4 times

@@ -245,7 +245,7 @@ def test_a_semi_supervised_vae_classifies_too(semi, tested, capsys):
         assert len(file.self_test()) == 8
     np.testing.assert_allclose(
         runtime.load(out / "vae_float32.tflite").generate(2, seed=7, condition="three"),
-        model.sample(2, seed=7, condition=3),
+        model.generate(2, seed=7, condition=3),
         atol=1e-5,
     )
     html = (out / "export.html").read_text(encoding="utf-8")

@@ -43,11 +43,11 @@ def test_it_says_what_keras_says(model, conditional):
     a, b = posterior.mean.numpy()[:2]
     pairs = [
         (model.decode(z, 7), vae.decode(z, 7)),
-        (model.encode(x, y)["mean"], posterior.mean),
-        (model.encode(x, y)["variance"], posterior.variance),
+        (model.encode(x, y).mean, posterior.mean),
+        (model.encode(x, y).variance, posterior.variance),
         (model.reconstruct(x, y), vae.reconstruct(x, y)),
-        (model.generate(21, seed=7, condition=y[:21]), vae.sample(21, seed=7, condition=y[:21])),
-        (model.generate(5, seed=7, temperature=0.5, condition=7), vae.sample(5, 7, 0.5, 7)),
+        (model.generate(21, seed=7, condition=y[:21]), vae.generate(21, seed=7, condition=y[:21])),
+        (model.generate(5, seed=7, temperature=0.5, condition=7), vae.generate(5, 7, 0.5, 7)),
         (model.interpolate(a, b, 5, condition=3), vae.decode(np.linspace(a, b, 5), 3)),
         (model.score(x, seed=3, condition=y)["rate"], terms.rate),
         (model.score(x, seed=3, condition=y)["distortion"], terms.distortion[0]),
@@ -183,7 +183,7 @@ def test_full_int8_and_onnx(conditional, tmp_path):
     got = onnx.open_onnx(tmp_path / "onnx")("encode", {"image": x, "condition": np.eye(10, dtype="float32")[y]})
     np.testing.assert_allclose(got["mean"], vae.encode(x, y).mean, atol=1e-5)
     model = runtime.load(tmp_path / "vae_full_int8.tflite")
-    assert np.abs(model.generate(4, seed=1, condition=2) - vae.sample(4, seed=1, condition=2)).mean() < 0.02
+    assert np.abs(model.generate(4, seed=1, condition=2) - vae.generate(4, seed=1, condition=2)).mean() < 0.02
 
 
 @pytest.mark.slow
@@ -198,5 +198,5 @@ def test_a_prior_made_of_the_encoder_is_exported_without_it(tmp_path):
     kvae.export.export(vae, tmp_path, precisions=("float32",), batch_sizes=(1,))
     model = runtime.load(tmp_path / "vae_float32.tflite")
     assert model.info["prior"] == "VampPrior"
-    np.testing.assert_allclose(model.generate(5, seed=7), vae.sample(5, seed=7), atol=1e-5)
+    np.testing.assert_allclose(model.generate(5, seed=7), vae.generate(5, seed=7), atol=1e-5)
     assert (tmp_path / "vae_float32.tflite").stat().st_size < 200_000  # no pseudo-inputs, and the encoder once

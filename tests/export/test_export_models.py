@@ -25,8 +25,7 @@ def answers(model, size):
     rng = np.random.default_rng(size)
     z = rng.standard_normal((size, model.latent_dim), dtype=np.float32)
     x = rng.random((size, *model.image_shape), dtype=np.float32)
-    code = model.encode(x)
-    posterior = {"mean": code} if hasattr(code, "shape") else code._asdict()
+    posterior = {name: value for name, value in model.encode(x)._asdict().items() if value is not None}
     t = np.linspace(0, 1, size, dtype="float32")
     path = (1 - t[:, None]) * z[:1] + t[:, None] * z[-1:]
     calls = {
@@ -39,7 +38,7 @@ def answers(model, size):
         seed, index = seed_words(7), np.arange(size, dtype="int32")
         calls["generate"] = (
             {"seed": seed, "index": index, "temperature": np.ones(1, "float32")},
-            {"image": model.sample(size, seed=7), "z": model.prior.sample(size, seed=7)},
+            {"image": model.generate(size, seed=7), "z": model.prior.sample(size, seed=7)},
         )
         calls["latents"] = (calls["generate"][0], {"z": calls["generate"][1]["z"]})
         terms = model.terms(x, IndexedNoise(seed, index))

@@ -129,8 +129,8 @@ def test_files_of_integers(model, folder):
     image = runtime.load(decoder).decode(z, "dog")
     np.testing.assert_allclose(image, model.decode(z, np.ones(5, int)), atol=0.1)
     got, posterior = runtime.load(encoder).encode(image, "dog"), model.encode(image, np.ones(5, int))
-    np.testing.assert_allclose(got["mean"], posterior.mean, atol=0.3)
-    np.testing.assert_allclose(got["variance"], posterior.variance, atol=0.3, rtol=0.15)
+    np.testing.assert_allclose(got.mean, posterior.mean, atol=0.3)
+    np.testing.assert_allclose(got.variance, posterior.variance, atol=0.3, rtol=0.15)
     assert not (folder / "vae_integer.tflite").exists()
 
 

@@ -233,11 +233,11 @@ def test_the_other_endpoints_are_those_of_python(visit, files):
     found = page.evaluate(code, images.ravel().tolist())
     latents, score = model.encode(images), model.score(images)
     wanted = {
-        **latents,
+        **latents._asdict(),
         **score,
         "reconstruction": model.reconstruct(images),
-        "decoded": model.decode(latents["mean"]),
-        "path": model.interpolate(*latents["mean"][:2], steps=5),
+        "decoded": model.decode(latents.mean),
+        "path": model.interpolate(*latents.mean[:2], steps=5),
         # Where they lie close together, a rounding of the nats is a share of a percent: of the page's own.
         "percent": [*model.percentile(np.array(found["negative_elbo"])), 0, 100],
     }

@@ -1,4 +1,4 @@
-"""`kvae sample`."""
+"""`kvae generate`."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ from kvae.cli.options import RunArgument, open_run
 from kvae.files import atomic_file
 
 
-def sample(
+def generate(
     context: typer.Context,
     run: RunArgument,
     n: Annotated[int, typer.Option("-n", min=1, help="How many images.")] = 64,
@@ -30,7 +30,7 @@ def sample(
 ) -> None:
     """Generate images with the decoder alone, from latents drawn from the prior.
 
-    Example: kvae sample runs/mnist -n 100 --seed 7 --out grid.png
+    Example: kvae generate runs/mnist -n 100 --seed 7 --out grid.png
     """
     if out.suffix.lower() not in (".png", ".npy"):
         raise CommandError(f"Expected --out to end in .png or .npy. Received: {out}")
@@ -43,7 +43,7 @@ def sample(
     c: Any = None if condition is None else _class(condition, opened.config.get("label_names") or ())
     if c is None and model.condition_dim is not None:
         c, columns = np.arange(n) % model.condition_dim, min(model.condition_dim, 20)
-    images = np.asarray(model.sample(n, seed, temperature, c, pixel_noise))
+    images = np.asarray(model.generate(n, seed, temperature, c, pixel_noise))
     if out.suffix.lower() == ".npy":
         with atomic_file(out) as temporary:
             np.save(temporary, images)
