@@ -22,7 +22,7 @@ lint: .venv/installed
 
 # The pages are in build/docs; what they are made of besides docs/*.md is generated there, and ignored by git.
 docs: .venv/installed
-	$(BIN)/sphinx-build -W --keep-going -q -b html -d build/doctrees docs build/docs
+	$(BIN)/sphinx-build -W --keep-going -E -q -b html -d build/doctrees docs build/docs
 
 .venv/installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv .venv
