@@ -1,4 +1,4 @@
-"""Timing side by side, and storing what came out."""
+"""Interleaved timing, and storage of the results."""
 
 import json
 import os
@@ -13,7 +13,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def interleaved(contestants: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of every contestant in every round; they take turns, after one warm-up each."""
+    """Return the seconds of every contestant in every round. Contestants take turns, after one warm-up each."""
     for run in contestants.values():
         run()
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
@@ -26,21 +26,21 @@ def interleaved(contestants: dict[str, Callable[[], Any]], rounds: int) -> dict[
 
 
 def median_ratio(a: list[float], b: list[float]) -> float:
-    """Median over the rounds of a/b: drifts of the machine cancel."""
+    """Return the median of a/b over the rounds, so that drifts of the machine cancel."""
     return statistics.median(x / y for x, y in zip(a, b, strict=True))
 
 
-def spread(values: list[float]) -> str:
+def extent(values: list[float]) -> str:
     return f"{min(values):,.4g} – {max(values):,.4g}"
 
 
 def rates(seconds: dict[str, list[float]], base: str, images: int, ratio: str) -> dict[str, dict[str, Any]]:
-    """Images per second of every contestant, and their ratio to `base`, printed and as rows with `ratio` as its key."""
+    """Print and return images per second of every contestant, and the ratio to `base` with the key `ratio`."""
     rows = {
         name: {
             ratio: round(median_ratio(seconds[base], values), 3),
             "images_per_second": round(images / statistics.median(values)),
-            "spread": spread([images / value for value in values]),
+            "spread": extent([images / value for value in values]),
         }
         for name, values in seconds.items()
     }

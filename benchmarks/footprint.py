@@ -1,7 +1,7 @@
 """Start-up of the command, `import kvae`, `kvae train` to its first step, and the peak memory of training on MNIST.
 
-The steps of `kvae train` come 50 at a time: the time to the first is the time to the end of the first call, which
-traces the step, too. Needs `TFDS_DATA_DIR` with mnist for what is of MNIST.
+`kvae train` runs 50 steps in one call. The time to the first step is the time to the end of the first call, which also
+traces the step. The rows of MNIST require `TFDS_DATA_DIR` with mnist.
 """
 
 import os
@@ -14,7 +14,7 @@ import time
 
 from common import store
 
-#: a process that ends as `kvae train` returns from its first call of the compiled step
+#: program that ends when `kvae train` returns from its first call of the compiled step
 FIRST_STEP = """
 import os, sys, tempfile, keras
 from kvae.cli.main import main

@@ -1,4 +1,4 @@
-"""Ways to upsample in a decoder: cost of a training step, and latency in LiteRT with a dynamic batch."""
+"""Upsampling methods in a decoder: time of a training step, and latency in LiteRT with a dynamic batch."""
 
 import argparse
 import os

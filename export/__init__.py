@@ -1,10 +1,10 @@
-"""From a trained model to files that run without it: SavedModel and LiteRT, each one checked against Keras.
+"""Export of trained models to SavedModel and LiteRT files, each compared with Keras.
 
     import kvae.export
     report = kvae.export.export(vae, "out", data)
 
-`kvae.export.runtime` runs the LiteRT files with nothing but NumPy and ai-edge-litert. Importing this package
-imports neither of them, nor TensorFlow, nor Keras: each name below is loaded when it is first used.
+`kvae.export.runtime` runs the LiteRT files with only NumPy and ai-edge-litert. Importing this package imports neither
+of them, nor TensorFlow or Keras: each name below is loaded when it is first used.
 """
 
 import importlib

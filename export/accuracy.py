@@ -1,4 +1,4 @@
-"""What a file that classifies gets right, beside Keras on the same images."""
+"""Accuracy of a classifier's file, compared with Keras on the same images."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,18 +8,18 @@ import numpy as np
 from kvae.export.errors import ExportError
 from kvae.export.reference import Run
 
-# Two points of accuracy are more than any precision should cost; and three standard errors of the paired difference
-# keep a few images on a border between classes, which may fall either way, from being called a loss.
+# No precision should lose more than two points of accuracy. A loss must also exceed three standard errors of the paired
+# difference, because a few images on a border between classes may change sides by chance.
 LARGEST_LOSS, STANDARD_ERRORS = 0.02, 3.0
 
 
 class Accuracy:
-    """How a model classifies test images, to hold files against.
+    """The classes that a model gives to test images, for comparison with files.
 
     Args:
         run: the model in Keras.
         images: `(N, H, W, C)`.
-        labels: `(N,)` numbers of the classes, or None.
+        labels: numbers of the classes `(N,)`, or None.
     """
 
     def __init__(self, run: Run, images: np.ndarray, labels: np.ndarray | None):
@@ -27,12 +27,12 @@ class Accuracy:
         self.keras = self._classes(run)
 
     def of(self, run: Run) -> dict[str, float | None]:
-        """What a file makes of the images.
+        """Return the accuracy of a file on the images.
 
-        * `agreement`: share of images that get the same class as from Keras;
-        * `accuracy`: share of images that get their label, through the file;
-        * `accuracy_lost`: how far that is below the accuracy of Keras; and `accuracy_lost_error`, its standard error:
-          that of a mean of paired differences (None for a single image).
+        * `agreement`: share of images with the same class as in Keras;
+        * `accuracy`: share of images that the file classifies as their label;
+        * `accuracy_lost`: accuracy of Keras minus `accuracy`, and `accuracy_lost_error`, the standard error of this
+          mean of paired differences (None for a single image).
         """
         found = self._classes(run)
         result: dict[str, float | None] = {"agreement": float(np.mean(found == self.keras))}
@@ -48,36 +48,36 @@ class Accuracy:
         return run("classify", {"image": self.images})["probability"].argmax(axis=-1)
 
 
-def check(file: str, precision: str, does: dict[str, Any]) -> None:
-    """ExportError if a file's accuracy is so far below that of Keras that it isn't chance.
+def check(file: str, precision: str, behaviour: dict[str, Any]) -> None:
+    """Raise an ExportError if a file's accuracy is significantly below that of Keras.
 
     Args:
-        file: its name.
+        file: name of the file.
         precision: one of `kvae.export.litert.PRECISIONS`.
-        does: what `Accuracy.of` says.
+        behaviour: result of `Accuracy.of`.
 
     Example:
 
         >>> check("classifier_int8.tflite", "int8", {"accuracy_lost": 0.03, "accuracy_lost_error": 0.02})
     """
-    lost, error = does.get("accuracy_lost"), does.get("accuracy_lost_error")
+    lost, error = behaviour.get("accuracy_lost"), behaviour.get("accuracy_lost_error")
     if lost is None or error is None or lost <= LARGEST_LOSS or lost <= STANDARD_ERRORS * error:
         return
     remedy = "export precisions=('float16',) instead"
     if precision == "full_int8":
-        remedy = "export precisions=('int8',) instead, or calibrate with `validation` images more like these"
+        remedy = "export precisions=('int8',) instead, or calibrate with more similar `validation` images"
     raise ExportError(
-        f"Expected '{file}' to be right at most {100 * LARGEST_LOSS:g} points less often than Keras. Received: "
-        f"accuracy {does['accuracy']:.4f}, {100 * lost:.1f} ± {100 * error:.1f} points below Keras; "
+        f"Expected '{file}' to lose at most {100 * LARGEST_LOSS:g} points of accuracy. Received: "
+        f"accuracy {behaviour['accuracy']:.4f}, {100 * lost:.1f} ± {100 * error:.1f} points below Keras; "
         f"{remedy}"
     )
 
 
 def class_numbers(labels: Any, num_classes: int, names: Sequence[str] | None) -> np.ndarray:
-    """Labels as the numbers of classes, `(N,)`; they may be given by name.
+    """Return labels as the numbers of classes, `(N,)`; names are converted to numbers.
 
     Raises:
-        ValueError: for others than integers below `num_classes` and names.
+        ValueError: if the labels are neither integers below `num_classes` nor known names.
 
     Example:
 

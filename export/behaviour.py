@@ -1,4 +1,4 @@
-"""What an exported file does, and what it costs: the price of a precision in nats, and in microseconds."""
+"""Measurements of an exported file: its losses on test images, its latency and its memory."""
 
 import json
 import os
@@ -18,39 +18,39 @@ from kvae.export.console import quiet
 from kvae.export.reference import Run
 
 THREADS = (1, 2)
-SECONDS = 0.05  # of measuring, per signature and number of threads
-PROBED = 20  # labelled images that a probe needs at least
-INFINITE_PSNR = 200.0  # in place of infinity, which JSON doesn't have
+SECONDS = 0.05  # of measurement per signature and number of threads
+PROBED = 20  # smallest number of labelled images for a probe
+INFINITE_PSNR = 200.0  # instead of infinity, which JSON doesn't have
 
 
 class Behaviour:
-    """What a model does to test images, to hold files against.
+    """Outputs of a model on test images, for comparison with files.
 
     Args:
         run: the model in Keras.
-        endpoints: names of those that the model has.
-        inputs: test images `(N, H, W, C)` by the name "image", and their conditions, where the model takes them.
-        labels: `(N,)` or None: of a model that classifies the numbers of the classes.
+        endpoints: names of the model's endpoints.
+        inputs: test images `(N, H, W, C)` as "image", and "condition" for a conditional model.
+        labels: `(N,)` or None; for a classifier, the numbers of the classes.
     """
 
     def __init__(self, run: Run, endpoints: set[str], inputs: dict[str, np.ndarray], labels: np.ndarray | None):
         self.endpoints, self.inputs = endpoints, inputs
-        # A conditional model is told what the probe would look for.
+        # The latents of a conditional model needn't contain the label, because its condition does.
         self.probed = labels if "condition" not in inputs and "encode" in endpoints else None
         self.accuracy = Accuracy(run, inputs["image"], labels) if "classify" in endpoints else None
         self.keras = self._outputs(run, endpoints)
 
     def of(self, run: Run, endpoints: Collection[str] | None = None) -> dict[str, float | None]:
-        """What a file does to the images, with those of `endpoints` that it has (None: all of the model's).
+        """Return the measurements of a file on the images, for its `endpoints` (None: all endpoints of the model).
 
-        * `distortion`, `rate`, `elbo`: means in nats, through the file's `score` with one posterior sample for each
+        * `distortion`, `rate`, `elbo`: means in nats, computed by the file's `score` with one posterior sample for each
           image, the same in every file;
-        * `nats_lost`: how far the ELBO is below that of Keras;
-        * `score_rank_correlation`: Spearman's, of −ELBO with that of Keras: whether anomalies stay anomalies;
-        * `psnr`: of its reconstructions, dB, against those of Keras; `psnr_data`: against the images;
-        * `probe_accuracy`: of logistic regression on the means that `encode` gives, trained on the first half of
+        * `nats_lost`: ELBO of Keras minus `elbo`;
+        * `score_rank_correlation`: Spearman's correlation of −ELBO with that of Keras (1: anomalies stay anomalies);
+        * `psnr`: PSNR of the reconstructions against those of Keras, in dB; `psnr_data`: against the images;
+        * `probe_accuracy`: accuracy of logistic regression on the means from `encode`, trained on the first half of
           the images and tested on the second;
-        * of a model that classifies, what `kvae.export.accuracy` says.
+        * for a classifier, the results of `kvae.export.accuracy`.
         """
         has = self.endpoints if endpoints is None else self.endpoints & set(endpoints)
         got = self._outputs(run, has)
@@ -79,7 +79,7 @@ class Behaviour:
                 result |= run(name, self.inputs)
         if "decode" in endpoints and "reconstruct" not in endpoints:
             given = {name: value for name, value in self.inputs.items() if name != "image"}
-            # A file that only decodes is given what Keras encodes.
+            # A file that only decodes gets the latents from Keras.
             result["reconstruction"] = run("decode", {"z": self.keras["mean"], **given})["image"]
         if "score" in endpoints:
             index = np.arange(len(self.inputs["image"]), dtype="int32")
@@ -88,10 +88,11 @@ class Behaviour:
 
 
 def cost(path: Path) -> dict[str, Any]:
-    """What a LiteRT file costs on this machine: latency of each signature, cold start, peak memory.
+    """Measure a LiteRT file on this machine: latency of each signature, cold start and peak memory.
 
-    `latency_us`: median of one call, by signature and number of threads. `cold_start_ms` and `peak_memory_mb`:
-    of a new process that imports `kvae.export.runtime`, loads the file and runs its first signature once.
+    `latency_us` is the median time of one call, by signature and number of threads. `cold_start_ms` and
+    `peak_memory_mb` are those of a new process that imports `kvae.export.runtime`, loads the file and runs its first
+    signature once.
     """
     with quiet():
         latency: dict[str, dict[str, float]] = {}
@@ -105,7 +106,7 @@ def cost(path: Path) -> dict[str, Any]:
 
 
 def first_latency(path: Path) -> float:
-    """Microseconds of a call of a LiteRT file's first signature, at its smallest batch size, on one thread."""
+    """Measure the microseconds per call of a LiteRT file's first signature: smallest batch size, one thread."""
     with quiet():
         model = runtime.load(path, num_threads=1)
         endpoint, signature = next(iter(model.info["signatures"].items()))
@@ -138,7 +139,7 @@ model.run(name, **{
     for key, spec in signature["inputs"].items()
 })
 seconds = time.perf_counter() - start
-try:  # of this process alone: what resource.getrusage says includes its parent
+try:  # resource.getrusage would include the parent process
     kilobytes = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
 except OSError:
     import resource
@@ -164,7 +165,7 @@ def _psnr(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _spearman(a: np.ndarray, b: np.ndarray) -> float | None:
-    """Rank correlation; None where there is nothing to rank."""
+    """Return the rank correlation; None for fewer than two values."""
     if len(a) < 2:
         return None
     first, second = (np.argsort(np.argsort(values, kind="stable"), kind="stable") for values in (a, b))

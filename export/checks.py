@@ -1,4 +1,4 @@
-"""What `kvae.export.export` is given, checked before time is spent."""
+"""Checks of the arguments of `kvae.export.export`, before any computation."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ from kvae.files import public_name
 
 @dataclass(frozen=True)
 class Images:
-    """Checked images `(N, H, W, C)`, with their conditions, and with labels where there are any.
+    """Checked images `(N, H, W, C)` with their conditions and labels.
 
     Attributes:
-        inputs: `image`, and `condition` where the model takes it.
-        labels: `(N,)`; of a model that classifies the numbers of the classes.
-        measures: which losses of a file they tell.
+        inputs: `image`, and `condition` for a conditional model.
+        labels: `(N,)` or None; for a classifier, the numbers of the classes.
+        measures: names of the losses that can be measured on these images.
     """
 
     inputs: dict[str, np.ndarray]
@@ -31,7 +31,7 @@ class Images:
     def checked(
         cls, name: str, model: Any, images: Any, labels: Any, conditions: Any, class_names: Sequence[str] | None
     ) -> "Images | None":
-        """The argument `name` with what belongs to it; None without images. Conditions are the labels by default."""
+        """Check the images of the argument `name`; None without images. Conditions default to the labels."""
         classifies = hasattr(model, "num_classes")
         if classifies and labels is not None:
             labels = accuracy.class_numbers(labels, model.num_classes, class_names)
@@ -39,7 +39,7 @@ class Images:
             count, wanted = (len(values) if hasattr(values, "__len__") else 0 for values in (labels, images))
             if count != wanted:
                 raise ValueError(
-                    f"Argument `{name}` must have a label for each image. Received: {count} labels, {wanted} images"
+                    f"Argument `{name}` must have one label per image. Received: {count} labels, {wanted} images"
                 )
         if images is None:
             return None
@@ -59,13 +59,13 @@ class Images:
 
 
 def data_images(model: Any, data: Any, conditions: Any, class_names: Sequence[str] | None) -> Images | None:
-    """The argument `data`: images, or a pair of images and labels."""
+    """Check the argument `data`: images, or a pair of images and labels."""
     images, labels = _pair("data", data)
     return Images.checked("data", model, images, labels, conditions, class_names)
 
 
 def _pair(name: str, value: Any) -> tuple[Any, Any]:
-    """Images, and the labels or conditions beside them, or None."""
+    """Split an argument into images, and labels or conditions (None if missing)."""
     images, *rest = value if isinstance(value, tuple) else (value,)
     if len(rest) > 1:
         raise ValueError(
@@ -76,10 +76,10 @@ def _pair(name: str, value: Any) -> tuple[Any, Any]:
 
 
 def validation_images(model: Any, validation: Any, class_names: Sequence[str] | None) -> Images | None:
-    """The argument `validation`: images, or a pair of images and conditions, or labels, or both in one."""
-    images, told = _pair("validation", validation)
-    labels = told if hasattr(model, "num_classes") and np.ndim(told) == 1 else None
-    return Images.checked("validation", model, images, labels, told, class_names)
+    """Check the argument `validation`: images, or a pair of images and conditions or labels (or both in one)."""
+    images, given = _pair("validation", validation)
+    labels = given if hasattr(model, "num_classes") and np.ndim(given) == 1 else None
+    return Images.checked("validation", model, images, labels, given, class_names)
 
 
 def precisions_of(precisions: Any) -> tuple[str, ...]:
@@ -101,7 +101,7 @@ def batch_sizes_of(batch_sizes: Any) -> tuple[int | None, ...]:
         given = []
     if not any(given):
         raise ValueError(
-            "Argument `batch_sizes` must be positive integers, at least one, and None for any size. "
+            "Argument `batch_sizes` must be positive integers, at least one, and optionally None for any size. "
             f"Received: {batch_sizes}"
         )
     return tuple(dict.fromkeys(given))
@@ -115,7 +115,7 @@ def networks_of(networks: Any) -> tuple[str, ...]:
 
 
 def check_model(model: Any) -> None:
-    """ValueError unless it is one of ours, in numbers that a file can be made of."""
+    """Raise a ValueError unless `model` is a kvae model with float weights."""
     if not endpoints_of(model):
         raise ValueError(
             "Argument `model` must be a `kvae.VAE`, `kvae.Autoencoder` or `kvae.features.Classifier`. "
@@ -124,8 +124,8 @@ def check_model(model: Any) -> None:
     quantized = [layer.name for layer in model._flatten_layers() if getattr(layer, "quantization_mode", None)]
     if quantized:
         raise ValueError(
-            "Argument `model` must be the model before `model.quantize`: the files' own precisions are made from its "
-            f"floats. Received: a model with the quantised layer '{quantized[0]}'"
+            "Argument `model` must be the model before `model.quantize`, because the precisions of files are made from "
+            f"its floats. Received: a model with the quantised layer '{quantized[0]}'"
         )
 
 
@@ -144,7 +144,7 @@ def text(name: str, value: Any) -> str | None:
 
 
 def class_names(model: Any, given: list[str] | None, conditions: list[str] | None) -> list[str] | None:
-    """The given names of a model's classes, its own, or those of its conditions, which are the same thing."""
+    """Return the names of a model's classes: the given names, the model's own, or the names of its conditions."""
     count = getattr(model, "num_classes", 0)
     if not count and given is None:
         return None
@@ -165,7 +165,7 @@ def facts(
     condition_names: Any,
     class_names_: Any,
 ) -> dict[str, Any]:
-    """What `info` says that nothing else knows: the arguments of these names."""
+    """Check the facts for `info` that the user gives."""
     name, terms = text("dataset_name", dataset_name), text("license", license)
     conditions = names("condition_names", condition_names)
     classes = class_names(model, names("class_names", class_names_), conditions)

@@ -1,4 +1,4 @@
-"""The choice of precisions="auto": the smallest file that loses little enough and is no slow one."""
+"""The choice of precisions="auto": the smallest file within the budgets that is not too slow."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -7,20 +7,20 @@ from kvae.arguments import real
 from kvae.export.checks import Images
 from kvae.export.errors import ExportError
 
-#: How much longer than the fastest file a smaller one may take: with transposed convolutions, int8 can be slower.
+#: Largest time relative to the fastest file. With transposed convolutions, int8 can be slower than float32.
 SLOWER = 1.5
 
 
 @dataclass(frozen=True)
 class Budgets:
-    """Largest losses that precisions="auto" accepts, on images that the report isn't of.
+    """Largest losses that precisions="auto" accepts, on validation images.
 
     Attributes:
-        nats: of the ELBO.
-        accuracy: of a model that classifies.
+        nats: loss of the ELBO.
+        accuracy: loss of accuracy of a classifier.
 
     Raises:
-        ValueError: for what isn't a finite number.
+        ValueError: if a budget is not a finite number.
 
     Example:
 
@@ -38,16 +38,16 @@ class Budgets:
 
 @dataclass
 class Choice:
-    """For precisions="auto": the smallest file that loses no more than the budgets, and isn't much slower than others.
+    """Choice of the smallest file whose losses are within the budgets and which is not much slower than the others.
 
     Attributes:
         budgets: largest losses.
-        images: what they are measured on.
-        apart: whether the report's numbers are of other images.
-        lost: what each precision loses.
-        bytes: of a file with all that is wanted, in each precision.
-        latency_us: of its first signature, in each precision: microseconds on one thread.
-        refused: why a file was not even verified.
+        images: images for the measurement of losses.
+        apart: whether the numbers of the report are from other images.
+        lost: losses by precision.
+        bytes: size of the file with all requested signatures, by precision.
+        latency_us: microseconds per call of its first signature on one thread, by precision.
+        refused: reasons of files that failed the verification.
     """
 
     budgets: dict[str, float]
@@ -60,12 +60,12 @@ class Choice:
 
     @classmethod
     def by(cls, budgets: Budgets, apart: Images | None, test: Images | None) -> "Choice":
-        """On validation images, if they tell as much as the test images do."""
+        """Choose on the validation images, if they measure as many losses as the test images."""
         known = [images for images in (apart, test) if images is not None and images.measures]
         if not known:
             raise ValueError(
-                "precisions='auto' compares ELBOs or accuracies: it needs a `kvae.VAE`, and images as `data` to "
-                "compute them on; or a model that classifies, and a pair of images and labels."
+                "Expected a `kvae.VAE` and images as `data`, or a classifier and a pair of images and labels: "
+                "precisions='auto' compares ELBOs or accuracies. Received: neither"
             )
         images = max(known, key=lambda images: len(images.measures))
         limits = {"nats_lost": budgets.nats, "accuracy_lost": budgets.accuracy}
@@ -73,13 +73,15 @@ class Choice:
 
     @property
     def endpoints(self) -> list[str]:
-        """What tells the losses."""
-        tells = {"nats_lost": "score", "accuracy_lost": "classify"}
-        return [tells[name] for name in self.budgets]
+        """Endpoints that measure the losses."""
+        measured_by = {"nats_lost": "score", "accuracy_lost": "classify"}
+        return [measured_by[name] for name in self.budgets]
 
     def best(self) -> str:
-        """The precision of the smallest file within the budgets that takes at most 1.5 times as long as the fastest
-        of them; ExportError if there is none.
+        """Return the precision of the smallest file within the budgets and at most 1.5 times as slow as the fastest.
+
+        Raises:
+            ExportError: if there is none.
         """
         good = [
             precision
@@ -89,7 +91,7 @@ class Choice:
         if not good:
             raise ExportError(
                 f"Expected a precision that loses at most {_losses(self.budgets)}. Received: "
-                + (", ".join(f"{name} loses {_losses(losses)}" for name, losses in self.lost.items()) or "none at all")
+                + (", ".join(f"{name} loses {_losses(losses)}" for name, losses in self.lost.items()) or "none")
             )
         longest = SLOWER * min(self.latency_us[precision] for precision in good)
         fast = [precision for precision in good if self.latency_us[precision] <= longest]
@@ -100,7 +102,7 @@ class Choice:
             return []
         pair = " and labels, as a pair" if "accuracy_lost" in self.budgets else ""
         return [
-            "The precision was chosen on the images that the numbers of this report are of, so that they flatter it: "
+            "The precision was chosen on the test images, so the numbers of this report are too optimistic: "
             f"give `validation` images{pair}"
         ]
 

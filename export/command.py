@@ -1,4 +1,4 @@
-"""The command behind `python -m kvae.export.runtime`: run or test a file without TensorFlow."""
+"""The command `python -m kvae.export.runtime`: run or test a file without TensorFlow."""
 
 import argparse
 import contextlib
@@ -13,9 +13,9 @@ from kvae.export.runtime import Model, load
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; its exit status. Errors are one line on stderr."""
+    """Run the command and return its exit status. Errors are one line on stderr."""
     with contextlib.ExitStack() as before:
-        for stream in (sys.stdout, sys.stderr):  # one that can't encode × or a class's name shows a question mark
+        for stream in (sys.stdout, sys.stderr):  # a stream that can't encode × shows a question mark
             if isinstance(stream, io.TextIOWrapper):
                 before.callback(stream.reconfigure, errors=stream.errors)
                 stream.reconfigure(errors="replace")
@@ -25,34 +25,39 @@ def main(arguments: list[str] | None = None) -> int:
 def _main(arguments: list[str] | None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m kvae.export.runtime",
-        description="Run an exported VAE or classifier with NumPy and ai-edge-litert alone.",
+        description="Run an exported VAE or classifier with only NumPy and ai-edge-litert.",
         epilog="example: python -m kvae.export.runtime vae_int8.tflite --generate 16 --seed 7 --out grid.png",
     )
-    parser.add_argument("file", help="a .tflite file that kvae.export made")
-    parser.add_argument("--generate", type=int, metavar="N", help="draw N images; without it, describe the file")
-    parser.add_argument("--seed", type=int, help="the same seed gives the same images, as in Keras")
+    parser.add_argument("file", help=".tflite file made by kvae.export")
+    parser.add_argument(
+        "--generate", type=int, metavar="N", help="number of images to draw; without it, describe the file"
+    )
+    parser.add_argument("--seed", type=int, help="random seed; gives the same images as in Keras")
     parser.add_argument("--temperature", type=float, default=1.0, help="scale of the prior's noise (default: 1)")
-    parser.add_argument("--condition", help="of a conditional model: the number of a class, or its name")
+    parser.add_argument("--condition", help="number or name of a class (conditional models only)")
     parser.add_argument(
-        "--classify", type=Path, metavar="IMAGES", help="a .npy array (N, H, W, C), in the model's range"
+        "--classify",
+        type=Path,
+        metavar="IMAGES",
+        help=".npy array of images (N, H, W, C), in the value range of the model",
     )
     parser.add_argument(
-        "--out", type=Path, help="images: a .png grid, or a .npy array (N, H, W, C); of --classify, a .npy array (N, C)"
+        "--out", type=Path, help=".png grid or .npy array (N, H, W, C) of images; with --classify, .npy array (N, C)"
     )
-    parser.add_argument("--threads", type=int, default=1, help="for the kernels (default: 1)")
-    parser.add_argument("--self-test", action="store_true", help="replay the golden pairs that lie beside the file")
+    parser.add_argument("--threads", type=int, default=1, help="number of threads (default: 1)")
+    parser.add_argument("--self-test", action="store_true", help="replay the golden pairs next to the file")
     options = parser.parse_args(arguments)
     if options.generate is not None and options.classify is not None:
         parser.error("expected --generate or --classify, not both")
     if options.out is not None and options.generate is None and options.classify is None:
-        parser.error("--out needs --generate N: how many images to draw; or --classify IMAGES")
+        parser.error("--out requires --generate N or --classify IMAGES")
     if options.out is not None and options.classify is not None and options.out.suffix != ".npy":
-        parser.error(f"--out of --classify must be a .npy name: it holds probabilities. Received: {options.out}")
+        parser.error(f"--out of --classify must be a .npy file for the probabilities. Received: {options.out}")
     try:
         model = load(options.file, num_threads=options.threads)
         if options.self_test:
             for name, error in model.self_test().items():
-                print(f"{name}: as it should be (within {error:.2g})")
+                print(f"{name}: passed (largest difference {error:.2g})")
         if options.classify is not None:
             _classify(model, options.classify, options.out)
             return 0
@@ -65,7 +70,7 @@ def _main(arguments: list[str] | None) -> int:
         )
         if options.out is None:
             values = f"values from {images.min():.4f} to {images.max():.4f}"
-            print(f"{images.shape} images, {values}; --out keeps them")
+            print(f"{images.shape} images, {values}; save them with --out")
         else:
             save(images, options.out)
             print(f"{len(images)} images in {options.out}")
@@ -76,22 +81,24 @@ def _main(arguments: list[str] | None) -> int:
 
 
 def save(images: np.ndarray, path: Path) -> None:
-    """Write images `(N, H, W, C)` as an array (`.npy`) or as one picture, near-square (any other suffix)."""
+    """Write images `(N, H, W, C)` as an array (`.npy`) or as one nearly square grid (any other suffix)."""
     if path.suffix == ".npy":
         np.save(path, images)
         return
     try:
         from PIL import Image
     except ImportError as error:
-        raise ImportError("a picture needs Pillow: pip install pillow, or give --out a .npy name") from error
+        raise ImportError("image files require Pillow: pip install pillow, or use a .npy name for --out") from error
     pixels = grid((np.clip(images, 0, 1) * 255).round().astype("uint8"))
     if pixels.shape[-1] not in (1, 3, 4):
-        raise ValueError(f"a picture has 1, 3 or 4 channels. Received: {pixels.shape[-1]}; give --out a .npy name")
+        raise ValueError(
+            f"Expected 1, 3 or 4 channels for an image file. Received: {pixels.shape[-1]}; use a .npy name for --out"
+        )
     Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(path)
 
 
 def grid(images: np.ndarray) -> np.ndarray:
-    """Images `(N, H, W, C)` side by side in rows, what is left over black: `(rows·H, columns·W, C)`.
+    """Arrange images `(N, H, W, C)` in a grid with black empty places: `(rows·H, columns·W, C)`.
 
     Example:
 
@@ -108,13 +115,13 @@ def grid(images: np.ndarray) -> np.ndarray:
 
 
 def _classify(model: Model, file: Path, out: Path | None) -> None:
-    """Print the most probable class of each image, or keep all probabilities in `out`."""
+    """Print the most probable class of each image, or write all probabilities to `out`."""
     try:
         images = np.load(file, allow_pickle=False)
-    except (EOFError, ValueError) as error:  # NumPy advises to load what isn't an array as a pickle
+    except (EOFError, ValueError) as error:  # NumPy's message suggests loading a pickle
         raise ValueError(
-            f"Expected a .npy array of numbers, as numpy.save writes it. Received: '{file}', which is cut off, holds "
-            "Python objects or is something else"
+            f"Expected a .npy array of numbers, as numpy.save writes it. Received: '{file}', which is truncated, has "
+            "Python objects or another format"
         ) from error
     if not isinstance(images, np.ndarray):
         raise ValueError(f"Expected one .npy array of images. Received: '{file}', an archive of {', '.join(images)}")

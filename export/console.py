@@ -1,4 +1,4 @@
-"""Keeping the converter's chatter off the terminal, and its hands off the program's logging."""
+"""Suppression of the converter's output, and protection of the program's logging settings."""
 
 import contextlib
 import logging
@@ -15,12 +15,12 @@ _one_thread = threading.RLock()
 
 @contextlib.contextmanager
 def quiet() -> Iterator[Any]:
-    """Inside, what Python, absl, MLIR and C++ print goes to a temporary file, which the context gives.
+    """Redirect the output of Python, absl, MLIR and C++ to a temporary file, which the context returns.
 
-    It redirects the process's stdout and stderr, so other threads are silent meanwhile, too; what they log to files
-    arrives there. Afterwards all settings of logging, absl and warnings are what they were before, whatever a
-    library did to them: absl, for one, gives the root logger a handler that writes to the temporary file. One thread
-    at a time is quiet, others wait.
+    The process's stdout and stderr are redirected, so the output of other threads is suppressed, too; their log files
+    are not affected. At the end, all settings of logging, absl and warnings are restored, whatever a library changed:
+    absl, for example, gives the root logger a handler that writes to the temporary file. One thread at a time may be in
+    the context; the others wait.
     """
     with (
         _one_thread,
@@ -32,7 +32,7 @@ def quiet() -> Iterator[Any]:
             with contextlib.suppress(AttributeError, OSError, ValueError):  # None, or closed
                 stream.flush()
         for descriptor in (1, 2):
-            with contextlib.suppress(OSError):  # closed, as in a daemon: nothing to keep quiet
+            with contextlib.suppress(OSError):  # closed, as in a daemon
                 saved = os.dup(descriptor)
                 stack.callback(_restore, saved, descriptor)
                 os.dup2(log.fileno(), descriptor)
@@ -51,7 +51,7 @@ def _restore(saved: int, descriptor: int) -> None:
 
 @contextlib.contextmanager
 def _logging_restored(log: Any) -> Iterator[None]:
-    """Inside, existing handlers get no warnings and less from this thread; afterwards, everything is as before."""
+    """Suppress log records up to WARNING from this thread, and restore all settings at the end."""
     thread = threading.get_ident()
 
     def hush(record: logging.LogRecord) -> bool:
@@ -69,8 +69,8 @@ def _logging_restored(log: Any) -> Iterator[None]:
                 now[:] = value
             elif now != value:
                 setattr(thing, name, value)
-        logging.disable(logging.root.manager.disable)  # forgets which loggers were enabled
-        for handler in _handlers():  # of loggers that are new
+        logging.disable(logging.root.manager.disable)  # clears the cache of enabled levels
+        for handler in _handlers():  # of new loggers
             if getattr(handler, "stream", None) is log:
                 handler.stream = sys.stderr
 
@@ -80,15 +80,15 @@ def _copy(value: Any) -> Any:
 
 
 def _settings() -> Iterator[tuple[Any, str]]:
-    """Everything that a library may change, as objects and names of attributes."""
+    """Yield all settings that a library may change, as objects and names of attributes."""
     for logger in _loggers():
         yield from ((logger, name) for name in ("level", "propagate", "disabled", "handlers", "filters"))
     for handler in _handlers():
         yield from ((handler, name) for name in ("level", "formatter", "filters"))
     yield logging.root.manager, "disable"
-    yield logging, "_warnings_showwarning"  # of captureWarnings
+    yield logging, "_warnings_showwarning"  # set by captureWarnings
     if absl := sys.modules.get("absl.logging"):
-        yield absl, "_attempted_to_remove_stderr_stream_handlers"  # of use_absl_handler
+        yield absl, "_attempted_to_remove_stderr_stream_handlers"  # set by use_absl_handler
         yield from ((absl.FLAGS[name], "_value") for name in ("verbosity", "stderrthreshold", "logger_levels"))
 
 

@@ -1,4 +1,4 @@
-"""The endpoints: what an exported model can do, one entry of a table each."""
+"""The endpoints of exported models, as a table."""
 
 import dataclasses
 import functools
@@ -15,15 +15,15 @@ from kvae.export import operators
 from kvae.export.errors import ExportError, one_line
 from kvae.export.flatbuffer import Named
 
-# What goes in: kind of an input, its shape (B: the batch, D: latents) and its dtype.
+# Kinds of inputs, which determine shape and dtype (`Endpoint.specs`).
 IMAGE, LATENT, END, POSITION = "image", "latent", "end", "position"
 SEED, INDEX, TEMPERATURE, CONDITION = "seed", "index", "temperature", "condition"
 INTEGERS = (SEED, INDEX)
-#: what goes in and comes out: floats, or images as bytes
+#: dtypes of images: floats or bytes
 IO = ("float32", "uint8")
 BATCHED = (IMAGE, LATENT, POSITION, INDEX, CONDITION)
 
-# In which unit an error of what comes out is measured (`kvae.export.budgets`).
+# Units for the errors of outputs (`kvae.export.budgets`).
 PIXELS, SPREAD, SIZE, NATS, EXACT = "pixels", "spread", "size", "nats", "exact"
 PROBABILITY = "probability"
 
@@ -33,14 +33,14 @@ class Endpoint:
     """A signature of the exported files.
 
     Attributes:
-        name: of the signature; with a fixed batch B it is `name_B` in LiteRT files.
-        function: `(model, *inputs)` to a dict of named outputs. Its argument names are those of the inputs.
-            It must be a function of its inputs and must not check values: an assertion has no built-in LiteRT
-            operator, nor has TensorFlow's random generator.
-        inputs: kind of each input in the order of the arguments; those of a conditional model have `condition` last.
-        outputs: unit of each output's error. A model may lack some of them.
-        networks: that it computes with.
-        needs: attribute of the models that have this endpoint.
+        name: name of the signature; with a fixed batch B, `name_B` in LiteRT files.
+        function: maps `(model, *inputs)` to a dict of outputs. Its argument names are the names of the inputs. It must
+            depend only on its inputs and must not check values: LiteRT has no built-in operator for assertions, or for
+            TensorFlow's random generator.
+        inputs: kind of each input in the order of the arguments; in conditional models, `condition` is the last.
+        outputs: unit of each output's error. A model may lack some outputs.
+        networks: names of the networks that it uses.
+        needs: attribute that a model must have for this endpoint.
         bytes: whether images are uint8, 0 to 255, instead of float32.
     """
 
@@ -56,7 +56,7 @@ class Endpoint:
         return hash(self.name)
 
     def specs(self, model: Any, batch: int | None = None) -> dict[str, tf.TensorSpec]:
-        """Shape and dtype of each input; a batch of None is any."""
+        """Return shape and dtype of each input; a batch of None means any size."""
         shapes = {
             IMAGE: (batch, *model.image_shape),
             LATENT: (batch, getattr(model, "latent_dim", None)),  # a classifier has none
@@ -73,43 +73,43 @@ class Endpoint:
 
     @property
     def batched(self) -> set[str]:
-        """Names of the inputs with one row for each example."""
+        """Names of the inputs with one row per example."""
         return {name for name, kind in self.inputs.items() if kind in BATCHED}
 
     def conditional(self) -> "Endpoint":
-        """The same of a conditional model; which class an image is of, it isn't told."""
+        """Return the endpoint of a conditional model. `classify` takes no condition."""
         if self.name == CLASSIFY:
             return self
         return dataclasses.replace(self, inputs={**self.inputs, CONDITION: CONDITION})
 
     def with_io(self, io: str) -> "Endpoint":
-        """The same with images as bytes, if that is wanted, and bytes are enough for it."""
+        """Return the endpoint with images as bytes, if `io` is "uint8" and bytes are precise enough for it."""
         if io != "uint8" or self.name not in WITH_BYTES:
             return self
         return dataclasses.replace(self, function=functools.partial(_in_bytes, self), bytes=True)
 
     def signature(self, batch: int | None) -> str:
-        """Its name for a batch of this size."""
+        """Return the name of the signature for a batch size."""
         return self.name if batch is None else f"{self.name}_{batch}"
 
     def trace(self, model: Any, batch: int | None = None) -> Any:
-        """The endpoint as a concrete function; ExportError if it fails."""
+        """Trace the endpoint as a concrete function; raise an ExportError if that fails."""
         specs = list(self.specs(model, batch).values())
-        # (Keras trains without AutoGraph, too.)
+        # Keras also trains without AutoGraph.
         function = tf.function(functools.partial(self.function, model), input_signature=specs, autograph=False)
         try:
             graph = function.get_concrete_function()
         except Exception as error:
             raise ExportError(
-                f"Endpoint '{self.name}' can't become a graph: a layer of the model needs Python or a known "
-                f"batch size; express it in keras.ops. TensorFlow says: {one_line(error)}"
+                f"Endpoint '{self.name}' can't become a graph: a layer of the model requires Python or a known batch "
+                f"size; write it with keras.ops. TensorFlow's message: {one_line(error)}"
             ) from error
         operators.check(self.name, graph, [variable.value for variable in model.variables])
         return graph
 
 
 def _in_bytes(floats: Endpoint, model: Any, *inputs: Any, **named: Any) -> dict[str, Any]:
-    """An endpoint with images in [0, 1], of bytes."""
+    """Run an endpoint on images as bytes."""
     given = {**dict(zip(floats.inputs, inputs)), **named}
     outputs = floats.function(
         model,
@@ -127,7 +127,7 @@ def decode(model: Any, z: Any, condition: Any = None) -> dict[str, Any]:
 
 def encode(model: Any, image: Any, condition: Any = None) -> dict[str, Any]:
     params = model.encoder_params(image, condition)
-    if not hasattr(model, "posterior"):  # a plain autoencoder: the code itself
+    if not hasattr(model, "posterior"):  # a plain autoencoder: the code
         return {"mean": params}
     return {"mean": model.posterior.mean(params), "variance": model.posterior.variance(params)}
 
@@ -142,26 +142,26 @@ def generate(model: Any, seed: Any, index: Any, temperature: Any, condition: Any
 
 
 def latents(model: Any, seed: Any, index: Any, temperature: Any, condition: Any = None) -> dict[str, Any]:
-    """What `generate` decodes. (Integers make the noise; a GPU computes them wrong: there, they are the CPU's part.)"""
+    """Return the latents that `generate` decodes. GPUs compute the integers of the noise wrong: use the CPU."""
     return {"z": model.prior.draw(seed, index, temperature, condition)}
 
 
 def interpolate(model: Any, start: Any, end: Any, position: Any, condition: Any = None) -> dict[str, Any]:
-    """Images on the straight line between two latents."""
+    """Return images on the straight line between two latents."""
     t = position[:, None]
     return decode(model, (1.0 - t) * start + t * end, condition)
 
 
 def score(model: Any, image: Any, seed: Any, index: Any, condition: Any = None) -> dict[str, Any]:
-    """Distortion, rate and −ELBO in nats, with one posterior sample; its noise is chosen by seed and index."""
+    """Return distortion, rate and −ELBO in nats, with one posterior sample; seed and index select its noise."""
     terms = model.terms(image, IndexedNoise(seed, index), c=condition)
     distortion = terms.distortion[0]
     return {"distortion": distortion, "rate": terms.rate, "negative_elbo": distortion + terms.rate}
 
 
 def classify(model: Any, image: Any) -> dict[str, Any]:
-    """Probabilities of the classes, the softmax of what are logits."""
-    net = getattr(model, "classifier", model)  # that of a semi-supervised VAE is one of its parts
+    """Return the probabilities of the classes; logits go through a softmax."""
+    net = getattr(model, "classifier", model)  # the classifier of a semi-supervised VAE is an attribute
     output = ops.cast(net(image), "float32")
     return {"probability": output if getattr(net, "activation", None) in GIVE_PROBABILITIES else ops.softmax(output)}
 
@@ -169,7 +169,7 @@ def classify(model: Any, image: Any) -> dict[str, Any]:
 NETWORKS = ("encoder", "decoder", "classifier")
 CLASSIFY = "classify"
 WITH_BYTES = ("decode", "encode", "reconstruct", CLASSIFY)
-GIVE_PROBABILITIES = ("softmax", "sigmoid")  # activations of a classifier's head; others give logits
+GIVE_PROBABILITIES = ("softmax", "sigmoid")  # activations of a classifier's head; other heads return logits
 _DRAWN = {"seed": SEED, "index": INDEX, "temperature": TEMPERATURE}
 _SCORED = {"image": IMAGE, "seed": SEED, "index": INDEX}
 _ENDS = {"start": END, "end": END, "position": POSITION}
@@ -188,7 +188,7 @@ INFO = "info"
 
 
 def endpoints_of(model: Any) -> tuple[Endpoint, ...]:
-    """The endpoints that this model has: an autoencoder, which has no prior, lacks two; a classifier has one alone."""
+    """Return the endpoints of a model. An autoencoder has no prior and lacks three; a classifier has only one."""
     found = tuple(endpoint for endpoint in ENDPOINTS if hasattr(model, endpoint.needs))
     return (
         found if getattr(model, "condition_dim", None) is None else tuple(endpoint.conditional() for endpoint in found)
@@ -196,7 +196,7 @@ def endpoints_of(model: Any) -> tuple[Endpoint, ...]:
 
 
 class Signature(NamedTuple):
-    """An endpoint for a batch of one size; None is any."""
+    """An endpoint with a batch size; None means any size."""
 
     endpoint: Endpoint
     batch: int | None
@@ -206,7 +206,7 @@ class Signature(NamedTuple):
         return self.endpoint.signature(self.batch)
 
     def named(self) -> Named:
-        """Its place in a flatbuffer."""
+        """Return the signature's names in a flatbuffer."""
         return Named(self.name, tuple(self.endpoint.inputs), tuple(self.endpoint.outputs))
 
 
@@ -216,16 +216,16 @@ def signatures_of(
     batch_sizes: Sequence[int | None] = (None,),
     io: str = "float32",
 ) -> tuple[Signature, ...]:
-    """The signatures of a file, in the order in which they were asked for.
+    """Return the signatures of a file, in the requested order.
 
     Args:
-        model: of which the endpoints are.
-        wanted: names such as "decode", for all batch sizes, or "decode_16", for that one; None takes all endpoints.
-        batch_sizes: of the names without one.
+        model: model with the endpoints.
+        wanted: names such as "decode", for all batch sizes, or "decode_16", for one; None takes all endpoints.
+        batch_sizes: batch sizes for names without one.
         io: "uint8" for images as bytes.
 
     Raises:
-        ValueError: for names of none of the model's endpoints.
+        ValueError: if a name is not an endpoint of the model.
     """
     known = {endpoint.name: endpoint.with_io(io) for endpoint in endpoints_of(model)}
     names = list(known) if wanted is None else [wanted] if isinstance(wanted, str) else list(wanted)
@@ -234,8 +234,8 @@ def signatures_of(
         name, _, size = str(text).partition("_")
         if name not in known or not ((size.isdecimal() and int(size)) or (size == "" and not str(text).endswith("_"))):
             raise ValueError(
-                f"Argument `signatures` must be some of {', '.join(known)}, each with a batch size where it isn't for "
-                f"all (such as {next(iter(known))}_4). Received: {shown(text)}"
+                f"Argument `signatures` must be some of {', '.join(known)}, optionally with a batch size "
+                f"(such as {next(iter(known))}_4). Received: {shown(text)}"
             )
         for batch in [int(size)] if size else batch_sizes:
             signature = Signature(known[name], batch)
@@ -244,14 +244,14 @@ def signatures_of(
 
 
 def with_fixed_prior(model: Any) -> Any:
-    """The model as files hold it: with a prior that needs nothing of the other networks, and doesn't learn."""
+    """Return the model for export: with a fixed prior that doesn't use the other networks."""
     prior = getattr(model, "prior", None)
     fixed = prior and prior.fixed()
     return model if fixed is prior else model.with_prior(fixed)
 
 
 def weights_of(model: Any) -> dict[str, int]:
-    """Number of weights of each of the model's networks."""
+    """Return the number of weights of each network of the model."""
     if hasattr(model, "trunk"):  # a classifier may leave out some layers of its encoder
         return {"classifier": sum(part.count_params() for part in (*model.trunk, model.head))}
     return {name: getattr(model, name).count_params() for name in NETWORKS if hasattr(model, name)}

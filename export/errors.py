@@ -1,4 +1,4 @@
-"""What goes wrong in an export, as one line a person can act on."""
+"""Errors of an export, as one line with what to do."""
 
 import re
 
@@ -6,9 +6,9 @@ _HEADINGS = ("Graph execution error:", "in user code:")
 
 
 class ExportError(RuntimeError):
-    """The model can't be exported: one line saying what was expected, what came, and what to do.
+    """The model can't be exported: one line with the expected and the received thing, and what to do.
 
-    Where a converter gave up, its own (long) message is the `__cause__`.
+    If a converter failed, its (long) message is the `__cause__`.
 
     Example:
 
@@ -20,7 +20,7 @@ class ExportError(RuntimeError):
 
 
 def one_line(error: object) -> str:
-    """What happened, in one line of at most 300 characters, from what TensorFlow, Keras or a converter says.
+    """Shorten an error of TensorFlow, Keras or a converter to one line of at most 300 characters.
 
     Example:
 
@@ -30,7 +30,9 @@ def one_line(error: object) -> str:
     message = str(error)
     lines = [line.strip() for line in message.splitlines()]
     lines = [line for line in lines if line and line not in _HEADINGS] or [type(error).__name__]
-    by_keras = re.search(r"\x1b\[1m(.*?)\x1b\[0m", message, re.DOTALL)  # in bold, amid the arguments of the call
+    by_keras = re.search(
+        r"\x1b\[1m(.*?)\x1b\[0m", message, re.DOTALL
+    )  # the bold part, within the arguments of the call
     if by_keras:
         return " ".join(by_keras[1].split())[:300]
     named = [line for line in lines if re.match(r"\w*Error: |error: |.*: error: ", line)]

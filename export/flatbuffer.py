@@ -1,4 +1,4 @@
-"""What is inside a `.tflite` file, read from its flatbuffer and written to it."""
+"""Reading and editing the flatbuffer of a `.tflite` file."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,12 +21,11 @@ class Contents:
     """Facts about a file.
 
     Attributes:
-        operators: names, sorted, and the newest version of each that is used; an operator that isn't built in stands
-            with its own name.
-        not_builtin: those of `operators` that only run where someone supplies them ("Flex…", custom ones).
-        constant_bytes: size of all constants, weights among them.
-        signatures: names.
-        variables: whether weights are looked up by name instead of stored, so that nothing supplies them.
+        operators: sorted names, and the newest used version of each. Custom operators have their own name.
+        not_builtin: operators that are not built in ("Flex…", custom operators).
+        constant_bytes: size of all constants, including weights.
+        signatures: names of the signatures.
+        variables: whether weights are looked up by name instead of stored; the file then has no weights.
     """
 
     operators: dict[str, int]
@@ -37,20 +36,20 @@ class Contents:
 
 
 def read(path: Path) -> Contents:
-    """Read the file's contents; ExportError if it isn't a LiteRT file."""
+    """Read the contents of a file; raise an ExportError if it isn't a LiteRT file."""
     return contents(path.name, path.read_bytes())
 
 
 def contents(name: str, data: bytes) -> Contents:
-    """What is in the bytes of the file `name`; ExportError if it isn't a LiteRT file."""
+    """Read the contents of the bytes of the file `name`; raise an ExportError if it isn't a LiteRT file."""
     if len(data) < 8 or data[4:8] != b"TFL3":
-        raise ExportError(f"Expected a LiteRT file. Received: '{name}', {len(data)} bytes of something else")
+        raise ExportError(f"Expected a LiteRT file. Received: '{name}', {len(data)} bytes of another format")
     model = schema.Model.GetRootAs(data, 0)
     operators: dict[str, int] = {}
     not_builtin = set()
     for index in range(model.OperatorCodesLength()):
         code = model.OperatorCodes(index)
-        # Old files keep the code in one byte; new codes don't fit and leave a placeholder there.
+        # Old files store the code in one byte; new codes don't fit and leave a placeholder there.
         number = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
         if number == schema.BuiltinOperator.CUSTOM:
             name = (code.CustomCode() or b"CUSTOM").decode()
@@ -58,7 +57,7 @@ def contents(name: str, data: bytes) -> Contents:
         else:
             name = _CODES.get(number, f"operator {number}")
         operators[name] = max(operators.get(name, 1), code.Version())
-    # Large constants may lie behind the flatbuffer, at an offset: then only `Size` knows them.
+    # Large constants may be after the flatbuffer, at an offset: only `Size` counts them.
     buffers = [model.Buffers(index) for index in range(model.BuffersLength())]
     return Contents(
         operators=dict(sorted(operators.items())),
@@ -71,7 +70,7 @@ def contents(name: str, data: bytes) -> Contents:
 
 @dataclass(frozen=True)
 class Named:
-    """A signature of a file, and its inputs and outputs in the order in which clients see them that know no names."""
+    """A signature of a file, with its inputs and outputs in the order of their positions."""
 
     name: str
     inputs: tuple[str, ...]
@@ -79,10 +78,10 @@ class Named:
 
 
 class Editable:
-    """A file's flatbuffer, to be changed.
+    """The flatbuffer of a file, for editing.
 
     Args:
-        data: its bytes.
+        data: bytes of the file.
 
     Example:
 
@@ -95,12 +94,12 @@ class Editable:
     """
 
     def __init__(self, data: bytes):
-        # Not the bare schema: it loses large constants, which may lie behind the flatbuffer.
+        # The bare schema would lose large constants after the flatbuffer.
         self.model = flatbuffer_utils.read_model_from_bytearray(bytearray(data))
 
     @property
     def operators(self) -> dict[str, int]:
-        """Names, and the newest version of each that is used."""
+        """Names of the operators, and the newest used version of each."""
         found: dict[str, int] = {}
         for name, code in zip(self.kinds, self.model.operatorCodes):
             found[name] = max(found.get(name, 1), code.version)
@@ -108,19 +107,18 @@ class Editable:
 
     @property
     def kinds(self) -> list[str]:
-        """Names of the operator codes, in their order; old files keep the number in one byte."""
+        """Names of the operator codes, in their order; old files store the number in one byte."""
         return [
             _CODES.get(max(code.builtinCode, code.deprecatedBuiltinCode), "CUSTOM") for code in self.model.operatorCodes
         ]
 
     def arrange(self, signatures: Sequence[Named]) -> None:
-        """Keep these signatures, as clients of every kind can use them.
+        """Keep only these signatures, with the given names and order.
 
-        * Subgraphs are in the order of `signatures`: a client that knows no signatures runs the first. (The converter
-          puts them in the order of the alphabet.)
-        * Inputs and outputs are in the order that is given, and named so. (Where an output also feeds a quantised
-          layer, the quantizer puts the quantised copy among the subgraph's outputs, and the one that the signature
-          names is never kept.)
+        * Subgraphs are in the order of `signatures`: a client without support for signatures runs the first. (The
+          converter sorts them by name.)
+        * Inputs and outputs have the given order and names. (If an output also feeds a quantised layer, the quantizer
+          makes the quantised copy an output of the subgraph, and the output of the signature is lost.)
         """
         model = self.model
         found = {signature.signatureKey.decode(): signature for signature in model.signatureDefs}
@@ -135,7 +133,7 @@ class Editable:
             signature.outputs, subgraph.outputs = _in_order(subgraph, signature.outputs, named.outputs)
 
     def isolate(self, signature: str) -> None:
-        """Keep one signature, as `SERVING_DEFAULT` in the only subgraph."""
+        """Keep only one signature, as `SERVING_DEFAULT` in the only subgraph."""
         (kept,) = (entry for entry in self.model.signatureDefs if entry.signatureKey.decode() == signature)
         _keep(self.model, [kept.subgraphIndex])
         kept.signatureKey, kept.subgraphIndex = SERVING_DEFAULT.encode(), 0
@@ -143,7 +141,7 @@ class Editable:
         self.model.subgraphs[0].name = b"main"
 
     def describe(self, description: str, entries: Mapping[str, bytes]) -> None:
-        """Give it a description, and entries in its metadata, in place of those of these names."""
+        """Set the description and entries of the metadata; existing entries with these names are replaced."""
         self.model.description = description
         kept = [entry for entry in self.model.metadata or [] if entry.name.decode() not in entries]
         for name, contents in entries.items():
@@ -155,41 +153,41 @@ class Editable:
         self.model.metadata = kept
 
     def __bytes__(self) -> bytes:
-        """The flatbuffer, its weights inside. (The quantizer puts them behind it, where older runtimes don't look.)"""
+        """Return the flatbuffer including its weights. (Older runtimes can't read the quantizer's weights after it.)"""
         return bytes(flatbuffer_utils.convert_object_to_bytearray(self.model))
 
 
 def arranged(data: bytes, signatures: Sequence[Named]) -> bytes:
-    """The file with these signatures, in this order (`Editable.arrange`)."""
+    """Return a file with these signatures, in this order (`Editable.arrange`)."""
     file = Editable(data)
     file.arrange(signatures)
     return bytes(file)
 
 
 def alone(data: bytes, signature: str) -> bytes:
-    """One signature of an arranged file as a file of its own (`Editable.isolate`)."""
+    """Return one signature of an arranged file as a separate file (`Editable.isolate`)."""
     file = Editable(data)
     file.isolate(signature)
     return bytes(file)
 
 
 def _in_order(subgraph: Any, entries: list[Any], names: Sequence[str]) -> tuple[list[Any], list[int]]:
-    """A signature's inputs or outputs, and the subgraph's, in the order of `names`; their tensors are named so."""
+    """Return inputs or outputs of a signature and of its subgraph in the order of `names`, and name their tensors."""
     by_name = {entry.name.decode(): entry for entry in entries}
-    ordered = [by_name[name] for name in names if name in by_name]  # a plain autoencoder's code has no variance
+    ordered = [by_name[name] for name in names if name in by_name]  # an autoencoder has no variance
     for entry in ordered:
         subgraph.tensors[entry.tensorIndex].name = entry.name
     return ordered, [entry.tensorIndex for entry in ordered]
 
 
-#: where an operator names subgraphs that it calls
+#: options of operators that call other subgraphs
 _CALLS = ("condSubgraphIndex", "bodySubgraphIndex", "thenSubgraphIndex", "elseSubgraphIndex", "initSubgraphIndex")
 
 
 def _keep(model: Any, order: Sequence[int]) -> None:
-    """Keep these subgraphs in this order, those that they call behind them, and what all of them use."""
+    """Keep only these subgraphs in this order, then the subgraphs that they call, and everything that these use."""
     kept = list(order)
-    for index in kept:  # grows meanwhile
+    for index in kept:  # `kept` grows in the loop
         for operator in model.subgraphs[index].operators or []:
             for called in (getattr(operator.builtinOptions, name, None) for name in _CALLS):
                 if called is not None and called not in kept:
@@ -197,7 +195,7 @@ def _keep(model: Any, order: Sequence[int]) -> None:
     model.subgraphs = [model.subgraphs[index] for index in kept]
     codes = _Kept(model.operatorCodes)
     buffers = _Kept(model.buffers)
-    buffers.place_of(0)  # by convention it is the empty one
+    buffers.place_of(0)  # by convention the empty buffer
     for subgraph in model.subgraphs:
         for operator in subgraph.operators or []:
             operator.opcodeIndex = codes.place_of(operator.opcodeIndex)
@@ -212,7 +210,7 @@ def _keep(model: Any, order: Sequence[int]) -> None:
 
 
 class _Kept:
-    """What of a list is used, in the order in which it is first used."""
+    """The used entries of a list, in the order of their first use."""
 
     def __init__(self, values: list[Any]):
         self.values = values

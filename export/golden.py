@@ -1,4 +1,4 @@
-"""Golden pairs: inputs and outputs of a file, for a device to replay as a self-test."""
+"""Golden pairs: inputs and outputs of a file, which a device replays as a self-test."""
 
 from pathlib import Path
 from typing import Any
@@ -9,19 +9,19 @@ from kvae.export import runtime
 from kvae.export.endpoints import EXACT, NATS
 from kvae.export.reference import Reference
 
-# float32 in another order of additions, relative to the largest value; and what a likelihood is quoted to.
+# float32 with another order of additions, relative to the largest value; and the precision of a reported likelihood.
 _ROUNDING, _NATS = 1e-4, 0.01
-# Kernels of another processor round other values to the neighbouring step than either of the two sets that run here.
+# Kernels of another processor may round other values to a neighbouring step than the two sets of kernels here.
 _MARGIN = 3.0
 COMPARED = 16  # rows: LiteRT's own kernels are slow
 
 
 def golden(path: Path, reference: Reference) -> dict[str, Any]:
-    """One call of each signature of the smallest batch size, as this machine answers it.
+    """Return inputs and outputs of one call of each signature at the smallest batch size, computed on this machine.
 
-    By signature: `inputs` and `outputs` by name with `shape`, `dtype` and `data` in row-major order; outputs also
-    with a `tolerance`, the largest absolute difference to accept (0: bit for bit): three times what lies between the
-    answers of LiteRT's two sets of kernels, XNNPACK's and its own, over some rows of the reference.
+    Each signature has `inputs` and `outputs` by name with `shape`, `dtype` and `data` in row-major order. Outputs also
+    have a `tolerance`, the largest accepted absolute difference (0: bit for bit). It is three times the difference
+    between LiteRT's two sets of kernels, XNNPACK's and its own, on some rows of the reference.
     """
     model, other = runtime.load(path), runtime.load(path, xnnpack=False)
     signatures = {}
@@ -37,7 +37,7 @@ def golden(path: Path, reference: Reference) -> dict[str, Any]:
             }
             for count in (COMPARED, size)
         )
-        if "io" in model.info:  # what the tensors hold
+        if "io" in model.info:  # the integers of the tensors
             inputs = model.as_integers(name, inputs)
             everything = [opened.call(name, inputs) for opened in (model, other)]
             outputs = everything[0]

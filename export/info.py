@@ -1,4 +1,4 @@
-"""What a file says about its model: the JSON that lies in the file, and that the signature `info` returns."""
+"""Facts about a model: the JSON in its files, which the signature `info` returns."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ PROBABILITIES = (0.0, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0
 
 
 def kind(model: Any) -> str:
-    """What the files are named for: "vae", "autoencoder" or "classifier"."""
+    """Return the kind of the model, which starts the file names: "vae", "autoencoder" or "classifier"."""
     if not hasattr(model, "decoder"):
         return "classifier"
     return "vae" if hasattr(model, "prior") else "autoencoder"
@@ -32,18 +32,18 @@ def describe(
     condition_names: Sequence[str] | None = None,
     class_names: Sequence[str] | None = None,
 ) -> dict[str, Any]:
-    """What an exported file says about itself.
+    """Return the facts of an exported file.
 
     Args:
         model: a built `kvae.VAE`, `kvae.Autoencoder` or `kvae.features.Classifier`.
-        reference: of the model, for the shapes that come out.
-        signatures: of the file; None takes all endpoints, for any batch size.
-        images: `(N, H, W, C)`, best validation images, for the model's own statistics.
+        reference: reference of the model, for the shapes of outputs.
+        signatures: signatures of the file; None takes all endpoints, for any batch size.
+        images: images `(N, H, W, C)`, preferably validation images, for the statistics.
         data: name of the training data.
-        license: text.
-        condition: of the images, as the input of that name.
-        condition_names: of the classes that a condition may be.
-        class_names: of the classes of a model that classifies.
+        license: text of the licence.
+        condition: input `condition` of the images, by this name.
+        condition_names: names of the classes of a condition.
+        class_names: names of the classes of a classifier.
 
     Example:
 
@@ -80,19 +80,19 @@ def describe(
 
 
 def _classes(key: str, size: int | None, names: Sequence[str] | None) -> dict[str, Any]:
-    """Number of classes and their names; nothing for a model without them."""
+    """Return the number of classes and their names; an empty dict for a model without classes."""
     texts = None if names is None else [str(name) for name in names]
     return {} if size is None else {key: {"size": size, "names": texts}}
 
 
 def value_range(model: Any) -> list[float]:
-    """The least and the largest value of what is encoded: [0, 1], or any float32 of a model with `bounded=False`."""
+    """Return the range of pixels: [0, 1], or all of float32 for a model with `bounded=False`."""
     largest = float(np.finfo("float32").max)
     return [0.0, 1.0] if model.bounded else [-largest, largest]
 
 
 def to_bytes(info: dict[str, Any]) -> bytes:
-    """UTF-8 JSON; the same facts give the same bytes."""
+    """Encode the facts as UTF-8 JSON; the same facts give the same bytes."""
     return json.dumps(info, ensure_ascii=False, allow_nan=False).encode()
 
 
@@ -103,10 +103,10 @@ def of(
     alone: bool = False,
     io: str | None = None,
 ) -> dict[str, Any]:
-    """What a file with other signatures says.
+    """Return the facts of a file with other signatures.
 
-    With a single one, `serving_default` is the endpoint behind it. `io` is the dtype of a file of integers: a number is
-    `scale * (integer - zero_point)`, of the scale and the zero point of its tensor.
+    With `alone`, the file has a single signature, and `serving_default` is its endpoint. `io` is the dtype of an
+    integer file: a number is `scale * (integer - zero_point)`, with the scale and the zero point of its tensor.
     """
     return {
         **info,
@@ -117,7 +117,7 @@ def of(
 
 
 def _signatures(signatures: Sequence[Signature], reference: Reference) -> dict[str, Any]:
-    """The signatures of a file by endpoint, and the batch sizes that any of them has."""
+    """Return the signatures of a file by endpoint, and all their batch sizes."""
     described: dict[str, Any] = {}
     for endpoint, _ in signatures:
         sizes = [batch for other, batch in signatures if other.name == endpoint.name]
@@ -125,7 +125,7 @@ def _signatures(signatures: Sequence[Signature], reference: Reference) -> dict[s
     return {
         **_sizes([batch for _, batch in signatures]),
         "signatures": described,
-        # What a GPU computes wrong without an error: random numbers, which are made of integers.
+        # GPUs compute the integers of random numbers wrong, without an error.
         "cpu_only": [name for name in ("generate", "latents", "score") if name in described],
     }
 
@@ -144,12 +144,12 @@ def _signature(endpoint: Endpoint, reference: Reference) -> dict[str, Any]:
 
 
 def spec(value: np.ndarray, batched: bool = True) -> dict[str, Any]:
-    """Shape and dtype as in `info`; "B" stands for a first axis that is the batch."""
+    """Return shape and dtype as in `info`; "B" stands for the batch axis."""
     return {"shape": ["B" if batched else value.shape[0], *value.shape[1:]], "dtype": value.dtype.name}
 
 
 def _latents(model: Any, inputs: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Where images lie, and which latents vary with the image (Burda et al. 2016, §5.2), the most active first."""
+    """Return mean and spread of the latents, and the active ones, most active first (Burda et al. 2016, §5.2)."""
     means = run_keras(model)("encode", inputs)["mean"]
     variance = means.var(axis=0)
     order = np.argsort(-variance, kind="stable")
@@ -161,7 +161,7 @@ def _latents(model: Any, inputs: dict[str, np.ndarray]) -> dict[str, Any]:
 
 
 def _score(model: Any, inputs: dict[str, np.ndarray]) -> dict[str, Any]:
-    """How the scores of ordinary images are distributed: `[probability, −ELBO]` pairs, rising."""
+    """Return the quantiles of the scores of ordinary images: ascending pairs `[probability, −ELBO]`."""
     count = len(inputs["image"])
     noise = {"seed": seed_words(0), "index": np.zeros(count, "int32")}
     scores = run_keras(model)("score", {**inputs, **noise})["negative_elbo"]

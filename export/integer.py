@@ -1,4 +1,4 @@
-"""LiteRT files that compute in integers alone, for processors that have no floats: NPUs and their like."""
+"""LiteRT files that compute only with integers, for processors without floats such as NPUs."""
 
 import functools
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from kvae.export.errors import ExportError
 
 #: dtypes of inputs and outputs
 IO = ("int8", "uint8")
-#: endpoints that can compute in integers; the others draw noise, or give nats, which eight bits can't hold
+#: endpoints that can compute with integers; the others draw noise or return nats, which need more than eight bits
 ENDPOINTS = ("decode", "encode", "classify")
 
 _FLOATS = (schema.TensorType.FLOAT32, schema.TensorType.FLOAT16, schema.TensorType.FLOAT64)
@@ -24,28 +24,28 @@ _LOWEST = {schema.TensorType.INT8: -128, schema.TensorType.UINT8: 0}
 def integer(
     saved_model: Path, named: flatbuffer.Named, calibration: Sequence[dict[str, np.ndarray]], io: str = "int8"
 ) -> bytes:
-    """One signature of the SavedModel as a LiteRT file of integer operators only.
+    """Convert one signature of the SavedModel to a LiteRT file with only integer operators.
 
-    Weights, activations, inputs and outputs have eight bits: a number is `scale * (integer - zero_point)`, which the
-    tensors of the file say. Activation functions are tables. The file has one subgraph with the signature
-    `serving_default`. With "uint8", inputs and outputs are mapped to int8 and back, and nothing else changes.
+    Weights, activations, inputs and outputs have eight bits: a number is `scale * (integer - zero_point)`, with the
+    scale and the zero point of its tensor. Activation functions are tables. The file has one subgraph with the
+    signature `serving_default`. With "uint8", inputs and outputs are mapped to int8 and back; nothing else changes.
 
     Args:
-        saved_model: folder.
-        named: a signature of fixed shapes, of one of `ENDPOINTS`, with its inputs and outputs in the order of the file.
-            Outputs may be left out, and what computes them: without its `variance`, `encode` needs no EXP, which few
-            processors have in eight bits, nor has TFLite 2.10.
-        calibration: inputs of single calls. They set the ranges: what is beyond them is cut off.
+        saved_model: folder of the SavedModel.
+        named: a signature of fixed shapes of one of `ENDPOINTS`, with its inputs and outputs in the order of the file.
+            Outputs may be left out, with their operators: without its `variance`, `encode` doesn't need EXP, which few
+            processors and not TFLite 2.10 have in eight bits.
+        calibration: inputs of single calls. They set the ranges; values outside are clipped.
         io: dtype of inputs and outputs, one of `IO`.
 
     Raises:
-        ValueError: for another dtype, or without calibration.
-        ExportError: naming the operators that need floats, and their layers.
+        ValueError: if the dtype is unknown, or there is no calibration.
+        ExportError: if operators require floats; the message names them and their layers.
     """
     if io not in IO:
         raise ValueError(f"Argument `io` must be one of {IO}. Received: {io!r}")
     if not calibration:
-        raise ValueError("Argument `calibration` must have one call or more. Received: none")
+        raise ValueError("Argument `calibration` must have at least one call. Received: none")
     converted = litert.convert(saved_model, [named.name], functools.partial(_in_integers, calibration, io))
     file = flatbuffer.Editable(converted)
     file.arrange([named])
@@ -63,7 +63,7 @@ def integer(
     return bytes(file)
 
 
-#: operators whose versions do the same, and of which some kernels only know the first
+#: operators whose versions are equivalent; some kernels only support the first
 _ONE_VERSION = ("DEPTH_TO_SPACE",)
 
 
@@ -72,12 +72,12 @@ def _in_integers(calibration: Sequence[dict[str, np.ndarray]], io: str, converte
     converter.representative_dataset = lambda: iter(calibration)
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
     converter.inference_input_type = converter.inference_output_type = getattr(tf, io)
-    # Older runtimes know one scale for each dense layer; with more, they compute something else.
+    # Older runtimes support one scale per dense layer; with more, their results are wrong.
     converter._experimental_disable_per_channel_quantization_for_dense_layers = True
 
 
 def _keep_needed(subgraph: Any) -> None:
-    """Leave out operators of which no output of the subgraph needs anything."""
+    """Remove operators that no output of the subgraph depends on."""
     needed, kept = set(subgraph.outputs), []
     for operator in reversed(subgraph.operators):
         if needed.intersection(operator.outputs):
@@ -87,11 +87,11 @@ def _keep_needed(subgraph: Any) -> None:
 
 
 def _check(subgraph: Any, kinds: Sequence[str], name: str) -> None:
-    """ExportError if an operator has a float."""
+    """Raise an ExportError if an operator uses floats."""
     received = {}
     for operator in subgraph.operators:
         kind = kinds[operator.opcodeIndex]
-        if kind in ("QUANTIZE", "DEQUANTIZE"):  # what stands between integers and the one that matters
+        if kind in ("QUANTIZE", "DEQUANTIZE"):  # converts between integers and an operator that requires floats
             continue
         tensors = [subgraph.tensors[i] for i in (*operator.outputs, *operator.inputs) if i >= 0]
         if any(tensor.type in _FLOATS for tensor in tensors):
@@ -99,7 +99,7 @@ def _check(subgraph: Any, kinds: Sequence[str], name: str) -> None:
             received[kind + (f" in layer '{layer}'" if layer else "")] = kind
     if received:
         raise ExportError(
-            f"Expected '{name}' to compute in integers alone. Received operators that need floats "
+            f"Expected '{name}' to compute only with integers. Received operators that require floats "
             f"({'; '.join(received)}): {operators.remedy(' '.join(received.values()))}, or use the precision full_int8"
         )
     floats = [
@@ -110,7 +110,7 @@ def _check(subgraph: Any, kinds: Sequence[str], name: str) -> None:
 
 
 def _narrow(tensor: Any, limit: float) -> None:
-    """Give a tensor the part of its range that is within ±limit."""
+    """Restrict the range of a tensor to ±limit."""
     scale, zero = float(tensor.quantization.scale[0]), int(tensor.quantization.zeroPoint[0])
     lowest = _LOWEST[tensor.type]
     low, high = (np.clip((end - zero) * scale, -limit, limit) for end in (lowest, lowest + 255))

@@ -13,28 +13,28 @@ from kvae.export.console import quiet
 from kvae.export.errors import ExportError, one_line
 
 #: float16: 16-bit weights, computed in float32. int8: 8-bit weights, activations quantised on the fly. full_int8:
-#: 8-bit weights and activations, with ranges seen in calibration. Inputs and outputs are float32 in all of them.
+#: 8-bit weights and activations, with calibrated ranges. All of them have float32 inputs and outputs.
 PRECISIONS = ("float32", "float16", "int8", "full_int8")
-INTEGER = "integer"  # of files of one network: `kvae.export.integer`
+INTEGER = "integer"  # for files of one network: `kvae.export.integer`
 
-#: by signature, inputs of single calls
+#: inputs of single calls, by signature
 Calibration = dict[str, list[dict[str, np.ndarray]]]
 
 
 def convert(
     saved_model: Path, signatures: Sequence[str], configure: Callable[[Any], None] = lambda converter: None
 ) -> bytes:
-    """The SavedModel as one LiteRT file: the named signatures over shared weights, float32 unless configured otherwise.
+    """Convert the SavedModel to one LiteRT file: the named signatures with shared weights, by default in float32.
 
-    Built-in operators only, so that it runs wherever LiteRT does. The same model gives the same bytes.
+    The file has only built-in operators, so it runs on every LiteRT runtime. The same model gives the same bytes.
 
     Args:
-        saved_model: folder.
-        signatures: names.
+        saved_model: folder of the SavedModel.
+        signatures: names of the signatures.
         configure: called with TensorFlow's converter.
 
     Raises:
-        ExportError: naming the operators that have no built-in counterpart.
+        ExportError: if operators have no built-in counterpart; the message names them.
     """
     with quiet() as log:
         try:
@@ -42,7 +42,7 @@ def convert(
             converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
             configure(converter)
             return converter.convert()
-        except OSError:  # a disk that is full
+        except OSError:  # such as a full disk
             raise
         except Exception as error:
             log.flush()
@@ -56,20 +56,20 @@ def quantize(
     calibration: Calibration | None = None,
     inside: networks.InNetwork | None = None,
 ) -> bytes:
-    """The float32 file in another precision; only layers with weights change, random numbers and densities don't.
+    """Convert the float32 file to another precision. Only layers with weights change, not random numbers or densities.
 
-    Convolutions get one scale per channel. Dense layers get one per layer: per channel, a wide one costs 12
-    bytes per output and signature, and gains nothing that can be measured here.
+    Convolutions get one scale per channel. Dense layers get one scale per layer: scales per channel would cost 12 bytes
+    per output and signature in wide layers, without a measurable gain.
 
     Args:
-        float32: the file.
+        float32: bytes of the file.
         precision: one of `PRECISIONS`.
-        calibration: for "full_int8".
-        inside: for "full_int8", tells the networks' operators by name (`networks.in_networks(model)`); those of flows
-            and other densities then stay as they are. None takes all layers with weights.
+        calibration: calibration for "full_int8".
+        inside: selects the operators of networks by name, for "full_int8" (`networks.in_networks(model)`); operators of
+            flows and other densities are not changed. None selects all layers with weights.
 
     Raises:
-        ExportError: if the quantizer refuses the file.
+        ExportError: if the quantizer fails.
     """
     if precision == "float32":
         return float32
@@ -82,21 +82,21 @@ def quantize(
             else:
                 recipe = quantizer.Quantizer(bytearray(float32))
                 _RECIPES[precision](recipe)
-                result = _made(recipe)
+                result = _quantized(recipe)
             return bytes(result)
         except OSError:
             raise
         except Exception as error:
             raise ExportError(
-                f"The LiteRT Quantizer refuses to make a {precision} file: export precisions=('float32',) only. "
-                f"It says: {one_line(error)}"
+                f"The LiteRT Quantizer can't make a {precision} file: export precisions=('float32',) only. "
+                f"Its message: {one_line(error)}"
             ) from error
 
 
-def _made(recipe: Any, ranges: Any = None) -> Any:
+def _quantized(recipe: Any, ranges: Any = None) -> Any:
     result = recipe.quantize(ranges, enable_progress_bar=False, enable_progress_report=False)
     if result.quantized_model is None:
-        raise ValueError("no file came out")
+        raise ValueError("the quantizer returned no file")
     return result.quantized_model
 
 
@@ -104,12 +104,14 @@ def _float16(recipe: Any) -> None:
     from litert_quantizer.algorithm_manager import AlgorithmName
 
     for layer in networks.LAYERS:
-        recipe.add_weight_only_config(".*", _named(layer), num_bits=16, algorithm_key=AlgorithmName.FLOAT_CASTING)
+        recipe.add_weight_only_config(
+            ".*", _operation_name(layer), num_bits=16, algorithm_key=AlgorithmName.FLOAT_CASTING
+        )
 
 
 def _int8(recipe: Any) -> None:
     for layer in networks.LAYERS:
-        recipe.add_dynamic_config(".*", _named(layer), num_bits=8, granularity=_granularity(layer))
+        recipe.add_dynamic_config(".*", _operation_name(layer), num_bits=8, granularity=_granularity(layer))
 
 
 _RECIPES = {"float16": _float16, "int8": _int8}
@@ -127,17 +129,17 @@ def _full_int8(float32: bytes, calibration: Calibration, inside: networks.InNetw
             continue
         scopes = "|".join(map(re.escape, names))
         recipe.add_static_config(
-            f"^(?:{scopes});", _named(kind),
+            f"^(?:{scopes});", _operation_name(kind),
             activation_num_bits=8, weight_num_bits=8, weight_granularity=_granularity(kind),
         )  # fmt: skip
     ranges = _ranges(float32, calibration)
     for name, limit in networks.saturated(float32).items():
         ranges[name] = {end: np.clip(value, -limit, limit) for end, value in ranges[name].items()}
-    return networks.joined(_made(recipe, ranges), chosen)
+    return networks.joined(_quantized(recipe, ranges), chosen)
 
 
-def _named(kind: str) -> Any:
-    """An operator as the quantizer calls it."""
+def _operation_name(kind: str) -> Any:
+    """Return the quantizer's name of an operator."""
     from litert_quantizer.qtyping import TFLOperationName
 
     return TFLOperationName["CONV_2D_TRANSPOSE" if kind == "TRANSPOSE_CONV" else kind]
@@ -150,27 +152,27 @@ def _granularity(kind: str) -> Any:
 
 
 def _ranges(float32: bytes, calibration: Calibration) -> Any:
-    """Smallest and largest value of each tensor: the quantizer's default, a moving average, clips a tenth of it."""
+    """Return the range of each tensor. (The quantizer's default, a moving average, clips a tenth of it.)"""
     from litert_quantizer.calibrator import CalibrationMode, Calibrator
     from litert_quantizer.recipe_manager import RecipeManager
     from litert_quantizer.utils.qsv_utils import min_max_update
 
-    # The other mode wants the contents of all tensors, which a file of several signatures doesn't have.
+    # The other mode requires the contents of all tensors, which a file with several signatures doesn't have.
     mode = CalibrationMode.CALIBRATION_PROFILER_BASED
     calibrator = Calibrator(float32, mode=mode, qsv_update_func=min_max_update)
-    calibrator.calibrate(calibration, RecipeManager())  # this mode asks no recipe
+    calibrator.calibrate(calibration, RecipeManager())  # this mode uses no recipe
     return calibrator.get_model_qsvs()
 
 
 def _reason(message: str) -> str:
-    """One line out of the converter's several hundred: which operator of which layer, and what to do."""
+    """Shorten the converter's message to one line: the operators, their layers, and what to do."""
     kinds = dict(re.findall(r"^\s*(TF Select ops|Custom ops): *(\S.*)$", message, re.MULTILINE))
     if not kinds:
-        return f"TensorFlow's LiteRT converter failed. It says: {one_line(message)}"
+        return f"TensorFlow's LiteRT converter failed. Its message: {one_line(message)}"
     received = []
     for kind, names in kinds.items():
         for name in dict.fromkeys(name.strip() for name in names.split(",")):
-            # The place where it was made, such as decoder_1/my_layer_1/MatrixInverse@function.
+            # The operator's place, such as decoder_1/my_layer_1/MatrixInverse@function.
             place = re.search(rf'"{name}:", "([^"@]+)/[^"/@]+[@"]', message)
             received.append(f"{kind}: {name}" + (f" in layer '{place[1]}'" if place else ""))
     return (

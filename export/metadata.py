@@ -1,7 +1,7 @@
-"""TFLite Metadata: what Android Studio, MediaPipe and TFLite Support know about a file's inputs and outputs.
+"""TFLite Metadata: descriptions of inputs and outputs for Android Studio, MediaPipe and TFLite Support.
 
-(https://ai.google.dev/edge/litert/conversion/tensorflow/metadata; the tables' fields are numbered by its schema,
-metadata_schema.fbs.)
+(https://ai.google.dev/edge/litert/conversion/tensorflow/metadata; its schema, metadata_schema.fbs, numbers the fields
+of tables.)
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,25 +11,25 @@ import flatbuffers
 
 TFLITE_METADATA, MIN_RUNTIME = "TFLITE_METADATA", "min_runtime_version"
 LABELS, CONDITIONS = "labels.txt", "conditions.txt"
-_TENSOR_AXIS_LABELS = 2  # kind of an associated file: one line for each entry of the last axis
+_TENSOR_AXIS_LABELS = 2  # kind of an associated file: one line per entry of the last axis
 _RGB, _GREYSCALE = 1, 2
 _IMAGE_PROPERTIES, _NORMALIZATION_OPTIONS = 2, 1  # in their unions
 
-#: what a tensor is, by its name
+#: descriptions of tensors by name
 _DESCRIPTIONS = {
     "z": "latents",
     "image": "image, values from 0 to 1",
-    "reconstruction": "image encoded and decoded again, values from 0 to 1",
+    "reconstruction": "encoded and decoded image, values from 0 to 1",
     "mean": "mean of the latents of the image",
     "variance": "variance of the latents of the image",
-    "condition": "what the image should show: 1 for its class, 0 for the others",
+    "condition": "class of the image: 1 for its class, 0 for the others",
     "probability": "probabilities of the classes",
 }
 _IMAGES = ("image", "reconstruction")
 
 
 def attached(info: Mapping[str, Any]) -> dict[str, bytes]:
-    """Lists of names that lie in the file: a line for each class, and for each condition."""
+    """Return the lists of names in the file: one line per class, and one per condition."""
     lists = {LABELS: info.get("classes"), CONDITIONS: info.get("condition")}
     return {
         file: "".join(f"{' '.join(name.split())}\n" for name in entry["names"]).encode()
@@ -39,11 +39,11 @@ def attached(info: Mapping[str, Any]) -> dict[str, bytes]:
 
 
 def tflite_metadata(info: Mapping[str, Any], signature: Mapping[str, Any]) -> bytes:
-    """The metadata of a file with one subgraph.
+    """Return the metadata of a file with one subgraph.
 
     Args:
-        info: what the file says about its model (`kvae.export.info`).
-        signature: of it, that of the subgraph: its inputs and outputs.
+        info: facts of the file (`kvae.export.info`).
+        signature: inputs and outputs of the subgraph's signature, from `info`.
     """
     write = _Writer()
     files = attached(info)
@@ -63,7 +63,7 @@ def tflite_metadata(info: Mapping[str, Any], signature: Mapping[str, Any]) -> by
 
 
 def description(info: Mapping[str, Any]) -> str:
-    """One line about a file."""
+    """Describe a file in one line."""
     size = "×".join(map(str, info["image_shape"]))
     what = f"{info['kind']} of {size} images"
     if info["latent_dim"] is not None:
@@ -80,20 +80,20 @@ def _tensor(write: "_Writer", name: str, spec: Mapping[str, Any], info: Mapping[
             shape = write.table(2, {0: ("uint32", width), 1: ("uint32", height)})
             properties = write.table(2, {0: ("uint8", _RGB if channels == 3 else _GREYSCALE), 1: shape})
             parts[3] = write.table(3, {0: ("uint8", _IMAGE_PROPERTIES), 1: properties})
-        # Pixels are bytes to those who read this: (byte − mean) / std is what the model takes.
+        # Readers of the metadata have pixels as bytes: the model takes (byte − mean) / std.
         scale = 255.0 if (low, high) == (0.0, 1.0) else 1.0
         options = write.table(2, {0: write.floats([0.0]), 1: write.floats([scale])})
         parts[4] = write.vector([write.table(2, {0: ("uint8", _NORMALIZATION_OPTIONS), 1: options})])
         parts[5] = write.table(2, {0: write.floats([high]), 1: write.floats([low])})
     file = {"probability": LABELS, "condition": CONDITIONS}.get(name, "")
     if file in files:
-        entry = {0: write.text(file), 1: write.text("names, one in a line"), 2: ("int8", _TENSOR_AXIS_LABELS)}
+        entry = {0: write.text(file), 1: write.text("names, one per line"), 2: ("int8", _TENSOR_AXIS_LABELS)}
         parts[6] = write.vector([write.table(5, entry)])
     return write.table(7, parts)
 
 
 class _Writer:
-    """Tables, texts and vectors of a flatbuffer; what is inside another is written first."""
+    """Writer of tables, texts and vectors of a flatbuffer; inner objects are written first."""
 
     def __init__(self) -> None:
         self._builder = flatbuffers.Builder(1024)
@@ -114,7 +114,7 @@ class _Writer:
         return self._builder.EndVector()
 
     def table(self, fields: int, parts: Mapping[int, Any]) -> int:
-        """A table of so many fields; a part is what another method gave, or a pair of a type and a number."""
+        """Write a table with `fields` fields; a part is the result of another method, or a pair of type and number."""
         self._builder.StartObject(fields)
         for number, part in parts.items():
             if isinstance(part, tuple):

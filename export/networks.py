@@ -1,4 +1,4 @@
-"""Which operators of a LiteRT file are a model's networks, and which of them compute in eight bits."""
+"""Selection of the operators in a LiteRT file that belong to networks and compute in eight bits."""
 
 import copy
 import re
@@ -10,31 +10,32 @@ import keras
 
 from kvae.export.flatbuffer import Editable
 
-#: operators with weights, which are the second input
+#: operators with weights (their second input)
 LAYERS = ("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV")
-#: operators that lose nothing in eight bits between two layers in eight bits: they move numbers, or map each to another
+#: operators without loss between two layers in eight bits: they move numbers or map single numbers
 BETWEEN = (
     *("RESHAPE", "TRANSPOSE", "PAD", "PADV2", "MIRROR_PAD", "TILE", "SPACE_TO_DEPTH", "DEPTH_TO_SPACE"),
     *("SPLIT", "SLICE", "STRIDED_SLICE", "CONCATENATION", "PACK", "UNPACK", "GATHER"),
     *("RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR", "MAX_POOL_2D", "AVERAGE_POOL_2D", "ADD"),
     *("RELU", "GELU", "HARD_SWISH", "LOGISTIC", "TANH"),
 )
-#: those of `BETWEEN` that the quantizer doesn't know
+#: operators of `BETWEEN` that the quantizer doesn't support
 UNKNOWN_TO_QUANTIZER = ("DEPTH_TO_SPACE", "TILE")
-#: those of `BETWEEN` whose output has the scale of their one input
+#: operators of `BETWEEN` with one input, whose scale the output has
 _MOVES = ("RESHAPE", "TRANSPOSE", "DEPTH_TO_SPACE", "SPACE_TO_DEPTH")
-#: activations, and the size of an input from which on the result is within 1/1000 of its limit
+#: activations, and the absolute input beyond which the result is within 1/1000 of its limit
 _LIMITS = {"LOGISTIC": 8.0, "TANH": 4.0}
 
-#: whether the name of a tensor is that of a network's operator
+#: whether the name of a tensor belongs to a network's operator
 InNetwork = Callable[[str], bool]
 
 
 def in_networks(model: Any) -> InNetwork:
-    """Tells the operators of a model's networks from those of its prior, posterior and likelihood, by their names.
+    """Return a function that recognises operators of the model's networks by name.
 
-    Keras puts the operators of a layer into the scope of its name, and TensorFlow adds a number where a scope is
-    entered again. A network's scope is its own name, or that of one of its layers where these are called alone.
+    It separates them from operators of the prior, posterior and likelihood. Keras puts the operators of a layer into
+    the scope of its name, and TensorFlow adds a number if a scope is entered again. A network's scope is its own name,
+    or the name of one of its layers if these are called separately.
 
     Example:
 
@@ -46,11 +47,11 @@ def in_networks(model: Any) -> InNetwork:
     """
     networks = {name: False for part in ("prior", "posterior", "likelihood") for name in _scopes(model, part)}
     networks |= {name: True for part in ("encoder", "decoder", "classifier") for name in _scopes(model, part)}
-    networks |= {model.name: True}  # a classifier is one itself
+    networks |= {model.name: True}  # a classifier is itself a network
 
     def inside(tensor: str) -> bool:
         for scope in {name.split("/")[0] for name in tensor.split(";") if "/" in name}:
-            # The longest name: `sequential_1` may be the first use of itself, or the second of `sequential`.
+            # The longest name wins: `sequential_1` may be its own first use, or the second use of `sequential`.
             found = [name for name in networks if re.fullmatch(rf"{re.escape(name)}(_\d+)*", scope)]
             if found and networks[max(found, key=len)]:
                 return True
@@ -66,19 +67,19 @@ def _scopes(model: Any, part: str) -> Iterator[str]:
 
 
 def in_eight_bits(data: bytes, inside: InNetwork) -> dict[str, list[str]]:
-    """The operators of the networks that can compute in eight bits, by kind, each as the name of its first output.
+    """Return the names of the first outputs of network operators that can compute in eight bits, by kind.
 
-    They are the networks' layers with weights, and the operators between two of these that lose nothing. All others
-    compute in floats: densities, noise, what a network puts out, and layers such as normalisations.
+    These are the layers with weights, and operators without loss between two such layers. All other operators compute
+    with floats: densities, noise, outputs of networks, and layers such as normalisations.
 
     Args:
-        data: a float32 file of one signature or several.
-        inside: tells a network's operators from others, by the name of a tensor.
+        data: a float32 file with one or several signatures.
+        inside: whether a tensor with this name belongs to a network's operator.
     """
     file = Editable(data)
     model, kind = file.model, file.kinds
     layers = [_layers(subgraph, model.buffers, kind) for subgraph in model.subgraphs]
-    # Signatures share weights. The name of one use may be lost, where it is a signature's output.
+    # Signatures share weights. An operator's name is lost if its output is the output of a signature.
     networks = {
         subgraph.tensors[layer.inputs[1]].buffer
         for subgraph, found in zip(model.subgraphs, layers)
@@ -103,7 +104,7 @@ def _layers(subgraph: Any, buffers: list[Any], kind: list[str]) -> list[Any]:
 
 
 def _between(layers: list[Any], subgraph: Any, buffers: list[Any], kind: list[str]) -> list[Any]:
-    """Operators that get numbers from layers only, and that a layer gets numbers from, directly or not."""
+    """Return operators between layers: all their inputs and outputs come from and go to layers, maybe indirectly."""
     variable = {i for i, tensor in enumerate(subgraph.tensors) if not _is_constant(tensor, buffers)}
     kept = [operator for operator in subgraph.operators if kind[operator.opcodeIndex] in BETWEEN]
     before = None
@@ -114,7 +115,7 @@ def _between(layers: list[Any], subgraph: Any, buffers: list[Any], kind: list[st
         kept = [
             operator
             for operator in kept
-            # (XNNPACK refuses a SPLIT of which one output isn't used, and so isn't quantised.)
+            # (XNNPACK refuses a SPLIT with an unused output, which is not quantised.)
             if made.issuperset(variable.intersection(operator.inputs)) and used.issuperset(operator.outputs)
         ]
     return kept
@@ -126,10 +127,10 @@ def _is_constant(tensor: Any, buffers: list[Any]) -> bool:
 
 
 def saturated(data: bytes) -> dict[str, float]:
-    """Tensors that only feed an activation with limits, by name, and beyond which size its result no longer changes.
+    """Return tensors that only feed an activation with limits, and the absolute value beyond which it is saturated.
 
-    An activation is within 1/1000 of its limit there, less than eight bits can tell. A range that ends there leaves
-    more of the eight bits to where it does change.
+    There the activation is within 1/1000 of its limit, less than the resolution of eight bits. A range that ends there
+    leaves more of the eight bits for values where the activation changes.
     """
     file = Editable(data)
     model, kind = file.model, file.kinds
@@ -149,18 +150,18 @@ def saturated(data: bytes) -> dict[str, float]:
 
 
 def joined(data: bytes, chosen: dict[str, list[str]]) -> bytes:
-    """The quantised file in which those of `chosen` that the quantizer doesn't know compute in eight bits, too.
+    """Return the quantised file with eight bits also for operators in `chosen` that the quantizer doesn't support.
 
-    The quantizer leaves such an operator between a DEQUANTIZE and a QUANTIZE. It gets what the first gets, its output
-    has the same scale, and the two are put behind it, where they cancel.
+    The quantizer leaves such an operator between a DEQUANTIZE and a QUANTIZE. Here it takes the input of the first, and
+    its output has the same scale. The two then follow the operator, where they cancel.
     """
     file = Editable(data)
     model, kind = file.model, file.kinds
     wanted = {name for unknown in UNKNOWN_TO_QUANTIZER for name in chosen.get(unknown, ())}
     for subgraph in model.subgraphs:
         tensors, operators = subgraph.tensors, []
-        floats: dict[int, Any] = {}  # DEQUANTIZE operators by what they make
-        same: dict[int, int] = {}  # tensors in the place of others
+        floats: dict[int, Any] = {}  # DEQUANTIZE operators by output
+        same: dict[int, int] = {}  # replacements of tensors
         for operator in subgraph.operators:
             operator.inputs = [same.get(i, i) for i in operator.inputs]
             dequantize: Any = floats.get(operator.inputs[0]) if len(operator.inputs) else None

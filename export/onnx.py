@@ -1,4 +1,4 @@
-"""ONNX files, one per endpoint: the model in onnxruntime, or wherever else ONNX is read."""
+"""ONNX files, one per endpoint, for onnxruntime and other readers of ONNX."""
 
 import importlib
 import itertools
@@ -16,20 +16,20 @@ from kvae.export.reference import Reference, Run, in_pieces
 from kvae.export.verify import Artifact, compare, folder_artifact
 from kvae.models import float32_compute
 
-OPSET = 18  # the first that has the exclusive or, and the last that tf2onnx knows
+OPSET = 18  # the first with the exclusive or, and the last that tf2onnx supports
 METADATA = "kvae"  # key of the info in a file's metadata
-FLOAT, INT32 = 1, 6  # as ONNX numbers dtypes
+FLOAT, INT32 = 1, 6  # ONNX's numbers of dtypes
 
 
 def export(model: Any, directory: Path, reference: Reference, info: bytes = b"") -> Artifact:
-    """Write `directory/<endpoint>.onnx` for every endpoint, and compare each with Keras, run by onnxruntime.
+    """Write `directory/<endpoint>.onnx` for every endpoint, and compare each file in onnxruntime with Keras.
 
-    Inputs and outputs have the names, shapes and dtypes of the endpoint; the batch is any. Equal models give
-    files of equal bytes, recurrent ones perhaps not. `info`, JSON, is in each file's metadata under the key "kvae".
+    Inputs and outputs have the names, shapes and dtypes of the endpoint, for any batch size. Equal models give equal
+    bytes, except perhaps recurrent models. `info` is JSON; each file's metadata has it under the key "kvae".
 
     Raises:
-        ExportError: if the packages aren't installed, an operator of the model has no counterpart in ONNX, or a
-            file is further from Keras than `kvae.export.budgets` allows.
+        ExportError: if a package is missing, an operator of the model has no counterpart in ONNX, or a file is
+            further from Keras than `kvae.export.budgets` allows.
     """
     directory = Path(directory)
     with quiet(), float32_compute(model):
@@ -46,12 +46,12 @@ def export(model: Any, directory: Path, reference: Reference, info: bytes = b"")
 
 
 def convert(endpoint: Endpoint, model: Any) -> Any:
-    """One endpoint as an `onnx.ModelProto`; ExportError if that can't be."""
+    """Convert one endpoint to an `onnx.ModelProto`; raise an ExportError if that is impossible."""
     onnx, tf2onnx = _package("onnx"), _package("tf2onnx")
     concrete = endpoint.trace(model)
     try:
         converted, _ = tf2onnx.convert.from_function(
-            SimpleNamespace(get_concrete_function=lambda *signature: concrete),  # it asks for a function to trace
+            SimpleNamespace(get_concrete_function=lambda *signature: concrete),  # tf2onnx traces a function
             list(endpoint.specs(model).values()),
             opset=OPSET,
             custom_op_handlers={name: (write, []) for name, write in _HANDLERS.items()},
@@ -61,7 +61,7 @@ def convert(endpoint: Endpoint, model: Any) -> Any:
             graph = converted.graph
             graph.name, graph.doc_string = endpoint.name, ""
             values = (*graph.input, *graph.output)
-            _settle(graph, {value.name: value.name for value in values}, itertools.count())
+            _normalize(graph, {value.name: value.name for value in values}, itertools.count())
             for value in values:
                 first = value.type.tensor_type.shape.dim[0]
                 if not first.HasField("dim_value"):
@@ -71,17 +71,17 @@ def convert(endpoint: Endpoint, model: Any) -> Any:
         raise ExportError(f"Endpoint '{endpoint.name}' can't become ONNX: {one_line(error)}") from error
     if unknown:
         raise ExportError(
-            f"Expected operators that ONNX has in '{endpoint.name}'. Received: {', '.join(unknown)}; replace the "
-            "layer they come from"
+            f"Expected ONNX operators in '{endpoint.name}'. Received: {', '.join(unknown)}; replace the "
+            "layer with these operators"
         )
     return converted
 
 
 def open_onnx(path: Path) -> Run:
-    """A function that runs an endpoint of a folder of ONNX files, on the CPU.
+    """Return a function that runs an endpoint of a folder of ONNX files on the CPU.
 
     Raises:
-        ExportError: if onnxruntime isn't installed, or the folder has no ONNX file or one that it can't open.
+        ExportError: if onnxruntime is missing, the folder has no ONNX file, or onnxruntime can't open a file.
     """
     path, sessions = Path(path), {}
     with quiet():
@@ -102,7 +102,7 @@ def open_onnx(path: Path) -> Run:
 
 
 def _package(name: str) -> Any:
-    """A package of the extra `onnx`, imported when it is needed."""
+    """Import a package of the extra `onnx`."""
     try:
         return importlib.import_module(name)
     except ImportError as error:
@@ -112,13 +112,13 @@ def _package(name: str) -> Any:
 
 
 def _bitcast(graph: Any, node: Any, name: str, args: Any) -> None:
-    """The bits of positive float32 numbers as int32, by exact operations: ONNX can't say it before opset 26.
+    """Write the bits of positive float32 numbers as int32, with exact operations (ONNX has BitCast from opset 26).
 
     Halving the range of exponents seven times leaves the mantissa, in [1, 2). Comparisons, selections and
     multiplications by powers of two are exact; subnormal numbers, 0, infinity and NaN are not covered.
     """
     if (graph.get_dtype(node.input[0]), graph.get_dtype(node.output[0])) != (FLOAT, INT32):
-        return  # it stays, and is reported as unknown
+        return  # the node stays and is reported as unknown
     add = _Adder(graph, node)
     one, x = np.float32(1), node.input[0]
     small = add("Less", x, one)
@@ -133,7 +133,7 @@ def _bitcast(graph: Any, node: Any, name: str, args: Any) -> None:
 
 
 def _log1p(graph: Any, node: Any, name: str, args: Any) -> None:
-    """log(1 + x) = log(w) · x / (w − 1), where w is 1 + x as rounded; x where w is 1. NaN for infinity.
+    """Write log(1 + x) = log(w) · x / (w − 1), where w is the rounded 1 + x; x if w is 1. NaN for infinity.
 
     Goldberg 1991, "What every computer scientist should know about floating-point arithmetic", theorem 4.
     """
@@ -146,16 +146,16 @@ def _log1p(graph: Any, node: Any, name: str, args: Any) -> None:
 
 
 def _erfc(graph: Any, node: Any, name: str, args: Any) -> None:
-    """1 − erf(x), as the exact GELU needs it: small absolute errors, not relative ones."""
+    """Write 1 − erf(x) for the exact GELU, with small absolute (not relative) errors."""
     add = _Adder(graph, node)
     add.last("Sub", np.float32(1), add("Erf", node.input[0]))
 
 
-_HANDLERS = {"Bitcast": _bitcast, "Erfc": _erfc, "Log1p": _log1p}  # what tf2onnx lacks, of what models need
+_HANDLERS = {"Bitcast": _bitcast, "Erfc": _erfc, "Log1p": _log1p}  # operators of models that tf2onnx lacks
 
 
 class _Adder:
-    """Adds operators to tf2onnx's graph, the last one in place of a TensorFlow node."""
+    """Writer of operators in tf2onnx's graph; the last operator replaces a TensorFlow node."""
 
     def __init__(self, graph: Any, node: Any):
         self.graph, self.outputs, self.shapes, self.dtypes = graph, node.output, node.output_shapes, node.output_dtypes
@@ -170,7 +170,7 @@ class _Adder:
         self.graph.make_node(operator, names, outputs=self.outputs, shapes=self.shapes, dtypes=self.dtypes)
 
     def _names(self, inputs: tuple[str | np.generic, ...]) -> list[str]:
-        """Names of tensors; numbers become constants."""
+        """Return the names of tensors; numbers become constants."""
         return [
             value
             if isinstance(value, str)
@@ -180,7 +180,7 @@ class _Adder:
 
 
 def _unknown_operators(graph: Any) -> list[str]:
-    """Operators that ONNX doesn't have: tf2onnx leaves what it can't translate as it was."""
+    """Return operators that ONNX doesn't have; tf2onnx doesn't change operators that it can't translate."""
     onnx = _package("onnx")
     unknown = {node.op_type for node in graph.node if not onnx.defs.has(node.op_type, OPSET, node.domain)}
     for node in graph.node:
@@ -189,10 +189,10 @@ def _unknown_operators(graph: Any) -> list[str]:
     return sorted(unknown)
 
 
-def _settle(graph: Any, names: dict[str, str], number: Iterator[int]) -> None:
-    """Put the nodes in an order, and give them names, that depend on the graph alone.
+def _normalize(graph: Any, names: dict[str, str], number: Iterator[int]) -> None:
+    """Give the nodes an order and names that depend only on the graph.
 
-    tf2onnx's depend on what the process did before. `names` has new names by old ones, and gets more.
+    tf2onnx's order and names depend on earlier work of the process. `names` maps old to new names and is extended.
     """
     order = _in_order(graph)
     needed = [*(name for node in order for name in _needs(node)), *(value.name for value in graph.output)]
@@ -205,18 +205,18 @@ def _settle(graph: Any, names: dict[str, str], number: Iterator[int]) -> None:
     for node in order:
         node.name = f"{node.op_type}_{next(number)}"
         if not node.domain:
-            node.ClearField("domain")  # sometimes said, sometimes not
+            node.ClearField("domain")  # only sometimes set by tf2onnx
         for index, output in enumerate(filter(None, node.output)):
             names.setdefault(output, f"{node.name}:{index}")
         for inner in _inner_graphs(node):
             inner.name = node.name
-            _settle(inner, names, number)
+            _normalize(inner, names, number)
         node.input[:] = [names.get(name, name) for name in node.input]
         node.output[:] = [names.get(name, name) for name in node.output]
     for value in (*graph.input, *graph.output):
         value.name = names[value.name]
         for length in value.type.tensor_type.shape.dim:
-            if length.dim_param:  # a number among those of other models
+            if length.dim_param:  # a number that depends on other models
                 length.Clear()
     for field, values in (("node", order), ("initializer", used), ("value_info", [])):
         copies = [type(value).FromString(value.SerializeToString()) for value in values]
@@ -225,7 +225,7 @@ def _settle(graph: Any, names: dict[str, str], number: Iterator[int]) -> None:
 
 
 def _in_order(graph: Any) -> list[Any]:
-    """The nodes that the outputs need, each after those it needs, from the first output and input on."""
+    """Return the nodes that the outputs depend on, each after its dependencies."""
     maker = {output: node for node in graph.node for output in node.output if output}
     order: list[Any] = []
     made: set[str] = set()
@@ -242,12 +242,12 @@ def _in_order(graph: Any) -> list[Any]:
 
 
 def _needs(node: Any) -> list[str]:
-    """Names of the tensors that a node reads, those that the bodies of its branches and loops read included."""
+    """Return the names of the tensors that a node reads, including those in bodies of its branches and loops."""
     inner = [name for graph in _inner_graphs(node) for body in graph.node for name in _needs(body)]
     inner += [value.name for graph in _inner_graphs(node) for value in graph.output]
     return [*node.input, *inner]
 
 
 def _inner_graphs(node: Any) -> list[Any]:
-    """The bodies of a branch or a loop."""
+    """Return the bodies of a branch or a loop."""
     return [attribute.g for attribute in node.attribute if attribute.HasField("g")]

@@ -1,4 +1,4 @@
-"""What a layer of a user's may do in Keras and no file can: found in the graph, before anything is converted."""
+"""Detection of custom layers that files can't contain, in the graph and before the conversion."""
 
 import re
 from collections.abc import Iterator
@@ -9,34 +9,32 @@ from kvae.export.errors import ExportError
 RANDOM = "draw only in training (`if training:`), or take the noise from the latents"
 ASSIGN = "assign only in training (`if training:`)"
 
-#: operators, as TensorFlow calls them; what a layer does with them; what to do instead
+#: TensorFlow's names of operators, their purpose, and the alternative
 _IMPOSSIBLE = (
     (r"Random|^Rng|Multinomial|TruncatedNormal|^Stateful(Uniform|StandardNormal)|StatelessShuffle",
-     "random numbers, which no file draws as those of Keras are drawn", RANDOM),
-    (r"Table", "a lookup table", "keep the values in a weight, and look them up with keras.ops.take"),
+     "random numbers, which a file can't draw like those of Keras", RANDOM),
+    (r"Table", "a lookup table", "store the values in a weight, and read them with keras.ops.take"),
     (r"PyFunc", "a Python function", "write it with keras.ops"),
     (r"^Print", "printing", "print only in training (`if training:`)"),
     (r"String|Regex|Substr", "text", "turn text into numbers before it reaches the model"),
-    (r"^Assign|^ResourceScatter", "a weight that changes whenever it is used", ASSIGN),
+    (r"^Assign|^ResourceScatter", "a weight that changes with each call", ASSIGN),
 )  # fmt: skip
-#: what to do about operators that a runtime may lack
+#: alternatives to operators that a runtime may lack
 _REMEDIES = (
     *((pattern, remedy) for pattern, _, remedy in _IMPOSSIBLE),
-    (r"FFT", "LiteRT has the transform of real numbers, RFFT, for lengths that are powers of two: pad to one, or "
+    (r"FFT", "LiteRT has RFFT for lengths that are powers of two: pad to such a length, or "
      "multiply by a matrix of cosines and sines"),
 )  # fmt: skip
-_OTHER_LAYER = (
-    "replace that layer by one that does with arithmetic, convolutions and the usual activations of keras.ops"
-)
+_OTHER_LAYER = "replace that layer with arithmetic, convolutions and common activations of keras.ops"
 
 
 def check(endpoint: str, graph: Any, variables: list[Any]) -> None:
-    """ExportError if a traced endpoint does what no file can, or uses other variables than the model's weights.
+    """Raise an ExportError if a traced endpoint has unsupported operators, or variables that aren't weights.
 
     Args:
-        endpoint: its name.
-        graph: a concrete function.
-        variables: the model's, as TensorFlow has them.
+        endpoint: name of the endpoint.
+        graph: its concrete function.
+        variables: the model's weights as TensorFlow variables.
     """
     nodes = list(_nodes(graph.graph.as_graph_def()))
     for pattern, what, remedy in _IMPOSSIBLE:
@@ -45,19 +43,19 @@ def check(endpoint: str, graph: Any, variables: list[Any]) -> None:
                 place = node.name.rpartition("/")[0]
                 where = f"layer '{place}'" if place else f"'{endpoint}'"
                 raise ExportError(
-                    f"Expected layers that a file can hold. Received: {what} ({node.op} in {where}); {remedy}"
+                    f"Expected layers that a file can contain. Received: {what} ({node.op} in {where}); {remedy}"
                 )
     known = {id(variable) for variable in variables}
     for variable in graph.graph.variables:
         if id(variable) not in known:
             raise ExportError(
-                "Expected each weight to belong to a layer that the model holds as an attribute, which makes it with "
-                f"`self.add_weight`. Received: the variable '{variable.name}' of nobody's, which '{endpoint}' needs"
+                "Expected each weight to belong to a layer that the model has as an attribute and that uses "
+                f"`self.add_weight`. Received: the variable '{variable.name}', which '{endpoint}' needs"
             )
 
 
 def remedy(operators: str, message: str = "") -> str:
-    """What to do about operators that a converter or a kernel complains of in a message."""
+    """Return the alternative to operators that a converter or a kernel refuses in a message."""
     if "xf64>" in message:
         return "compute in float32, not in float64"
     return next((text for pattern, text in _REMEDIES if re.search(pattern, operators)), _OTHER_LAYER)

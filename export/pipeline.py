@@ -1,4 +1,4 @@
-"""The whole export: write, verify, report, and only then put in place."""
+"""The whole export: write, verify and report, then move everything into place."""
 
 import contextlib
 import dataclasses
@@ -46,14 +46,14 @@ SAVED_MODEL, ONNX, REPORT, PAGE = "saved_model", "onnx", runtime.REPORT, "export
 KINDS = ("vae", "autoencoder", "classifier")
 DEFAULT_PRECISIONS = ("float32", "int8")
 BATCH_SIZES = (1, 16)
-CALIBRATED = 128  # images, and latents, that show full_int8 the ranges of its activations
-SHOWN = 16  # images in the page's pictures
-TESTED, VALIDATED = 1000, 2000  # images of a `Data` that files are measured on, and chosen by
-#: Networks that can be had as a file of their own: its signature for one batch size.
+CALIBRATED = 128  # images and latents for the ranges of activations in full_int8
+SHOWN = 16  # images per row of the page
+TESTED, VALIDATED = 1000, 2000  # largest numbers of test and validation images of a `Data`
+#: Networks that can have a separate file, and the endpoint of this file.
 NETWORKS = {"decoder": "decode", "encoder": "encode", "classifier": "classify"}
 _PRECISIONS = (*litert.PRECISIONS, litert.INTEGER)
 _FILES = [f"{kind}_{precision}" for kind in (*KINDS, *NETWORKS) for precision in _PRECISIONS]
-#: all that an export may put into its folder
+#: names of all files that an export may write
 _NAMES = {
     SAVED_MODEL,
     ONNX,
@@ -89,71 +89,74 @@ def export(
 ) -> dict[str, Any]:
     """Export a model to a SavedModel and LiteRT files, each compared with Keras before it is kept.
 
-    `directory` gets `saved_model/`, for each precision `vae_<precision>.tflite` (or `autoencoder_…`, `classifier_…`)
-    and `decoder_<precision>.tflite`, each with its `.golden.json` to replay on a device, `report.json`, and the same as
-    a page, `export.html`, and `kvae_runtime.py`, which runs the files where there is NumPy and LiteRT (or the older
-    tflite-runtime), and nothing of kvae.
+    `directory` gets `saved_model/`, `report.json`, the same report as a page, `export.html`, and `kvae_runtime.py`,
+    which runs the files with NumPy and LiteRT (or the older tflite-runtime) and without kvae. For each precision it
+    gets `vae_<precision>.tflite` (or `autoencoder_…`, `classifier_…`) and `decoder_<precision>.tflite`, each with a
+    `.golden.json` to replay on a device.
 
-    * `decoder_<precision>.tflite` is for apps: one subgraph, one signature `serving_default`, latents `z` in (then
-      `condition`, of a conditional model), `image` out, for the smallest batch size. It runs on TensorFlow Lite 2.7, on
-      GPUs, and with wrappers that know no signatures.
-    * `vae_<precision>.tflite` holds the whole model: signatures `decode_B`, `encode_B`, `reconstruct_B`, `generate_B`,
-      `latents_B`, `interpolate_B` and `score_B` for each batch size B, and `info`, in this order, so that subgraph 0 is
-      `decode_1` by default. That of a classifier has `classify_B` alone, that of a `kvae.SemiSupervisedVAE` has it as
-      well.
+    * `decoder_<precision>.tflite` is for apps: one subgraph and one signature `serving_default` for the smallest batch
+      size, with the input `z` (and `condition`, for a conditional model) and the output `image`. It runs on TensorFlow
+      Lite 2.7, on GPUs, and with wrappers without support for signatures.
+    * `vae_<precision>.tflite` contains the whole model: signatures `decode_B`, `encode_B`, `reconstruct_B`,
+      `generate_B`, `latents_B`, `interpolate_B` and `score_B` for each batch size B, and `info`, in this order.
+      Subgraph 0 is `decode_1` by default. The file of a classifier has only `classify_B`; the file of a
+      `kvae.SemiSupervisedVAE` has it in addition.
     * The SavedModel has all signatures without `_B`, for any batch size.
 
-    All compute in float32 even if the model was trained in mixed precision. A LiteRT file that isn't close enough to
-    Keras is left out, and the report says why; if none is good enough, or the export is interrupted, `directory` is
-    left as it was. Files of an earlier export that aren't made again are removed, other files are not touched.
+    All files compute in float32, even if the model was trained in mixed precision. A LiteRT file that isn't close
+    enough to Keras is left out, and the report has the reason. If no file is good enough, or the export is interrupted,
+    `directory` doesn't change. Files of an earlier export that aren't written again are removed; other files are not
+    touched.
 
     Args:
         model: a built `kvae.VAE`, `kvae.Autoencoder` or `kvae.features.Classifier`.
-        directory: where to; made if it doesn't exist.
-        data: test images to compare on and to measure what each file does to them and costs: a `kvae.data.Data`, whose
-            test and validation splits and names are taken; an array `(N, H, W, C)` in [0, 1]; or a pair of images and
-            labels `(N,)`. Labels are the conditions of a conditional model; the classes, by number or name, of one that
-            classifies, whose accuracy each file must keep (`kvae.export.accuracy`); of other models they are for a
-            linear probe on the exported encoder. None compares on noise and measures nothing, and the report says so.
-        validation: images, or a pair as in `data`, to choose the precision by ("auto"), for the ranges of full_int8 and
-            for the statistics in `info`; None takes those of a `Data`, else the test images, and the report says so.
-        conditions: of the test images, for a conditional model: what `fit` takes; None takes the labels.
-        precisions: of the LiteRT files, from `kvae.export.litert.PRECISIONS`: "float32", "float16", "int8" (weights
-            in 8 bits, activations quantised on the fly), "full_int8" (both, with calibrated ranges), "integer" (no
-            float at all, also where it goes in and out, for NPUs: files of `networks`, or of a classifier, alone); or
-            "auto", the smallest that loses no more than `budgets` on the validation images, whichever loss can be
-            measured, and takes at most 1.5 times as long as the fastest of those that do so.
-        signatures: of the files with everything, in this order: names such as "decode", for all batch sizes, or
-            "decode_16", for that one; None takes all. What isn't asked for costs nothing. With none (`[]`), there are
-            only the files of `networks`.
-        networks: that are files of their own: "decoder", "encoder", both or none.
-        batch_sizes: of the LiteRT signatures. With None among them, there is also one for any batch size, named
-            `decode`, …; LiteRT.js can't use it.
+        directory: target folder; created if it doesn't exist.
+        data: test images for the comparison with Keras and for measurements: a `kvae.data.Data` (its test and
+            validation splits and its names are used), an array `(N, H, W, C)` in [0, 1], or a pair of images and labels
+            `(N,)`. For a conditional model, labels are the conditions. For a classifier, they are classes by number or
+            name, and each file must keep the accuracy (`kvae.export.accuracy`). For other models, they are for a linear
+            probe on the exported encoder. None compares on noise without measurements; the report states this.
+        validation: images, or a pair as in `data`, for the choice of the precision ("auto"), the ranges of full_int8
+            and the statistics in `info`. None takes the validation split of a `Data`, otherwise the test images; the
+            report states this.
+        conditions: conditions of the test images, in the form for `fit` (conditional models only); None takes the
+            labels.
+        precisions: precisions of the LiteRT files, from `kvae.export.litert.PRECISIONS`: "float32", "float16", "int8"
+            (weights in 8 bits, activations quantised on the fly), "full_int8" (both, with calibrated ranges), "integer"
+            (no floats, even as inputs and outputs, for NPUs; only files of `networks` or of a classifier); or "auto":
+            the smallest file whose measurable losses on the validation images are within `budgets`, and which takes at
+            most 1.5 times as long as the fastest such file.
+        signatures: signatures of the files with the whole model, in this order: names such as "decode", for all batch
+            sizes, or "decode_16", for one; None takes all. Other signatures take no space. With `[]`, only the files of
+            `networks` are written.
+        networks: networks with a separate file: "decoder", "encoder", both or none.
+        batch_sizes: batch sizes of the LiteRT signatures. A None among them adds signatures for any batch size, named
+            `decode`, …; LiteRT.js can't use them.
         io: dtype of images in LiteRT files: "float32", in [0, 1]; or "uint8", 0 to 255, for `decode`, `encode`,
-            `reconstruct` and `classify`, while the other signatures take and give floats. What goes into "integer"
-            files, and comes out, is "int8", or with "uint8" that.
-        with_onnx: whether to write `onnx/` as well, one file per endpoint (requires the extra `onnx`).
-        budgets: for "auto" (default: half a nat, and half a point of accuracy).
-        accept_losses: whether files are kept that are further from Keras than `kvae.export.budgets` and
-            `kvae.export.accuracy` allow; the report says what they lose. Drawn latents are those of Keras in any case.
-        dataset_name: name of the training data, for `info` (default: that of a `Data`); of an absolute path, its last
-            part.
-        condition_names: of the classes that a condition may be, for `info`; `condition_dim` of them.
-        class_names: of the classes that a model tells apart, for `info`; None takes those that it has itself. A
+            `reconstruct` and `classify`; the other signatures keep floats. Inputs and outputs of "integer" files are
+            int8, or uint8 with "uint8".
+        with_onnx: whether to also write `onnx/`, one file per endpoint (requires the extra `onnx`).
+        budgets: budgets for "auto" (default: half a nat, and half a point of accuracy).
+        accept_losses: whether to keep files that are further from Keras than `kvae.export.budgets` and
+            `kvae.export.accuracy` allow; the report has their losses. Drawn latents equal those of Keras in any case.
+        dataset_name: name of the training data, for `info` (default: name of a `Data`). Only the last part of an
+            absolute path is used.
+        condition_names: names of the `condition_dim` classes of a condition, for `info`.
+        class_names: names of the classes of a classifier, for `info`; None takes the model's own names. A
             `kvae.SemiSupervisedVAE` has one list for both: give either.
-        license: text, for `info`.
+        license: text of the licence, for `info`.
         on_step: called with a line of text before each step.
 
     Returns:
-        What is in `report.json`: `packages`, `model`, `verification`, `warnings`, `refused` (files that aren't close
-        enough to Keras, and why) and `artifacts`; with "auto" also
-        `choice`: the images that it was made on, the budgets, and what each file loses and takes, or why it was
-        refused.
+        Contents of `report.json`: `packages`, `model`, `verification`, `warnings`, `refused` (files that aren't close
+        enough to Keras, with reasons) and `artifacts`. With "auto", `choice` has its images, the budgets, and for each
+        file the losses and the time, or the reason of the refusal.
 
     Raises:
-        ValueError: for another model, unknown precisions, or unusable data, conditions, names, budgets or batch sizes.
+        ValueError: if the model has another type, a precision is unknown, or data, conditions, names, budgets or batch
+            sizes are invalid.
         ExportError: if `directory` can't be written to, the model can't be converted, or no LiteRT file is close
-            enough to Keras (`kvae.export.budgets`), and right as often (`kvae.export.accuracy`).
+            enough to Keras (`kvae.export.budgets`, `kvae.export.accuracy`).
 
     Example:
 
@@ -177,9 +180,7 @@ def export(
         name for name in checks.networks_of(networks) if hasattr(model, name) and hasattr(model, "decoder")
     )
     if not chosen and not wanted_networks:
-        raise ValueError(
-            "Expected something to export to LiteRT: one or more of `signatures`, or of `networks`. Received: neither"
-        )
+        raise ValueError("Expected one or more of `signatures`, or of `networks`, for LiteRT files. Received: neither")
     if conditions is not None and model.condition_dim is None:
         raise ValueError("Argument `conditions` is for a conditional model. Received: a model without conditions")
     facts = checks.facts(model, dataset_name, license, condition_names, class_names)
@@ -187,7 +188,10 @@ def export(
     apart = checks.validation_images(model, validation, facts["class_names"])
     choice = Choice.by(budgets or Budgets(), apart, test) if precisions == "auto" else None
     if not test and not apart and (seen := {"full_int8", litert.INTEGER} & set(wanted)):
-        raise ValueError(f"{seen.pop()} needs images to see the ranges of activations: give `data` or `validation`.")
+        raise ValueError(
+            f"Expected `data` or `validation` images: {seen.pop()} needs images to set the ranges of activations. "
+            "Received: neither"
+        )
     if io not in endpoints.IO:
         raise ValueError(f"Argument `io` must be one of {endpoints.IO}. Received: io={shown(io)}")
     if io == "uint8" and not model.bounded:
@@ -195,7 +199,7 @@ def export(
     step = on_step or (lambda text: None)
     with place.inside(directory) as folder:
         new = folder / "new"
-        step("computing what Keras says")
+        step("computing the reference outputs in Keras")
         sizes = checks.batch_sizes_of(batch_sizes)
         work = _Export(model, test, apart or test, chosen, wanted_networks, io, accept_losses, sizes, step, facts)
         artifacts = work.write(new, folder / "scratch", wanted, choice, with_onnx)
@@ -211,7 +215,7 @@ def export(
 def _names_of(
     data: Data, model: Any, condition_names: Sequence[str] | None, class_names: Sequence[str] | None
 ) -> tuple[Sequence[str] | None, Sequence[str] | None]:
-    """Names of conditions and classes, those of the data where none are given and as many are needed."""
+    """Return the names of conditions and classes; missing names are taken from the data if their number fits."""
     known = data.label_names or None
     if condition_names is None and known and len(known) == model.condition_dim:
         condition_names = known
@@ -222,7 +226,7 @@ def _names_of(
 
 
 class _File(NamedTuple):
-    """A LiteRT file that is wanted: with several signatures, or with that of one network."""
+    """A LiteRT file to write: with several signatures, or with the signature of one network."""
 
     name: str
     precision: str
@@ -231,7 +235,7 @@ class _File(NamedTuple):
 
 
 class _Export:
-    """One export: the model, what Keras says about it, and the pictures collected on the way."""
+    """One export: the model, its reference outputs in Keras, and images for the page."""
 
     def __init__(
         self,
@@ -253,10 +257,12 @@ class _Export:
         self.traced = saved_model.trace(self.model)
         given = test and test.images, test and test.conditions
         self.reference = Reference(self.model, given[0], conditions=given[1])
-        #: of LiteRT files
-        self.asked = self.reference if io == "float32" else Reference(self.model, given[0], conditions=given[1], io=io)
+        #: reference of LiteRT files
+        self.litert_reference = (
+            self.reference if io == "float32" else Reference(self.model, given[0], conditions=given[1], io=io)
+        )
         self.info = info.describe(
-            model, self.asked, signatures, validation and validation.images,
+            model, self.litert_reference, signatures, validation and validation.images,
             condition=validation and {name: c for name, c in validation.inputs.items() if name != endpoints.IMAGE},
             **facts,
         )  # fmt: skip
@@ -279,50 +285,52 @@ class _Export:
             artifact = onnx.export(self.model, new / ONNX, self.reference, any_batch)
             artifacts.append(self._with_behaviour(artifact, onnx.open_onnx(new / ONNX)))
         step("converting to LiteRT")
-        needed = self._needed(precisions, choice)
+        needed = self._signatures_to_convert(precisions, choice)
         if needed:
             saved_model.write(self.model, scratch, info.to_bytes(self.info), saved_model.trace(self.model, needed))
             float32 = litert.convert(scratch, [*(signature.name for signature in needed), endpoints.INFO])
             shutil.rmtree(scratch)
-        of_integers = self._of_integers(scratch) if litert.INTEGER in precisions else {}
+        integer_files = self._integer_files(scratch) if litert.INTEGER in precisions else {}
         converted = {}
         for precision in precisions:
             if precision == litert.INTEGER:
                 continue
             step(f"making the {precision} files")
-            with self._refusing(f"{self.kind}_{precision}.tflite", self.refused if choice is None else choice.refused):
+            with self._recording_refusal(
+                f"{self.kind}_{precision}.tflite", self.refused if choice is None else choice.refused
+            ):
                 calibration = self._calibration(needed, self.io) if precision == "full_int8" else None
                 converted[precision] = litert.quantize(float32, precision, calibration, in_networks(self.model))
         if choice is not None:
-            converted = self._chosen(converted, choice, needed, scratch)
+            converted = self._choose(converted, choice, needed, scratch)
         for precision, data in converted.items():
             for file in self._files(precision):
                 step(f"writing and verifying {file.name}")
-                with self._refusing(file.name, self.refused):
-                    artifacts.append(self._written(new / file.name, file, data))
-        for file, data in of_integers.items():
-            with self._refusing(file.name, self.refused):
-                artifacts.append(self._written(new / file.name, file, data))
+                with self._recording_refusal(file.name, self.refused):
+                    artifacts.append(self._write_and_verify(new / file.name, file, data))
+        for file, data in integer_files.items():
+            with self._recording_refusal(file.name, self.refused):
+                artifacts.append(self._write_and_verify(new / file.name, file, data))
         if not any(artifact.format == "litert" for artifact in artifacts):
             first, *others = self.refused.values()
-            raise ExportError(first + (f". Refused as well: {len(others)} more" if others else ""))
+            raise ExportError(first + (f". {len(others)} more files were refused" if others else ""))
         return artifacts
 
     @property
     def _integers(self) -> str:
-        """What goes into files of integers, and comes out."""
+        """dtype of inputs and outputs in integer files."""
         return "uint8" if self.io == "uint8" else "int8"
 
     def _reference_of(self, file: _File) -> Reference:
-        """What Keras says, in the dtypes of the file; those of integers are told floats, and make integers of them."""
-        return self.reference if file.precision == litert.INTEGER else self.asked
+        """Return the reference in the dtypes of the file; for integer files, floats (the runtime converts them)."""
+        return self.reference if file.precision == litert.INTEGER else self.litert_reference
 
     @property
     def kind(self) -> str:
         return info.kind(self.model)
 
     def _files(self, precision: str) -> Iterator[_File]:
-        """The files of a precision; those of integers hold one network, and so does that of a classifier then."""
+        """Yield the files of a precision. Integer files have one network each, also for a classifier."""
         whole = f"{self.kind}_{precision}.tflite"
         if self.signatures and precision != litert.INTEGER:
             yield _File(whole, precision, None, self.signatures)
@@ -334,8 +342,8 @@ class _Export:
             )
             yield _File(f"{network}_{precision}.tflite", precision, network, signatures)
 
-    def _needed(self, precisions: Sequence[str], choice: Choice | None) -> tuple[Signature, ...]:
-        """What has to be converted for all the files; the order doesn't matter yet."""
+    def _signatures_to_convert(self, precisions: Sequence[str], choice: Choice | None) -> tuple[Signature, ...]:
+        """Return all signatures to convert; their order is not important."""
         found = [
             signature
             for precision in precisions
@@ -347,35 +355,35 @@ class _Export:
             found += signatures_of(self.model, choice.endpoints, self.batch_sizes[:1])
         return tuple(dict.fromkeys(found))
 
-    def _of_integers(self, scratch: Path) -> dict[_File, bytes]:
-        """Flatbuffers that compute in integers alone."""
+    def _integer_files(self, scratch: Path) -> dict[_File, bytes]:
+        """Convert the files that compute only with integers."""
         made, files = {}, list(self._files(litert.INTEGER))
         signatures = [signature for file in files for signature in file.signatures]
         calls = self._calibration(signatures, "float32")
         saved_model.write(self.model, scratch, b"{}", saved_model.trace(self.model, signatures))
         for file, signature in zip(files, signatures, strict=True):
             self.step(f"making {file.name}")
-            with self._refusing(file.name, self.refused):
+            with self._recording_refusal(file.name, self.refused):
                 made[file] = integer.integer(scratch, signature.named(), calls[signature.name], self._integers)
         shutil.rmtree(scratch)
         return made
 
     @contextlib.contextmanager
-    def _refusing(self, name: str, reasons: dict[str, str]) -> Iterator[None]:
-        """Inside, a file is made; one that isn't good enough is left out with its reason."""
+    def _recording_refusal(self, name: str, reasons: dict[str, str]) -> Iterator[None]:
+        """Record the reason if a file is refused inside the context."""
         try:
             yield
         except ExportError as error:
             reasons[name] = str(error)
 
-    def _written(self, path: Path, file: _File, data: bytes) -> Artifact:
-        """A file, verified, measured, and with its golden pairs beside it."""
+    def _write_and_verify(self, path: Path, file: _File, data: bytes) -> Artifact:
+        """Write, verify and measure a file, and write its golden pairs."""
         try:
-            path.write_bytes(self._shipped(file, data))
+            path.write_bytes(self._file_bytes(file, data))
             artifact = verify_litert(
                 path, file.precision, self._reference_of(file), file.signatures, self.accept_losses
             )
-            run = _opened(path)
+            run = _open_litert(path)
             artifact = self._with_behaviour(artifact, run, path, file.signatures)
         except ExportError:
             path.unlink(missing_ok=True)
@@ -387,13 +395,13 @@ class _Export:
             self.pictures.append(self._pictures(path.name, run, {each.endpoint.name for each in file.signatures}))
         return dataclasses.replace(artifact, network=file.network)
 
-    def _shipped(self, file: _File, data: bytes) -> bytes:
-        """The file's bytes: of a flatbuffer with more signatures its own, what it says, and what lies behind it."""
+    def _file_bytes(self, file: _File, data: bytes) -> bytes:
+        """Return the bytes of a file: its own signatures of the flatbuffer, its facts, and the attached archive."""
         io = self._integers if file.precision == litert.INTEGER else None
         facts = info.of(self.info, file.signatures, self._reference_of(file), file.network is not None, io)
         named = [signature.named() for signature in file.signatures]
         content = flatbuffer.Editable(data)
-        if file.precision != litert.INTEGER:  # such a file is made alone
+        if file.precision != litert.INTEGER:  # an integer file is made separately
             content.arrange(named if file.network else [*named, _INFO])
             if file.network:
                 content.isolate(named[0].name)
@@ -407,38 +415,38 @@ class _Export:
     def _with_behaviour(
         self, artifact: Artifact, run: Run, path: Path | None = None, signatures: Sequence[Signature] | None = None
     ) -> Artifact:
-        """What the opened file does to the test images, if there are any, and what a LiteRT file at `path` costs."""
+        """Add the measurements on test images, and latency and memory of the LiteRT file at `path`."""
         if self.behaviour is None:
             return artifact
         names = None if signatures is None else {signature.endpoint.name for signature in signatures}
-        does = self.behaviour.of(run, names)
+        measured = self.behaviour.of(run, names)
         if not self.accept_losses:
-            accuracy.check(artifact.path, artifact.precision, does)
-            budgets.check_nats(artifact.path, artifact.precision, does)
-        return dataclasses.replace(artifact, behaviour=does | (behaviour.cost(path) if path else {}))
+            accuracy.check(artifact.path, artifact.precision, measured)
+            budgets.check_nats(artifact.path, artifact.precision, measured)
+        return dataclasses.replace(artifact, behaviour=measured | (behaviour.cost(path) if path else {}))
 
-    def _chosen(
+    def _choose(
         self, converted: dict[str, bytes], choice: Choice, needed: tuple[Signature, ...], scratch: Path
     ) -> dict[str, bytes]:
-        """The precision that is chosen: what each loses is told by a file with all that is wanted."""
+        """Choose a precision by the losses of a file with all requested signatures."""
         chosen_on = behaviour.Behaviour(self.keras, set(choice.endpoints), choice.images.inputs, choice.images.labels)
         scratch.mkdir()
         for precision, data in converted.items():
             file = _File(f"{self.kind}_{precision}.tflite", precision, None, needed)
             path = scratch / file.name
-            with self._refusing(path.name, choice.refused):
-                path.write_bytes(self._shipped(file, data))
-                artifact = verify_litert(path, precision, self.asked, needed)
-                does: dict[str, Any] = chosen_on.of(_opened(path))
+            with self._recording_refusal(path.name, choice.refused):
+                path.write_bytes(self._file_bytes(file, data))
+                artifact = verify_litert(path, precision, self.litert_reference, needed)
+                measured: dict[str, Any] = chosen_on.of(_open_litert(path))
                 choice.bytes[precision] = artifact.bytes
-                choice.lost[precision] = {name: does[name] for name in choice.budgets}
+                choice.lost[precision] = {name: measured[name] for name in choice.budgets}
                 choice.latency_us[precision] = behaviour.first_latency(path)
         shutil.rmtree(scratch)
         best = choice.best()
         return {best: converted[best]}
 
     def _calibration(self, signatures: Sequence[Signature], io: str) -> litert.Calibration:
-        """Single calls of each signature on real images, on latents near and far, and on lines between them."""
+        """Return single calls of each signature on real images, on latents near and far, and on lines between them."""
         assert self.validation is not None
         reference = Reference(
             self.model, self.validation.images, seed=1, rows=CALIBRATED, temperature=WIDEST,
@@ -490,7 +498,7 @@ class _Export:
         }
 
 
-def _opened(path: Path) -> Run:
+def _open_litert(path: Path) -> Run:
     with quiet():
         model = runtime.load(path)
     return lambda name, inputs: model.floats(name, **inputs)
@@ -506,8 +514,8 @@ def _seed_7() -> dict[str, np.ndarray]:
 
 def _warnings(artifacts: list[Artifact], batch_sizes: Sequence[int | None]) -> list[str]:
     return [
-        f"{artifact.path} is right but slow for any batch size: LiteRT has only a reference kernel for transposed "
-        "convolutions there, in int8 hundreds of times slower; use fixed batch sizes, or a convolution and "
+        f"{artifact.path} is correct but slow for any batch size: LiteRT then has only a reference kernel for "
+        "transposed convolutions (in int8 hundreds of times slower); use fixed batch sizes, or a convolution and "
         "kvae.networks.DepthToSpace"
         for artifact in artifacts
         if None in batch_sizes and "TRANSPOSE_CONV" in (artifact.operators or ())

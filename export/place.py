@@ -1,4 +1,4 @@
-"""Where an export goes: into its folder as a whole, or not at all."""
+"""The folder of an export: it is written completely or not at all."""
 
 import contextlib
 import os
@@ -12,9 +12,9 @@ from kvae.files import temporary_folder
 
 @contextlib.contextmanager
 def inside(directory: str | os.PathLike[str]) -> Iterator[Path]:
-    """A temporary folder inside the target, so that moving into place is a rename even if that is a mounted volume.
+    """Create a temporary folder inside the target, so that a rename moves files into place, even on a mounted volume.
 
-    Folders that are made for it go with it, unless something is in them.
+    At the end, it is removed, with the parent folders made for it if they are empty.
     """
     if not isinstance(directory, str | os.PathLike):
         raise ValueError(f"Argument `directory` must be a path. Received: directory={shown(directory)}")
@@ -33,19 +33,19 @@ def inside(directory: str | os.PathLike[str]) -> Iterator[Path]:
             ) from error
         try:
             yield folder
-        except OSError as error:  # such as a disk that is full, of which the system names no file
+        except OSError as error:  # such as a full disk; the system then names no file
             error.filename = error.filename or str(directory)
             raise
 
 
 def _remove_empty(folders: list[Path]) -> None:
-    with contextlib.suppress(OSError):  # not empty: the export is there
+    with contextlib.suppress(OSError):  # not empty: it has the export
         for folder in folders:
             folder.rmdir()
 
 
 def replace(new: Path, directory: Path, old: Path, known: Iterable[str]) -> None:
-    """Put the `known` names from `new` into `directory`, and what is there into `old`; undo it if it fails half-way."""
+    """Move the `known` names from `directory` to `old` and from `new` to `directory`; undo everything on an error."""
     old.mkdir()
     moved: list[tuple[Path, Path]] = []
     try:

@@ -1,4 +1,4 @@
-"""What Keras says: the answers that every exported file is compared with."""
+"""Outputs of Keras, the reference for every exported file."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -16,17 +16,17 @@ from kvae.export.runtime import seed_words, to_bytes
 from kvae.models import float32_compute
 
 ROWS = 101
-CHUNK = 256  # rows that Keras computes at once
-SEED = 0x0123456789ABCDEF  # both of its words matter
-TEMPERATURE = 0.8  # of `generate`
-WIDEST = 2.0  # temperature of every other latent that is decoded: files have to be right there, too
+CHUNK = 256  # rows per call of Keras
+SEED = 0x0123456789ABCDEF  # both words are used
+TEMPERATURE = 0.8  # for `generate`
+WIDEST = 2.0  # temperature of every second decoded latent, because files must also be correct there
 
-#: An opened model, in Keras or a file: endpoint and inputs for any number of rows, to outputs.
+#: An opened model (Keras or a file): maps an endpoint and inputs with any number of rows to outputs.
 Run = Callable[[str, dict[str, np.ndarray]], dict[str, np.ndarray]]
 
 
 def run_keras(model: Any, io: str = "float32") -> Run:
-    """The model's endpoints as Keras computes them, in float32 whatever the model's policy; `io` is of images."""
+    """Return a function that runs the endpoints in Keras, always in float32; `io` is the dtype of images."""
     functions = {endpoint.name: endpoint.with_io(io).function for endpoint in endpoints_of(model)}
 
     def call(name: str, inputs: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def run_keras(model: Any, io: str = "float32") -> Run:
 
 
 def in_pieces(call: Callable[[str, dict[str, np.ndarray]], dict[str, Any]], first: int = CHUNK) -> Run:
-    """`call` for any number of rows: the first `first` of them, then as many as `CHUNK` at once."""
+    """Extend `call` to any number of rows: first `first` rows, then up to `CHUNK` rows per call."""
     batched_inputs = {endpoint.name: endpoint.conditional().batched for endpoint in endpoints.ENDPOINTS}
 
     def run(name: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -54,28 +54,29 @@ def in_pieces(call: Callable[[str, dict[str, np.ndarray]], dict[str, Any]], firs
 
 
 class Reference:
-    """Inputs for every endpoint of a model, and its outputs as Keras computes them in float32.
+    """Inputs for every endpoint of a model, and its outputs in Keras in float32.
 
     Args:
         model: a built `kvae.VAE`, `kvae.Autoencoder` or `kvae.features.Classifier`.
-        images: real images `(N, H, W, C)` in [0, 1], best those that the model hasn't seen; `rows` are taken,
-            evenly spaced. None makes noise of random brightness and contrast.
-        conditions: of the images, if the model is conditional: what `fit` takes. Noise gets each condition in turn.
-        seed: of the latents, and of the noise.
-        rows: of the inputs.
-        temperature: of `generate`.
+        images: real images `(N, H, W, C)` in [0, 1], preferably images that the model hasn't seen. `rows` evenly spaced
+            images are used. None makes noise of random brightness and contrast.
+        conditions: conditions of the images, in the form for `fit`, if the model is conditional. Noise gets each
+            condition in turn.
+        seed: seed of the latents and of the noise.
+        rows: number of rows of the inputs.
+        temperature: temperature of `generate`.
         io: "uint8" for images as bytes.
 
     Attributes:
-        endpoints: those that the model has.
-        inputs: by endpoint and input, `(rows, …)` for those with a batch.
+        endpoints: endpoints of the model.
+        inputs: by endpoint and input, `(rows, …)` for inputs with a batch.
         outputs: by endpoint and output, `(rows, …)` each.
-        parameters: number of weights that the endpoints compute with.
-        rounding: relative error that float32 may leave in the outputs (`kvae.export.budgets.rounding`).
+        parameters: number of weights that the endpoints use.
+        rounding: relative rounding error of float32 in the outputs (`kvae.export.budgets.rounding`).
 
     Raises:
-        ValueError: for images of another shape or with values outside [0, 1].
-        ExportError: if Keras itself gives NaN or infinite values.
+        ValueError: if images have another shape or values outside [0, 1].
+        ExportError: if the outputs of Keras have NaN or infinite values.
     """
 
     def __init__(
@@ -136,20 +137,20 @@ class Reference:
                 if not np.isfinite(value).all():
                     raise ExportError(
                         f"Expected finite numbers from the model. Received: NaN or infinity in '{name}' "
-                        f"of '{endpoint.name}', in Keras already{_not_finite(model)}; load an earlier checkpoint"
+                        f"of '{endpoint.name}', already in Keras{_not_finite(model)}; load an earlier checkpoint"
                     )
             few = {name: value[-2:] if name in endpoint.batched else value for name, value in inputs.items()}
             _check_repeatable(endpoint.name, outputs, *(run(endpoint.name, few) for _ in range(2)))
             self.inputs[endpoint.name], self.outputs[endpoint.name] = inputs, outputs
 
     def weights(self, of: Sequence[endpoints.Endpoint]) -> int:
-        """Number of weights that these endpoints compute with."""
+        """Return the number of weights that these endpoints use."""
         used = {name for endpoint in of for name in endpoint.networks}
         return sum(count for name, count in self._weights.items() if name in used)
 
 
 def _not_finite(model: Any) -> str:
-    """Which weights aren't finite, as part of a sentence."""
+    """Name the weights that aren't finite, as part of a sentence."""
     found = [weight.path for weight in model.weights if not np.isfinite(np.asarray(weight, "float64")).all()]
     more = f" and {len(found) - 1} more" if len(found) > 1 else ""
     return f", and in the weight '{found[0]}'{more}" if found else ""
@@ -158,10 +159,12 @@ def _not_finite(model: Any) -> str:
 def _check_repeatable(
     endpoint: str, outputs: dict[str, np.ndarray], few: dict[str, np.ndarray], again: dict[str, np.ndarray]
 ) -> None:
-    """ExportError unless the last rows alone, asked for twice, are the same both times and as among all others."""
+    """Raise an ExportError unless the last rows are the same in two separate calls and in the whole batch."""
     for name, value in few.items():
         allowed = FLOAT32.times(max(1.0, float(np.max(np.abs(outputs[name]))))).max
-        allowed = max(allowed, 1.0) if outputs[name].dtype == np.uint8 else allowed  # a tie may be rounded either way
+        allowed = (
+            max(allowed, 1.0) if outputs[name].dtype == np.uint8 else allowed
+        )  # a value between two levels may be rounded either way
         for other, what, reason in (
             (again[name], "from call to call", f"draws random numbers or counts its calls: {operators.RANDOM}"),
             (outputs[name][-len(value) :], "with the other rows of the batch", "computes over the batch axis"),
@@ -169,22 +172,22 @@ def _check_repeatable(
             off = float(np.max(np.abs(value.astype("float64") - other)))
             if not off <= allowed:
                 raise ExportError(
-                    f"Expected '{name}' of '{endpoint}' to be a function of its own row alone. Received: it changes by "
-                    f"{off:.2g} {what}, in Keras already; a layer {reason}"
+                    f"Expected '{name}' of '{endpoint}' to be a function of its own row only. Received: a change of "
+                    f"{off:.2g} {what}, already in Keras; a layer {reason}"
                 )
 
 
 def check_images(images: Any, model: Any, name: str = "images") -> np.ndarray:
-    """`images` as float32; ValueError if the model takes others: of another shape, or values outside [0, 1]."""
+    """Return `images` as float32; raise a ValueError if they have another shape, or values outside [0, 1]."""
     shape = ", ".join(map(str, model.image_shape))
-    wanted = f"Argument `{name}` must be one image or more, an array of shape (batch, {shape})"
+    wanted = f"Argument `{name}` must be one or more images, an array of shape (batch, {shape})"
     array = numbers(wanted, images)
     if array.shape[1:] != tuple(model.image_shape) or len(array) == 0:
         raise ValueError(f"{wanted}. Received: shape {array.shape}")
     array = array.astype("float32")
     inside = (array >= -ROUNDING) & (array <= 1 + ROUNDING) if model.bounded else np.isfinite(array)
     if not inside.all():
-        wanted = "in [0, 1] and no NaN: scale them, for example x / 255" if model.bounded else "that are finite"
+        wanted = "in [0, 1] without NaN: scale them, for example x / 255" if model.bounded else "that are finite"
         raise ValueError(
             f"Argument `{name}` must have values {wanted}. Received: values from {array.min():.9g} to {array.max():.9g}"
         )
@@ -192,14 +195,14 @@ def check_images(images: Any, model: Any, name: str = "images") -> np.ndarray:
 
 
 def check_conditions(model: Any, conditions: Any, count: int) -> dict[str, np.ndarray]:
-    """The input `condition` for so many images, `(count, condition_dim)`; none for a model that takes none."""
+    """Return the input `condition` for `count` images, `(count, condition_dim)`; empty for unconditional models."""
     if model.condition_dim is None:
         return {}
     return {endpoints.CONDITION: np.asarray(model.condition(conditions, count, labels=True))}
 
 
 def conditions_in_turn(model: Any, count: int) -> dict[str, np.ndarray]:
-    """The input `condition` where no data says it: one class after the other."""
+    """Return the input `condition` without data: each class in turn."""
     classes = None if model.condition_dim is None else np.arange(count) % model.condition_dim
     return check_conditions(model, classes, count)
 

@@ -1,10 +1,10 @@
-"""Run an exported `.tflite` file with NumPy and ai-edge-litert alone: no TensorFlow, no Keras.
+"""Run an exported `.tflite` file with NumPy and ai-edge-litert, without TensorFlow and Keras.
 
     from kvae.export.runtime import load
     model = load("vae_int8.tflite", num_threads=1)
-    images = model.generate(16, seed=7)                  # (16, H, W, C), those of vae.generate(16, seed=7)
+    images = model.generate(16, seed=7)                  # (16, H, W, C), as vae.generate(16, seed=7)
     mean = model.encode(images).mean                     # (16, D)
-    nats = model.score(images)["negative_elbo"]          # (16,); model.percentile(nats) says how unusual
+    nats = model.score(images)["negative_elbo"]          # (16,); model.percentile(nats) ranks them
     probabilities = load("classifier_int8.tflite").classify(images)  # (16, C)
 
 On the command line: `python -m kvae.export.runtime vae_int8.tflite --generate 16 --seed 7 --out grid.png`
@@ -34,47 +34,47 @@ __all__ = ["Model", "Posterior", "load", "seed_words"]
 try:
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 except ImportError:
-    try:  # what there was before, for older Pythons
+    try:  # the older package, for older Python versions
         from tflite_runtime.interpreter import Interpreter, OpResolverType
     except ImportError as error:
-        raise ImportError("kvae.export.runtime needs LiteRT: pip install ai-edge-litert") from error
+        raise ImportError("kvae.export.runtime requires LiteRT: pip install ai-edge-litert") from error
 
 REPORT = "report.json"
-FORMAT, FORMAT_VERSION = "kvae", 1  # of the JSON that `info` gives
-DYNAMIC_BATCH = 64  # with a signature for any batch size, rows are run in pieces of this size
-MAX_BYTES = 2**31  # of one answer; more is better drawn in parts
-MAX_THREADS = 1024  # tens of thousands end the process
-#: Behind the flatbuffer, where LiteRT doesn't look, is a zip archive: what the file says about its model, and lists of
-#: names. Its comment is this, and the sha256 of all that comes before.
+FORMAT, FORMAT_VERSION = "kvae", 1  # of the JSON of `info`
+DYNAMIC_BATCH = 64  # rows per call of a signature for any batch size
+MAX_BYTES = 2**31  # size limit of the result of one call
+MAX_THREADS = 1024  # tens of thousands of threads end the process
+#: A zip archive follows the flatbuffer, where LiteRT doesn't read: the facts about the model, and lists of names.
+#: Its comment is this line and the sha256 of all preceding bytes.
 SEAL = b"\nkvae sha256\n"
 INFO = "info.json"
-SERVING_DEFAULT = "serving_default"  # the signature of a file that has one
+SERVING_DEFAULT = "serving_default"  # name of the only signature of a file
 
 
 class Posterior(NamedTuple):
-    """What `Model.encode` returns: `mean` and `variance`, `(B, D)` each; of an autoencoder there is no variance."""
+    """Result of `Model.encode`: `mean` and `variance`, `(B, D)` each; `variance` is None for an autoencoder."""
 
     mean: np.ndarray
     variance: np.ndarray | None
 
 
 class Model:
-    """An opened file; make one with `load`. Several threads may share it; they wait for each other.
+    """An opened file; create one with `load`. Several threads may share it; one call runs at a time.
 
-    A file has signatures for fixed batch sizes: any number of rows is cut into the largest that fit, and what is
-    left over is padded. Arguments are checked before they reach the interpreter, which would accept some nonsense
-    in silence (an int8 file draws a plausible image from NaN): each method raises a ValueError that says what was
-    expected. An array may have any dtype of real numbers.
+    A file has signatures for fixed batch sizes. Any number of rows is split into the largest batches that fit, and
+    the remaining rows are padded. Arguments are checked before they reach the interpreter, because it accepts some
+    invalid inputs without an error (an int8 file draws a plausible image from NaN). Each method raises a ValueError
+    that states the expected argument. An array may have any dtype of real numbers.
 
     Attributes:
-        info: what the file says about its model: kind, likelihood, posterior, prior, signatures, ….
+        info: facts about the model: kind, likelihood, posterior, prior, signatures, ….
         image_shape: `(H, W, C)`.
         latent_dim: D; None for a classifier.
-        batch_sizes: of the signatures, largest first.
-        condition_dim: size of the condition of a conditional model, or None. Its methods need `condition`: an
-            integer, a name from `info["condition"]["names"]` or a vector for all rows, or integers `(B,)` or vectors
-            `(B, condition_dim)`.
-        class_names: of a model that classifies, in the order of the probabilities; None if the file has none.
+        batch_sizes: batch sizes of the signatures, largest first.
+        condition_dim: size of the condition of a conditional model, or None. The methods of a conditional model
+            require `condition`: an integer, a name from `info["condition"]["names"]` or a vector for all rows, or
+            integers `(B,)` or vectors `(B, condition_dim)`.
+        class_names: names of the classes of a classifier, in the order of the probabilities; None if the file has none.
     """
 
     def __init__(
@@ -101,24 +101,24 @@ class Model:
         self._runners: dict[str, Any] = {}
 
     def decode(self, z: Any, condition: Any = None) -> np.ndarray:
-        """Mean images of latents, `(B, D)` to `(B, H, W, C)`."""
-        self._need("decode")
+        """Return the mean images of latents, `(B, D)` to `(B, H, W, C)`."""
+        self._require("decode")
         z = _check("z", z, (None, self.latent_dim))
         return self._answer("decode", z=z, **self._condition(condition, len(z)))["image"]
 
     def encode(self, image: Any, condition: Any = None) -> Posterior:
-        """`mean` and `variance` of q(z|x), `(B, D)` each, for images `(B, H, W, C)` in [0, 1].
+        """Return `mean` and `variance` of q(z|x), `(B, D)` each, for images `(B, H, W, C)` in [0, 1].
 
-        For the file of an autoencoder `mean` is the code, and `variance` is None.
+        For an autoencoder, `mean` is the code and `variance` is None.
         """
-        self._need("encode")
+        self._require("encode")
         image = self._check_image(image)
         found = self._answer("encode", image=image, **self._condition(condition, len(image)))
         return Posterior(found["mean"], found.get("variance"))
 
     def reconstruct(self, image: Any, condition: Any = None) -> np.ndarray:
-        """Images in [0, 1] encoded and decoded again without noise, `(B, H, W, C)`."""
-        self._need("reconstruct")
+        """Encode images in [0, 1] and decode them without noise, `(B, H, W, C)`."""
+        self._require("reconstruct")
         image = self._check_image(image)
         return self._answer("reconstruct", image=image, **self._condition(condition, len(image)))["reconstruction"]
 
@@ -130,32 +130,33 @@ class Model:
         temperature: float = 1.0,
         condition: Any = None,
     ) -> np.ndarray:
-        """Images from the prior, number `start` to `start + n` of a seed: `(n, H, W, C)`.
+        """Draw images `start` to `start + n` of a seed from the prior: `(n, H, W, C)`.
 
-        Image i depends on the seed and i alone. Its latents are those of `VAE.generate` bit for bit, on every
-        platform; as 8-bit images, float32 files are within one level of Keras. `run("generate", …)` has the
-        latents, too.
+        Image i depends only on the seed and i. Its latents equal those of `VAE.generate` bit for bit on every
+        platform. The images of float32 files are within one 8-bit level of Keras. `run("generate", …)` also returns
+        the latents.
 
         Args:
-            n: how many.
-            seed: up to 64 bits; None draws new images each time.
-            start: number of the first one.
-            temperature: scale of the prior's noise, >= 0; below 1 images are more typical and less diverse.
-            condition: of a conditional model, one for all or one for each.
+            n: number of images.
+            seed: integer of up to 64 bits; None draws new images each time.
+            start: number of the first image.
+            temperature: scale of the prior's noise, >= 0. Below 1, images are more typical and less diverse.
+            condition: one condition for all images, or one per image (conditional models only).
 
         Raises:
-            ValueError: for arguments outside these ranges, or if the model has no prior.
+            ValueError: if an argument is outside these ranges, or the model has no prior.
         """
-        self._need(
+        self._require(
             "generate",
-            "Expected a variational autoencoder to generate from: an autoencoder has no prior; decode points "
+            "Expected a variational autoencoder, because an autoencoder has no prior to draw from; decode points "
             "near the codes of real images instead",
         )
         n, start = integer("n", n, least=1), integer("start", start, least=0)
         most = MAX_BYTES // (4 * math.prod(self.image_shape))
         if n > most:
             raise ValueError(
-                f"Argument `n` must be 1 to {most} (2 GiB at once): draw more in parts, with `start`. Received: n={n}"
+                f"Argument `n` must be 1 to {most} (2 GiB per call): draw more in several calls, with `start`. "
+                f"Received: n={n}"
             )
         if start > 2**31 - n:
             raise ValueError(f"Argument `start` must be 0 to 2^31 − n. Received: start={start}, n={n}")
@@ -169,29 +170,31 @@ class Model:
         )["image"]
 
     def interpolate(self, start: Any, end: Any, steps: int = 8, condition: Any = None) -> np.ndarray:
-        """Images on the straight line between two latents `(D,)`, both ends included: `(steps, H, W, C)`."""
-        self._need("interpolate")
+        """Return images on the straight line between two latents `(D,)`, including both: `(steps, H, W, C)`."""
+        self._require("interpolate")
         steps = integer("steps", steps, least=2)
         ends = {name: _check(name, z, (self.latent_dim,))[None] for name, z in (("start", start), ("end", end))}
         position = np.linspace(0, 1, steps, dtype=np.float32)
         return self._answer("interpolate", **ends, position=position, **self._condition(condition, steps))["image"]
 
     def interpolate_images(self, first: Any, second: Any, steps: int = 8, condition: Any = None) -> np.ndarray:
-        """`interpolate` between the latents of two images `(H, W, C)`: `(steps, H, W, C)`."""
+        """Return images on the line between the latents of two images `(H, W, C)`: `(steps, H, W, C)`."""
         ends = (_check(name, image, self.image_shape) for name, image in (("first", first), ("second", second)))
         start, end = (self.encode(image[None], condition).mean[0] for image in ends)
         return self.interpolate(start, end, steps, condition)
 
     def score(self, image: Any, seed: int = 0, num_samples: int = 1, condition: Any = None) -> dict[str, np.ndarray]:
-        """How unusual images are: `negative_elbo` = `distortion` + `rate`, nats, `(B,)` each.
+        """Return anomaly scores of images: `negative_elbo` = `distortion` + `rate`, nats, `(B,)` each.
 
-        An unbiased estimate of the −ELBO with `num_samples` posterior samples. The same image always gets the
-        same score: the noise depends on the seed and the number of the sample.
+        The score is an unbiased estimate of the −ELBO with `num_samples` posterior samples. The same image always
+        has the same score, because the noise depends on the seed and the number of the sample.
 
         Raises:
-            ValueError: for other images than `(B, H, W, C)` in [0, 1], or if the model has no prior.
+            ValueError: if the images are not `(B, H, W, C)` in [0, 1], or the model has no prior.
         """
-        self._need("score", "Expected a variational autoencoder: only one has a likelihood of images to score them by")
+        self._require(
+            "score", "Expected a variational autoencoder, because an autoencoder has no likelihood to score images"
+        )
         num_samples = integer("num_samples", num_samples, least=1)
         image, words = self._check_image(image), seed_words(seed)
         given = self._condition(condition, len(image))
@@ -202,19 +205,20 @@ class Model:
         return {name: np.mean([sample[name] for sample in samples], axis=0) for name in samples[0]}
 
     def percentile(self, negative_elbo: Any) -> np.ndarray:
-        """Which share of ordinary images scores lower, 0 to 100: 99 and more is unusual.
+        """Return the percentage of ordinary images with a lower score, 0 to 100. 99 and more is unusual.
 
-        It is read off the quantiles that the file holds, which were taken on validation images at the export.
+        It is interpolated between the quantiles in the file, which the export computed on validation images.
 
         Args:
-            negative_elbo: a score, or an array of them.
+            negative_elbo: a score, or an array of scores.
 
         Raises:
-            ValueError: if the file has none, or for anything but numbers.
+            ValueError: if the file has no quantiles, or the argument has values that are not numbers.
         """
         if not self.info.get("score"):
             raise ValueError(
-                f"Expected a file with score quantiles: export with validation images. Received: '{self.path}' without"
+                f"Expected a file with score quantiles. Received: '{self.path}' without quantiles; export with "
+                "validation images"
             )
         probability, value = np.array(self.info["score"]["quantiles"]).T
         try:
@@ -229,36 +233,36 @@ class Model:
         return 100 * np.interp(scores, value, probability, left=0.0, right=1.0)
 
     def classify(self, image: Any) -> np.ndarray:
-        """Probabilities of the classes of images `(B, H, W, C)`: `(B, classes)`, of a classifier.
+        """Return the probabilities of the classes of images `(B, H, W, C)`: `(B, classes)`.
 
         Raises:
-            ValueError: for other images, or if the model doesn't classify.
+            ValueError: if the images have another shape or range, or the file has no signature `classify`.
         """
-        self._need("classify")
+        self._require("classify")
         return self._answer("classify", image=self._check_image(image))["probability"]
 
     def labels(self, image: Any) -> list[str]:
-        """Name of the most probable class of each image.
+        """Return the name of the most probable class of each image.
 
         Raises:
-            ValueError: as `classify`, or if the file has no names: take `classify(image).argmax(axis=-1)`.
+            ValueError: as `classify`, or if the file has no names (use `classify(image).argmax(axis=-1)`).
         """
         probability = self.classify(image)
         if self.class_names is None:
             raise ValueError(
-                f"Expected a file with names of the classes: export with `class_names`, or take the numbers, "
-                f"classify(image).argmax(axis=-1). Received: '{self.path}' without"
+                f"Expected a file with names of the classes. Received: '{self.path}' without names; export with "
+                "`class_names`, or use the numbers, classify(image).argmax(axis=-1)"
             )
         return [self.class_names[number] for number in probability.argmax(axis=-1)]
 
     def self_test(self, golden: str | os.PathLike[str] | None = None) -> dict[str, float]:
-        """Replay the golden pairs of the file, as a device would: the largest difference by signature.
+        """Replay the golden pairs of the file and return the largest difference by signature.
 
         Args:
-            golden: path; left out, the `.golden.json` beside the file.
+            golden: path; None uses the `.golden.json` next to the file.
 
         Raises:
-            ValueError: if an output is further off than its tolerance, or there is no such file.
+            ValueError: if an output differs by more than its tolerance, or the golden file is missing or invalid.
         """
         path = self.path.with_suffix(".golden.json") if golden is None else _path("golden", golden)
         try:
@@ -278,28 +282,28 @@ class Model:
                 if not off <= tolerances[name][key]:
                     raise ValueError(
                         f"Expected '{key}' of '{name}' within {tolerances[name][key]:.3g} of the golden pair. "
-                        f"Received: off by {off:.3g}; this runtime computes something else"
+                        f"Received: a difference of {off:.3g}; this runtime gives wrong results"
                     )
             worst[name] = max(errors.values())
         return worst
 
     def run(self, endpoint: str, batch: int | None = None, **inputs: Any) -> dict[str, np.ndarray]:
-        """Run an endpoint on arrays of the right shape and dtype, whatever is in them; a dict of its outputs.
+        """Run an endpoint on arrays and return a dict of its outputs. Only shapes and dtypes are checked.
 
         Args:
             endpoint: name without a batch size, one of `info["signatures"]`.
-            batch: run the signature of this size, padded as needed; None chooses.
-            inputs: by name; those that `info` gives a batch "B" for have the same number of rows, any.
+            batch: batch size of the signature to run, padded as needed; None chooses one.
+            inputs: arrays by name. Inputs with a batch "B" in `info` must have the same number of rows.
         """
         known = self.info["signatures"]
         if not isinstance(endpoint, str) or endpoint not in known:
             raise ValueError(
                 f"Expected one of {sorted(known)}. Received: signature {shown(endpoint)} "
-                f"(they have no batch size in their name here)"
+                "(use names without a batch size)"
             )
         specs = known[endpoint]["inputs"]
         if set(inputs) != set(specs):
-            raise ValueError(f"'{endpoint}' takes {sorted(specs)}. Received: {sorted(inputs)}")
+            raise ValueError(f"Expected the inputs {sorted(specs)} of '{endpoint}'. Received: {sorted(inputs)}")
         sizes = sorted(known[endpoint]["batch_sizes"])
         if batch is not None and integer("batch", batch) not in sizes:
             raise ValueError(f"Argument `batch` must be one of {sizes}. Received: batch={batch}")
@@ -308,14 +312,16 @@ class Model:
         rows = len(inputs[next(iter(batched))])
         if rows == 0 or any(len(inputs[name]) != rows for name in batched):
             received = ", ".join(f"{len(inputs[name])} of `{name}`" for name in sorted(batched))
-            raise ValueError(f"'{endpoint}' takes equally many rows of each input, at least one. Received: {received}")
+            raise ValueError(
+                f"Expected the same number of rows in each input of '{endpoint}', at least one. Received: {received}"
+            )
         pieces, first = [], 0
         with self._lock:
             while first < rows:
                 name, size = self._choose(endpoint, rows - first, batch)
                 count = min(size, rows - first)
                 piece = {key: inputs[key][first : first + count] if key in batched else inputs[key] for key in inputs}
-                if count < size:  # the last row again and again
+                if count < size:  # repeat the last row
                     padding = np.minimum(np.arange(size), count - 1)
                     piece = {key: value[padding] if key in batched else value for key, value in piece.items()}
                 if "io" in self.info:
@@ -327,11 +333,11 @@ class Model:
         return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
 
     def signature(self, endpoint: str, batch: int) -> str:
-        """Name in the file of an endpoint for a batch of this size."""
+        """Return the name of the file's signature for an endpoint and a batch size."""
         return SERVING_DEFAULT if "serving_default" in self.info else f"{endpoint}_{batch}"
 
-    def _need(self, endpoint: str, expected: str | None = None) -> None:
-        """ValueError unless the file has this endpoint."""
+    def _require(self, endpoint: str, expected: str | None = None) -> None:
+        """Raise a ValueError unless the file has this endpoint."""
         if endpoint not in self.info["signatures"]:
             if expected is None or self.info["kind"] != "autoencoder":
                 expected = f"Expected a file with the signature '{endpoint}'"
@@ -339,7 +345,7 @@ class Model:
             raise ValueError(f"{expected}. Received: '{self.path}', {self.info['kind']} with {has}")
 
     def floats(self, endpoint: str, **inputs: Any) -> dict[str, np.ndarray]:
-        """As `run`, with images in [0, 1], of a file, too, that takes and gives bytes."""
+        """Run an endpoint like `run`, with images in [0, 1] even if the file takes and returns bytes."""
         signature = self.info["signatures"].get(endpoint, {"inputs": {}, "outputs": {}})
         sides = [
             {name for name, spec in signature[side].items() if spec["dtype"] == "uint8"}
@@ -353,27 +359,27 @@ class Model:
         outputs = self.floats(endpoint, **inputs)
         if not all(np.isfinite(value).all() for value in outputs.values()):
             raise ValueError(
-                f"Expected inputs that '{endpoint}' can compute with. Received: numbers so large that it overflows"
+                f"Expected inputs that '{endpoint}' can process. Received: numbers so large that it overflows"
             )
         return outputs
 
     def _choose(self, endpoint: str, rows: int, batch: int | None) -> tuple[str, int]:
-        """Signature and size of the next piece: the largest that fits, or the smallest."""
+        """Return signature and size of the next batch: the largest that fits, or the smallest."""
         signature = self.info["signatures"][endpoint]
         if batch is None and signature["dynamic_batch"]:
             return endpoint, min(rows, DYNAMIC_BATCH)
-        sizes = signature["batch_sizes"]  # rising
+        sizes = signature["batch_sizes"]  # ascending
         size = batch or next((size for size in reversed(sizes) if size <= rows), sizes[0])
         return self.signature(endpoint, size), size
 
     def call(self, name: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """A signature as it is in the file."""
+        """Run a signature of the file by its full name."""
         try:
             return self._runner(name)(**inputs)
         except (RuntimeError, ValueError, TypeError, AttributeError) as error:
             raise ValueError(
-                f"LiteRT can't run '{name}' of '{self.path}': the file is damaged, or an array has another shape or "
-                f"dtype than `info` says. LiteRT says: {_first_line(error)}"
+                f"LiteRT can't run '{name}' of '{self.path}': the file is damaged, or the shape or dtype of an array "
+                f"differs from `info`. LiteRT's message: {_first_line(error)}"
             ) from error
 
     def _runner(self, name: str) -> Any:
@@ -382,13 +388,13 @@ class Model:
         return self._runners[name]
 
     def as_integers(self, name: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """What a file of integers takes for these floats: scale · (integer − zero point) is nearest to each."""
-        told = self._runner(name).get_input_details()
-        return {key: _to_integers(value, told[key]) for key, value in inputs.items()}
+        """Return the integers nearest to these floats: scale · (integer − zero point)."""
+        details = self._runner(name).get_input_details()
+        return {key: _to_integers(value, details[key]) for key, value in inputs.items()}
 
     def _floats_of(self, name: str, outputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        told = self._runner(name).get_output_details()
-        return {key: _to_floats(value, told[key]) for key, value in outputs.items()}
+        details = self._runner(name).get_output_details()
+        return {key: _to_floats(value, details[key]) for key, value in outputs.items()}
 
     def _read_info(self, names: dict[str, Any]) -> dict[str, Any]:
         try:
@@ -406,20 +412,24 @@ class Model:
                 raise ValueError(f"format {info['format']} {info['format_version']}")
             for signature in info["signatures"].values():
                 for spec in (*signature["inputs"].values(), *signature["outputs"].values()):
-                    np.zeros([0 if size == "B" else size for size in spec["shape"]], spec["dtype"])  # can be
+                    np.zeros(
+                        [0 if size == "B" else size for size in spec["shape"]], spec["dtype"]
+                    )  # valid shape and dtype
             return info
         except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, zipfile.BadZipFile) as error:
             raise ValueError(
-                "Expected a file made by kvae.export, which says in format 1 what is in it. Received: "
+                "Expected a file that kvae.export made, with its facts in format 1. Received: "
                 f"'{self.path}' with signatures {sorted(names) or 'none'}"
             ) from error
 
     def _condition(self, condition: Any, rows: int) -> dict[str, np.ndarray]:
-        """The input `condition`, `(rows, condition_dim)`; nothing for a model that takes none."""
+        """Return the input `condition`, `(rows, condition_dim)`; an empty dict for an unconditional model."""
         size = self.condition_dim
         if size is None:
             if condition is not None:
-                raise ValueError(f"'{self.path}' holds a model without conditions. Received: condition={condition!r}")
+                raise ValueError(
+                    f"Expected no `condition`: '{self.path}' has no conditions. Received: condition={condition!r}"
+                )
             return {}
         names = [str(name) for name in self.info["condition"]["names"] or []]
         wanted = (
@@ -457,21 +467,22 @@ def load(path: str | os.PathLike[str], num_threads: int = 1, sha256: str | None 
     """Open a file that `kvae.export` made.
 
     Args:
-        path: of the `.tflite` file.
-        num_threads: for the kernels, 1 to 1024.
-        sha256: what the file must have; left out, the report.json beside it is asked, if there is one.
-        xnnpack: whether XNNPACK's kernels compute, the default everywhere; or LiteRT's own, which are slow, to compare.
+        path: path of the `.tflite` file.
+        num_threads: number of threads of the kernels, 1 to 1024.
+        sha256: expected checksum; None takes it from the report.json next to the file, if there is one.
+        xnnpack: whether to use XNNPACK's kernels (the default on all platforms); False uses LiteRT's own, slow kernels,
+            for comparison.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is empty, cut off, changed by a single bit, no LiteRT file, not one of kvae's, or has another
-            checksum.
+        FileNotFoundError: if the file doesn't exist.
+        ValueError: if the file is empty, truncated, changed (by a single bit is enough), not a LiteRT file, not made by
+            kvae, or has another checksum.
     """
     return Model(path, num_threads, sha256, xnnpack)
 
 
 def seed_words(seed: int) -> np.ndarray:
-    """The two int32 words of an integer seed, high and low, `(2,)`; ValueError if it doesn't fit into 64 bits."""
+    """Return the high and the low int32 word of a seed, `(2,)`; raise a ValueError if it exceeds 64 bits."""
     seed = integer("seed", seed)
     if not -(2**63) <= seed < 2**64:
         raise ValueError(f"Argument `seed` must fit into 64 bits. Received: seed={seed}")
@@ -480,18 +491,18 @@ def seed_words(seed: int) -> np.ndarray:
 
 
 def sealed(data: bytes, attached: Mapping[str, bytes]) -> bytes:
-    """A flatbuffer with texts behind it, in an archive that any zip tool opens, and their checksum, as `load` wants it.
+    """Return a flatbuffer followed by a zip archive of texts and the checksum that `load` requires.
 
-    LiteRT checks the structure of a file in part only: a damaged one may compute nonsense, or crash the process.
+    LiteRT checks only parts of a file: a damaged file may give wrong results, or crash the process.
 
     Args:
         data: the flatbuffer.
-        attached: texts by name, `INFO` among them.
+        attached: texts by name, including `INFO`.
     """
     file = io.BytesIO(data)
     with zipfile.ZipFile(file, "a") as archive:
         for name, text in attached.items():
-            archive.writestr(zipfile.ZipInfo(name), text)  # with no time: the same facts give the same bytes
+            archive.writestr(zipfile.ZipInfo(name), text)  # without a time stamp: the same facts give the same bytes
         archive.comment = bytes(_SEALED)
     contents = file.getvalue()[:-_SEALED]
     return contents + SEAL + hashlib.sha256(contents).digest()
@@ -501,7 +512,7 @@ _SEALED = len(SEAL) + hashlib.sha256().digest_size
 
 
 def to_bytes(images: np.ndarray) -> np.ndarray:
-    """Images in [0, 1] as uint8."""
+    """Convert images in [0, 1] to uint8."""
     return np.clip(np.round(255.0 * np.asarray(images, np.float64)), 0, 255).astype(np.uint8)
 
 
@@ -526,22 +537,25 @@ def _read(path: Path, sha256: str | None) -> bytes:
     found = hashlib.sha256(data).hexdigest()
     if wanted and found != wanted.lower():
         raise ValueError(
-            f"'{path}' was changed or damaged since it was exported: copy it again. Expected sha256 "
-            f"{wanted[:16]}…. Received: {found[:16]}…"
+            f"Expected sha256 {wanted[:16]}… of '{path}'. Received: {found[:16]}…; the file was changed or damaged "
+            "after the export: copy it again"
         )
     end = len(data) - _SEALED
     if not data.startswith(SEAL, end):
         raise ValueError(
-            "Expected a file as kvae.export wrote it, with its checksum at the end. Received: "
-            f"'{path}', which was cut off or damaged, or was made by something else"
+            "Expected a file of kvae.export, with its checksum at the end. Received: "
+            f"'{path}', which is truncated, damaged, or not made by kvae"
         )
     if hashlib.sha256(memoryview(data)[:end]).digest() != data[end + len(SEAL) :]:
-        raise ValueError(f"'{path}' was changed or damaged since it was exported: copy it again")
+        raise ValueError(
+            f"Expected the exported bytes of '{path}'. Received: another checksum; the file was changed or damaged "
+            "after the export: copy it again"
+        )
     return data
 
 
 def _reported_sha256(path: Path) -> str | None:
-    """What the report beside the file says; None if there is no report of it."""
+    """Return the checksum in the report next to the file; None if there is none."""
     try:
         artifacts = json.loads((path.parent / REPORT).read_text(encoding="utf-8"))["artifacts"]
         return next((str(entry["sha256"]) for entry in artifacts if entry["path"] == path.name), None)
@@ -554,7 +568,7 @@ def _open(path: Path, data: bytes, num_threads: int, xnnpack: bool) -> Any:
     try:
         return Interpreter(model_content=data, num_threads=num_threads, experimental_op_resolver_type=kernels)
     except (RuntimeError, TypeError, ValueError) as error:
-        raise ValueError(f"LiteRT can't open '{path}'. It says: {_first_line(error)}") from error
+        raise ValueError(f"LiteRT can't open '{path}'. LiteRT's message: {_first_line(error)}") from error
 
 
 def _first_line(error: Exception) -> str:
@@ -566,16 +580,16 @@ def _arrays(entries: dict[str, Any]) -> dict[str, np.ndarray]:
 
 
 def _check(name: str, value: Any, shape: tuple[int | None, ...]) -> np.ndarray:
-    """`value` as a float32 array of this shape; ValueError if it isn't one, is empty or isn't finite."""
+    """Return `value` as a float32 array of this shape; raise a ValueError if it has another, is empty or not finite."""
     sizes = ["batch" if size is None else str(size) for size in shape]
     wanted = f"Argument `{name}` must be an array of shape ({', '.join(sizes)}{',' if len(sizes) == 1 else ''})"
     array = numbers(wanted, value)
     if array.ndim != len(shape) or any(want not in (None, got) for want, got in zip(shape, array.shape)):
-        hint = f"; a single one is {name}[None]" if shape[0] is None and array.shape == shape[1:] else ""
+        hint = f"; for a single one, use {name}[None]" if shape[0] is None and array.shape == shape[1:] else ""
         raise ValueError(f"{wanted}. Received: shape {array.shape}{hint}")
     if len(array) == 0:
         raise ValueError(f"{wanted} with batch >= 1. Received: shape {array.shape}")
-    with np.errstate(over="ignore"):  # what float32 can't hold is infinite then, and refused below
+    with np.errstate(over="ignore"):  # values beyond float32 become infinite and are refused below
         array = np.ascontiguousarray(array, dtype=np.float32)
     if not np.isfinite(array).all():
         raise ValueError(f"{wanted} of finite numbers. Received: NaN or infinity")
@@ -594,7 +608,7 @@ def _to_floats(integers: np.ndarray, tensor: dict[str, Any]) -> np.ndarray:
 
 
 def _as_specified(name: str, value: Any, spec: dict[str, Any]) -> np.ndarray:
-    """`value` in the shape and dtype that `info` says; ValueError if it has another shape, or would be changed."""
+    """Return `value` with the shape and dtype of `info`; raise a ValueError if the shape or a value would change."""
     array, dtype, shape = np.asarray(value), np.dtype(spec["dtype"]), spec["shape"]
     right = array.ndim == len(shape) and all(want in ("B", got) for want, got in zip(shape, array.shape))
     if right and array.dtype == dtype:

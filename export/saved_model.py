@@ -14,14 +14,14 @@ from kvae.models import float32_compute
 
 
 def trace(model: Any, signatures: Sequence[Signature] | None = None) -> dict[str, Any]:
-    """The signatures (None: all endpoints, for any batch size) as graphs, by name; ExportError if that can't be."""
+    """Trace the signatures (None: all endpoints, any batch size) as graphs by name; raise an ExportError on failure."""
     wanted = signatures_of(model) if signatures is None else signatures
     with quiet(), float32_compute(model):
         return {signature.name: signature.endpoint.trace(model, signature.batch) for signature in wanted}
 
 
 def write(model: Any, directory: Path, info: bytes, traced: dict[str, Any] | None = None) -> None:
-    """Write `model` as a SavedModel to `directory`: what was traced, by default all endpoints, and `info`.
+    """Write `model` as a SavedModel to `directory`: the traced graphs (by default all endpoints) and `info`.
 
     Raises:
         ExportError: if an endpoint can't become a graph or TensorFlow can't save it.
@@ -31,9 +31,9 @@ def write(model: Any, directory: Path, info: bytes, traced: dict[str, Any] | Non
         signatures = dict(traced or trace(model))
         signatures[INFO] = tf.function(lambda: {"json": text}, input_signature=[]).get_concrete_function()
         module = tf.Module()
-        # Keras variables are no tf.Variables: untracked, the converter would leave the weights out unasked.
+        # Keras variables aren't tf.Variables: untracked, the converter would leave out the weights without a message.
         module.weights = [variable.value for variable in model.variables]
         try:
             tf.saved_model.save(module, str(directory), signatures=signatures)
         except (AssertionError, ValueError, tf.errors.OpError) as error:
-            raise ExportError(f"TensorFlow can't save the model. It says: {one_line(error)}") from error
+            raise ExportError(f"TensorFlow can't save the model. Its message: {one_line(error)}") from error

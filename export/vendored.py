@@ -1,4 +1,4 @@
-"""The runtime as one file that lies beside an export: for who has NumPy and LiteRT, and neither kvae nor TensorFlow."""
+"""The runtime as one file next to an export; it requires NumPy and LiteRT, but neither kvae nor TensorFlow."""
 
 import ast
 from pathlib import Path
@@ -7,14 +7,14 @@ import kvae.arguments
 from kvae.export import command, runtime
 
 FILE = "kvae_runtime.py"
-#: in the order in which they need each other
+#: in the order of their dependencies
 _MODULES = (kvae.arguments, runtime, command)
 
 
 def source() -> str:
-    """The modules of the runtime, one behind the other, without what they import of each other."""
+    """Return the modules of the runtime as one source text, without their imports of each other."""
     texts = [Path(module.__file__ or "").read_text(encoding="utf-8") for module in _MODULES]
-    parts = [_alone(text) for text in texts]
+    parts = [_stripped(text) for text in texts]
     whole = [
         f'"""{runtime.__doc__}"""',
         "from __future__ import annotations",
@@ -28,8 +28,8 @@ def source() -> str:
     return text
 
 
-def _alone(text: str) -> str:
-    """A module without its docstring, what it imports of kvae and of the future, and what it runs as a program."""
+def _stripped(text: str) -> str:
+    """Return a module's source without its docstring, its imports of kvae and __future__, and its main block."""
     lines = text.splitlines()
     left_out: set[int] = set()
     for node in ast.parse(text).body:

@@ -1,4 +1,4 @@
-"""Opening each exported file as its user will, and comparing every signature with Keras."""
+"""Verification: open each exported file with its runtime, and compare every signature with Keras."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -21,7 +21,7 @@ from kvae.export.versions import oldest_runtime
 
 @dataclass(frozen=True)
 class OutputCheck:
-    """One output of one signature against Keras, over all batches. Errors are absolute."""
+    """Errors of one output of one signature against Keras, over all batches. Errors are absolute."""
 
     max_abs_error: float
     mean_abs_error: float
@@ -29,15 +29,15 @@ class OutputCheck:
 
     @property
     def passed(self) -> bool:
-        """NaN compares as false, so that it never passes."""
+        """Whether the errors are within the budget; NaN never passes."""
         return self.max_abs_error <= self.budget.max and self.mean_abs_error <= self.budget.mean
 
 
 @dataclass(frozen=True)
 class SignatureCheck:
-    """One endpoint of one file: shapes ("B" is the batch) and dtypes, and how far it is from Keras.
+    """One endpoint of one file: shapes ("B" is the batch), dtypes, and differences from Keras.
 
-    Where it has signatures for several batch sizes, errors are those of the worst.
+    If it has signatures for several batch sizes, errors are the largest of them.
     """
 
     name: str
@@ -69,11 +69,12 @@ class SignatureCheck:
 
 @dataclass(frozen=True)
 class Artifact:
-    """A file, or a folder of them, that passed; `operators` are LiteRT's, and `oldest_runtime` is the
-    first release of TensorFlow Lite that has them; None for other formats. `network` is the one that the file holds
-    alone.
+    """A verified file or folder.
 
-    `behaviour` is what it does to test images, and what it costs: see `kvae.export.behaviour`.
+    `operators` are LiteRT's operators and `oldest_runtime` is the oldest release of TensorFlow Lite with all of them;
+    both are None for other formats. `network` is the name of the only network in the file, or None.
+
+    `behaviour` has the losses on test images, latency and memory: see `kvae.export.behaviour`.
     """
 
     path: str
@@ -111,19 +112,19 @@ def verify_litert(
     signatures: Sequence[Signature] | None = None,
     accept_losses: bool = False,
 ) -> Artifact:
-    """Open a `.tflite` file as its user will, without TensorFlow's help, run every signature and compare.
+    """Open a `.tflite` file without TensorFlow, run every signature and compare it with Keras.
 
     Args:
-        path: of the file.
+        path: path of the file.
         precision: one of `kvae.export.litert.PRECISIONS`.
-        reference: what Keras says.
-        signatures: that the file should have, beside `info`; None takes all endpoints for the batch sizes 1 and 16. A
-            file of one signature has it as `serving_default`, and nothing else.
-        accept_losses: whether outputs may be further from Keras than the budgets allow; latents that are drawn never
-            are.
+        reference: inputs, and outputs of Keras.
+        signatures: expected signatures besides `info`; None takes all endpoints for the batch sizes 1 and 16. A file
+            with a single signature has only `serving_default`.
+        accept_losses: whether outputs may be further from Keras than the budgets allow. Drawn latents must be equal in
+            any case.
 
     Raises:
-        ExportError: if it needs operators that aren't built in, has no weights, can't be run, has other
+        ExportError: if the file requires operators that aren't built in, has no weights, can't be run, has other
             signatures than expected, or is further from Keras than `kvae.export.budgets` allows.
     """
     path = Path(path)
@@ -133,14 +134,14 @@ def verify_litert(
     if contents.not_builtin:
         raise ExportError(
             f"Expected built-in operators only in '{path.name}'. Received: "
-            f"{', '.join(contents.not_builtin)}; replace the layer they come from"
+            f"{', '.join(contents.not_builtin)}; replace the layer with these operators"
         )
-    # Half a byte for each weight is half of int8; a file without weights has far less.
+    # Half a byte per weight is half of int8; a file without weights has far less.
     weights = reference.weights([signature.endpoint for signature in signatures])
     if contents.variables or contents.constant_bytes < weights / 2:
         raise ExportError(
             f"Expected the {weights} weights of the model in '{path.name}'. Received: "
-            f"{contents.constant_bytes} bytes of constants; the converter didn't see the model's variables"
+            f"{contents.constant_bytes} bytes of constants; the converter didn't find the model's variables"
         )
     alone = contents.signatures == (flatbuffer.SERVING_DEFAULT,) and len(signatures) == 1
     if not alone:
@@ -174,7 +175,7 @@ def verify_litert(
 
 
 def verify_saved_model(path: Path, reference: Reference) -> Artifact:
-    """Load a SavedModel with TensorFlow, run every signature and compare.
+    """Load a SavedModel with TensorFlow, run every signature and compare it with Keras.
 
     Raises:
         ExportError: as `verify_litert`.
@@ -188,21 +189,21 @@ def verify_saved_model(path: Path, reference: Reference) -> Artifact:
 
 
 def open_saved_model(path: Path) -> tuple[Run, list[str]]:
-    """A function that runs an endpoint, and the names of the signatures."""
+    """Return a function that runs an endpoint, and the names of the signatures."""
     try:
         loaded = tf.saved_model.load(str(path))
     except (OSError, ValueError) as error:
         raise ExportError(f"TensorFlow can't load '{path.name}': {one_line(error)}") from error
 
     def call(name: str, inputs: dict[str, np.ndarray]) -> dict[str, Any]:
-        # (It keeps `loaded`, without which the variables are gone.)
+        # (This keeps `loaded` alive, and with it the variables.)
         return loaded.signatures[name](**{key: tf.constant(value) for key, value in inputs.items()})
 
     return in_pieces(call, first=1), list(loaded.signatures)
 
 
 def folder_artifact(path: Path, format: str, signatures: tuple[SignatureCheck, ...]) -> Artifact:
-    """A folder of float32 files; its checksum is over all names and contents."""
+    """Return the artifact of a folder of float32 files; its checksum covers all names and contents."""
     files = sorted(file for file in path.rglob("*") if file.is_file())
     digest = hashlib.sha256()
     for file in files:
@@ -223,7 +224,7 @@ def _check_signatures(file: str, found: Iterable[str], expected: Iterable[str]) 
 
 
 def compare(file: str, run: Run, precision: str, reference: Reference) -> tuple[SignatureCheck, ...]:
-    """Run every endpoint on the reference's inputs; ExportError at the first that is over its budget."""
+    """Run every endpoint on the reference's inputs; raise an ExportError at the first error beyond its budget."""
     return tuple(_compare_one(file, [run], endpoint, precision, reference) for endpoint in reference.endpoints)
 
 
@@ -239,7 +240,7 @@ def _compare_one(
     try:
         results = [run(endpoint.name, inputs) for run in runs]
     except Exception as error:
-        reason = one_line(error.__cause__ or error)  # behind what the runtime makes of it
+        reason = one_line(error.__cause__ or error)  # the cause of the runtime's own error
         raise ExportError(f"{where} can't run on all batch sizes: {reason}; {operators.remedy(reason)}") from error
     expected = reference.outputs[endpoint.name]
     if set(results[0]) != set(expected):
@@ -253,7 +254,7 @@ def _compare_one(
         errors = [np.abs(result[name].astype("float64") - right) for result in results]
         allowed = budget(precision, endpoint.outputs[name], name, expected, reference.rounding)
         check = checks[name] = OutputCheck(
-            # The maximum of numpy's arrays, not of Python's: NaN must not get lost.
+            # NumPy's maximum, because Python's may ignore NaN.
             float(np.max([error.max() for error in errors])),
             float(np.max([error.mean() for error in errors])),
             allowed,
@@ -262,7 +263,7 @@ def _compare_one(
         if not check.passed and not (accept_losses and finite and allowed.max > 0):
             raise ExportError(
                 f"Expected '{name}' from {where} within {allowed.max:.2g} (mean {allowed.mean:.2g}) of "
-                f"Keras. Received: off by {check.max_abs_error:.2g} (mean {check.mean_abs_error:.2g})"
+                f"Keras. Received: a difference of {check.max_abs_error:.2g} (mean {check.mean_abs_error:.2g})"
                 + ("; export precisions=('float32',) instead" if precision != "float32" else "")
             )
     return SignatureCheck(

@@ -1,12 +1,12 @@
-"""The oldest TensorFlow Lite that runs a file."""
+"""The oldest TensorFlow Lite release that runs a file."""
 
 from collections.abc import Mapping
 
-OLDEST = "2.7"  # the oldest that is tried (`tests/export/test_export_networks.py`)
+OLDEST = "2.7"  # the oldest tested release (`tests/export/test_export_networks.py`)
 
-#: By operator: the version from which on it needs a newer release than `OLDEST`, and which. (From
+#: By operator: versions that require a newer release than `OLDEST`, and this release. (From
 #: tensorflow/lite/tools/versioning/runtime_version.cc and the kernels' registrations; integers beyond int32 and 16-bit
-#: activations, which kvae doesn't write, need others.)
+#: activations require other releases, but kvae doesn't write them.)
 _SINCE: dict[str, tuple[tuple[int, str], ...]] = {
     "BITCAST": ((1, "2.13"),),
     "BITWISE_XOR": ((1, "2.13"),),
@@ -29,7 +29,7 @@ _SINCE: dict[str, tuple[tuple[int, str], ...]] = {
 
 
 def oldest_runtime(operators: Mapping[str, int]) -> str:
-    """The oldest release of TensorFlow Lite that knows these operators in these versions, not below `OLDEST`.
+    """Return the oldest release of TensorFlow Lite that supports these versions of operators, at least `OLDEST`.
 
     Example:
 

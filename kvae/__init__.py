@@ -1,7 +1,7 @@
-"""kvae: variational autoencoders for Keras 3 / TensorFlow, from `model.fit` to the phone.
+"""kvae: variational autoencoders for Keras 3 / TensorFlow: training, evaluation and export.
 
-A VAE is six parts: encoder, decoder, posterior, likelihood, prior and objective. A variant is another part,
-not another class.
+A VAE has six parts: encoder, decoder, posterior, likelihood, prior and objective. A variant replaces a part, not the
+class.
 
     >>> import kvae
     >>> vae = kvae.VAE(latent_dim=2, image_shape=(8, 8, 1))
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-# In a source checkout `kvae.export` lives beside `kvae/`, in `export/`; an installed package has it inside.
+# In a source checkout, `kvae.export` is the folder `export/` next to `kvae/`; an installed package contains it.
 _ROOT = Path(__file__).resolve().parent.parent
 if (_ROOT / "setup.cfg").is_file() and (_ROOT / "export" / "__init__.py").is_file():
     __path__.append(str(_ROOT))

@@ -1,4 +1,4 @@
-"""Numbers as arguments: Python's and NumPy's are the same, and what isn't one is refused in one line."""
+"""Checks of numeric arguments: Python's and NumPy's numbers are equivalent; anything else is refused in one line."""
 
 import math
 import operator
@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 
-ROUNDING = 1e-6  # of the width of a range: what arithmetic in float32 may leave outside of it
+ROUNDING = 1e-6  # tolerance for float32 arithmetic, relative to the width of a range
 
 
 def integer(name: str, value: Any, least: int | None = None, most: int | None = None) -> int:
-    """`value` as an int: of Python, of NumPy, or an array without axes; a bool is none.
+    """Convert an integer of Python or NumPy, or an array without axes, to an int; a bool is refused.
 
     Raises:
-        ValueError: for anything else, or below `least` or above `most` (which needs `least`).
+        ValueError: for anything else, or below `least` or above `most` (which requires `least`).
 
     Example:
 
@@ -35,7 +35,7 @@ def integer(name: str, value: Any, least: int | None = None, most: int | None = 
 
 
 def real(name: str, value: Any, least: float | None = None) -> float:
-    """`value` as a float: a finite number of Python or of NumPy, or an array without axes; a bool is none.
+    """Convert a finite number of Python or NumPy, or an array without axes, to a float; a bool is refused.
 
     Raises:
         ValueError: for anything else, or below `least`.
@@ -62,7 +62,7 @@ def real(name: str, value: Any, least: float | None = None) -> float:
 
 
 def numbers(wanted: str, value: Any) -> np.ndarray:
-    """`value` as an array of real numbers, of any shape; `wanted` is how the error begins.
+    """Convert `value` to an array of real numbers of any shape; `wanted` is the beginning of the error message.
 
     Raises:
         ValueError: for anything else.
@@ -85,6 +85,6 @@ def numbers(wanted: str, value: Any) -> np.ndarray:
 
 
 def shown(value: Any) -> str:
-    """What was received, in one short line."""
+    """Return the received value as one short line, for an error message."""
     text = " ".join((repr(value) if isinstance(value, str) else str(value)).split())
     return text if len(text) <= 80 else f"{text[:79]}…"

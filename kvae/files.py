@@ -1,7 +1,8 @@
-"""Files that are either whole or not there: written under a temporary name, then renamed."""
+"""Atomic files and folders: they are written under a temporary name, then renamed."""
 
 import contextlib
 import glob
+import hashlib
 import os
 import shutil
 import tempfile
@@ -10,16 +11,16 @@ from contextlib import contextmanager
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-LOCK = "lock"  # in a temporary folder, locked while its process lives
+LOCK = "lock"  # file in a temporary folder, locked as long as its process runs
 
 
 @contextmanager
 def temporary_folder(parent: str | os.PathLike[str], prefix: str) -> Iterator[Path]:
-    """A temporary folder in `parent`, with an empty `new` in it; removed after the block.
+    """Create a temporary folder in `parent`, with an empty folder `new` in it; remove it after the block.
 
-    A process that is killed leaves its folder behind. The next one with the same `prefix` removes it: the folder of
-    a living process, on this machine or on another one that shares the file system, is locked. What a process was
-    about to replace is in `old`; it is put back where nothing has taken its place.
+    A killed process leaves its folder. The next call with the same `prefix` removes it. The folder of a running
+    process, on this machine or on another one that shares the file system, is locked. A file or folder that is being
+    replaced is in `old`; it is restored if its replacement is missing.
 
     Example:
 
@@ -30,19 +31,19 @@ def temporary_folder(parent: str | os.PathLike[str], prefix: str) -> Iterator[Pa
     from filelock import FileLock
 
     parent = Path(parent)
-    for left in sorted(parent.glob(f"{glob.escape(prefix)}*")):
-        _remove_if_left(left)
+    for abandoned in sorted(parent.glob(f"{glob.escape(prefix)}*")):
+        _remove_if_abandoned(abandoned)
     while True:
         folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
         lock = FileLock(folder / LOCK)
-        with contextlib.suppress(FileNotFoundError):  # another process took it for one that was left
+        with contextlib.suppress(FileNotFoundError):  # another process has removed it as abandoned
             try:
                 lock.acquire()
             except FileNotFoundError:
                 raise
             except (OSError, NotImplementedError):
                 (folder / "new").mkdir()
-                break  # a file system without locks: nobody can tell whether it was left
+                break  # without locks, no process can tell whether the folder is abandoned
             (folder / "new").mkdir()
             if (folder / LOCK).exists():
                 break
@@ -53,8 +54,8 @@ def temporary_folder(parent: str | os.PathLike[str], prefix: str) -> Iterator[Pa
         _remove(folder, lock)
 
 
-def _remove_if_left(folder: Path) -> None:
-    """Remove a temporary folder whose process was killed; leave all others, and what isn't one of ours."""
+def _remove_if_abandoned(folder: Path) -> None:
+    """Remove a temporary folder whose process was killed; keep every other folder or file."""
     from filelock import FileLock, Timeout
 
     if folder.is_symlink() or not folder.is_dir():
@@ -76,19 +77,19 @@ def _remove_if_left(folder: Path) -> None:
 def _remove(folder: Path, lock: Any) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     lock.release()
-    if os.name == "nt":  # it removes no file that is open; elsewhere, what is there now is another process's
+    if os.name == "nt":  # Windows can't remove an open file; elsewhere, a lock file now belongs to another process
         with contextlib.suppress(OSError):
             (folder / LOCK).unlink()
             folder.rmdir()
 
 
-#: of a run, beside its figures: names of the figures that were drawn, and why the others weren't
+#: file of a run that lists the figures that were drawn, and why the others weren't
 FIGURES_LIST = Path("figures", "figures.json")
 
 
 @contextmanager
 def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A temporary path beside `path` (same suffix) to write to; it takes its place when the block ends well.
+    """Yield a temporary path with the same suffix to write to; it replaces `path` if the block raises no error.
 
     Example:
 
@@ -108,9 +109,9 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextmanager
 def atomic_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A temporary folder beside `path`; it takes its place, whatever was there, when the block ends well.
+    """Yield a temporary folder to write to; it replaces the file or folder `path` if the block raises no error.
 
-    What was there stays untouched until then, and for good if the block raises.
+    If the block raises, `path` stays as it was.
     """
     path = Path(path).absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -129,11 +130,11 @@ def atomic_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def public_name(source: str | os.PathLike[str], before: str = "") -> str:
-    """What others may know of where data come from: the last part of a path from a root or a home, the rest as it is.
+    """Return a source without private folders: the last part of a path from a root or a home; other names unchanged.
 
     Args:
         source: a path or a name.
-        before: put before what is left of a path.
+        before: prefix of a shortened path.
 
     Example:
 
@@ -141,7 +142,13 @@ def public_name(source: str | os.PathLike[str], before: str = "") -> str:
         ['photos', 'photos', 'mnist', 'photos of 2019/2020']
     """
     text = str(source)
-    windows = PureWindowsPath(text)  # of the other kind of slashes, too
+    windows = PureWindowsPath(text)  # accepts both kinds of slashes
     if windows.drive or windows.root or text.startswith(("~", "./", "../")):
         return before + (windows.name or text[:1])
     return text
+
+
+def checksum(path: str | os.PathLike[str]) -> str:
+    """Return the SHA-256 of a file, as hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""Families for p(x|z): what the decoder's output means."""
+"""Families of distributions for p(x|z), whose parameters are the decoder's output."""
 
 from kvae.distributions import (
     Bernoulli,

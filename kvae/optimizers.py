@@ -1,4 +1,4 @@
-"""`FusedAdam`, in one operation for each weight."""
+"""`FusedAdam`: Adam with one operation for each weight."""
 
 from typing import Any
 
@@ -10,18 +10,18 @@ __all__ = ["FusedAdam"]
 
 @keras.saving.register_keras_serializable("kvae")
 class FusedAdam(keras.optimizers.Adam):
-    """`keras.optimizers.Adam` with one operation in place of fifteen: the same arguments, step and state.
+    """`keras.optimizers.Adam` with one operation instead of fifteen: the same arguments, step and state.
 
-    Keras writes the update (Kingma & Ba 2015, https://arxiv.org/abs/1412.6980, algorithm 1) as products, sums and
-    roots of whole tensors, each of which goes through memory. TensorFlow has an operation for all of it. Where layers
-    are wide and steps short, that is a good part of a step (benchmarks/training/fit.py). For sparse gradients, and with
-    `amsgrad`, it is Keras's.
+    Keras computes the update (Kingma & Ba 2015, https://arxiv.org/abs/1412.6980, algorithm 1) as products, sums and
+    roots of whole tensors, each of which goes through memory. TensorFlow has one operation for the whole update. With
+    wide layers and short steps, this saves a good part of a step (benchmarks/training/fit.py). For sparse gradients,
+    and with `amsgrad`, the update is Keras's.
 
     Args:
-        ema_warmup: whether averages of weights (`use_ema`) have the momentum min(`ema_momentum`, t/(t + 10)) at step t:
-            they are of about the last tenth of the steps, until `ema_momentum` allows no more. Without it, as in Keras,
-            averages keep the weights of the beginning for thousands of steps (with a momentum of 0.999, 13 % of an
-            average after 2,000 steps is the first step's).
+        ema_warmup: whether averages of weights (`use_ema`) have the momentum min(`ema_momentum`, t/(t + 10)) at step t.
+            They then cover about the last tenth of the steps, until `ema_momentum` is reached. Without it, as in Keras,
+            averages contain the initial weights for thousands of steps (with a momentum of 0.999, the first step's
+            weights are 13 % of an average after 2,000 steps).
         *args, **kwargs: as for `keras.optimizers.Adam`.
 
     Example:

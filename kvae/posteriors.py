@@ -1,4 +1,4 @@
-"""Families for q(z|x): what the encoder's output means."""
+"""Families of distributions for q(z|x), whose parameters are the encoder's output."""
 
 from kvae.distributions import DiagonalNormal, Distribution, FullCovarianceNormal, InverseAutoregressive
 

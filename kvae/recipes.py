@@ -1,15 +1,16 @@
 """Published variants, each a composition of parts.
 
-A recipe makes a `kvae.VAE` from the shape of the images; `kvae recipes` lists them, and
-`kvae train SOURCE --recipe NAME` trains one with the settings that are written above it.
+A recipe creates a `kvae.VAE` for images of a shape. `kvae recipes` lists them, and `kvae train SOURCE --recipe NAME`
+trains one with the settings in its decorator.
 
     >>> import kvae
     >>> vae = kvae.recipes.beta_vae(image_shape=(8, 8, 1), latent_dim=2, beta=4.0)
     >>> vae.objective.beta
     4.0
 
-Every recipe takes `image_shape` and `latent_dim`. Some want to know more of the training, and get it from the command:
-`num_steps` it will take, `num_images` it has, `condition_dim` (how many classes), or `images`, some hundred of them.
+Every recipe takes `image_shape` and `latent_dim`. Some take more arguments, which the command provides: `num_steps`
+(number of training steps), `num_images` (number of training images), `condition_dim` (number of classes), or `images`
+(some hundred training images).
 """
 
 import math
@@ -23,7 +24,7 @@ Shape = tuple[int, int, int]
 
 
 def recipe(**settings: Any) -> Callable[[Callable[..., VAE]], Callable[..., VAE]]:
-    """Mark a function as a recipe; `settings` are those of `kvae train` that belong to it."""
+    """Mark a function as a recipe; `settings` are the settings of `kvae train` for it."""
 
     def mark(build: Callable[..., VAE]) -> Callable[..., VAE]:
         build.settings = settings  # type: ignore[attr-defined]
@@ -32,7 +33,7 @@ def recipe(**settings: Any) -> Callable[[Callable[..., VAE]], Callable[..., VAE]
     return mark
 
 
-# What is minimised.
+# Objectives.
 
 
 @recipe()
@@ -43,20 +44,20 @@ def vae(image_shape: Shape, latent_dim: int = 16) -> VAE:
 
 @recipe()
 def beta_vae(image_shape: Shape, latent_dim: int = 10, beta: float = 4.0) -> VAE:
-    """β-VAE: the rate weighs more (Higgins et al. 2017, https://openreview.net/forum?id=Sy2fzU9gl)."""
+    """β-VAE: a larger weight of the rate (Higgins et al. 2017, https://openreview.net/forum?id=Sy2fzU9gl)."""
     return VAE(latent_dim=latent_dim, image_shape=image_shape, objective=objectives.ELBO(beta))
 
 
 @recipe()
 def warmup_vae(image_shape: Shape, latent_dim: int = 16, num_steps: int = 10_000) -> VAE:
-    """KL warm-up: the rate's weight rises from 0 to 1 (Sønderby et al. 2016, https://arxiv.org/abs/1602.02282)."""
+    """KL warm-up: the weight of the rate rises from 0 to 1 (Sønderby et al. 2016, https://arxiv.org/abs/1602.02282)."""
     warmup = schedules.LinearWarmup(max(1, num_steps // 5))
     return VAE(latent_dim=latent_dim, image_shape=image_shape, objective=objectives.ELBO(warmup))
 
 
 @recipe()
 def cyclical_vae(image_shape: Shape, latent_dim: int = 16, num_steps: int = 10_000) -> VAE:
-    """Cyclical annealing: four warm-ups one after the other (Fu et al. 2019, https://arxiv.org/abs/1903.10145)."""
+    """Cyclical annealing: four consecutive warm-ups (Fu et al. 2019, https://arxiv.org/abs/1903.10145)."""
     cycles = schedules.Cyclical(max(1, num_steps // 4), cycles=4)
     return VAE(latent_dim=latent_dim, image_shape=image_shape, objective=objectives.ELBO(cycles))
 
@@ -76,28 +77,28 @@ def capacity_vae(image_shape: Shape, latent_dim: int = 10, nats: float = 25.0, n
 
 @recipe()
 def control_vae(image_shape: Shape, latent_dim: int = 16, nats: float = 15.0, num_steps: int = 10_000) -> VAE:
-    """ControlVAE: β is steered so that the rate holds a target (Shao et al. 2020, https://arxiv.org/abs/2004.05988)."""
-    gain = math.prod(image_shape) / 784  # a nat of rate is worth more distortion, and so a larger β, with more pixels
+    """ControlVAE: a controller of β keeps the rate at a target (Shao et al. 2020, https://arxiv.org/abs/2004.05988)."""
+    gain = math.prod(image_shape) / 784  # with more pixels, a nat of rate is worth more distortion, and β is larger
     objective = objectives.TargetRate(nats, k_p=0.01 * gain, k_i=0.5 * gain / max(1, num_steps), max_beta=10.0)
     return VAE(latent_dim=latent_dim, image_shape=image_shape, objective=objective)
 
 
 @recipe()
 def beta_tc_vae(image_shape: Shape, latent_dim: int = 10, beta: float = 6.0, num_images: int = 50_000) -> VAE:
-    """β-TC-VAE: the total correlation weighs more (Chen et al. 2018, https://arxiv.org/abs/1802.04942)."""
+    """β-TC-VAE: a larger weight of the total correlation (Chen et al. 2018, https://arxiv.org/abs/1802.04942)."""
     objective = objectives.TotalCorrelation(beta, dataset_size=num_images)
     return VAE(latent_dim=latent_dim, image_shape=image_shape, objective=objective)
 
 
 @recipe()
 def dip_vae(image_shape: Shape, latent_dim: int = 10, weight: float = 10.0) -> VAE:
-    """DIP-VAE-II: the aggregate posterior's covariance is I (Kumar et al. 2018, https://arxiv.org/abs/1711.00848)."""
+    """DIP-VAE-II: the aggregate posterior's covariance is near I (Kumar et al. 2018, https://arxiv.org/abs/1711.00848)."""
     return VAE(latent_dim=latent_dim, image_shape=image_shape, objective=objectives.DIP(weight, weight))
 
 
 @recipe()
 def info_vae(image_shape: Shape, latent_dim: int = 16, weight: float = 100.0) -> VAE:
-    """InfoVAE: an MMD in place of much of the rate (Zhao et al. 2017, https://arxiv.org/abs/1706.02262)."""
+    """InfoVAE: an MMD instead of most of the rate (Zhao et al. 2017, https://arxiv.org/abs/1706.02262)."""
     objective = objectives.MMD(weight, beta=0.2, kernel=objectives.RBF())
     return VAE(latent_dim=latent_dim, image_shape=image_shape, objective=objective)
 
@@ -109,7 +110,7 @@ def wae_mmd(image_shape: Shape, latent_dim: int = 16, weight: float = 100.0) -> 
     return VAE(latent_dim=latent_dim, image_shape=image_shape, likelihood=likelihood, objective=objectives.MMD(weight))
 
 
-# More than one posterior sample.
+# Several posterior samples.
 
 
 @recipe(batch_size=20, learning_rate=1e-3)
@@ -137,7 +138,7 @@ def miwae(image_shape: Shape, latent_dim: int = 16, num_samples: int = 16, num_g
 
 @recipe()
 def ciwae(image_shape: Shape, latent_dim: int = 16, num_samples: int = 8, beta: float = 0.5) -> VAE:
-    """CIWAE: between the ELBO and IWAE (Rainforth et al. 2018, https://arxiv.org/abs/1802.04537)."""
+    """CIWAE: a combination of the ELBO and IWAE (Rainforth et al. 2018, https://arxiv.org/abs/1802.04537)."""
     return VAE(latent_dim=latent_dim, image_shape=image_shape, objective=objectives.CIWAE(num_samples, beta))
 
 
@@ -200,7 +201,7 @@ def flow_prior_vae(image_shape: Shape, latent_dim: int = 16) -> VAE:
 
 @recipe()
 def sigma_vae(image_shape: Shape, latent_dim: int = 16) -> VAE:
-    """σ-VAE: the variance that fits best (Rybkin et al. 2021, https://arxiv.org/abs/2006.13202)."""
+    """σ-VAE: the optimal variance of the pixels (Rybkin et al. 2021, https://arxiv.org/abs/2006.13202)."""
     return VAE(latent_dim=latent_dim, image_shape=image_shape, likelihood=likelihoods.OptimalNormal(scale=0.2))
 
 
@@ -241,7 +242,7 @@ def conditional_vae(image_shape: Shape, latent_dim: int = 16, condition_dim: int
 
 @recipe(batch_size=128, learning_rate=1e-3, epochs=30)
 def keras_example(image_shape: Shape, latent_dim: int = 2) -> VAE:
-    """The size of the VAE of keras.io's examples (Chollet 2020, https://keras.io/examples/generative/vae/)."""
+    """Networks of the size in keras.io's VAE example (Chollet 2020, https://keras.io/examples/generative/vae/)."""
     return VAE(
         encoder=networks.Encoder(latent_dim, networks.ConvDown((32, 64), units=16)),
         decoder=networks.Decoder(image_shape, networks.ConvUp((64, 32))),
@@ -261,8 +262,8 @@ def pythae_vae(image_shape: Shape, latent_dim: int = 40) -> VAE:
 def residual_flow(image_shape: Shape, latent_dim: int = 40, num_steps: int = 30_000, num_samples: int = 1) -> VAE:
     """Our best density: residual networks, RealNVP prior, IAF posterior (Kingma et al. 2016, arXiv:1606.04934).
 
-    With num_samples = 1 it is the ELBO after a warm-up; with more, IWAE (arXiv:1509.00519), to go on from there
-    with `--from`. The prior is that of Dinh et al. 2017 (arXiv:1605.08803), the networks are of He et al. 2016."""
+    With num_samples = 1 the objective is the ELBO after a warm-up; with more samples it is IWAE (arXiv:1509.00519), to
+    continue with `--from`. The prior is from Dinh et al. 2017 (arXiv:1605.08803), the networks from He et al. 2016."""
     warmup = schedules.LinearWarmup(max(1, num_steps // 12))
     return VAE(
         encoder=networks.Encoder(latent_dim, networks.ResidualDown()),
@@ -277,7 +278,8 @@ def residual_flow(image_shape: Shape, latent_dim: int = 40, num_steps: int = 30_
 def phone_vae(image_shape: Shape, latent_dim: int = 32, num_steps: int = 30_000, num_samples: int = 1) -> VAE:
     """For a phone: the small default networks, and a small RealNVP prior (Dinh et al. 2017).
 
-    Trained as `residual_flow` is; an int8 file of MNIST's size takes less than 1 MB. https://arxiv.org/abs/1605.08803"""
+    It is trained like `residual_flow`. An int8 file for MNIST's image size takes less than 1 MB.
+    https://arxiv.org/abs/1605.08803"""
     warmup = schedules.LinearWarmup(max(1, num_steps // 12))
     return VAE(
         latent_dim=latent_dim,

@@ -1,4 +1,4 @@
-"""The pictures of a training run, and `report.html`: one self-contained page about it."""
+"""The figures of a training run, and `report.html`, a self-contained page about it."""
 
 import base64
 import csv
@@ -25,47 +25,49 @@ from kvae.steps import Steps
 __all__ = ["write_figures", "write_report"]
 
 ENCODE_BATCH = 256
-MAPPED = 600  # images that the map of thumbnails chooses from: t-SNE takes two seconds for as many
+MAPPED = 600  # images available to the thumbnail maps; t-SNE takes two seconds for this number
 ANALOGIES = 5  # rows of latent arithmetic
-MAX_FILES = 40  # of the list at the end of the page; a folder of TensorBoard logs would fill it otherwise
+MAX_FILES = 40  # files listed at the end of the page; a folder of TensorBoard logs would fill it otherwise
 
-#: figures in the order of the page: file stem, heading, how to read it
+#: figures in the order of the page: file stem, heading, explanation
 FIGURES = (
-    ("learning_curves", "Learning", "Distortion is what it costs to draw the pixels once the latents are known, rate "
-     "what it costs to say which latents; ELBO is minus their sum and should rise. Validation images were not trained "
-     "on: where their curve turns away from the training curve, the model begins to memorise. (Training values are "
-     "means over an epoch, so that early on validation may look better.)"),
-    ("reconstructions", "Reconstructions", "Test images above what is left of them after encoder and decoder, without "
-     "noise. What is lost here, the latents don't carry."),
-    ("samples", "Samples from the prior", "New images: latents drawn from the prior, decoded. No encoder, no data; "
-     "this is what the exported decoder does on a phone. Each is the mean of p(x|z), without the noise of single "
-     "pixels, and therefore soft."),
-    ("class_samples", "The same style, every class", "New images of a conditional model: a row for each class, and the "
-     "same latents in every column. What stays along a column is what the latents say beside the class. Each is the "
-     "mean of p(x|z, c), without the noise of single pixels, and therefore soft."),
-    ("manifold", "The latent manifold", "The two latents across the page: every tile stands for the same prior "
-     "probability. Neighbours should be alike, without gaps. (Of a conditional model, that of its first class.)"),
-    ("traversals", "One latent at a time", "Each row moves one latent from −3 to 3 standard deviations, all others at "
-     "their mean; the most informative first. A row that doesn't change is a latent that is not used. (Of a "
-     "conditional model, as its first class.)"),
-    ("latent_map", "Where images lie", "Posterior means of test images. Labels, where there are any, colour the "
-     "points; only a conditional model saw them in training, and need not say them with its latents."),
-    ("thumbnail_map", "A map of the latents", "Test images where t-SNE puts their posterior means: neighbours stay "
-     "neighbours, distances between groups say nothing. Frames have the colours of the labels, which only a "
-     "conditional model saw in training."),
-    ("thumbnail_map_pca", "The same map, by principal components", "Test images on the two directions in which their "
-     "posterior means vary most, each stretched to fill the page: a linear map, on which groups overlap that only "
-     "other directions keep apart."),
-    ("neighbours", "Nearest neighbours", "A test image, and the test images nearest to it in latent space, the closest "
-     "first. Where they are of the same kind, the latents say what is in an image."),
-    ("direction", "A direction in latent space", "Test images of the first class, moved along the line from its mean "
-     "latent to that of the second class: at 0 the reconstruction, at 1 as far as the classes are apart. What changes "
-     "is what separates them; what stays is the rest."),
-    ("arithmetic", "Latent arithmetic", "What is to c as a is to b? a and b are the test images nearest to the mean "
-     "latents of two classes, c is another of b's class: the latents of a less those of b, added to those of c, are "
-     "decoded. The result should be of a's class. What else a and b differ in is carried over, too."),
-    ("kl_per_dimension", "What each latent carries", "KL of each latent from N(0, 1), mean over test images. Latents "
-     "near zero have collapsed: they cost nothing and say nothing. (With another prior the rate is not their sum.)"),
+    ("learning_curves", "Learning curves", "The distortion is the cost of the pixels given the latents. The rate is "
+     "the cost of the latents. The ELBO is minus their sum and should rise. Validation images are not used for "
+     "training: if their curve departs from the training curve, the model begins to memorise. (Training values are "
+     "means over an epoch, so validation can look better in the first epochs.)"),
+    ("reconstructions", "Reconstructions", "Test images, and below them their reconstructions by encoder and decoder, "
+     "without noise. The latents don't carry details that are lost here."),
+    ("samples", "Samples from the prior", "New images, decoded from latents that are drawn from the prior. The "
+     "exported decoder generates them in the same way, without encoder or data. Each image is the mean of p(x|z), "
+     "without pixel noise, and therefore soft."),
+    ("class_samples", "Samples of each class", "New images of a conditional model. Each row is a class; each column "
+     "has the same latents. The latents define what a column has in common, such as the style. Each image is the mean "
+     "of p(x|z, c), without pixel noise, and therefore soft."),
+    ("manifold", "Latent manifold", "Images decoded from a grid of the two latents; every tile covers the same prior "
+     "probability. Neighbouring images should be similar, without gaps. (A conditional model is shown for its first "
+     "class.)"),
+    ("traversals", "Latent traversals", "Each row moves one latent from −3 to 3 standard deviations and keeps the "
+     "others at their mean. The most informative latent comes first. If a row doesn't change, its latent is unused. "
+     "(A conditional model is shown for its first class.)"),
+    ("latent_map", "Latent space", "Posterior means of test images, coloured by label if there are labels. Only a "
+     "conditional model receives labels in training; its latents need not contain them."),
+    ("thumbnail_map", "Map of the latents (t-SNE)", "Test images, placed by t-SNE of their posterior means. "
+     "Neighbours in latent space stay neighbours; distances between groups have no meaning. Frames are coloured by "
+     "label. Only a conditional model receives labels in training."),
+    ("thumbnail_map_pca", "Map of the latents (principal components)", "Test images, placed by the two principal "
+     "components of their posterior means, each scaled to fill the page. The map is linear: groups that differ in "
+     "other directions overlap."),
+    ("neighbours", "Nearest neighbours", "Test images, each followed by the test images nearest to it in latent "
+     "space, the nearest first. If they show the same kind of object, the latents represent the content of an image."),
+    ("direction", "Direction between two classes", "Test images of the first class, moved along the line from its "
+     "mean latent to the mean latent of the second class. 0 is the reconstruction; 1 is the distance between the "
+     "classes. The images change in what separates the classes, and keep the rest."),
+    ("arithmetic", "Latent arithmetic", "a is to b as the result is to c. a and b are the test images nearest to the "
+     "mean latents of two classes, and c is another image of b's class. The result decodes latents(a) − latents(b) + "
+     "latents(c) and should belong to a's class. Other differences between a and b are carried over, too."),
+    ("kl_per_dimension", "KL of each latent", "KL of each latent from N(0, 1), mean over test images. Latents near "
+     "zero have collapsed: they cost nothing and carry no information. (With another prior, the rate is not the sum "
+     "of these values.)"),
 )  # fmt: skip
 
 
@@ -80,25 +82,25 @@ def write_figures(
     kl: np.ndarray | None = None,
     steps: Steps | None = None,
 ) -> list[Path]:
-    """Draw the figures of a run into `run/figures`, each written whole or not at all.
+    """Draw the figures of a run into `run/figures`; each file is written atomically.
 
-    One that can't be drawn (too few images, a model that has collapsed) doesn't keep the others from being drawn. Its
-    reason is in `run/figures/figures.json` and in the report.
+    A figure that can't be drawn (too few images, a collapsed model) doesn't affect the others. Its reason is in
+    `run/figures/figures.json` and in the report.
 
     Args:
         run: folder of the run.
-        model: a `kvae.VAE`, or a `kvae.Autoencoder`: then there are no samples, and traversals follow the
-            spread of `means`.
+        model: a `kvae.VAE`, or a `kvae.Autoencoder`, which has no samples, and whose traversals follow the variance of
+            `means`.
         images: test images `(N, H, W, C)`.
         labels: `(N,)` or None; the conditions of a conditional model. Below 0 for an image without a label.
         history: columns of the training log.
         label_names: names of the classes.
-        means: latents of `images`, `(N, D)`; encoded here if left out.
-        kl: KL of each latent, `(D,)`, nats; without it, there is no figure of it.
-        steps: says what can't be drawn.
+        means: latents of `images`, `(N, D)`; None encodes the images.
+        kl: KL of each latent, `(D,)`, nats; None omits its figure.
+        steps: steps that report the figures that can't be drawn.
 
     Returns:
-        The paths written.
+        The paths of the figures.
     """
     conditional = model.condition_dim is not None
     steps = steps or Steps()
@@ -111,7 +113,7 @@ def write_figures(
         means = np.concatenate([np.asarray(model.encode_mean(images[i:j], conditions(i, j))) for i, j in batches])
     codes = means
     first = 0 if conditional else None  # class
-    spread = codes.var(axis=0)
+    variances = codes.var(axis=0)
     generates = hasattr(model, "prior")
     mapped = slice(0, MAPPED)
     frames = None if labels is None else labels[mapped]
@@ -128,13 +130,13 @@ def write_figures(
     if generates and model.latent_dim == 2:
         figures["manifold"] = lambda: plotting.manifold(model, condition=first)
     else:
-        order = np.argsort(-(spread if kl is None else np.asarray(kl)), kind="stable")
+        order = np.argsort(-(variances if kl is None else np.asarray(kl)), kind="stable")
         figures["traversals"] = lambda: plotting.traversals(
             model, dimensions=[int(d) for d in order[:8]], kl=kl, latents=None if generates else codes, condition=first
         )
     figures["neighbours"] = lambda: plotting.neighbours(images, codes)
     figures["thumbnail_map"] = lambda: plotting.thumbnail_map(images[mapped], codes[mapped], frames, label_names)
-    if model.latent_dim > 1 and np.any(spread > 0):  # else there is nothing to choose directions by
+    if model.latent_dim > 1 and np.any(variances > 0):  # otherwise there are no principal components
         figures["thumbnail_map_pca"] = lambda: plotting.thumbnail_map(
             images[mapped], codes[mapped], frames, label_names, method="pca"
         )
@@ -142,7 +144,7 @@ def write_figures(
         figures["direction"] = lambda: _direction(model, images, codes, labels)
         figures["arithmetic"] = lambda: _arithmetic(model, images, codes, labels)
     if kl is not None:
-        figures["kl_per_dimension"] = lambda: plotting.kl_per_dimension(kl, spread > ACTIVE_VARIANCE)
+        figures["kl_per_dimension"] = lambda: plotting.kl_per_dimension(kl, variances > ACTIVE_VARIANCE)
 
     paths, failed = [], {}
     for name, draw in figures.items():
@@ -156,13 +158,13 @@ def write_figures(
 
 
 def list_figures(run: Path, drawn: list[str], failed: dict[str, str]) -> None:
-    """Write which figures were drawn, and why the others weren't: for the report."""
+    """Write the list of figures that were drawn, and the reasons of those that failed, for the report."""
     with atomic_file(run / FIGURES_LIST) as temporary:
         temporary.write_text(json.dumps({"drawn": drawn, "failed": failed}, indent=2) + "\n", encoding="utf-8")
 
 
 def _direction(model: Any, images: np.ndarray, means: np.ndarray, labels: np.ndarray) -> Figure:
-    """The slider from class 0 to class 1."""
+    """Draw the slider from class 0 to class 1."""
     counts = np.sum(labels == 0), np.sum(labels == 1)
     if 0 in counts:
         raise ValueError(f"Expected images of class 0 and of class 1. Received: {counts[0]} and {counts[1]}")
@@ -174,14 +176,14 @@ def _arithmetic(model: Any, images: np.ndarray, means: np.ndarray, labels: np.nd
     a, b, c = _analogies(means, labels)
     if not a:
         raise ValueError(
-            "Expected images of two classes, two or more of one of them. "
+            "Expected images of two classes, with two or more images of one class. "
             f"Received: {np.sum(labels >= 0)} of {len(np.unique(labels[labels >= 0]))} classes"
         )
     return plotting.latent_arithmetic(model, images[a], images[b], images[c])
 
 
 def _analogies(means: np.ndarray, labels: np.ndarray) -> tuple[list[int], list[int], list[int]]:
-    """Positions of images a, b and c: b is typical of a class, a of the next one, and c another one of b's class."""
+    """Return positions of images a, b and c: a and b are typical of two classes, c is another image of b's class."""
     by_class = []
     for label in np.unique(labels[labels >= 0]):
         own = np.flatnonzero(labels == label)
@@ -196,11 +198,11 @@ def _analogies(means: np.ndarray, labels: np.ndarray) -> tuple[list[int], list[i
 def write_report(run: Path) -> Path:
     """Render `run/report.html` from the run's config.json, metrics.json, history.csv and figures.
 
-    The page needs no network: pictures are part of it. Whatever is missing inside config.json and metrics.json
-    is left out of the page.
+    The page is self-contained and needs no network. Entries that are missing from config.json and metrics.json are
+    left out.
 
     Raises:
-        ValueError: if one of the files is missing or damaged; the message names it and the command that makes it.
+        ValueError: if a file is missing or damaged; the message names it and the command that writes it.
     """
     import jinja2
 
@@ -237,7 +239,7 @@ def write_report(run: Path) -> Path:
 
 
 def _public(value: Any) -> Any:
-    """A part of a configuration without the folders of this machine."""
+    """Return a part of a configuration without the folders of this machine."""
     if isinstance(value, dict):
         return {key: _public(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -246,15 +248,15 @@ def _public(value: Any) -> Any:
 
 
 def _figures(folder: Path) -> list[dict[str, Any]]:
-    """The pictures in the order of the page; those it doesn't know come last."""
+    """Return the figures in the order of the page; unknown ones come last."""
     known = {name: (title, text) for name, title, text in FIGURES}
-    others = sorted(path.stem for path in folder.glob("*.png") if path.stem not in known)
+    unknown = sorted(path.stem for path in folder.glob("*.png") if path.stem not in known)
     figures = []
-    for name in (*known, *others):
+    for name in (*known, *unknown):
         path = folder / f"{name}.png"
         if path.is_file():
             content = path.read_bytes()
-            width, height = (int.from_bytes(content[i : i + 4], "big") for i in (16, 20))  # of the PNG's header
+            width, height = (int.from_bytes(content[i : i + 4], "big") for i in (16, 20))  # from the PNG header
             title, text = known.get(name, (name.replace("_", " ").capitalize(), ""))
             figures.append(
                 {"title": title, "text": text, "name": name, "data": base64.b64encode(content).decode(),
@@ -264,24 +266,24 @@ def _figures(folder: Path) -> list[dict[str, Any]]:
 
 
 def _failed(run: Path, metrics: dict[str, Any]) -> dict[str, str]:
-    """What could not be done, and why."""
+    """Return the failures of a run, with their reasons."""
     try:
         figures = _read_json(run / FIGURES_LIST)
-    except ValueError:  # an earlier version had none
+    except ValueError:  # older runs have no list
         figures = {}
     return {**(metrics.get("not_made") or {}), **(figures.get("failed") or {})}
 
 
 def _commands(name: str, source: str) -> list[tuple[str, str]]:
-    """What to do next, as (what it is for, command for a shell in the folder that holds the run)."""
+    """Return the next commands, as (purpose, command for a shell in the folder that holds the run)."""
     name = f"./{name}" if name.startswith("-") else name
     run = shlex.quote(name)
     return [
-        ("New images", f"kvae generate {run} -n 64 --seed 7 --out grid.png"),
-        ("A tighter bound", f"kvae evaluate {run} --samples 500"),
-        ("Features for a classifier", f"kvae features {run} {shlex.quote(source)} --out features.npz"),
-        ("SavedModel and .tflite files, verified", f"kvae export {run} --out {shlex.quote(f'{name}-export')}"),
-        ("These figures again", f"kvae plot {run}"),
+        ("Generate images", f"kvae generate {run} -n 64 --seed 7 --out grid.png"),
+        ("Compute a tighter bound", f"kvae evaluate {run} --samples 500"),
+        ("Extract features for a classifier", f"kvae features {run} {shlex.quote(source)} --out features.npz"),
+        ("Export verified SavedModel and .tflite files", f"kvae export {run} --out {shlex.quote(f'{name}-export')}"),
+        ("Redraw these figures", f"kvae plot {run}"),
     ]
 
 
@@ -294,7 +296,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ValueError(f"A report needs {path}, which is missing; `kvae train` makes it") from error
+        raise ValueError(f"Expected {path}, which `kvae train` writes. Received: no such file") from error
     except ValueError as error:
         raise ValueError(f"Expected JSON, as `kvae train` writes it. Received: {path} ({error})") from error
     if not isinstance(content, dict):
@@ -307,15 +309,15 @@ def _read_history(path: Path) -> dict[str, list[str]]:
         with open(path, newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
     except FileNotFoundError as error:
-        raise ValueError(f"A report needs {path}, which is missing; `kvae train` makes it") from error
+        raise ValueError(f"Expected {path}, which `kvae train` writes. Received: no such file") from error
     return {name: [row[name] for row in rows] for name in rows[0]} if rows else {}
 
 
 def _kept_epoch(config: dict[str, Any], history: dict[str, list[str]]) -> tuple[int, str] | None:
-    """The epoch, counted from 1, whose weights were kept, and why; None if nothing says it."""
+    """Return the epoch whose weights were kept, counted from 1, and the reason; None if it is unknown."""
     if config.get("kept_epoch"):
         return config["kept_epoch"], str(config.get("kept_because"))
-    try:  # a run from before it was written down, whose best epoch has the tightest bound
+    try:  # an older run without this entry kept the epoch with the tightest bound
         bound = [-float(value) for value in history["val_nll" if "val_nll" in history else "val_loss"]]
     except (KeyError, TypeError, ValueError):
         return None

@@ -1,4 +1,4 @@
-"""The run folder: what `kvae train` leaves, and how to use it again."""
+"""The run folder that `kvae train` writes, and access to its model, numbers and data."""
 
 import csv
 import json
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from kvae.models import VAE
 
 MODEL, CONFIG, HISTORY, METRICS = "model.keras", "config.json", "history.csv", "metrics.json"
-SPLITS = "splits.npz"  # which images were in which split
+SPLITS = "splits.npz"  # fingerprints of the images in each split
 REPORT = "report.html"
 
 
@@ -26,10 +26,10 @@ class RunError(ValueError):
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A folder that `kvae train` made: its configuration, model, numbers and data.
+    """A folder made by `kvae train`, with its configuration, model, numbers and data.
 
     Args:
-        path: of the folder.
+        path: path of the folder.
 
     Example:
 
@@ -48,10 +48,10 @@ class RunFolder:
     def __truediv__(self, name: str | Path) -> Path:
         return self.path / name
 
-    # What was trained.
+    # Configuration and model.
 
     def check(self) -> "RunFolder":
-        """The folder itself; RunError unless it has a configuration and a model."""
+        """Raise a RunError unless the folder has a configuration and a model. Return the folder."""
         for name in (CONFIG, MODEL):
             if not (self / name).is_file():
                 raise RunError(
@@ -62,7 +62,7 @@ class RunFolder:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """The settings of training, and what was trained; RunError where they are missing or damaged."""
+        """The configuration of the training run. A RunError is raised if it is missing or damaged."""
         self.check()
         try:
             config = with_data_seed(json.loads((self / CONFIG).read_text(encoding="utf-8")))
@@ -75,7 +75,7 @@ class RunFolder:
 
     @cached_property
     def model(self) -> "VAE":
-        """The trained model; RunError if its file is damaged."""
+        """The trained model. A RunError is raised if its file is damaged."""
         import kvae
 
         self.check()
@@ -83,13 +83,13 @@ class RunFolder:
             return kvae.load(self / MODEL)
         except Exception as error:
             reason = " ".join(str(error).split())[:200]
-            raise RunError(f"{self / MODEL} can't be loaded: is it damaged? ({reason})") from error
+            raise RunError(f"Expected a model that can be loaded. Received: {self / MODEL} ({reason})") from error
 
     # Numbers.
 
     @property
     def history(self) -> dict[str, list[float]]:
-        """The training log as lists by column; nothing where it is missing."""
+        """The training log as lists by column; empty if it is missing."""
         if not (self / HISTORY).is_file():
             return {}
         with open(self / HISTORY, newline="", encoding="utf-8") as file:
@@ -98,12 +98,12 @@ class RunFolder:
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """Scores of the test split; nothing where they are missing or damaged: they can be computed again."""
+        """The scores of the test split; empty if they are missing or damaged, because they can be recomputed."""
         return _read_object(self / METRICS)
 
     @property
     def is_described(self) -> bool:
-        """Whether a trained run has its scores, the figures that could be drawn, and its report."""
+        """Whether the run has its scores, the figures that could be drawn, and its report."""
         figures = _read_object(self / FIGURES_LIST).get("drawn") or ["learning_curves"]  # older runs have no list
         files = [self / REPORT, *(self / FIGURES_LIST.with_name(f"{name}.png") for name in figures)]
         return "elbo" in self.metrics and all(file.is_file() for file in files)
@@ -111,20 +111,20 @@ class RunFolder:
     # Data.
 
     def is_own(self, source: str) -> bool:
-        """Whether the run was trained on this source."""
+        """Return whether the run was trained on this source."""
         return self.config["source"] in (source, str(Path(source).expanduser().resolve()))
 
     def data(
         self, source: str | None = None, data_dir: Path | None = None, whole: bool = False, key: str | None = None
     ) -> "Data":
-        """The data that the run was trained on, in its splits, or another source prepared in the same way.
+        """Load the data of the training run in its splits, or another source with the same preprocessing.
 
         A `DataWarning` says what has changed since training.
 
         Args:
-            source: another source; None for that of training.
-            data_dir: where TensorFlow Datasets keeps prepared sets.
-            whole: cut no splits; those that the source has itself stay.
+            source: another source; None for the source of the training run.
+            data_dir: folder of prepared TensorFlow Datasets.
+            whole: whether to keep all images in one split, unless the source has splits itself.
             key: entry of another `.npz` file.
 
         Raises:
@@ -150,7 +150,7 @@ class RunFolder:
             binarize=config["binarize"],
             size=config["size"],
             grayscale=config["grayscale"],
-            value_range=config.get("value_range"),  # these three aren't in older configurations
+            value_range=config.get("value_range"),  # missing in older configurations, as the next two
             background=config.get("background") or "white",
             key=config.get("key") if own and key is None else key,
             data_dir=data_dir,
@@ -175,17 +175,19 @@ class RunFolder:
 
 
 def in_splits_of_training(loaded: "Data", trained: "Splits") -> "Data":
-    """The data in the splits of training, with a warning of what has changed since."""
+    """Return the data in the splits of the training run, and warn if the dataset has changed since."""
     from kvae.data import DataWarning
 
     changes = loaded.changes(trained)
     gone = [f"{count:,} of {len(trained[name]):,} {name}" for name, count in changes.missing.items() if count]
     found = loaded.with_splits(trained)
     if gone or changes.new:
-        new = f"{changes.new:,} new image{'s are' if changes.new != 1 else ' is'} in no split (--split new has them)"
+        new = (
+            f"{changes.new:,} new image{'s are' if changes.new != 1 else ' is'} in no split (--split new selects them)"
+        )
         lost = f"{', '.join(gone)} images are missing or have changed"
         warnings.warn(
-            f"{loaded.name} has changed since training, whose splits are kept: "
+            f"{loaded.name} has changed since training; the splits of the training run are kept: "
             + "; ".join([*([new] if changes.new else []), *([lost] if gone else [])]),
             DataWarning, stacklevel=2,
         )  # fmt: skip
@@ -193,7 +195,7 @@ def in_splits_of_training(loaded: "Data", trained: "Splits") -> "Data":
 
 
 def _warn_of_overlap(loaded: "Data", trained: "Splits") -> "Data":
-    """Another source, with a warning of held-out images that were trained on."""
+    """Return another source, and warn if its validation or test split has images that the run was trained on."""
     import numpy as np
 
     from kvae.data import DataWarning
@@ -202,14 +204,14 @@ def _warn_of_overlap(loaded: "Data", trained: "Splits") -> "Data":
     seen = {name: int(np.isin(fingerprint[name], trained["train"]).sum()) for name in ("validation", "test")}
     if found := [f"{count:,} of {len(fingerprint[name]):,} {name}" for name, count in seen.items() if count]:
         warnings.warn(
-            f"{loaded.name}: the run was trained on {' and '.join(found)} images of the split that is cut here",
+            f"{loaded.name}: the run was trained on {' and '.join(found)} images of the new splits",
             DataWarning, stacklevel=2,
         )  # fmt: skip
     return loaded
 
 
 def write_splits(path: Path, images: "Data") -> None:
-    """Write which images are in which split: a number for each, made of its content."""
+    """Write a fingerprint of each image, by split."""
     import numpy as np
 
     with atomic_file(path / SPLITS) as temporary:
@@ -217,7 +219,7 @@ def write_splits(path: Path, images: "Data") -> None:
 
 
 def read_splits(path: Path) -> "Splits | None":
-    """What `write_splits` wrote; None for an older run without it."""
+    """Read the file of `write_splits`; return None for an older run without it."""
     import numpy as np
 
     file = path / SPLITS
@@ -227,17 +229,17 @@ def read_splits(path: Path) -> "Splits | None":
         with np.load(file, allow_pickle=False) as stored:
             splits = {name: stored[name] for name in ("train", "validation", "test")}
         if any(keys.dtype != np.uint64 or keys.ndim != 1 for keys in splits.values()):
-            raise ValueError("other arrays")
+            raise ValueError("its arrays have another dtype or shape")
     except Exception as error:  # zipfile, zlib and NumPy raise nearly anything on damaged files
         raise RunError(
-            f"Expected the splits that `kvae train` wrote. Received: {file} ({error}); without this file, splits are "
-            "cut from the present images"
+            f"Expected the splits that `kvae train` wrote. Received: {file} ({error}); remove this file to split the "
+            "present images instead"
         ) from error
     return splits
 
 
 def with_data_seed(config: dict[str, Any]) -> dict[str, Any]:
-    """A configuration with the seed of the data; in older ones it is that of training."""
+    """Add the data seed to a configuration; in older ones it equals the training seed."""
     return {"data_seed": config["seed"], **config}
 
 

@@ -1,4 +1,4 @@
-"""Schedules: a number, or a function of the training step, wherever a weight such as β goes."""
+"""Schedules: a number or a function of the training step, for weights such as β."""
 
 import math
 from collections.abc import Callable
@@ -13,20 +13,20 @@ Scheduled = float | Callable[[Any], Any]
 
 
 def schedule_value(value: Scheduled, step: Any) -> Any:
-    """The value at `step` (training steps, from 0); without a step, where the schedule ends.
+    """Return the value at `step` (training steps, from 0), or the final value if `step` is None.
 
     Any `keras.optimizers.schedules.LearningRateSchedule` is a schedule as well.
     """
     if not callable(value):
         return value
     value = value(math.inf if step is None else ops.cast(step, "float32"))
-    return ops.cast(value, "float32")  # Keras's schedules give their own: float64, or float16
+    return ops.cast(value, "float32")  # Keras's schedules return float64 or float16
 
 
 def steady_from(value: Scheduled) -> float:
-    """The training step from which a weight stays as it is: 0 for a number.
+    """Return the training step from which a weight is constant: 0 for a number.
 
-    A schedule says it by an attribute of this name; one without it may go on changing: infinity.
+    A schedule defines it as an attribute of this name; without the attribute, the result is infinity.
 
     Example:
 
@@ -37,12 +37,12 @@ def steady_from(value: Scheduled) -> float:
 
 
 def last_value(value: Scheduled) -> float:
-    """What a weight is in the end; NaN for a schedule that doesn't say where it ends."""
+    """Return the final value of a weight; NaN for a schedule without a known end."""
     return float(schedule_value(value, None)) if math.isfinite(steady_from(value)) else math.nan
 
 
 def check_weight(name: str, value: Any) -> Scheduled:
-    """A weight that a constructor got: a number >= 0, a schedule, or one from a config.
+    """Check a weight that a constructor received: a number >= 0, a schedule, or the config of one.
 
     Raises:
         ValueError: for a negative number.
@@ -55,12 +55,12 @@ def check_weight(name: str, value: Any) -> Scheduled:
 
 
 def weight_config(value: Scheduled) -> Any:
-    """The entry of such a weight in a config."""
+    """Return the entry of a weight in a config."""
     return keras.saving.serialize_keras_object(value) if callable(value) else value
 
 
 class _Schedule:
-    """Base: settings are attributes, named as the constructor's arguments, and make the config."""
+    """Base class: the attributes have the names of the constructor's arguments and form the config."""
 
     def get_config(self) -> dict[str, Any]:
         return dict(vars(self))
@@ -77,7 +77,7 @@ def _check_steps(steps: int) -> None:
 
 @keras.saving.register_keras_serializable("kvae")
 class LinearWarmup(_Schedule):
-    """From `start` to `end` in a straight line over `steps`, then `end` (Sønderby et al. 2016, §2.3).
+    """A linear warm-up from `start` to `end` over `steps`, then `end` (Sønderby et al. 2016, §2.3).
 
     Example:
 
@@ -99,7 +99,7 @@ class LinearWarmup(_Schedule):
 
 @keras.saving.register_keras_serializable("kvae")
 class Cyclical(_Schedule):
-    """Warm-ups one after the other: each `steps` long, the first `ratio` of it rising (Fu et al. 2019, eq. 6).
+    """Repeated warm-ups of `steps` each, which rise during the first `ratio` of it (Fu et al. 2019, eq. 6).
 
     Example:
 

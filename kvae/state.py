@@ -1,4 +1,4 @@
-"""What a training step assigns besides its weights, so that a step which isn't taken leaves all of it as it was."""
+"""The variables that a training step assigns besides its weights, and how a skipped step restores them."""
 
 from typing import Any
 
@@ -10,9 +10,9 @@ READS = {"ReadVariableOp", "ResourceGather", "ResourceGatherNd", "VariableShape"
 
 
 def state_of(model: keras.Model) -> list[Any]:
-    """Every variable of a model's layers: weights, statistics, seeds, metrics of layers, and plain `tf.Variable`s.
+    """Return every variable of a model's layers: weights, statistics, seeds, metrics of layers, plain `tf.Variable`s.
 
-    The model's own metrics aren't in it.
+    The model's own metrics are excluded.
     """
     found = list(model.variables)
     for layer in model._flatten_layers():
@@ -24,10 +24,10 @@ def state_of(model: keras.Model) -> list[Any]:
 
 
 class Before:
-    """The values of a model's variables before a forward pass, and which of them it has assigned.
+    """The values of a model's variables before a forward pass, to find those that the pass has assigned.
 
-    In a graph, a value that isn't needed is not read. Variables that are assigned are found among the graph's
-    operations, so that the trainable weights, which few layers assign (`SpectralNormalization`), needn't be copied.
+    In a graph, unused values are not read. Assigned variables are found among the graph's operations, so that the
+    trainable weights, which few layers assign (`SpectralNormalization`), needn't be copied.
     """
 
     def __init__(self, model: keras.Model):
@@ -36,7 +36,7 @@ class Before:
         self.operations = 0 if tf.executing_eagerly() else len(_graph().get_operations())
 
     def assigned(self) -> list[tuple[Any, Any]]:
-        """Pairs of a variable and its value before, of what has been assigned since; all of them outside a graph."""
+        """Return pairs of an assigned variable and its previous value; all variables outside a graph."""
         pairs = list(zip(self.variables, self.values))
         if tf.executing_eagerly():
             return pairs
@@ -52,13 +52,13 @@ class Before:
 
 
 def restore(pairs: list[tuple[Any, Any]]) -> None:
-    """Give variables the values that they had."""
+    """Restore the previous values of variables."""
     for variable, old in pairs:
         _tensorflow(variable).assign(old)
 
 
 def restore_replicas(strategy: tf.distribute.Strategy, pairs: list[tuple[Any, Any]]) -> None:
-    """The same on every replica, from outside of them: each gets its own value back."""
+    """Restore the previous values on every replica, from outside of the replicas."""
     for variable, old in pairs:
         copies = strategy.experimental_local_results(_tensorflow(variable))
         for copy, value in zip(copies, strategy.experimental_local_results(old)):

@@ -1,19 +1,19 @@
-"""Steps that do without each other: one that can't be done says why, and the others are done."""
+"""Independent steps: a step that fails is reported, and the others run."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-LONGEST = 300  # characters of a message that isn't ours
+LONGEST = 300  # characters of a message of another library
 
 
 class Steps:
-    """What could not be done, and why.
+    """Independent steps, and the reasons of those that failed.
 
     Args:
-        say: gets a line for each step that can't be done.
+        say: function that is called with one line for each failed step.
 
     Attributes:
-        failed: the reason of each, by what is said of it.
+        failed: reason of each failure, by the name of the failure.
 
     Example:
 
@@ -31,7 +31,7 @@ class Steps:
 
     @contextmanager
     def __call__(self, failure: str, dash: str = " — ") -> Iterator[None]:
-        """Do what is inside; if it raises an error, `failure`, a dash and the reason are what is said of it."""
+        """Run the block; if it raises an error, report `failure`, a dash and the reason."""
         try:
             yield
         except Exception as error:
@@ -40,12 +40,12 @@ class Steps:
 
 
 def is_for_users(error: Exception) -> bool:
-    """Whether the message was written for users, as far as the type tells."""
+    """Return whether the message was written for users, judging by the type of the error."""
     return isinstance(error, ValueError | OSError) or type(error).__module__.startswith("kvae.")
 
 
 def reason_of(error: Exception) -> str:
-    """The message of an error in one line; with its type, and cut, where it isn't written for users.
+    """Return the message of an error in one line. If it wasn't written for users, add the type and cut it.
 
     Example:
 

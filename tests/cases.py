@@ -1,15 +1,15 @@
-"""The parts that a VAE can be made of, one row for each form: the contract tests walk these tables."""
+"""Tables of all parts of a VAE, one row for each variant. The contract tests run over these tables."""
 
 from kvae import likelihoods, objectives, posteriors, priors, schedules
 
-#: q(z|x), by name
+#: posteriors q(z|x), by name
 POSTERIORS = {
     "DiagonalNormal": lambda: posteriors.DiagonalNormal(),
     "FullCovarianceNormal": lambda: posteriors.FullCovarianceNormal(),
     "InverseAutoregressive": lambda: posteriors.InverseAutoregressive(num_steps=2, units=16),
 }
 
-#: p(x|z), by name
+#: likelihoods p(x|z), by name
 LIKELIHOODS = {
     "Bernoulli": lambda: likelihoods.Bernoulli(),
     "ContinuousBernoulli": lambda: likelihoods.ContinuousBernoulli(),
@@ -26,10 +26,10 @@ LIKELIHOODS = {
     "DiscretizedLogisticMixture": lambda: likelihoods.DiscretizedLogisticMixture(components=3, levels=4),
 }
 
-#: p(z), by name
+#: priors p(z), by name
 PRIORS = {
     "StandardNormal": lambda: priors.StandardNormal(),
-    "ConditionalNormal": lambda: priors.ConditionalNormal(),  # of conditional models only
+    "ConditionalNormal": lambda: priors.ConditionalNormal(),  # only for conditional models
     "Mixture": lambda: priors.Mixture(components=3),
     "VampPrior": lambda: priors.VampPrior(pseudo_inputs=4),
     "RealNVP": lambda: priors.RealNVP(num_layers=4, units=(16,)),
@@ -37,7 +37,7 @@ PRIORS = {
     "FixedMixture full": lambda: priors.FixedMixture(components=3, full=True),
 }
 
-#: what is minimised, by name
+#: objectives, by name
 OBJECTIVES = {
     "ELBO": lambda: objectives.ELBO(),
     "ELBO with warm-up": lambda: objectives.ELBO(schedules.LinearWarmup(steps=10), num_samples=2),

@@ -1,13 +1,13 @@
-"""Fixtures that several rooms share, and what a test run counts as a failure."""
+"""Shared fixtures, and the rules for failures of a test run."""
 
 import gc
 import os
 import zlib
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# One for each worker: threads that wait for each other at every small matrix take ten times as long beside others.
+# One thread per worker. More threads wait for each other at every small matrix: ten times slower with several workers.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("SCIPY_ARRAY_API", "1")  # or scikit-learn leaves one of its checks of estimators out
+os.environ.setdefault("SCIPY_ARRAY_API", "1")  # required by one of scikit-learn's estimator checks
 
 import keras
 import numpy as np
@@ -16,25 +16,25 @@ import tensorflow as tf
 
 from kvae.export import behaviour
 
-# Two devices on one processor, so that replicas can be tested; before anything else uses TensorFlow.
+# Two devices on one processor for tests of replicas. They must be configured before TensorFlow is used.
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
 )
 
 
-#: warnings that kvae gives, wherever they point: an error in a test that doesn't expect them
-OURS = ("callbacks.TrainingWarning", "data.DataWarning", "evaluation.EvaluationWarning")
+#: warning categories of kvae: an error in a test that doesn't expect them
+WARNINGS = ("callbacks.TrainingWarning", "data.DataWarning", "evaluation.EvaluationWarning")
 REQUIRE_ALL = bool(os.environ.get("KVAE_REQUIRE_ALL"))
 
 
 def pytest_configure(config):
-    for category in OURS:
+    for category in WARNINGS:
         config.addinivalue_line("filterwarnings", f"error::kvae.{category}")
 
 
 def refuse_skip(report):
-    """Where everything that tests need should be there (`.ci/run`), a test that is skipped has failed."""
-    if REQUIRE_ALL and report.skipped and isinstance(report.longrepr, tuple):  # otherwise it failed as expected
+    """Turn a skipped test into a failure if all requirements of the tests must be installed (`.ci/run`)."""
+    if REQUIRE_ALL and report.skipped and isinstance(report.longrepr, tuple):  # other skips are expected failures
         *_, reason = report.longrepr
         report.outcome = "failed"
         report.longrepr = f"Expected no skip under KVAE_REQUIRE_ALL. Received: {reason}"
@@ -51,24 +51,24 @@ def pytest_make_collect_report():
     return refuse_skip((yield))
 
 
-# Of a graph that is traced, nothing is garbage; looking for it takes a third of the time.
+# Tracing a graph creates no garbage, but garbage collection would take a third of the time.
 gc.set_threshold(200_000, 20, 20)
 
 
-# How long an exported file takes is no part of any test.
+# No test depends on the latency of an exported file.
 behaviour.SECONDS = 0.0
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _small_heap():
-    """What has been imported is no garbage: looking through it takes a second, and Keras asks for that many times."""
+    """Exclude imported modules from garbage collection: it takes a second, and Keras runs it many times."""
     gc.collect()
     gc.freeze()
 
 
 @pytest.fixture(autouse=True)
 def _fresh_keras(request):
-    """Every test starts from the default settings and seeds, whatever the one before did."""
+    """Reset settings and seeds to the defaults before every test."""
     _default_settings()
     keras.utils.set_random_seed(0)
     if hasattr(request.module, "RNG"):
@@ -87,7 +87,7 @@ def _default_settings():
 
 @pytest.fixture(scope="session")
 def digits() -> tuple[np.ndarray, np.ndarray]:
-    """scikit-learn's digits: images (1797, 8, 8, 1) in [0, 1], labels."""
+    """Return scikit-learn's digits: images (1797, 8, 8, 1) in [0, 1], and labels."""
     from sklearn.datasets import load_digits
 
     x, y = load_digits(return_X_y=True)
@@ -96,7 +96,7 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.fixture
 def eager():
-    """No graph is traced: of a few steps on a few rows, that would be most of the time."""
+    """Run functions eagerly: for a few steps on a few rows, tracing would take most of the time."""
     tf.config.run_functions_eagerly(True)
     yield
     tf.config.run_functions_eagerly(False)
@@ -104,9 +104,10 @@ def eager():
 
 @pytest.fixture
 def two_replicas() -> tf.distribute.Strategy:
-    """Two replicas on one processor.
+    """Return a strategy of two replicas on one processor.
 
-    (TensorFlow's own way to add them up aborts when a second model of another size comes by in the same process.)
+    It uses `ReductionToOneDevice`, because TensorFlow's default reduction aborts for a second model of another size in
+    the same process.
     """
     devices = [device.name for device in tf.config.list_logical_devices("CPU")[:2]]
     assert len(devices) == 2

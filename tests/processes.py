@@ -1,4 +1,4 @@
-"""Python in processes of their own that start at once: forked from one that has imported TensorFlow and kvae."""
+"""Python processes that start at once: forks of a process that has imported TensorFlow and kvae."""
 
 import multiprocessing
 import os
@@ -9,7 +9,7 @@ from typing import Any
 
 from kvae.cli.main import main
 
-#: A process that has imported these is forked, which takes milliseconds where importing them takes seconds.
+#: A fork of a process with these imports takes milliseconds; the imports take seconds.
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(
     ["kvae", "kvae.training.job", "kvae.training.describe", "kvae.features.streaming", "sklearn.datasets"]
@@ -17,11 +17,13 @@ _context.set_forkserver_preload(
 
 
 class Process:
-    """`function(*arguments)` in a process of its own; what is needed of `subprocess.Popen`, stdout and stderr as one.
+    """`function(*arguments)` in a new process, with a part of the interface of `subprocess.Popen`.
+
+    stdout and stderr are one stream.
 
     Args:
-        function: of a module that can be imported.
-        *arguments: that can be pickled.
+        function: a function of a module that can be imported.
+        *arguments: arguments that can be pickled.
     """
 
     def __init__(self, function: Callable[..., Any], *arguments: Any):
@@ -43,14 +45,14 @@ class Process:
         os.kill(self.pid, number)
 
     def communicate(self) -> str:
-        """All that it says, when it has ended."""
-        said = self.stdout.read()
+        """Wait for the end of the process, and return its output."""
+        output = self.stdout.read()
         self.wait()
-        return said
+        return output
 
 
 class _Redirected:
-    """A function whose output goes into a pipe; pickled while the process is started, so that the pipe gets there."""
+    """A function whose output goes into a pipe. It is pickled at the start of the process, together with the pipe."""
 
     def __init__(self, function: Callable[..., Any], arguments: tuple[Any, ...], writing: int):
         self.function, self.arguments, self.writing = function, arguments, writing
@@ -72,13 +74,13 @@ class _Redirected:
 
 
 def command(*arguments: Any) -> Process:
-    """`kvae` with these arguments."""
+    """Start `kvae` with these arguments."""
     return Process(main, [str(argument) for argument in arguments])
 
 
 def run_command(*arguments: Any) -> str:
-    """What `kvae` with these arguments says; it must succeed."""
+    """Run `kvae` with these arguments and return its output. The command must succeed."""
     process = command(*arguments)
-    said = process.communicate()
-    assert process.poll() == 0, said
-    return said
+    output = process.communicate()
+    assert process.poll() == 0, output
+    return output

@@ -1,4 +1,4 @@
-"""Numbers as arguments: those of NumPy are Python's, and what is none is refused in one line, before it is used."""
+"""Numeric arguments: NumPy's and Python's numbers are equivalent; others are refused in one line before any use."""
 
 import numpy as np
 import pytest
@@ -26,14 +26,14 @@ def test_halves(value):
 
 
 @pytest.mark.parametrize("value", NO_INTEGERS, ids=repr)
-def test_what_is_no_integer(value):
+def test_other_values_than_integers_are_refused(value):
     with pytest.raises(ValueError, match=r"Argument `n` must be an integer from 1 to 9. Received: n=") as caught:
         integer("n", value, least=1, most=9)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("value", NO_NUMBERS, ids=lambda value: repr(value)[:20])
-def test_what_is_no_number(value):
+def test_other_values_than_numbers_are_refused(value):
     with pytest.raises(ValueError, match=r"Argument `x` must be a finite number >= 0. Received: x=") as caught:
         real("x", value, least=0)
     assert len(str(caught.value)) < 150
@@ -72,13 +72,13 @@ WRONG = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_the_model_refuses(case, vae):
+def test_the_model_refuses_invalid_arguments(case, vae):
     call, message = WRONG[case]
     with pytest.raises(ValueError, match=message):
         call(vae)
 
 
-def test_the_model_takes_numbers_of_numpy(vae):
+def test_the_model_accepts_numpy_numbers(vae):
     right = vae.generate(3, seed=7)
     np.testing.assert_array_equal(vae.generate(np.int64(3), np.uint8(7), np.float32(1)), right)
     assert vae.interpolate_images(IMAGE, IMAGE, np.int8(3)).shape == (3, 8, 8, 1)

@@ -1,4 +1,4 @@
-"""Which epoch of a training run is kept, and why: from histories that are made up, without training."""
+"""The kept epoch of a training run, and its reason, for artificial histories without training."""
 
 import math
 import re
@@ -19,17 +19,17 @@ HISTORY = [(95.0, 3.0, 97.0), (80.0, 30.0, 90.0), (81.5, 16.0, 91.0), (84.0, 14.
 
 
 class Own(objectives.Objective):
-    """Of a user, who says nothing of epochs."""
+    """An objective of a user, without a criterion."""
 
 
 class Judged(Own):
-    """Of a user, who does."""
+    """An objective of a user, with a criterion."""
 
     def criterion(self):
         return objectives.Criterion("rate", lambda values: values["rate"])
 
 
-#: objective, the epoch that is kept, and a part of the reason; worked out by hand
+#: objective, kept epoch, part of the reason; derived by hand
 CASES = {
     "ELBO": (objectives.ELBO(), 3, "the lowest validation −ELBO, 97.50 nats"),
     "ELBO of several samples": (objectives.ELBO(num_samples=5), 3, "−ELBO"),
@@ -44,9 +44,9 @@ CASES = {
     "capacity": (objectives.Capacity(25.0, gamma=10.0), 5, "distortion + 10 · |rate − 25|, 83.00 nats"),
     "capacity that grows": (objectives.Capacity(LinearWarmup(15, end=30.0)), 2, "from step 15 on"),
     "capacity whose γ grows": (objectives.Capacity(15.0, gamma=LinearWarmup(35, end=10.0)), 4, "89.00"),
-    "target": (objectives.TargetRate(15.0), 3, "the lowest validation distortion, 81.50 nats (of epochs with a rate"),
+    "target": (objectives.TargetRate(15.0), 3, "the lowest validation distortion, 81.50 nats (only epochs with a rate"),
     "target that falls": (objectives.TargetRate(LinearWarmup(35, 50.0, end=15.0)), 4, "distortion, 84.00"),
-    "target that isn't reached": (objectives.TargetRate(50.0), 5, "the last one, since none counted"),
+    "target that isn't reached": (objectives.TargetRate(50.0), 5, "the last one, because no epoch counted"),
     "IWAE": (objectives.IWAE(5), 2, "NLL (bound of 5 samples), 90.00 nats"),
     "IWAE of one sample": (objectives.IWAE(1), 3, "−ELBO"),
     "DReG": (objectives.DReG(5), 2, "NLL"),
@@ -56,17 +56,17 @@ CASES = {
     "CIWAE": (objectives.CIWAE(5, 0.5), 3, "0.5 · (−ELBO) + 0.5 · NLL"),
     "CIWAE without ELBO": (objectives.CIWAE(5, 0.0), 2, "NLL"),
     "CIWAE of one sample": (objectives.CIWAE(1, 0.5), 3, "−ELBO"),
-    "free bits": (objectives.FreeBits(0.1), 5, "the last one, since what each latent takes"),
-    "DIP": (objectives.DIP(), 5, "the last one, since the covariance"),
-    "MMD": (objectives.MMD(100.0), 5, "the last one, since the MMD"),
-    "total correlation": (objectives.TotalCorrelation(6.0, 100), 5, "the last one, since the total correlation"),
-    "of a user": (Own(), 5, "the last one, since Own names no validation value"),
+    "free bits": (objectives.FreeBits(0.1), 5, "the last one, because the rate of each latent"),
+    "DIP": (objectives.DIP(), 5, "the last one, because the covariance"),
+    "MMD": (objectives.MMD(100.0), 5, "the last one, because the MMD"),
+    "total correlation": (objectives.TotalCorrelation(6.0, 100), 5, "the last one, because the total correlation"),
+    "of a user": (Own(), 5, "the last one, because Own names no validation value"),
     "of a user, with a criterion": (Judged(), 1, "the lowest validation rate, 3.00 nats"),
 }
 
 
 def judged(objective, history, patience=None):
-    """`BestEpoch` after this history: it stops where training would have; `kept` are the epochs that it saved."""
+    """Return the `BestEpoch` after this history. It stops where training would; `kept` are the epochs that it saved."""
     if not objective.built:
         objective.build()
     kept = []
@@ -87,7 +87,7 @@ def judged(objective, history, patience=None):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_epoch_that_is_kept(case):
+def test_the_kept_epoch(case):
     objective, epoch, reason = CASES[case]
     best, _ = judged(objective, HISTORY)
     assert best.epoch == epoch
@@ -104,7 +104,7 @@ def test_every_objective_is_in_the_table():
 
 
 @pytest.mark.parametrize("objective", [objectives.ELBO(), objectives.MMD(1.0), objectives.TargetRate(50.0)])
-def test_an_epoch_that_is_not_finite_is_not_kept(objective):
+def test_an_epoch_with_infinite_values_is_not_kept(objective):
     assert judged(objective, [*HISTORY[:3], (math.nan, math.nan, math.nan)])[0].epoch == 3
 
 
@@ -120,18 +120,18 @@ PATIENCE = {
 
 
 @pytest.mark.parametrize("case", PATIENCE)
-def test_patience_is_of_the_same_value(case):
+def test_patience_uses_the_same_value(case):
     objective, patience, stopped = PATIENCE[case]
     assert judged(objective, HISTORY, patience)[1] == stopped
 
 
 @pytest.mark.parametrize("objective", [objectives.MMD(1.0), objectives.FreeBits(), Own()])
-def test_patience_needs_a_validation_value(objective):
-    with pytest.raises(ValueError, match=r"keeps the last epoch, since .*leave `patience` out. Received: patience=3"):
+def test_patience_requires_a_validation_value(objective):
+    with pytest.raises(ValueError, match=r"keeps the last epoch, because .*\. Received: patience=3; leave"):
         judged(objective, HISTORY, patience=3)
 
 
-#: objective, β if it is set, and what is said of the last epoch, whose rate is 25
+#: objective, β if it is set, and the message about the last epoch, whose rate is 25
 MISSED = {
     "near": (objectives.TargetRate(24.0), None, None),
     "β between its bounds": (objectives.TargetRate(10.0), 0.5, "25.0 nats in validation, and the target is 10.*`k_i`"),
@@ -144,7 +144,7 @@ MISSED = {
 
 
 @pytest.mark.parametrize("case", MISSED)
-def test_a_rate_that_was_not_reached_is_told(case):
+def test_a_missed_rate_is_reported(case):
     objective, beta, message = MISSED[case]
     objective.build()
     if beta is not None:
@@ -156,21 +156,21 @@ def test_a_rate_that_was_not_reached_is_told(case):
         assert re.search(message, best.missed)
 
 
-def test_replicas_are_judged_alike(two_replicas):
-    with two_replicas.scope():  # the step and β are variables with a copy in each of them
+def test_replicas_keep_the_same_epoch(two_replicas):
+    with two_replicas.scope():  # the step and β are variables with a copy in each replica
         best, _ = judged(objectives.TargetRate(60.0), HISTORY)
     assert (best.epoch, "lower bound" in best.missed) == (5, True)
 
 
-def test_models_without_such_objectives():
+def test_models_without_objectives():
     autoencoder = kvae.Autoencoder(latent_dim=2, image_shape=(8, 8, 1))
     assert autoencoder.criterion().judge({"distortion": 3.0, "loss": 3.0}, step=1) == 3.0
     m2 = kvae.SemiSupervisedVAE(latent_dim=2, image_shape=(8, 8, 1), num_classes=2)
     assert m2.criterion().value is None
 
 
-def test_a_resumed_training_goes_on_judging(tmp_path, digits):
-    """The file is of the best epoch of all, not of those since the training was resumed."""
+def test_the_best_epoch_is_resumed(tmp_path, digits):
+    """The file has the best epoch of all, not only of those after resuming."""
     x = digits[0][:32]
 
     def train(epochs, others):
@@ -204,20 +204,20 @@ def test_without_validation_data():
             best.on_epoch_end(1, {"loss": math.nan})
             assert best.epoch == 1
         else:
-            with pytest.raises(ValueError, match="Expected validation_data in `fit`: the best epoch has −ELBO lowest"):
+            with pytest.raises(ValueError, match=r"Expected validation_data in `fit`: .* lowest validation −ELBO"):
                 best.on_epoch_end(0, {"loss": 1.0})
 
 
-def test_estimators_judge_alike():
+def test_estimators_refuse_patience_in_the_same_way():
     x = np.random.default_rng(0).random((40, 64)).astype("float32")
     settings = {"image_shape": (8, 8, 1), "epochs": 1, "patience": 2, "random_state": 0}
     with pytest.raises(ValueError, match="leave `patience` out"):
         VAETransformer(2, model="wae_mmd", **settings).fit(x)
 
 
-def test_recipes_of_estimators_know_the_training():
+def test_recipes_of_estimators_get_the_size_of_the_training_run():
     estimator = VAETransformer(2, model="beta_tc_vae", image_shape=(8, 8, 1), epochs=3, batch_size=16, patience=1)
     estimator.row_shape_, estimator.seed_ = (64,), 0
-    assert estimator._make(rows=40).objective.dataset_size == 36  # without those set aside for validation
+    assert estimator._make(rows=40).objective.dataset_size == 36  # without the validation images
     warmup = estimator.set_params(model="warmup_vae", epochs=50)._make(rows=40).objective.beta
     assert warmup.steps == 50 * 3 // 5

@@ -1,4 +1,4 @@
-"""A classifier from an encoder: what learns, how fast, and files."""
+"""Classifiers with a trained encoder: trainable layers, learning rates, files."""
 
 import keras
 import numpy as np
@@ -28,12 +28,12 @@ def vae(digits):
 
 
 def trunk_weights(net) -> list[np.ndarray]:
-    """By layer, from the head down."""
+    """Return the weights by layer, starting next to the head."""
     return [np.concatenate([w.numpy().ravel() for w in layer.weights]) for layer in net.trunk]
 
 
 def moves(vae, digits, optimizer, steps: int = 3, eagerly: bool = False, **settings) -> list[float]:
-    """How far each layer of the trunk moves, from the head down."""
+    """Return the largest change of a weight in each layer of the trunk, starting next to the head."""
     keras.utils.set_random_seed(1)
     net = classifier(vae, 10, **settings)
     before = trunk_weights(net)
@@ -54,7 +54,7 @@ def moves(vae, digits, optimizer, steps: int = 3, eagerly: bool = False, **setti
         ({"trainable": "all", "output": "layers"}, [True, True]),
     ],
 )
-def test_only_what_should_learn_does(vae, digits, settings, learning):
+def test_trainable_selects_the_layers_that_learn(vae, digits, settings, learning):
     original = [weight.numpy() for weight in vae.weights]
     moved = moves(vae, digits, keras.optimizers.Adam(1e-2), steps=1, eagerly=True, **settings)
     assert [move > 0 for move in moved] == learning
@@ -62,21 +62,21 @@ def test_only_what_should_learn_does(vae, digits, settings, learning):
 
 
 @pytest.mark.slow
-def test_the_trunks_rate_is_that_of_its_optimizer(vae, digits):
-    """One step of Adam moves a weight by about its learning rate, whatever the gradient: a scaled gradient wouldn't."""
+def test_trunk_rate_scales_the_steps_of_the_optimizer(vae, digits):
+    """One step of Adam moves a weight by about its learning rate; scaling the gradient would not change the step."""
     full = moves(vae, digits, keras.optimizers.Adam(1e-2), steps=1, trunk_rate=1.0)
     tenth = moves(vae, digits, keras.optimizers.Adam(1e-2), steps=1, trunk_rate=0.1)
     np.testing.assert_allclose(full, 1e-2, rtol=1e-3)
     np.testing.assert_allclose(tenth, 1e-3, rtol=1e-3)
 
 
-def test_weight_decay_leaves_the_trunk_where_it_was(vae, digits):
+def test_weight_decay_does_not_change_the_trunk(vae, digits):
     frozen = moves(vae, digits, keras.optimizers.AdamW(1e-2, weight_decay=0.5), trunk_rate=0.0)
     assert frozen == [0.0, 0.0]
 
 
 @pytest.mark.slow
-def test_gradual_unfreezing_goes_from_the_head_down(vae, digits):
+def test_gradual_unfreezing_starts_next_to_the_head(vae, digits):
     optimizer = keras.optimizers.SGD
     assert moves(vae, digits, optimizer(0.1), steps=2, trunk_rate=features.GradualUnfreezing(2)) == [0.0, 0.0]
     one = moves(vae, digits, optimizer(0.1), steps=4, trunk_rate=features.GradualUnfreezing(2))
@@ -110,7 +110,7 @@ def test_mixed_precision(policy, digits):
 @pytest.mark.parametrize(
     "trunk_rate", [pytest.param(0.1, marks=pytest.mark.slow), features.GradualUnfreezing(3, rate=0.5)]
 )
-def test_a_file_goes_on_as_if_nothing_had_happened(vae, digits, tmp_path, trunk_rate):
+def test_training_resumes_from_a_file(vae, digits, tmp_path, trunk_rate):
     x, y = digits
     keras.utils.set_random_seed(2)
     net = classifier(vae, 10, trunk_rate=trunk_rate, dropout=0.0)
@@ -126,7 +126,7 @@ def test_a_file_goes_on_as_if_nothing_had_happened(vae, digits, tmp_path, trunk_
 
 
 @pytest.mark.slow
-def test_xla_and_two_replicas(vae, digits):
+def test_xla_and_a_distribution_strategy(vae, digits):
     import tensorflow as tf
 
     net = classifier(vae, 10, trunk_rate=0.5)
@@ -139,7 +139,7 @@ def test_xla_and_two_replicas(vae, digits):
     net.fit(digits[0][:64], digits[1][:64], verbose=0)
 
 
-def test_it_learns_digits(vae, digits):
+def test_a_classifier_learns_digits(vae, digits):
     x, y = digits
     keras.utils.set_random_seed(0)
     net = classifier(vae, 10, trunk_rate=1.0)
@@ -148,7 +148,7 @@ def test_it_learns_digits(vae, digits):
     assert net.evaluate(x[1200:], y[1200:], verbose=0, return_dict=True)["accuracy"] > 0.85
 
 
-def test_encoders_of_the_users_own(digits):
+def test_custom_encoders(digits):
     inputs = keras.Input((8, 8, 1))
     hidden = keras.layers.Dense(6, activation="relu")(keras.layers.Flatten()(inputs))
     for encoder in (
@@ -173,12 +173,12 @@ def test_encoders_of_the_users_own(digits):
         ({"num_classes": 2, "output": "pixels"}, "output"),
     ],
 )
-def test_errors(vae, settings, message):
+def test_invalid_arguments_are_refused(vae, settings, message):
     with pytest.raises(ValueError, match=message):
         classifier(vae, **settings)
 
 
-def test_the_class_says_what_the_function_says(vae):
+def test_the_class_can_be_constructed_directly(vae):
     net = features.Classifier(vae.encoder, 3, "head", image_shape=(8, 8, 1))
     assert len(net.trainable_weights) == 2
     with pytest.raises(ValueError, match="steps"):
@@ -186,5 +186,5 @@ def test_the_class_says_what_the_function_says(vae):
 
 
 def test_a_conditional_model_is_refused():
-    with pytest.raises(ValueError, match="told the label"):
+    with pytest.raises(ValueError, match="requires the label"):
         classifier(kvae.VAE(latent_dim=2, image_shape=(8, 8, 1), condition_dim=3), 3)

@@ -1,4 +1,4 @@
-"""Bits of latents against their KL term, sizes of files against files, PSNR against its formula."""
+"""Bits of latents compared with the KL term, sizes compared with files, PSNR compared with its formula."""
 
 import io
 import math
@@ -20,7 +20,7 @@ def images(digits) -> np.ndarray:
     return digits[0][:12]
 
 
-def test_bits_are_those_of_the_bound(images):
+def test_bits_equal_the_bound(images):
     binary = (images > 0.5).astype("float32")
     vae = kvae.VAE(latent_dim=3, image_shape=(8, 8, 1))
     rows = {row.code: row for row in compression_table(vae, binary)}
@@ -33,7 +33,7 @@ def test_bits_are_those_of_the_bound(images):
     assert kinds == dict.fromkeys(lossy, "lossy") | dict.fromkeys(lossless, "lossless")
 
 
-def test_files_are_as_large_as_files_are(images, tmp_path):
+def test_png_sizes_equal_those_of_files(images, tmp_path):
     vae = kvae.VAE(latent_dim=3, image_shape=(8, 8, 1), likelihood=likelihoods.DiscretizedLogistic())
     rows = {row.code: row for row in compression_table(vae, images)}
     assert "latents and pixels" in rows  # a likelihood of grey levels
@@ -45,7 +45,7 @@ def test_files_are_as_large_as_files_are(images, tmp_path):
     assert rows["PNG"].payload == pytest.approx(np.mean(sizes[:-1]) - sizes[-1])
 
 
-def test_group_4_is_that_of_tiff_files_of_black_and_white_images(images, tmp_path):
+def test_group_4_sizes_equal_those_of_tiff_files(images, tmp_path):
     binary = (images > 0.5).astype("float32")
     vae = kvae.VAE(latent_dim=3, image_shape=(8, 8, 1))
     rows = {row.code: row for row in compression_table(vae, binary)}
@@ -60,9 +60,9 @@ def test_group_4_is_that_of_tiff_files_of_black_and_white_images(images, tmp_pat
 
 
 @pytest.mark.parametrize(("name", "options"), [("JPEG", {"optimize": True}), ("WebP", {"method": 6})])
-def test_a_file_is_the_smallest_that_is_as_good(name, options, images, monkeypatch):
-    errors = np.linspace(0.02, 0.2, len(images)).reshape(-1, 1, 1, 1)  # some take a good file, some a poor one
-    errors[0] = 0  # and this one a better file than there is
+def test_lossy_files_are_the_smallest_of_sufficient_quality(name, options, images, monkeypatch):
+    errors = np.linspace(0.02, 0.2, len(images)).reshape(-1, 1, 1, 1)  # images require files of different qualities
+    errors[0] = 0  # no file is good enough for this image
     rebuilt = images + errors * np.where(images > 0.5, -1, 1)
     monkeypatch.setattr("kvae.evaluation.compression._reconstructions", lambda *given: rebuilt)
     row = {row.code: row for row in compression_table(kvae.VAE(latent_dim=3, image_shape=(8, 8, 1)), images)}[name]
@@ -88,11 +88,11 @@ def test_a_file_is_the_smallest_that_is_as_good(name, options, images, monkeypat
 @pytest.mark.parametrize(
     ("likelihood", "channels"),
     [
-        (likelihoods.Bernoulli(), 1),  # of grey values, its cross-entropy is the length of no code
+        (likelihoods.Bernoulli(), 1),  # its cross-entropy of grey values isn't the length of a code
         (likelihoods.Normal(0.1), 3),  # a density has no bits
     ],
 )
-def test_no_code_of_pixels_where_the_likelihood_is_none_of_them_but_always_png(likelihood, channels, images):
+def test_a_code_of_pixels_requires_a_likelihood_of_levels(likelihood, channels, images):
     x = np.repeat(images, channels, axis=-1)
     vae = kvae.VAE(latent_dim=3, image_shape=(8, 8, channels), likelihood=likelihood)
     assert [row.code for row in compression_table(vae, x)] == ["latents", "JPEG", "WebP", "PNG"]

@@ -1,4 +1,4 @@
-"""The conditional VAE: what it takes, what it refuses, and that a condition does what it says."""
+"""The conditional VAE: accepted and refused conditions, and their effect."""
 
 import json
 
@@ -38,7 +38,7 @@ def y(digits):
 
 @pytest.fixture(scope="module")
 def trained(digits):
-    """Trained on digits for a few seconds; look, don't touch."""
+    """A model trained on digits for a few seconds; tests must not change it."""
     keras.utils.set_random_seed(0)
     vae = conditional_vae()
     vae.compile(keras.optimizers.Adam(5e-3), steps_per_execution=28)
@@ -46,14 +46,14 @@ def trained(digits):
     return vae
 
 
-def test_a_sample_shows_the_digit_that_was_asked_for(trained, digits):
-    """A nearest-neighbour classifier of real digits recognises them; chance is 10 %."""
+def test_generated_images_show_the_requested_digit(trained, digits):
+    """A nearest-neighbour classifier of real digits recognises the images; chance is 10 %."""
     from sklearn.neighbors import KNeighborsClassifier
 
     classifier = KNeighborsClassifier(3).fit(digits[0].reshape(-1, 64), digits[1])
-    asked = np.arange(500) % CLASSES
-    images = np.asarray(trained.generate(500, seed=1, condition=asked))
-    assert np.mean(classifier.predict(images.reshape(-1, 64)) == asked) > 0.8
+    requested = np.arange(500) % CLASSES
+    images = np.asarray(trained.generate(500, seed=1, condition=requested))
+    assert np.mean(classifier.predict(images.reshape(-1, 64)) == requested) > 0.8
     sevens = np.asarray(trained.generate(20, seed=2, condition=7))
     assert np.mean(classifier.predict(sevens.reshape(-1, 64)) == 7) > 0.8
 
@@ -78,7 +78,7 @@ def test_a_condition_is_an_integer_or_its_vector(trained, x, y):
         assert np.abs(np.asarray(call(7)) - np.asarray(call(1))).max() > 0.01
 
 
-def test_the_same_seed_is_the_same_style(trained):
+def test_the_same_seed_gives_the_same_style(trained):
     latents = [trained.prior.sample(4, seed=5) for _ in range(2)]
     np.testing.assert_array_equal(*latents)
     np.testing.assert_allclose(trained.generate(4, seed=5, condition=3), trained.decode(latents[0], 3), atol=1e-6)
@@ -96,7 +96,7 @@ def test_the_same_seed_is_the_same_style(trained):
         ("(x, y, sample_weight)", "int64"),
     ],
 )
-def test_what_fit_evaluate_and_predict_take(kind, labels, x, y):
+def test_inputs_of_fit_evaluate_and_predict(kind, labels, x, y):
     y = np.eye(CLASSES)[y] if labels == "vectors" else y.astype(labels)
     vae, weight = conditional_vae(), np.ones(len(x), "float32")
     vae.compile()
@@ -116,7 +116,7 @@ def test_what_fit_evaluate_and_predict_take(kind, labels, x, y):
 
 
 @pytest.mark.slow
-def test_sample_weight_does_not_stand_in_for_the_condition(x, y):
+def test_sample_weight_does_not_replace_the_condition(x, y):
     vae = conditional_vae()
     vae.compile(keras.optimizers.SGD(1e-3))
     weight = np.concatenate([np.ones(100), np.zeros(100)]).astype("float32")
@@ -137,7 +137,7 @@ def test_keras_file(trained, x, y, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_replicas_take_the_step_of_one(x, y, two_replicas):
+def test_two_replicas_take_the_same_step_as_one(x, y, two_replicas):
     single = conditional_vae()
     with two_replicas.scope():
         mirrored = conditional_vae()
@@ -202,7 +202,7 @@ def test_autoencoder(x, y, tmp_path):
     ],
     ids=str,
 )
-def test_mistakes_are_named(c, received, x):
+def test_invalid_conditions_are_refused(c, received, x):
     vae = conditional_vae()
     for call in (
         lambda: vae.encode(x[:4], c),
@@ -214,7 +214,7 @@ def test_mistakes_are_named(c, received, x):
             call()
 
 
-def test_mistakes_in_data_are_named(x, y):
+def test_invalid_conditions_in_data_are_refused(x, y):
     vae = conditional_vae()
     vae.compile()
     vectors = np.eye(CLASSES)[y]
@@ -250,7 +250,7 @@ def test_figures(trained, x, y, tmp_path):
         plotting.class_samples(kvae.VAE(latent_dim=2, image_shape=(8, 8, 1)))
 
 
-def test_a_manifold_is_that_of_one_class():
+def test_a_manifold_shows_one_class():
     decoder = networks.Decoder((8, 8, 1), networks.MLP((32,)))
     vae = kvae.VAE(networks.Encoder(2, networks.MLP((32,))), decoder, condition_dim=2)
     first, second = (np.asarray(plotting.manifold(vae, 4, c).axes[0].images[0].get_array()) for c in (0, 1))
@@ -289,7 +289,7 @@ def test_the_command(run, trained, tmp_path):
     assert "or one of 0, 1" in str(wrong)
     assert command("plot", run).exit_code == 0
     assert (run / "figures" / "class_samples.png").exists()
-    assert "The same style, every class" in (run / "report.html").read_text()
+    assert "Samples of each class" in (run / "report.html").read_text()
     done = command("features", run, "digits", "--split", "test", "--out", tmp_path / "f.npz")
     assert (done.exit_code, "No linear probe" in done.output) == (0, True)
 

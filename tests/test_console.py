@@ -1,4 +1,4 @@
-"""What the command does to the process that calls it: nothing that stays, and no character that a stream can't take."""
+"""The command restores the state of the calling process, and prints only characters that the stream can encode."""
 
 import io
 import logging
@@ -21,7 +21,7 @@ SMALL = ["--epochs", "1", "--network", "mlp", "--latent-dim", "2", "--samples", 
 
 
 class Stream(io.TextIOWrapper):
-    """Redirected output of an encoding."""
+    """Redirected output with an encoding."""
 
     def __init__(self, encoding: str):
         super().__init__(io.BytesIO(), encoding=encoding, newline="\n")
@@ -40,7 +40,7 @@ def status_of(*arguments: object) -> int:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A run of a few digits with a name that isn't ASCII, and what was printed where only ASCII can be."""
+    """A run on a few images, in a folder whose name isn't ASCII, and the output of a stream that is."""
     folder = tmp_path_factory.mktemp("σ−é")
     np.savez(folder / "few.npz", images=np.random.default_rng(0).integers(0, 256, (40, 8, 8), np.uint8))
     with pytest.MonkeyPatch.context() as patch:
@@ -53,7 +53,7 @@ def trained(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_training_is_told_in_ascii(trained):
+def test_output_of_training_in_ascii(trained):
     run, text = trained
     for words in ("-ELBO", "KL(q || p)", "8x8x1", "Scoring the test split ...", "+/- over images", "sigma-e"):
         assert words in text
@@ -61,7 +61,7 @@ def test_training_is_told_in_ascii(trained):
     assert "−ELBO" in (run / "report.html").read_text(encoding="utf-8")
 
 
-#: arguments, status, and words of what is printed, in ASCII
+#: arguments, status, and words of the output in ASCII
 COMMANDS = {
     "help": (["--help"], 0, "Usage:"),
     "help of a command": (["evaluate", "--help"], 0, "ELBO, rate, distortion"),
@@ -75,7 +75,7 @@ COMMANDS = {
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_stream_takes_what_is_printed(name, encoding, trained, monkeypatch):
+def test_every_encoding_of_the_output(name, encoding, trained, monkeypatch):
     arguments, status, words = COMMANDS[name]
     streams = Stream(encoding), Stream(encoding)
     monkeypatch.setattr(sys, "stdout", streams[0])
@@ -89,7 +89,7 @@ def test_every_stream_takes_what_is_printed(name, encoding, trained, monkeypatch
 
 @pytest.mark.parametrize("name", ["help", "scores", "an error"])
 @pytest.mark.parametrize("kind", ["none", "closed", "StringIO"])
-def test_there_may_be_no_stream_or_another_one(kind, name, trained, monkeypatch):
+def test_missing_closed_and_replaced_streams(kind, name, trained, monkeypatch):
     arguments, status, words = COMMANDS[name]
     streams = [None if kind == "none" else io.StringIO() for _ in range(2)]
     for stream in streams:
@@ -105,7 +105,7 @@ def test_there_may_be_no_stream_or_another_one(kind, name, trained, monkeypatch)
         assert words.replace("-ELBO", "−ELBO") in "".join(stream.getvalue() for stream in streams)
 
 
-def test_a_process_whose_output_is_ascii(tmp_path):
+def test_a_process_with_ascii_output(tmp_path):
     environment = {**os.environ, "PYTHONIOENCODING": "ascii", "COLUMNS": "100"}
     done = subprocess.run([sys.executable, "-m", "kvae", "train", "--help"], capture_output=True, env=environment)
     assert done.returncode == 0, done.stderr
@@ -131,13 +131,13 @@ def test_look_alikes(character):
         assert shown in (f"a{character}b", f"a{LOOKS[character]}b")
 
 
-def test_an_error_inside_is_not_lost():
+def test_errors_are_not_suppressed():
     for error in (ValueError, OSError, BrokenPipeError):
         with pytest.raises(error), any_character():
             raise error("x")
 
 
-#: what a command may change, and how to look at it
+#: state that a command may change, and functions that return it
 STATE = {
     "filters of warnings": lambda: list(warnings.filters),
     "showwarning": lambda: warnings.showwarning,
@@ -163,21 +163,21 @@ CALLS = {
 SLOW = ("training", "training that fails", "figures")
 
 
-def as_seen_by_a_program() -> dict:
+def process_state() -> dict:
     return {name: look() for name, look in STATE.items()}
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in CALLS])
-def test_a_program_finds_everything_as_it_was(name, trained, tmp_path, monkeypatch):
+def test_a_command_restores_the_state_of_the_process(name, trained, tmp_path, monkeypatch):
     monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL", raising=False)
     logging.getLogger("absl").setLevel(logging.WARNING)
     warnings.filterwarnings("once", message="of the program")
     arguments = [word.format(run=trained[0], out=tmp_path / "run") for word in CALLS[name]]
-    before = as_seen_by_a_program()
+    before = process_state()
     status_of(*arguments)
-    assert as_seen_by_a_program() == before
+    assert process_state() == before
     CliRunner().invoke(app, arguments)
-    assert as_seen_by_a_program() == before
+    assert process_state() == before
 
 
 def test_the_entry_point_reads_the_arguments_of_the_process(monkeypatch, capsys):
@@ -188,7 +188,7 @@ def test_the_entry_point_reads_the_arguments_of_the_process(monkeypatch, capsys)
     assert capsys.readouterr().out.startswith("kvae ")
 
 
-def test_workers_get_the_arguments_that_the_command_got(trained, tmp_path, monkeypatch):
+def test_workers_get_the_arguments_of_the_command(trained, tmp_path, monkeypatch):
     from kvae.cli import workers
 
     given = []

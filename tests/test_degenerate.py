@@ -1,4 +1,4 @@
-"""Codes that are constant, equal or few: every function that looks at codes gives its right value, or one line."""
+"""Codes that are constant, equal or few: every function of codes returns the correct value, or refuses them."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ CONSTANT = np.tile(np.arange(D) / 7, (N, 1))
 RNG = np.random.default_rng(0)
 LABELS = np.arange(N) % 3 % 2  # 16 of class 0, 8 of class 1
 
-#: codes, and how many of them are distinct
+#: codes, and the number of distinct codes
 CODES = {
     "constant": (CONSTANT, 1),
     "float32": (CONSTANT.astype("float32"), 1),
@@ -40,8 +40,8 @@ def images_of(codes) -> np.ndarray:
     return np.zeros((len(codes), 8, 8, 1))
 
 
-class Decodes:
-    """A model of which figures need no more than this."""
+class ZeroDecoder:
+    """A minimal model for figures."""
 
     def __init__(self, codes):
         self.latent_dim = codes.shape[1]
@@ -53,7 +53,7 @@ class Decodes:
 
 @pytest.mark.parametrize("name", CODES)
 @pytest.mark.parametrize("method", ["pca", "tsne"])
-def test_a_plane_has_equal_codes_at_one_place(name, method):
+def test_equal_codes_have_the_same_coordinates_on_a_plane(name, method):
     codes, distinct = CODES[name]
     plane = features.latent_plane(codes, method)
     assert plane.shape == (N, 2)
@@ -64,20 +64,20 @@ def test_a_plane_has_equal_codes_at_one_place(name, method):
 
 
 @pytest.mark.parametrize("rows", [3, 4, 5])
-def test_a_plane_of_a_few_codes(rows):
+def test_a_plane_of_few_codes(rows):
     assert np.isfinite(features.latent_plane(RNG.normal(size=(rows, 2)))).all()
     np.testing.assert_array_equal(features.latent_plane(CONSTANT[:rows]), 0)
 
 
 @pytest.mark.parametrize("name", ["constant", "one latent", "two values", "one outlier", "huge", "tiny"])
-def test_figures_are_drawn(name, tmp_path):
+def test_figures_of_degenerate_codes(name, tmp_path):
     codes, distinct = CODES[name]
     images = images_of(codes)
     drawn = {
         "map": plotting.latent_map(codes, np.where(np.arange(N) % 5, LABELS, -1), ("a", "b")),
         "thumbnails": plotting.thumbnail_map(images, codes, LABELS, method="pca"),
         "neighbours": plotting.neighbours(images, codes, k=3),
-        "traversals": plotting.traversals(Decodes(codes), dimensions=1, latents=codes),
+        "traversals": plotting.traversals(ZeroDecoder(codes), dimensions=1, latents=codes),
     }
     for title, figure in drawn.items():
         assert plotting.save(figure, tmp_path / f"{title}.png").stat().st_size > 0
@@ -88,7 +88,7 @@ def test_figures_are_drawn(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", CODES)
-def test_neighbours_of_equal_codes_are_at_no_distance(name):
+def test_neighbours_of_equal_codes_have_distance_0(name):
     codes, distinct = CODES[name]
     for metric in ("euclidean", "cosine"):
         found = features.nearest(None, codes, codes[:5], k=4, metric=metric)
@@ -99,7 +99,7 @@ def test_neighbours_of_equal_codes_are_at_no_distance(name):
 
 @pytest.mark.parametrize("name", CODES)
 @pytest.mark.parametrize("method", ["mean", "logistic"])
-def test_there_is_a_direction_where_the_means_differ(name, method):
+def test_a_direction_requires_different_means(name, method):
     codes, distinct = CODES[name]
     groups = codes[:13], codes[13:]
     if distinct == 1:
@@ -119,7 +119,7 @@ def test_a_probe_of_constant_codes_has_the_accuracy_of_the_larger_class(name):
 
 
 @pytest.mark.parametrize("name", CODES)
-def test_disentanglement_is_that_of_the_latents_that_vary(name):
+def test_disentanglement_uses_the_latents_that_vary(name):
     codes, distinct = CODES[name]
     factors = np.column_stack([np.arange(N) % 2, np.arange(N) % 3])
     for score in (evaluation.mig, evaluation.sap, evaluation.dci, evaluation.factor_vae_score):
@@ -141,7 +141,7 @@ def test_scores_do_not_depend_on_the_scale_of_a_latent():
 
 
 @pytest.mark.parametrize("name", CODES)
-def test_equal_codes_are_at_no_frechet_distance(name):
+def test_equal_codes_have_frechet_distance_0(name):
     codes, _ = CODES[name]
     scale = float(np.square(codes.astype("float64")).sum(axis=1).max())
     assert evaluation.frechet_distance(codes, codes) == pytest.approx(0, abs=1e-9 * max(scale, 1e-300))
@@ -154,7 +154,7 @@ def test_statistics_of_collapsed_latents():
     assert np.isinf(evaluation.latent_statistics(CONSTANT, np.zeros((N, D))).kl).all()  # a point has no density
 
 
-TAKE_NO_NAN = {
+REFUSE_NAN = {
     "plane": lambda codes: features.latent_plane(codes),
     "components": lambda codes: features.latent_plane(codes, "pca"),
     "nearest": lambda codes: features.nearest(None, codes, codes),
@@ -163,20 +163,20 @@ TAKE_NO_NAN = {
     "two latents": lambda codes: plotting.latent_map(codes[:, 1:3]),
     "thumbnails": lambda codes: plotting.thumbnail_map(images_of(codes), codes),
     "neighbours": lambda codes: plotting.neighbours(images_of(codes), codes),
-    "traversals": lambda codes: plotting.traversals(Decodes(codes), latents=codes),
+    "traversals": lambda codes: plotting.traversals(ZeroDecoder(codes), latents=codes),
     "probe": lambda codes: evaluation.linear_probe({"z": codes}, LABELS, {"z": codes}, LABELS),
     "mig": lambda codes: evaluation.mig(codes, LABELS[:, None]),
     "fréchet": lambda codes: evaluation.frechet_distance(codes, codes),
 }
 
 
-@pytest.mark.parametrize("name", TAKE_NO_NAN)
+@pytest.mark.parametrize("name", REFUSE_NAN)
 @pytest.mark.parametrize("value", NOT_FINITE)
 def test_codes_that_are_not_finite_are_refused(name, value):
     codes = RNG.normal(size=(N, D))
     codes[5, 2] = NOT_FINITE[value]
     with pytest.raises(ValueError, match=r"finite .*Received: (1 of|NaN)"):
-        TAKE_NO_NAN[name](codes)
+        REFUSE_NAN[name](codes)
 
 
 @pytest.mark.parametrize("shape", [(0, 4), (5,), (5, 0), (2, 3, 4)])
@@ -185,7 +185,7 @@ def test_codes_have_two_axes(shape):
         as_codes(np.zeros(shape))
 
 
-def test_principal_components_are_those_of_a_rotation():
+def test_principal_components_invert_a_rotation():
     angles = np.linalg.qr(RNG.normal(size=(3, 3)))[0]
     scores = RNG.normal(size=(200, 3)) * [3, 2, 1]
     scores -= scores.mean(axis=0)
@@ -197,7 +197,7 @@ def test_principal_components_are_those_of_a_rotation():
 
 @pytest.fixture(scope="module")
 def collapsed():
-    """A VAE whose posterior is the prior, whatever the image."""
+    """A VAE whose posterior is the prior for every image."""
     vae = kvae.VAE(latent_dim=3, image_shape=(8, 8, 1))
     for weight in vae.encoder.weights:
         weight.assign(0 * weight)
@@ -211,7 +211,7 @@ def test_a_collapsed_model_has_no_information_and_no_mismatch(collapsed, digits)
     assert abs(evaluation.latents.mismatch(parts)[1]) < 0.2
 
 
-def test_rows_that_are_all_equal_have_no_outlier():
+def test_equal_rows_have_no_outlier():
     rows = np.tile([1.0, -2.0, 0.5], (20, 1))
     detector = features.AnomalyDetector(latent_dim=2, units=(8,), epochs=1, num_samples=2, random_state=0)
     assert (detector.fit(rows).predict(rows) == 1).all()

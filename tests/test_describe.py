@@ -1,4 +1,4 @@
-"""What is said of a trained run: a step that can't be done is a line, also of the report, and the others are done."""
+"""The description of a trained run: a failing step is reported, also in the report, and the others run."""
 
 import html
 import json
@@ -35,7 +35,7 @@ def model() -> kvae.VAE:
 
 @pytest.fixture
 def run(tmp_path, model):
-    """A folder as a training leaves it, before anything is said of it."""
+    """The folder of a trained run, before its description."""
     (tmp_path / "run").mkdir()
     model.save(tmp_path / "run" / "model.keras")
     write(tmp_path / "run" / "config.json", CONFIG)
@@ -53,7 +53,7 @@ def read(path):
 
 
 def few(train: int, test: int, labels=THIRDS) -> kvae.data.Data:
-    """So many training and test images."""
+    """Return data with these numbers of training and test images."""
     rows = train + 1 + test
     data = kvae.data.load(
         (IMAGES[:rows], None if labels is None else labels[:rows]),
@@ -63,7 +63,7 @@ def few(train: int, test: int, labels=THIRDS) -> kvae.data.Data:
     return data
 
 
-#: data, and what can't be done with it, in the order in which it is said
+#: data, and the messages about steps that fail with it, in order
 DATA = {
     "enough of everything": (lambda: few(40, 12), []),
     "no labels": (lambda: few(40, 12, None), []),
@@ -92,29 +92,29 @@ SLOW = ("enough of everything", "no labels", "too few to train a probe on", "two
 
 
 @pytest.mark.parametrize("case", [pytest.param(case, marks=[pytest.mark.slow] * (case in SLOW)) for case in DATA])
-def test_what_the_data_does_not_allow_is_said_and_the_rest_is_done(case, run, capsys):
+def test_steps_that_the_data_do_not_allow_are_reported_and_the_others_run(case, run, capsys):
     made, expected = DATA[case]
     described_by_the_command(run, made(), 2, False)
-    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Not ")]
-    assert len(said) >= len([line for line in expected if line])
+    reported = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Not ")]
+    assert len(reported) >= len([line for line in expected if line])
     for line in filter(None, expected):
-        assert any(one.startswith(line) for one in said), (line, said)
-    assert bool(said) == bool(expected), said
+        assert any(one.startswith(line) for one in reported), (line, reported)
+    assert bool(reported) == bool(expected), reported
     metrics, figures = read(run / "metrics.json"), read(run / "figures" / "figures.json")
     assert np.isfinite([metrics["elbo"], metrics["train_seconds"]]).all()
     assert ("probe" in metrics) == (case not in ("no labels", "one class", "too few to train a probe on",
                                                  "none with a label"))  # fmt: skip
     noted = {**metrics.get("not_made", {}), **figures["failed"]}
-    assert said == [f"{failure} — {reason}" for failure, reason in noted.items()]
+    assert reported == [f"{failure} — {reason}" for failure, reason in noted.items()]
     page = html.unescape((run / "report.html").read_text(encoding="utf-8"))
-    assert all(line in page for line in said)
-    assert ("What could not be done" in page) == bool(said)
+    assert all(line in page for line in reported)
+    assert ("<h2>Failures</h2>" in page) == bool(reported)
     assert {"reconstructions", "samples", "latent_map", "manifold", "learning_curves"} <= set(figures["drawn"])
     assert sorted(path.stem for path in (run / "figures").glob("*.png")) == sorted(figures["drawn"])
     assert RunFolder(run).is_described
 
 
-#: what fails, in which module, and what is said
+#: failing function: its module, and the message
 BROKEN = {
     "evaluate": (describe, "Not scored: test split — RuntimeError: broken"),
     "probe_run": (describe, "Not made: linear probe — RuntimeError: broken"),
@@ -135,7 +135,7 @@ def scores(model):
 
 @pytest.fixture
 def quick(monkeypatch, model, scores):
-    """Descriptions of the model without what takes most of the time: scores, probe, codes and pictures."""
+    """Replace the slow parts of a description: scores, probe, codes and figures."""
     probed, codes = [{"features": "z mean", "size": 2, "accuracy": 0.5, "labels": 40}], RNG.normal(size=(60, 2))
     moments = {"mean": codes, "variance": np.ones_like(codes)}
     monkeypatch.setattr(kvae, "load", lambda path: model)
@@ -149,7 +149,7 @@ def quick(monkeypatch, model, scores):
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_whatever_fails_does_not_end_the_description(name, run, quick, capsys, monkeypatch):
+def test_a_failing_step_does_not_end_the_description(name, run, quick, capsys, monkeypatch):
     def breaks(*given, **options):
         raise RuntimeError("broken\n by   somebody")
 
@@ -183,7 +183,7 @@ def test_a_collapsed_model_gets_its_report(run):
     assert "thumbnail_map" in read(run / "figures" / "figures.json")["drawn"]
 
 
-#: shapes of images that aren't those of a photograph
+#: unusual shapes of images
 SHAPES = {"a row": (1, 6, 1), "a long row": (1, 784, 1), "a column": (300, 2, 1), "two channels": (8, 8, 2),
           "four channels": (8, 8, 4), "five channels": (8, 8, 5), "a pixel": (1, 1, 1)}  # fmt: skip
 
@@ -200,12 +200,12 @@ def test_figures_of_every_shape_of_images(shape, tmp_path, monkeypatch):
     assert len(paths) == 11
 
 
-# What --resume does with a run that is trained.
+# --resume for a trained run.
 
 
 @pytest.fixture(scope="module")
 def described(tmp_path_factory):
-    """A run with all that is said of it, made by the command, of a few digits."""
+    """A run with its description, trained by the command on a few images."""
     folder = tmp_path_factory.mktemp("described")
     np.savez(folder / "few.npz", images=IMAGES, labels=THIRDS)
     options = ["--epochs", "1", "--network", "mlp", "--latent-dim", "2", "--samples", "1"]
@@ -221,7 +221,7 @@ def resume(run) -> int:
     return stop.value.code or 0
 
 
-def test_resuming_what_is_finished_is_no_error_and_no_work(described, capsys):
+def test_resuming_a_finished_run_does_nothing(described, capsys):
     def states():
         return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in described.rglob("*") if path.is_file()}
 
@@ -231,7 +231,7 @@ def test_resuming_what_is_finished_is_no_error_and_no_work(described, capsys):
     assert states() == before
 
 
-#: what is missing of a run
+#: missing part of a run, and the function that removes it
 MISSING = {
     "the report": lambda run: (run / "report.html").unlink(),
     "a figure": lambda run: (run / "figures" / "samples.png").unlink(),
@@ -243,7 +243,7 @@ MISSING = {
 
 
 @pytest.mark.parametrize("case", MISSING)
-def test_resuming_makes_what_is_missing(case, described, quick, tmp_path):
+def test_resuming_adds_missing_results(case, described, quick, tmp_path):
     run = shutil.copytree(described, tmp_path / "run")
     model = (run / "model.keras").read_bytes()
     MISSING[case](run)
@@ -253,13 +253,13 @@ def test_resuming_makes_what_is_missing(case, described, quick, tmp_path):
     assert (run / "model.keras").read_bytes() == model
 
 
-def test_what_an_earlier_version_described_is_finished(described, tmp_path):
+def test_a_run_without_a_list_of_figures_is_finished(described, tmp_path):
     run = shutil.copytree(described, tmp_path / "run")
     (run / "figures" / "figures.json").unlink()
     assert RunFolder(run).is_described
 
 
-def test_evaluate_scores_what_it_can(described, capsys, tmp_path, monkeypatch):
+def test_evaluate_reports_failing_steps(described, capsys, tmp_path, monkeypatch):
     from kvae import evaluation
 
     def breaks(*given, **options):
@@ -277,7 +277,7 @@ def test_evaluate_scores_what_it_can(described, capsys, tmp_path, monkeypatch):
     assert "compression" not in scores
 
 
-def test_a_step_that_fails_is_shown_with_its_traceback_where_that_is_asked_for(capsys):
+def test_debug_shows_the_traceback_of_a_failing_step(capsys):
     from kvae.cli.console import optional_steps
 
     for debug in (False, True):

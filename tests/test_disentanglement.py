@@ -9,10 +9,10 @@ from kvae import evaluation
 from kvae.evaluation import dci, factor_vae_score, mig, sap
 
 SIZES = (3, 8, 16)
-GRID = np.indices(SIZES).reshape(len(SIZES), -1).T.repeat(3, axis=0)  # (1152, 3): independent, to the last count
+GRID = np.indices(SIZES).reshape(len(SIZES), -1).T.repeat(3, axis=0)  # (1152, 3): exactly independent
 SQUARE = np.indices((16, 16)).reshape(2, -1).T
 RNG = np.random.default_rng(0)
-TURN = np.array([[1, -1], [1, 1]])  # by 45°, scaled so that whole numbers stay whole
+ROTATION = np.array([[1, -1], [1, 1]])  # by 45°, scaled to keep integers
 
 
 def scores(codes, factors, categorical=()):
@@ -27,21 +27,21 @@ def scores(codes, factors, categorical=()):
 
 PERFECT = dict.fromkeys(("mig", "sap", "factor_vae", "disentanglement", "completeness", "informativeness"), 1.0)
 
-#: codes, factors, categorical factors, scores. 1e-6 where nothing is estimated: counts on a grid are exact.
+#: codes, factors, categorical factors, scores. The tolerance is 1e-6, because counts on a grid are exact.
 KNOWN = {
     "the factors themselves": (GRID, GRID, (), PERFECT),
     "permuted, scaled, mirrored, shifted": (
         GRID[:, [2, 0, 1]] * [-3.0, 1e4, 1e-4] + [7.0, -1e3, 0.0], GRID, (), PERFECT,
     ),
     "with a constant latent": (np.hstack([GRID, np.ones((1152, 1))]), GRID, (), PERFECT),
-    # A latent that knows nothing still guesses one of three classes right.
+    # A latent without information has an accuracy of one third.
     "a categorical factor": (GRID, GRID, (0,), {**PERFECT, "sap": (1 - 1 / 3 + 1 + 1) / 3}),
-    # Each latent has its copy: no gap, and each factor is in two of six latents.
-    "everything twice": (
+    # Each latent has a copy: no gap, and each factor is in two of six latents.
+    "every latent twice": (
         np.hstack([GRID, GRID]), GRID, (),
         {**PERFECT, "mig": 0.0, "sap": 0.0, "completeness": 1 - np.log(2) / np.log(6)},
     ),
-    # A single latent competes with nothing, and knows nothing of two of the three factors.
+    # A single latent has no competitor, and no information about two of the three factors.
     "one factor only": (GRID[:, :1], GRID, (), {"mig": 1 / 3, "sap": 1 / 3}),
 }  # fmt: skip
 
@@ -50,8 +50,8 @@ KNOWN = {
 def test_codes_with_known_scores(name):
     codes, factors, categorical, expected = KNOWN[name]
     got = scores(codes, factors, categorical)
-    # Which of two equal latents a tree takes is a coin flip, 50 trees of some 7 splits for each factor.
-    tolerance = {"completeness": 0.02} if name == "everything twice" else {}
+    # A tree chooses randomly between two equal latents, in 50 trees of some 7 splits for each factor.
+    tolerance = {"completeness": 0.02} if name == "every latent twice" else {}
     for key, value in expected.items():
         assert got[key] == pytest.approx(value, abs=tolerance.get(key, 1e-6)), key
 
@@ -70,25 +70,25 @@ def test_random_codes_are_at_chance():
 
 
 def test_rotation_mixes_two_factors():
-    """Turned by 45°, both latents know as much of either factor; together they still know all."""
-    got = scores(SQUARE @ TURN, SQUARE)
+    """After a rotation by 45°, both latents have the same information about each factor."""
+    got = scores(SQUARE @ ROTATION, SQUARE)
     assert got["mig"] == pytest.approx(0, abs=1e-6)  # by the symmetry of the grid
     assert got["sap"] == pytest.approx(0, abs=1e-6)
     assert got["disentanglement"] < 0.05
     assert got["completeness"] < 0.05
-    # Both latents halve their variance with either factor fixed: a coin flip, less what a majority gains by chance.
+    # Both latents halve their variance with either factor fixed: chance, minus the chance gain of a majority.
     assert got["factor_vae"] == pytest.approx(0.5, abs=0.1)
 
 
 def test_rotation_keeps_the_information():
     factors = SQUARE[RNG.integers(0, len(SQUARE), 6000)] // 4  # 4 × 4 values
-    codes = (factors + 0.1 * RNG.normal(size=factors.shape)) @ TURN
-    # Trees cut along the axes: a staircase along the diagonal, wrong at its edges only.
+    codes = (factors + 0.1 * RNG.normal(size=factors.shape)) @ ROTATION
+    # Trees split along the axes: a staircase along the diagonal, wrong only at its edges.
     assert dci(codes, factors)["informativeness"] > 0.95
     assert dci(codes, factors)["disentanglement"] < 0.05
 
 
-def test_noise_in_a_code_hides_information_but_not_its_structure():
+def test_noise_lowers_informativeness_but_not_disentanglement():
     factors = np.stack([RNG.integers(0, size, 3000) for size in SIZES], axis=1)
     codes = factors / factors.std(axis=0) + 0.3 * RNG.normal(size=factors.shape)
     got = dci(codes, factors)
@@ -97,8 +97,8 @@ def test_noise_in_a_code_hides_information_but_not_its_structure():
     assert got["informativeness"] < 0.7
 
 
-def test_noise_lowers_mig_as_the_information_falls():
-    """One bit through a noisy latent: I = H(½) − H(ε), and the other latent knows nothing."""
+def test_noise_lowers_mig_by_the_lost_information():
+    """One bit through a noisy latent: I = H(½) − H(ε); the other latent has no information."""
     bit, other = np.indices((2, 5000)).reshape(2, -1)
     flipped = np.where(other % 10 < 1, 1 - bit, bit)  # ε = 1/10, exactly
     entropy = -(0.1 * np.log(0.1) + 0.9 * np.log(0.9)) / np.log(2)
@@ -107,7 +107,7 @@ def test_noise_lowers_mig_as_the_information_falls():
 
 
 def test_a_model_that_copies_its_factors():
-    """Images of four pixels, each a factor; the code is the image, and one more latent that is nearly dead."""
+    """Each of four pixels is a factor; the code is the image and an additional, nearly inactive latent."""
     factors = np.indices((3, 3, 3, 3)).reshape(4, -1).T.repeat(5, axis=0)
     images = (factors / 2).astype("float32").reshape(-1, 2, 2, 1)
     encoder = keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(5)])
@@ -122,12 +122,12 @@ def test_a_model_that_copies_its_factors():
         evaluation.disentanglement(model, images * 0, factors)
 
 
-class Looks:
+class LookupModel:
     """A model that encodes an image of `shapes()` by looking it up."""
 
     def __init__(self, images, codes):
         self.codes = {image.tobytes(): code for image, code in zip(images, codes)}
-        assert len(self.codes) == len(images)  # no two are alike
+        assert len(self.codes) == len(images)  # all images are different
 
     def encode_mean(self, images):
         return np.stack([self.codes[image.tobytes()] for image in np.asarray(images)])
@@ -140,20 +140,20 @@ def shapes():
 
 @pytest.mark.slow
 def test_shapes_encoded_as_their_factors(shapes):
-    model = Looks(shapes.images, shapes.factors * [1.0, -3.0, 1e3, 0.2, 1.0])
+    model = LookupModel(shapes.images, shapes.factors * [1.0, -3.0, 1e3, 0.2, 1.0])
     got = evaluation.disentanglement(model, shapes.images, shapes.factors, shapes.categorical)
     assert (got.pop("examples"), got.pop("active_units")) == (36_864, 5)
-    # The shape is one of three: a position knows nothing, and still guesses a third of them right.
+    # There are three shapes: a latent without information has an accuracy of one third.
     assert got.pop("sap") == pytest.approx((1 - 1 / 3 + 4) / 5, abs=1e-6)
     assert got == pytest.approx(dict.fromkeys(got, 1.0), abs=1e-6)  # a grid: counts are exact
 
 
 @pytest.mark.slow
 def test_shapes_drawn_and_encoded_as_their_factors(shapes):
-    model = Looks(shapes.images, shapes.factors)
+    model = LookupModel(shapes.images, shapes.factors)
     drawn = kvae.data.shapes(4000, seed=1)
     got = evaluation.disentanglement(model, drawn.images, drawn.factors, drawn.categorical)
-    # By chance the factors know of each other: I about (C − 1)(C' − 1) / 2N ≤ 0.03 nats, r² about 1 / N, and the best
+    # The factors are correlated by chance: I about (C − 1)(C' − 1) / 2N ≤ 0.03 nats, r² about 1 / N, and the best
     # guess of the shape is a standard error of some 0.01 above a third.
     assert got["mig"] == pytest.approx(1, abs=0.03)
     assert got["sap"] == pytest.approx((1 - 1 / 3 + 4) / 5, abs=0.01)
@@ -164,7 +164,7 @@ def test_shapes_drawn_and_encoded_as_their_factors(shapes):
 @pytest.mark.slow
 def test_shapes_encoded_at_random(shapes):
     drawn = kvae.data.shapes(3000, seed=1)
-    model = Looks(drawn.images, RNG.normal(size=(3000, 5)))
+    model = LookupModel(drawn.images, RNG.normal(size=(3000, 5)))
     got = evaluation.disentanglement(model, drawn.images, drawn.factors, drawn.categorical)
     assert got["active_units"] == 5
     for name in ("mig", "sap", "dci_disentanglement", "dci_completeness"):
@@ -174,36 +174,36 @@ def test_shapes_encoded_at_random(shapes):
     assert got["factor_vae"] == pytest.approx(1 / 5, abs=0.07)
 
 
-def test_scores_of_a_vae_are_those_of_its_features():
+def test_scores_of_a_vae_equal_those_of_its_features():
     data = kvae.data.shapes(1000, seed=1)
     encoder = keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(6)])  # means and scales
     vae = kvae.VAE(encoder, latent_dim=3, image_shape=data.images.shape[1:])
     got = evaluation.disentanglement(vae, data.images, data.factors, data.categorical)
     assert (got["active_units"], got["examples"]) == (3, 1000)
     codes = kvae.features.extract(vae, data.images)["mean"]
-    assert mig(codes, data.factors) == pytest.approx(got["mig"], abs=1e-3)  # rounding moves a code over a bin's edge
+    assert mig(codes, data.factors) == pytest.approx(got["mig"], abs=1e-3)  # rounding may move a code to the next bin
     assert sap(codes, data.factors, data.categorical) == pytest.approx(got["sap"], abs=1e-3)
 
 
 REFUSED = {
     "lengths": (GRID[:10], GRID, "same N images"),
     "one axis": (GRID[:, 0], GRID, "same N images"),
-    "factors that are no integers": (GRID, GRID / 2, "float64"),
+    "factors that aren't integers": (GRID, GRID / 2, "float64"),
     "a factor that never varies": (GRID, GRID * [1, 1, 0], "two values or more"),
     "no examples": (GRID[:0], GRID[:0], "0 examples"),
     "NaN": (GRID * np.nan, GRID, "NaN"),
-    "a dead code": (GRID * 0, GRID, "all constant"),
+    "a constant code": (GRID * 0, GRID, "all constant"),
 }
 
 
 @pytest.mark.parametrize("name", REFUSED)
 @pytest.mark.parametrize("score", [mig, sap, dci, factor_vae_score], ids=lambda score: score.__name__)
-def test_what_is_refused(score, name):
+def test_invalid_arguments_are_refused(score, name):
     codes, factors, message = REFUSED[name]
     with pytest.raises(ValueError, match=message):
         score(codes, factors)
 
 
-def test_a_group_of_one_has_no_variance():
+def test_a_group_of_one_is_refused():
     with pytest.raises(ValueError, match="group=1"):
         factor_vae_score(GRID, GRID, group=1)

@@ -1,4 +1,4 @@
-"""Every family of `cases.py` against SciPy in float64, its own samples, and extreme parameters."""
+"""Every family of `cases.py` against SciPy in float64, against its samples, and with extreme parameters."""
 
 import itertools
 import math
@@ -22,7 +22,7 @@ from kvae.distributions.log_sigmoid import log_sigmoid, sum_log_sigmoid
 RNG = np.random.default_rng(0)
 
 
-# The references: log-density of each example, from parameters (B, …) and values (B, …) in float64.
+# References: log-density of each example, from parameters (B, …) and values (B, …) in float64.
 
 
 def logistic(x):
@@ -37,8 +37,8 @@ def scale_of(raw):
     return np.exp(bounded(raw, math.log(1e-3), math.log(1e3)))
 
 
-def of_pixels(density):
-    """The sum over the event of an elementwise log-density."""
+def summed(density):
+    """Sum an elementwise log-density over the event."""
     return lambda params, x: density(params, x).reshape(len(x), -1).sum(axis=1)
 
 
@@ -47,7 +47,7 @@ def halves(params):
 
 
 def continuous_bernoulli(params, x):
-    # An exponential density cut off at 0 and 1, for |l| that SciPy can divide by.
+    # An exponential density cut off at 0 and 1, for |l| > 0, because SciPy divides by it.
     return stats.truncexpon(b=np.abs(params), scale=1 / np.abs(params)).logpdf(np.where(params > 0, 1 - x, x))
 
 
@@ -86,7 +86,7 @@ def full_covariance_normal(params, x):
 
 def bin_probability(y, mean, raw, levels):
     scale, half = np.exp(bounded(raw, -7, 3)), 1 / (levels - 1)
-    mirror = np.where(y > mean, -1, 1)  # where the distribution function is small, and keeps its digits
+    mirror = np.where(y > mean, -1, 1)  # use the small tail of the distribution function, which keeps its digits
     y, mean = mirror * y, mirror * mean
     upper = np.where(y > 1 - half, 1.0, stats.logistic.cdf(y + half, mean, scale))
     return upper - np.where(y < half - 1, 0.0, stats.logistic.cdf(y - half, mean, scale))
@@ -115,25 +115,25 @@ def discretized_mixture(params, x):
     return (logsumexp(log_p, axis=-1) - logsumexp(blocks[:, :, 0], axis=-1)).sum(axis=1)
 
 
-#: by the names of `cases.py`: the reference, or why there is none
+#: reference by name of `cases.py`, or the reason for no reference
 POSTERIORS = {
-    "DiagonalNormal": of_pixels(diagonal_normal),
+    "DiagonalNormal": summed(diagonal_normal),
     "FullCovarianceNormal": full_covariance_normal,
     "InverseAutoregressive": "no closed form; samples and log_prob are compared with each other, and integrated",
 }
 LIKELIHOODS = {
-    "Bernoulli": of_pixels(lambda params, x: stats.bernoulli(logistic(params)).logpmf(x)),
-    "ContinuousBernoulli": of_pixels(continuous_bernoulli),
-    "Normal": of_pixels(lambda params, x: stats.norm(params, 0.3).logpdf(x)),
-    "Normal learned": of_pixels(lambda params, x: stats.norm(params, 0.3).logpdf(x)),
-    "Normal learned per pixel": of_pixels(lambda params, x: stats.norm(params, 0.3).logpdf(x)),
-    "OptimalNormal": of_pixels(lambda params, x: stats.norm(params, 0.3).logpdf(x)),
-    "DiagonalNormal": of_pixels(diagonal_normal),
+    "Bernoulli": summed(lambda params, x: stats.bernoulli(logistic(params)).logpmf(x)),
+    "ContinuousBernoulli": summed(continuous_bernoulli),
+    "Normal": summed(lambda params, x: stats.norm(params, 0.3).logpdf(x)),
+    "Normal learned": summed(lambda params, x: stats.norm(params, 0.3).logpdf(x)),
+    "Normal learned per pixel": summed(lambda params, x: stats.norm(params, 0.3).logpdf(x)),
+    "OptimalNormal": summed(lambda params, x: stats.norm(params, 0.3).logpdf(x)),
+    "DiagonalNormal": summed(diagonal_normal),
     "LowRankNormal": low_rank_normal,
-    "Laplace": of_pixels(lambda params, x: stats.laplace(params, 0.3).logpdf(x)),
-    "Laplace learned": of_pixels(lambda params, x: stats.laplace(params, 0.3).logpdf(x)),
-    "DiagonalLaplace": of_pixels(diagonal_laplace),
-    "DiscretizedLogistic": of_pixels(discretized_logistic),
+    "Laplace": summed(lambda params, x: stats.laplace(params, 0.3).logpdf(x)),
+    "Laplace learned": summed(lambda params, x: stats.laplace(params, 0.3).logpdf(x)),
+    "DiagonalLaplace": summed(diagonal_laplace),
+    "DiscretizedLogistic": summed(discretized_logistic),
     "DiscretizedLogisticMixture": discretized_mixture,
 }
 REFERENCES = {"posterior": POSTERIORS, "likelihood": LIKELIHOODS}
@@ -142,7 +142,7 @@ EVENTS = {"posterior": (6,), "likelihood": (2, 3, 3)}
 
 
 class Case:
-    """A built family, and what to ask it about."""
+    """A built family with random parameters and values."""
 
     def __init__(self, part, name, event):
         made = TABLES[part][name]()
@@ -173,8 +173,8 @@ def identify(name):
     return "-".join(name).replace(" ", "-")
 
 
-def cases_but(excepted):
-    """For a test of all cases but those for which a reason is given."""
+def cases_except(excepted):
+    """Parametrize a test by all cases except these."""
     names = [name for name in NAMES if name not in excepted]
     return pytest.mark.parametrize("part_and_name", names, ids=identify, indirect=True)
 
@@ -186,13 +186,13 @@ def part_and_name(request):
 
 @pytest.fixture
 def case(part_and_name):
-    """Latent vectors, or images in colour."""
+    """Return a case of latent vectors or of colour images."""
     return Case(*part_and_name, EVENTS[part_and_name[0]])
 
 
 @pytest.fixture
 def single(part_and_name):
-    """Events of one number: a latent, or a grey pixel."""
+    """Return a case of events with one number: a latent, or a grey pixel."""
     return Case(*part_and_name, (1,) if part_and_name[0] == "posterior" else (1, 1, 1))
 
 
@@ -204,16 +204,16 @@ def test_every_case_has_a_reference():
 WITHOUT_REFERENCE = {(part, name) for part, name in NAMES if isinstance(REFERENCES[part][name], str)}
 
 
-@cases_but(WITHOUT_REFERENCE)
+@cases_except(WITHOUT_REFERENCE)
 def test_log_prob_equals_scipy_in_float64(case, single):
     for event in (case, single):
         params, value = event.params(7), event.values(7)
         expected = event.reference(params.astype("float64"), value.astype("float64"))
-        # float32 sums of up to 36 terms: a relative error of 36 · 2⁻²⁴ ≈ 2e-6, and some from a matrix between.
+        # float32 sums of up to 36 terms: a relative error of 36 · 2⁻²⁴ ≈ 2e-6, and the error of a matrix.
         np.testing.assert_allclose(event.family.log_prob(params, value), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_log_prob_takes_many_samples_at_once(case):
+def test_log_prob_of_several_samples(case):
     params, value = case.params(3, 7), case.values(7)
     together = np.asarray(case.family.log_prob(params, value))
     np.testing.assert_allclose(together, [case.family.log_prob(params[k], value) for k in range(3)], rtol=1e-5)
@@ -229,14 +229,17 @@ def test_sample_and_log_prob_agree(case):
     np.testing.assert_allclose(log_prob, case.family.log_prob(params, value), rtol=1e-4, atol=1e-4)
 
 
-#: How far a mean and a covariance may be off by their definition.
+#: Documented errors of the mean and the covariance.
 APPROXIMATE = {
     "DiscretizedLogistic": (0.5 / 31, 0.0),  # half a level
-    "DiscretizedLogisticMixture": (0.5 / 3, 0.05),  # half of a wide level; later channels of clipped components
+    "DiscretizedLogisticMixture": (
+        0.5 / 3,
+        0.05,
+    ),  # half of a wide level; error of clipping in later channels
 }
 
 
-@cases_but({("posterior", "InverseAutoregressive")})  # whose moments are averages over a few draws
+@cases_except({("posterior", "InverseAutoregressive")})  # its moments are averages over a few draws
 def test_sample_moments(case):
     n = 20_000
     params = case.params(2)
@@ -246,7 +249,7 @@ def test_sample_moments(case):
     mean_bias, covariance_bias = APPROXIMATE.get(case.name, (0.0, 0.0))
     for b in range(2):
         error = np.abs(samples[:, b].mean(0) - mean[b])
-        # Five standard errors, of a mean and of a covariance of n samples; every entry has to pass.
+        # Five standard errors of a mean and of a covariance of n samples. Every entry must pass.
         assert np.all(error < 5 * np.sqrt(samples[:, b].var(0) / n) + mean_bias + 1e-6)
         centred = samples[:, b] - samples[:, b].mean(0)
         sampled = centred.T @ centred / n
@@ -264,18 +267,18 @@ def test_samples_lie_in_the_support(case):
         np.testing.assert_allclose(k, np.round(k), atol=1e-5)
 
 
-def test_samples_depend_on_the_seed_alone(case):
+def test_samples_depend_only_on_the_seed(case):
     params = np.zeros((2, *case.params_shape), "float32")
     same = [np.asarray(case.family.sample(params, 50, seed=s)) for s in (3, 3, 4)]
     np.testing.assert_array_equal(same[0], same[1])
     assert np.any(same[0] != same[2])
 
 
-def test_a_row_of_indexed_noise_gives_the_same_sample_in_any_batch(case):
+def test_indexed_noise_is_independent_of_the_batch(case):
     params, index = case.params(5), np.array([7, 3, 0, 9, 1], "int32")
     whole = case.family.sample(params, 2, IndexedNoise(seed_words(1), index))
     part = case.family.sample(params[[3]], 2, IndexedNoise(seed_words(1), index[[3]]))
-    np.testing.assert_allclose(np.asarray(whole)[:, [3]], part, rtol=1e-5, atol=1e-6)  # sums in another order
+    np.testing.assert_allclose(np.asarray(whole)[:, [3]], part, rtol=1e-5, atol=1e-6)  # another order of summation
 
 
 @pytest.mark.parametrize("sign", ["+", "-", "both"])
@@ -293,8 +296,8 @@ def test_extreme_parameters_stay_finite(case, sign):
         assert np.all(np.isfinite(tensor))
 
 
-@cases_but(WITHOUT_REFERENCE)
-def test_gradients_reach_every_parameter_and_are_those_of_the_density(case):
+@cases_except(WITHOUT_REFERENCE)
+def test_gradients_of_every_parameter_match_finite_differences(case):
     params, value, eps = case.params(3), case.values(3), 1e-5
     direction = RNG.normal(size=params.shape).astype("float32")
     variable = tf.constant(params)
@@ -305,11 +308,11 @@ def test_gradients_reach_every_parameter_and_are_those_of_the_density(case):
     reference = case.reference
     plus, minus = (reference(params.astype("float64") + s * eps * direction, value.astype("float64")) for s in (1, -1))
     expected = (plus - minus).sum() / (2 * eps)
-    # float32, 1e-5 of terms that are 10 to 100 times their sum.
+    # float32: 1e-5 of terms that are 10 to 100 times larger than their sum.
     assert (gradient * direction).sum() == pytest.approx(expected, rel=1e-3, abs=1e-3)
 
 
-def test_the_layer_gives_the_mean_and_the_covariance_has_the_variances(case):
+def test_call_returns_the_mean_and_covariance_has_the_variance_as_diagonal(case):
     params, family = case.params(3), case.family
     np.testing.assert_array_equal(family(params), family.mean(params))
     assert family.mean(params).shape == family.variance(params).shape == (3, *case.event)
@@ -369,10 +372,12 @@ def test_probabilities_of_256_levels_sum_to_one_at_any_scale():
         params = np.tile(np.array([[mean, raw]], "float32"), (256, 1))
         log_p = np.asarray(family.log_prob(params, x), "float64")
         assert np.exp(log_p).sum() == pytest.approx(1, abs=3e-5)  # 256 float32 terms
-        np.testing.assert_array_equal(log_p, family.log_prob(params, x + 0.3 / 255 * (x < 1)))  # to the next level
+        np.testing.assert_array_equal(
+            log_p, family.log_prob(params, x + 0.3 / 255 * (x < 1))
+        )  # rounded to the nearest level
 
 
-def test_continuous_bernoulli_is_right_from_the_uniform_case_to_the_steepest():
+def test_continuous_bernoulli_for_small_and_large_logits():
     family = likelihoods.ContinuousBernoulli()
     family.build((None, 1))
     a = np.array([1e-6, 1e-3, 0.1, 0.99, 1.01, 2.0, 20.0, 90.0, 700.0])
@@ -391,12 +396,12 @@ def test_continuous_bernoulli_is_right_from_the_uniform_case_to_the_steepest():
 
 
 @pytest.mark.parametrize(
-    # Of components as narrow as those of trained decoders, and of ones nearly as wide as the range, much of which is
-    # clipped. Monte Carlo: 5 · 0.35 / √20000 = 0.012 at most, 0.002 on average; half a level is 0.002.
+    # Components as narrow as in trained decoders, and components nearly as wide as the range, with much clipping.
+    # Monte Carlo: 5 · 0.35 / √20000 = 0.012 at most, 0.002 on average; half a level is 0.002.
     ("spread", "largest", "average"),
     [(0.05, 0.02, 0.004), (0.5, 0.15, 0.035)],
 )
-def test_mixture_moments_are_close_to_those_of_samples(spread, largest, average):
+def test_mixture_moments_are_close_to_sample_moments(spread, largest, average):
     family = likelihoods.DiscretizedLogisticMixture(components=3)
     family.build((None, family.param_size((3,))))
     params = RNG.normal(size=(40, family.param_size((3,)))).astype("float32")
@@ -408,16 +413,16 @@ def test_mixture_moments_are_close_to_those_of_samples(spread, largest, average)
         np.abs(samples.std(0) - np.sqrt(family.variance(params))),
     ):
         assert error.max() < largest
-        assert np.all(error.mean(0) < average)  # of each channel
+        assert np.all(error.mean(0) < average)  # for each channel
 
 
-def test_optimal_normal_takes_the_scale_of_the_batch_in_training_and_an_average_afterwards():
+def test_optimal_normal_uses_the_batch_in_training_and_the_average_afterwards():
     family = likelihoods.OptimalNormal(scale=0.5, momentum=0.5)
     family.build((None, 4, 4, 1))
     x, params = (RNG.normal(size=(8, 4, 4, 1)).astype("float32") for _ in range(2))
     variance = ((x - params).astype("float64") ** 2).mean()
 
-    def at_best_scale(mean):  # Rybkin et al. 2021, eq. 11: σ² is the mean squared error, in the gradient as well
+    def at_best_scale(mean):  # Rybkin et al. 2021, eq. 11: σ² is the mean squared error, also in the gradient
         return -0.5 * x.size * (tf.math.log(2 * math.pi * tf.reduce_mean(tf.square(x - mean))) + 1)
 
     mean = tf.constant(params)
@@ -428,22 +433,22 @@ def test_optimal_normal_takes_the_scale_of_the_batch_in_training_and_an_average_
     assert float(log_prob) == pytest.approx(float(expected), rel=1e-5)
     np.testing.assert_allclose(tape.gradient(log_prob, mean), tape.gradient(expected, mean), rtol=1e-4, atol=1e-6)
     assert float(family.variance(params)[0, 0, 0, 0]) == pytest.approx((0.5 * 0.25 + variance) / 1.5, rel=1e-5)
-    for _ in range(40):  # 2⁻⁴⁰ of the start is left
+    for _ in range(40):  # the weight of the initial value is 2⁻⁴⁰
         family.training_log_prob(params, x)
     assert float(family.variance(params)[0, 0, 0, 0]) == pytest.approx(variance, rel=1e-5)
     expected = stats.norm(params, math.sqrt(variance)).logpdf(x).sum((1, 2, 3))
     np.testing.assert_allclose(family.log_prob(params, x), expected, rtol=1e-4)
     assert not family.trainable_weights
-    assert np.isfinite(family.training_log_prob(x, x)).all()  # no error at all
+    assert np.isfinite(family.training_log_prob(x, x)).all()  # an error of zero
 
 
-def test_training_log_prob_is_log_prob_for_the_others(case):
+def test_training_log_prob_equals_log_prob_except_for_optimal_normal(case):
     if not isinstance(case.family, likelihoods.OptimalNormal):
         params, value = case.params(3), case.values(3)
         np.testing.assert_array_equal(case.family.training_log_prob(params, value), case.family.log_prob(params, value))
 
 
-def test_a_learned_scale_is_one_weight_or_one_for_each_pixel():
+def test_learned_scale_is_one_weight_or_one_per_pixel():
     one, many = likelihoods.Normal(0.3, learned=True), likelihoods.Laplace(0.3, learned=True, per_pixel=True)
     for family in (one, many):
         family.build((None, 4, 5, 2))
@@ -457,14 +462,14 @@ def test_a_learned_scale_is_one_weight_or_one_for_each_pixel():
     np.testing.assert_allclose(many.variance(params)[0], 2 * scale**2, rtol=1e-5)
 
 
-def test_a_config_from_before_per_pixel_scales_loads():
+def test_config_without_per_pixel_loads():
     config = likelihoods.Normal(0.3, learned=True).get_config()
     del config["per_pixel"]
     assert likelihoods.Normal.from_config(config).learned
 
 
-def test_low_rank_density_is_accurate_where_the_factors_are_large_and_alike():
-    """Factors fifty times the noise, all nearly the same, on most of which x lies."""
+def test_low_rank_density_is_accurate_for_large_similar_factors():
+    """The factors are nearly equal and fifty times larger than the noise, and explain most of x."""
     family = likelihoods.LowRankNormal(rank=3)
     family.build((None, 10, 10, 5))
     params = np.zeros((1, 10, 10, 5), "float32")
@@ -483,12 +488,12 @@ def test_full_covariance_works_for_128_latents():
     z, log_q = q.sample_and_log_prob(params, 3, seed=0)
     expected = np.stack([full_covariance_normal(params.astype("float64"), np.asarray(row, "float64")) for row in z])
     np.testing.assert_allclose(log_q, expected, rtol=1e-5)
-    np.testing.assert_allclose(q.log_prob(params, z), expected, rtol=1e-4)  # by substitution through 128 rows
+    np.testing.assert_allclose(q.log_prob(params, z), expected, rtol=1e-4)  # substitution through 128 rows
     with pytest.raises(ValueError, match="vectors"):
         q.param_size((4, 4, 1))
 
 
-#: made from a pair of types
+#: all pairs with a closed form
 KL_PAIRS = [
     (name, posterior, prior)
     for name, posterior in cases.POSTERIORS.items()
@@ -546,7 +551,7 @@ def test_soft_clip_is_smooth_and_bounded():
     np.testing.assert_allclose(y[995:1006], x[995:1006], atol=0.1)
 
 
-def test_noise_is_a_function_of_seed_and_step_and_splits_over_replicas():
+def test_noise_is_a_function_of_seed_and_step_and_is_divided_among_replicas():
     whole = np.asarray(standard_normal((3, 8, 2), Noise(1, 5)))
     np.testing.assert_array_equal(whole, standard_normal((3, 8, 2), Noise(1, 5)))
     assert np.any(whole != np.asarray(standard_normal((3, 8, 2), Noise(1, 6))))
@@ -586,14 +591,14 @@ def test_supports():
         (lambda: posteriors.FullCovarianceNormal(min_scale=2.0), "min_scale=2.0"),
     ],
 )
-def test_bad_settings_are_refused(make, message):
+def test_invalid_settings_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
 
 
 @pytest.mark.slow
 def test_conversion_to_built_in_operators_of_litert(tmp_path):
-    """Of what exported files hold: a likelihood's mean and density, a posterior's moments and samples."""
+    """Convert means and densities of likelihoods, and moments and samples of posteriors."""
     from ai_edge_litert.interpreter import Interpreter
 
     from kvae.export.litert import convert
@@ -622,13 +627,13 @@ def test_conversion_to_built_in_operators_of_litert(tmp_path):
 
             add(key, moments_and_samples, case.params(4), seed_words(5), np.arange(4, dtype="int32"))
     module = tf.Module()
-    module.weights = weights  # tracked, so that the converter takes them along
+    module.weights = weights  # tracked, so that the converter includes them
     tf.saved_model.save(module, str(tmp_path), signatures=signatures)
     interpreter = Interpreter(model_content=convert(tmp_path, list(signatures)))
     for name in signatures:
         outputs = interpreter.get_signature_runner(name)(**inputs[name])
         for i, out in enumerate(expected[name]):
-            # exp and log of another library: some units in the last place of each of up to 36 terms.
+            # exp and log of another library: a few units in the last place for each of up to 36 terms.
             np.testing.assert_allclose(outputs[f"out_{i}"], out, rtol=1e-4, atol=1e-5, err_msg=name)
 
 
@@ -641,7 +646,7 @@ def test_conversion_to_built_in_operators_of_litert(tmp_path):
     ],
     ids=["log_sigmoid", "sum_log_sigmoid", "ContinuousBernoulli"],
 )
-def test_derivative_where_two_branches_meet(function, slope):
+def test_derivative_at_the_boundary_of_two_branches(function, slope):
     x = tf.zeros((1,))
     with tf.GradientTape() as tape:
         tape.watch(x)
@@ -651,7 +656,7 @@ def test_derivative_where_two_branches_meet(function, slope):
 
 @pytest.mark.parametrize("name", TABLES["posterior"])
 def test_posteriors_in_functional_models(name):
-    """Features are models of Keras's functional kind, whose tensors are symbols."""
+    """Feature models are functional Keras models, whose tensors are symbolic."""
     case = Case("posterior", name, EVENTS["posterior"])
     params = keras.Input(case.params_shape)
     found = keras.Model(params, [case.family.mean(params), case.family.variance(params)])(given := case.params(3))
@@ -684,7 +689,7 @@ def test_derivatives_of_log_sigmoid():
 @pytest.mark.parametrize("event", [(7,), (113,), (12, 14, 1), (16, 16, 3)], ids=str)
 @pytest.mark.parametrize("scale", [1.0, 30.0, 1e3], ids=str)
 def test_sum_log_sigmoid(event, scale):
-    """Also of a prime number of terms, and of terms that cancel those that are added."""
+    """The cases include a prime number of terms, and terms that cancel the added ones."""
     rank, axes = len(event), tuple(range(-len(event), 0))
     rng = np.random.default_rng(0)
     x, plus = (scale * rng.normal(size=(2, 3, *event)).astype("float32") for _ in range(2))
@@ -701,10 +706,10 @@ def test_sum_log_sigmoid(event, scale):
     np.testing.assert_allclose(slopes[0], weight * scipy.special.expit(-x), rtol=1e-5, atol=1e-7)
     np.testing.assert_array_equal(slopes[1], np.broadcast_to(weight, x.shape))
     exact = sum_log_sigmoid(tf.fill((1, *event), -1e3), tf.fill((1, *event), 1e3), rank)
-    assert float(exact[0]) == 0.0  # a pixel that is certain, and right
+    assert float(exact[0]) == 0.0  # a pixel that is certain and correct
 
 
-def test_optimal_scale_forgets_batches_that_say_nothing():
+def test_optimal_scale_ignores_empty_and_non_finite_batches():
     p = likelihoods.OptimalNormal(scale=0.5)
     p.build((None, 4))
     for batch in (np.zeros((0, 4), "float32"), np.full((2, 4), np.nan, "float32")):

@@ -17,7 +17,7 @@ MODULES = sorted(
 )
 
 
-#: they train for some seconds
+#: modules whose examples train for some seconds
 SLOW = {
     "kvae.callbacks", "kvae.evaluation.quality", "kvae.export.pipeline", "kvae.features.anomaly",
     "kvae.features.transformer", "kvae.models.semi_supervised",

@@ -1,4 +1,4 @@
-"""The scikit-learn estimators: scikit-learn's own suite, features against Keras, scores against exact ones."""
+"""The scikit-learn estimators: scikit-learn's own checks, features compared with Keras, scores with exact ones."""
 
 import pickle
 import subprocess
@@ -28,13 +28,13 @@ QUICK = {"latent_dim": 2, "units": (16,), "epochs": 2, "batch_size": 32, "num_sa
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Even though the `tf.config.experimental_run_functions_eagerly` option is set")
 @parametrize_with_checks([VAETransformer(**QUICK), AnomalyDetector(**QUICK)])
-def test_scikit_learns_own_suite(estimator, check, eager):
+def test_scikit_learn_checks(estimator, check, eager):
     check(estimator)
 
 
 @pytest.fixture(scope="module")
 def table() -> np.ndarray:
-    """Rows on a plane in five dimensions, and a little noise."""
+    """Rows on a plane in five dimensions, with a little noise."""
     rng = np.random.default_rng(0)
     return (rng.normal(size=(400, 2)) @ rng.normal(size=(2, 5)) + 0.05 * rng.normal(size=(400, 5))) * 2 + 1
 
@@ -52,7 +52,7 @@ def flat_digits() -> tuple[np.ndarray, np.ndarray]:
     return (x / 16).astype("float32"), y
 
 
-def test_latents_and_back(fitted, table):
+def test_transform_and_inverse_transform(fitted, table):
     z = fitted.transform(table)
     assert z.shape == (400, 2)
     assert fitted.active_.all()
@@ -62,7 +62,7 @@ def test_latents_and_back(fitted, table):
     assert list(fitted.get_feature_names_out()) == ["vaetransformer0", "vaetransformer1"]
 
 
-def test_features_are_those_of_the_model(fitted, table):
+def test_features_equal_those_of_the_model(fitted, table):
     vae, images = fitted.model_, table.astype("float32").reshape(-1, 1, 5, 1)
     mean, variance = (np.asarray(value) for value in vae.encode(images))
     expected = {
@@ -77,10 +77,10 @@ def test_features_are_those_of_the_model(fitted, table):
         assert len(estimator.get_feature_names_out()) == values.shape[1]
 
 
-def test_a_rows_results_are_its_own(fitted, table):
+def test_results_of_a_row_do_not_depend_on_other_rows(fitted, table):
     for method in (fitted.transform, fitted.score_samples):
         whole = method(table)
-        for rows in (slice(7, 8), slice(300, 333)):  # up to the order in which a processor adds up float32
+        for rows in (slice(7, 8), slice(300, 333)):  # up to the order of float32 sums
             np.testing.assert_allclose(method(table[rows]), whole[rows], rtol=1e-6, atol=1e-6)
 
 
@@ -96,13 +96,13 @@ def test_scores_approach_the_analytic_likelihood(table):
     scores = VAETransformer(model=vae, epochs=0, num_samples=4000).fit(x).score_samples(x)
     errors = scores - exact
     assert np.median(np.abs(errors)) < 0.1
-    assert errors.max() < 0.7  # an untrained posterior may miss what is far out, but never finds too much
+    assert errors.max() < 0.7  # an untrained posterior may miss outliers, but never overestimates much
     few = VAETransformer(model=vae, epochs=0, num_samples=1).fit(x).score(x)
     assert few < scores.mean()
 
 
 @pytest.mark.slow
-def test_it_is_reproducible_and_leaves_random_numbers_alone(table):
+def test_fit_is_reproducible_and_does_not_change_global_random_state(table):
     import random
 
     state = random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
@@ -113,7 +113,7 @@ def test_it_is_reproducible_and_leaves_random_numbers_alone(table):
 
 
 @pytest.mark.slow
-def test_pickles_open_elsewhere(fitted, table, tmp_path):
+def test_a_pickle_loads_in_another_process(fitted, table, tmp_path):
     (tmp_path / "fitted.pickle").write_bytes(pickle.dumps(fitted))
     np.save(tmp_path / "x.npy", table)
     code = (
@@ -135,7 +135,7 @@ def test_pipeline_and_grid_search(flat_digits):
         StandardScaler(), VAETransformer(**QUICK, random_state=0), LogisticRegression(max_iter=500)
     )
     search = GridSearchCV(pipeline, {"vaetransformer__features": ["mean", "hidden"]}, cv=2).fit(x, y)
-    assert search.best_params_ == {"vaetransformer__features": "hidden"}  # 16 numbers say more than 2
+    assert search.best_params_ == {"vaetransformer__features": "hidden"}  # 16 numbers have more information than 2
     assert search.best_score_ > 0.5
     by_likelihood = GridSearchCV(VAETransformer(**QUICK, random_state=0), {"epochs": [1, 8]}, cv=2).fit(x)
     assert by_likelihood.best_params_ == {"epochs": 8}
@@ -143,7 +143,7 @@ def test_pipeline_and_grid_search(flat_digits):
 
 @pytest.mark.filterwarnings("ignore:No latent is active")
 @pytest.mark.parametrize("shape", [(64,), *(pytest.param(s, marks=pytest.mark.slow) for s in ((8, 8), (8, 8, 1)))])
-def test_images_in_every_form(flat_digits, shape):
+def test_images_of_every_shape(flat_digits, shape):
     x = flat_digits[0][:100].reshape(-1, *shape)
     settings = {**QUICK, "epochs": 1, "random_state": 0}
     estimator = VAETransformer(**settings, image_shape=(8, 8, 1) if len(shape) == 1 else None).fit(x)
@@ -168,7 +168,7 @@ def test_models_recipes_and_autoencoders(flat_digits):
 
 
 @pytest.mark.slow
-def test_dead_latents_are_masked_and_a_collapse_is_said(table):
+def test_inactive_latents_are_masked_and_a_collapse_warns(table):
     estimator = VAETransformer(6, units=(32,), epochs=80, learning_rate=3e-3, random_state=0).fit(table)
     dead = ~estimator.active_
     assert 0 < dead.sum() < 6  # the data have two dimensions
@@ -212,12 +212,12 @@ def test_patience_stops_early_and_keeps_the_best(table):
         ({"validation_fraction": 1.0}, "validation_fraction"),
     ],
 )
-def test_errors_of_settings(table, settings, message):
+def test_invalid_settings_are_refused(table, settings, message):
     with pytest.raises((ValueError, TypeError), match=message):
         VAETransformer(**{**QUICK, **settings}).fit(table)
 
 
-def test_errors_of_rows(fitted, table):
+def test_invalid_rows_are_refused(fitted, table):
     with pytest.raises(NotFittedError):
         VAETransformer().transform(table)
     with pytest.raises(ValueError, match="features"):
@@ -225,16 +225,15 @@ def test_errors_of_rows(fitted, table):
     with pytest.raises(ValueError, match="2 latents"):
         fitted.inverse_transform(table)
     with pytest.raises(ValueError, match=r"\[0, 1\]"):
-        VAETransformer(**QUICK).fit(np.full((20, 8, 8), 255.0))  # images that nobody scaled
-
-
-# Anomalies.
+        VAETransformer(**QUICK).fit(np.full((20, 8, 8), 255.0))  # unscaled images
 
 
 @pytest.mark.slow
 def test_outliers_of_a_table(table):
     rng = np.random.default_rng(1)
-    outliers = rng.normal(size=(100, 5)) * table.std(axis=0) + table.mean(axis=0)  # as large, but not on the plane
+    outliers = rng.normal(size=(100, 5)) * table.std(axis=0) + table.mean(
+        axis=0
+    )  # the same scale, but not on the plane
     scores = {}
     for criterion in ("elbo", "likelihood", "distortion", "typicality"):
         detector = AnomalyDetector(
@@ -249,7 +248,7 @@ def test_outliers_of_a_table(table):
 
 
 @pytest.mark.slow
-def test_the_criteria_are_what_they_say(fitted, table):
+def test_scores_equal_their_definitions(fitted, table):
     x, ordinary = table[:50], table[50:150]
     for criterion in set(CRITERIA) - {"complexity"}:
         detector = AnomalyDetector(model=fitted.model_, criterion=criterion, epochs=0, random_state=0).fit(ordinary)
@@ -269,7 +268,7 @@ def test_the_criteria_are_what_they_say(fitted, table):
 
 
 @pytest.mark.slow
-def test_complexity_takes_a_likelihood_of_grey_levels(flat_digits):
+def test_complexity_uses_a_likelihood_of_grey_levels(flat_digits):
     x = flat_digits[0][:40].reshape(-1, 8, 8, 1)
     settings = {**QUICK, "epochs": 0, "random_state": 0}
     detector = AnomalyDetector(**settings, criterion="complexity").fit(x)
@@ -288,7 +287,7 @@ def test_complexity_takes_a_likelihood_of_grey_levels(flat_digits):
         ((8, 8, 2), likelihoods.DiscretizedLogistic(), r"1 or 3 channels. Received: images \(8, 8, 2\)"),
     ],
 )
-def test_complexity_is_refused_and_left_out_where_it_means_nothing(shape, likelihood, message):
+def test_undefined_complexity_is_refused_or_left_out(shape, likelihood, message):
     x = np.random.default_rng(0).integers(0, 2, (40, *shape)).astype("float32")
     model = kvae.VAE(
         networks.Encoder(2, networks.MLP((8,))), networks.Decoder(shape, networks.MLP((8,))), likelihood=likelihood
@@ -301,8 +300,8 @@ def test_complexity_is_refused_and_left_out_where_it_means_nothing(shape, likeli
 
 
 @pytest.mark.slow
-def test_likelihoods_prefer_simpler_images_and_the_corrected_score_does_not():
-    """Trained on noisy textures, flat grey images get a better likelihood than textures do."""
+def test_corrected_scores_detect_simpler_images_and_likelihoods_do_not():
+    """A model of noisy textures gives flat grey images a better likelihood than textures."""
     rng = np.random.default_rng(0)
     levels = rng.integers(0, 256, (600, 8, 8, 1)) / 255
     textures = np.round(levels.astype("float32") * 255) / 255
@@ -325,7 +324,7 @@ def test_likelihoods_prefer_simpler_images_and_the_corrected_score_does_not():
     assert aurocs["typicality"] > 0.9
 
 
-def test_png_lengths_are_those_of_files(tmp_path):
+def test_png_lengths_equal_those_of_files(tmp_path):
     from PIL import Image
 
     images = np.random.default_rng(0).random((3, 8, 9, 3))
@@ -335,18 +334,18 @@ def test_png_lengths_are_those_of_files(tmp_path):
 
 
 @pytest.mark.parametrize("shape", [(3, 8, 8, 2), (3, 8, 8, 4), (8, 8, 3)])
-def test_png_lengths_of_other_shapes(shape):
+def test_png_lengths_refuse_other_shapes(shape):
     with pytest.raises(ValueError, match="1 or 3 channels"):
         png_nats(np.zeros(shape))
 
 
 @pytest.mark.parametrize("settings", [{"criterion": "surprise"}, {"contamination": 0.0}, {"contamination": 0.6}])
-def test_errors_of_a_detector(table, settings):
+def test_invalid_settings_of_a_detector_are_refused(table, settings):
     with pytest.raises(ValueError, match=next(iter(settings))):
         AnomalyDetector(**QUICK, **settings).fit(table)
 
 
-def test_what_cannot_work_is_said(table):
+def test_invalid_data_is_refused(table):
     with pytest.raises(ValueError, match=r"not finite.*StandardScaler"):
         VAETransformer(**QUICK).fit(table * 1e30)
     with pytest.raises(ValueError, match="complexity"):

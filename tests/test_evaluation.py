@@ -1,4 +1,4 @@
-"""Evaluation against closed forms; features and the probe on data with a known answer."""
+"""Evaluation compared with closed forms; features and probes on data with known answers."""
 
 import os
 import threading
@@ -13,7 +13,7 @@ from scipy import stats
 
 import kvae
 from kvae import evaluation, features, likelihoods, networks, priors
-from kvae.evaluation import importance, latents
+from kvae.evaluation import graphs, importance, latents
 
 TERMS = ("distortion", "rate", "elbo", "nll")
 KEYS = {
@@ -49,8 +49,8 @@ def ppca():
 
 
 @pytest.mark.parametrize("num_samples", [1, 7, 300])
-def test_evidence_is_exact_where_the_posterior_is(ppca, num_samples):
-    """With the exact posterior every importance weight is p(x): no variance, whatever K, and ELBO = log p(x)."""
+def test_evidence_is_exact_with_the_exact_posterior(ppca, num_samples):
+    """With the exact posterior every importance weight is p(x): no variance for any K, and ELBO = log p(x)."""
     vae, x, log_evidences = ppca
     log_evidence = log_evidences.mean()
     scores = evaluation.evaluate(vae, x, num_samples)
@@ -70,7 +70,7 @@ def test_evidence_is_exact_where_the_posterior_is(ppca, num_samples):
 
 @pytest.fixture(scope="module")
 def loose(ppca):
-    """The same model with a posterior that is off: a mean shifted by ½ of its scale, and scales 1.3 times as wide."""
+    """The same model with an inexact posterior: a mean shifted by ½ of its scale, and scales 1.3 times as wide."""
     vae = keras.models.clone_model(ppca[0])
     vae.set_weights(ppca[0].get_weights())
     head = vae.encoder.layers[-1]
@@ -82,7 +82,7 @@ def loose(ppca):
     return vae
 
 
-def test_estimate_is_the_likelihood_where_the_posterior_is_off(ppca, loose):
+def test_estimate_equals_the_likelihood_with_an_inexact_posterior(ppca, loose):
     _, x, log_evidences = ppca
     exact = -log_evidences[:200]
     bounds = {k: evaluation.score_images(loose, x[:200], k) for k in (1, 10, 3000)}
@@ -90,7 +90,7 @@ def test_estimate_is_the_likelihood_where_the_posterior_is_off(ppca, loose):
     # Var log p̂ ≈ (K / ess − 1) / K for an image; 200 of them, at 5 standard errors.
     assert abs(many.mean()) < 5 * np.sqrt(np.mean(1 / bounds[3000]["ess"]) / 200)
     assert np.abs(many).max() < 6 * np.sqrt(1 / bounds[3000]["ess"].min())
-    # From 1 sample to 10 to the end the bound falls; the first is −ELBO in expectation.
+    # The bound falls from K = 1 to 10 to 3000; with K = 1 it is −ELBO in expectation.
     assert bounds[1]["nll"].mean() > bounds[10]["nll"].mean() + 0.1 > bounds[3000]["nll"].mean() + 0.1
     one = bounds[1]["nll"] - (bounds[3000]["distortion"] + bounds[3000]["rate"])
     assert abs(one.mean()) < 5 * one.std() / np.sqrt(200)
@@ -99,7 +99,7 @@ def test_estimate_is_the_likelihood_where_the_posterior_is_off(ppca, loose):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("num_samples", [5, 300])
-def test_scores_do_not_depend_on_how_the_work_is_cut(loose, ppca, num_samples, monkeypatch):
+def test_scores_do_not_depend_on_batches_and_chunks(loose, ppca, num_samples, monkeypatch):
     x = ppca[1][:50]
     whole = evaluation.score_images(loose, x, num_samples)
     monkeypatch.setattr(importance, "MOST_LATENTS", 44)
@@ -126,7 +126,7 @@ def test_resumed_evaluation_equals_an_unbroken_one(loose, ppca, monkeypatch):
             resumed = evaluation.score_images(loose, data, num_samples, done=done)
             for name in whole:
                 np.testing.assert_array_equal(resumed[name], whole[name])
-    with pytest.raises(ValueError, match="Received: others"):
+    with pytest.raises(ValueError, match="Received: different images among"):
         evaluation.score_images(loose, x[::-1], 50, done=saved[0])
 
 
@@ -139,14 +139,14 @@ def test_threads_keep_the_order_and_stop_early():
             assert release.wait(10)
         return -item
 
-    results = importance.few_at_a_time(work, range(1000))
+    results = graphs.few_at_a_time(work, range(1000))
     threading.Timer(0.1, release.set).start()
     assert [next(results) for _ in range(3)] == [0, -1, -2]
-    results.close()  # as an exception in whoever takes them would
+    results.close()  # as an exception in the caller would
     assert len(begun) < 20
 
 
-def test_a_graph_that_xla_does_not_compile_is_called_in_turn(monkeypatch):
+def test_threads_call_an_uncompiled_graph_one_at_a_time(monkeypatch):
     inside, most = [], []
 
     def graph(item):
@@ -156,13 +156,13 @@ def test_a_graph_that_xla_does_not_compile_is_called_in_turn(monkeypatch):
         inside.remove(item)
         return item
 
-    monkeypatch.setattr(importance, "THREADS", 4)
-    assert list(importance.few_at_a_time(importance.one_at_a_time(graph), range(8))) == list(range(8))
+    monkeypatch.setattr(graphs, "THREADS", 4)
+    assert list(graphs.few_at_a_time(graphs.one_at_a_time(graph), range(8))) == list(range(8))
     assert max(most) == 1
 
 
-def test_a_compiled_decoder_scores_as_others_do(ppca):
-    """Dense ones are compiled from some K on, with the same noise."""
+def test_compiled_and_uncompiled_decoders_have_equal_scores(ppca):
+    """Dense decoders are compiled for large K, with the same noise."""
     vae, x = ppca[:2]
     rows = []
     for most in (1, 10_000):
@@ -171,9 +171,9 @@ def test_a_compiled_decoder_scores_as_others_do(ppca):
             rows.append(evaluation.score_images(vae, x[:30], 300))
     np.testing.assert_allclose(rows[0]["nll"], rows[1]["nll"], rtol=1e-5)
     assert importance.ImportanceSampler(vae, 300, 0, 30).compile
-    assert not importance.has_convolutions(importance.decoding_graph(vae, vae.prior.fixed()))
+    assert not graphs.has_convolutions(graphs.decoding_graph(vae, vae.prior.fixed()))
     default = kvae.VAE(latent_dim=2, image_shape=(8, 8, 1))
-    assert importance.has_convolutions(importance.decoding_graph(default, default.prior.fixed()))
+    assert graphs.has_convolutions(graphs.decoding_graph(default, default.prior.fixed()))
 
 
 def test_a_decoder_that_xla_cannot_compile_is_scored():
@@ -234,17 +234,17 @@ def test_a_model_of_mixed_precision_can_be_scored_in_float32():
     assert scores == expected
     assert (rounded["precision"], scores["precision"]) == ("bfloat16", "float32")
     assert 0 < abs(rounded["nll"] - scores["nll"]) < 0.05
-    assert evaluation.evaluate(mixed, x, num_samples=4) == rounded  # it has its policy again
+    assert evaluation.evaluate(mixed, x, num_samples=4) == rounded  # the policy is restored
 
 
-def test_threads_are_of_the_cores_that_the_process_may_use(monkeypatch):
+def test_cores_are_those_available_to_the_process(monkeypatch):
     monkeypatch.setattr("os.sched_getaffinity", lambda process: {3}, raising=False)
-    assert importance.cores() == 1
+    assert graphs.cores() == 1
     monkeypatch.delattr("os.sched_getaffinity")
-    assert importance.cores() == os.cpu_count()
+    assert graphs.cores() == os.cpu_count()
 
 
-def test_ctrl_c_saves_what_is_done(loose, ppca):
+def test_ctrl_c_saves_finished_rows(loose, ppca):
     def images():
         yield ppca[1][:20]
         raise KeyboardInterrupt
@@ -265,10 +265,10 @@ def test_ctrl_c_saves_what_is_done(loose, ppca):
 
 @pytest.mark.slow
 def test_memory_is_bounded(monkeypatch):
-    """By the largest tensor of the decoder: 16 × 16 × 32 numbers per latent vector here, whatever the batch and K."""
+    """The largest tensor of the decoder, 16 × 16 × 32 numbers per latent vector, is the bound for any batch and K."""
     decoder = kvae.Decoder((32, 32, 3), networks.ConvUp((64, 64, 32)))
     vae = kvae.VAE(decoder=decoder, likelihood=likelihoods.Normal(0.5), latent_dim=2, image_shape=(32, 32, 3))
-    assert importance.decoding_floats(importance.decoding_graph(vae, vae.prior.fixed())) == 16 * 16 * 32
+    assert graphs.decoding_floats(graphs.decoding_graph(vae, vae.prior.fixed())) == 16 * 16 * 32
     monkeypatch.setattr(importance, "MEMORY", 40 * 16 * 16 * 32 * 4)
     decoded = []
     decoder_params = vae.decoder_params
@@ -280,19 +280,19 @@ def test_memory_is_bounded(monkeypatch):
         decoded.clear()
         evaluation.score_images(vae, np.zeros((6, 32, 32, 3), "float32"), num_samples)
         assert decoded == [shape]  # one graph: every chunk has this shape
-    assert encoded == [(6, 32, 32, 3)] * 4  # and the encoder sees the whole batch, once
+    assert encoded == [(6, 32, 32, 3)] * 4  # the encoder sees the whole batch once
 
 
 @pytest.mark.parametrize("kind", ["Mixture", "VampPrior"])
-def test_memory_is_bounded_by_a_prior_of_many_components_too(kind):
+def test_memory_is_bounded_for_a_prior_of_many_components(kind):
     prior = {"Mixture": priors.Mixture(components=900), "VampPrior": priors.VampPrior(pseudo_inputs=900)}
     vae = kvae.VAE(latent_dim=5, image_shape=(8, 8, 1), prior=prior[kind])
-    assert importance.decoding_floats(importance.decoding_graph(vae, vae.prior.fixed())) == 900 * 5
+    assert graphs.decoding_floats(graphs.decoding_graph(vae, vae.prior.fixed())) == 900 * 5
 
 
 def test_memory_is_bounded_for_a_conditional_model():
     vae = kvae.VAE(latent_dim=5, image_shape=(8, 8, 1), prior=priors.ConditionalNormal(), condition_dim=3)
-    assert importance.decoding_floats(importance.decoding_graph(vae, vae.prior.fixed())) >= 64
+    assert graphs.decoding_floats(graphs.decoding_graph(vae, vae.prior.fixed())) >= 64
 
 
 @pytest.mark.slow
@@ -308,7 +308,7 @@ def test_bound_rises_with_k(digits):
     assert one["nll"] == pytest.approx(-one["elbo"], abs=1.0)
 
 
-def test_evaluation_of_nothing_is_an_error(ppca):
+def test_empty_data_is_refused(ppca):
     with pytest.raises(ValueError, match="empty validation split"):
         evaluation.evaluate(ppca[0], np.zeros((0, 3, 4, 1), "float32"), split="validation")
     with pytest.raises(ValueError, match="num_samples=0"):
@@ -316,7 +316,7 @@ def test_evaluation_of_nothing_is_an_error(ppca):
 
 
 @pytest.mark.slow
-def test_posterior_collapse_is_named(digits):
+def test_posterior_collapse_is_reported(digits):
     vae = kvae.VAE(latent_dim=8, image_shape=(8, 8, 1), objective=kvae.objectives.ELBO(beta=200.0))
     vae.compile("adam")
     vae.fit(digits[0][:512], epochs=8, verbose=0)
@@ -329,7 +329,7 @@ def test_posterior_collapse_is_named(digits):
 
 
 PARTS = {"mutual_information": 4.0, "log_n": 6.9}
-#: changes to the scores of a good model: what is found, and a word of the message
+#: changes to the scores of a good model, the finding, and a part of its message
 FINDINGS = {
     "good": ({}, None, ""),
     "two of many": ({"active_units": 2, "kl_per_dimension": [1.0] * 50}, None, ""),
@@ -355,7 +355,7 @@ FINDINGS = {
 
 
 @pytest.mark.parametrize("case", FINDINGS)
-def test_diagnosis_names_what_is_wrong_and_a_remedy(case):
+def test_diagnosis_names_the_problem_and_a_remedy(case):
     changes, name, word = FINDINGS[case]
     scores = {
         "active_units": 8, "kl_per_dimension": [2.0] * 8, "rate": 16.0, "nll": 100.0, "nll_error": 0.4, "split": "test",
@@ -366,7 +366,7 @@ def test_diagnosis_names_what_is_wrong_and_a_remedy(case):
     assert all(word in finding.message for finding in found)
 
 
-def test_values_that_are_not_finite_are_counted_and_not_left_out(ppca):
+def test_values_that_are_not_finite_are_counted(ppca):
     vae = keras.models.clone_model(ppca[0])
     vae.set_weights(ppca[0].get_weights())
     kernel, bias = vae.encoder.layers[-1].get_weights()
@@ -402,7 +402,7 @@ def test_images_outside_the_support_are_counted(likelihood, x, outside, binarisa
     assert (scores["outside_support"], scores["binarisation"]) == (outside, binarisation)
 
 
-def test_data_says_how_its_images_became_binary(digits):
+def test_binarisation_of_the_data_is_reported(digits):
     data = kvae.data.load(digits, binarize="threshold")
     vae = kvae.VAE(latent_dim=2, image_shape=(8, 8, 1))
     with warnings.catch_warnings(action="ignore"):
@@ -424,7 +424,7 @@ def test_a_conditional_model_is_scored_with_its_conditions(digits):
 
 
 def test_aggregate_posterior_has_the_parts_of_the_rate(ppca):
-    """pPCA has q(z) = p(z): no marginal KL, so that all of the rate is information, ½ Σ log(1 + s²/σ²)."""
+    """pPCA has q(z) = p(z): the marginal KL is 0, and the rate is all information, ½ Σ log(1 + s²/σ²)."""
     vae, x, _ = ppca
     parts = evaluation.aggregate_posterior(vae, x)
     exact = 0.5 * np.sum(np.log1p(np.array([0.3, 0.2, 0.15]) ** 2 / 0.1**2))  # 2.66 nats of log 500 = 6.2
@@ -443,8 +443,8 @@ def test_aggregate_posterior_has_the_parts_of_the_rate(ppca):
     assert moved["mutual_information"] == pytest.approx(parts["mutual_information"], abs=1e-3)
 
 
-def test_information_is_at_most_log_n():
-    """Every image with a posterior of its own, far from the others'."""
+def test_mutual_information_is_at_most_log_n():
+    """Every image has its own posterior, far from the others."""
     encoder = keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(4)])
     vae = kvae.VAE(encoder, latent_dim=2, image_shape=(4, 4, 1))
     encoder.layers[-1].set_weights(
@@ -460,14 +460,14 @@ def test_information_is_at_most_log_n():
     assert parts["marginal_kl_normal"] == pytest.approx(exact, rel=0.01)
 
 
-#: changes to PARTS, of N = 1,000: which bound, how many nats, and what is printed of the information
+#: changes to PARTS of N = 1,000 images, the bound with its nats, and a part of the printed line
 SURGERY = {
     "seen": ({"marginal_kl": 1.5}, ("", 1.5), "mutual information 4.00, KL(q(z) ‖ p) 1.50 nats"),
     "a nat below": ({"mutual_information": 5.89, "marginal_kl": 1.5, "marginal_kl_normal": 0.3}, ("", 1.5), " 5.89, "),
     "saturated": (
         {"mutual_information": 5.91, "marginal_kl": 9.0, "marginal_kl_normal": 0.3},
         ("at least", 0.3),
-        "at least 5.91 (of N images at most log N = 6.90 is seen), KL(q(z) ‖ p) at least 0.30 nats",
+        "at least 5.91 (N images limit it to log N = 6.90), KL(q(z) ‖ p) at least 0.30 nats",
     ),
     "no mismatch": (
         {"mutual_information": 6.9, "marginal_kl": 9.0, "marginal_kl_normal": -0.02},
@@ -479,13 +479,13 @@ SURGERY = {
 
 
 @pytest.mark.parametrize("case", SURGERY)
-def test_what_is_near_log_n_is_a_bound(case):
+def test_information_near_log_n_is_a_bound(case):
     changes, bound, words = SURGERY[case]
     assert latents.mismatch({**PARTS, **changes}) == bound
     assert words in latents.parts_of_the_rate({**PARTS, **changes})
 
 
-def test_errors_over_runs_and_over_images_are_two_things():
+def test_errors_over_runs_and_over_images():
     runs = [{"nll": nll, "nll_error": 0.3, "elbo": -nll - 2, "split": "test", "examples": 10} for nll in (88, 89, 93.0)]
     mean = evaluation.over_runs(runs)
     assert (mean["nll"], mean["elbo"], mean["nll_error"]) == (90.0, -92.0, pytest.approx(0.3))
@@ -515,7 +515,7 @@ def test_latent_statistics():
     np.testing.assert_allclose(kl, expected)
 
 
-def test_linear_probe_reads_what_is_there_and_no_more():
+def test_linear_probe_measures_the_information_of_features():
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 4, 1000)
     information = np.eye(4)[labels] + 0.1 * rng.normal(size=(1000, 4))
@@ -534,20 +534,20 @@ def test_linear_probe_reads_what_is_there_and_no_more():
         evaluation.linear_probe({"a": nothing[:20]}, np.zeros(20), {"a": nothing[:20]}, np.zeros(20))
 
 
-#: labels of training and test examples, and the accuracy of features that are the class; or what is said
+#: labels of training and test examples, and the accuracy of features that are the class, or the message
 PROBED = {
-    "in the order of the classes": (np.repeat([0, 1, 2], 10), np.arange(3), 1.0),
-    "a class of one": (np.array([0] * 6 + [1] * 6 + [2]), np.arange(2), 1.0),
+    "sorted by class": (np.repeat([0, 1, 2], 10), np.arange(3), 1.0),
+    "a class with one example": (np.array([0] * 6 + [1] * 6 + [2]), np.arange(2), 1.0),
     "some without a label": (np.tile([0, 1, -1], 8), np.array([0, 1, -1]), 1.0),
-    "none without a label": (np.full(20, -1), np.arange(3), "0 examples of 0 classes"),
+    "no labels": (np.full(20, -1), np.arange(3), "0 examples of 0 classes"),
     "too few": (np.arange(9) % 2, np.arange(2), "9 examples of 2 classes"),
-    "one of each": (np.arange(12), np.arange(2), "12 examples of 12 classes"),
+    "one example of each class": (np.arange(12), np.arange(2), "12 examples of 12 classes"),
     "a test without a label": (np.arange(20) % 2, np.full(5, -1), "5 examples without a label"),
 }
 
 
 @pytest.mark.parametrize("case", PROBED)
-def test_a_probe_takes_what_has_a_label(case):
+def test_a_probe_uses_labelled_examples(case):
     train, test, expected = PROBED[case]
     given = {"a": 9.0 * np.eye(12)[train]}, train, {"a": 9.0 * np.eye(12)[test]}, test
     if isinstance(expected, str):
@@ -558,7 +558,7 @@ def test_a_probe_takes_what_has_a_label(case):
 
 
 @pytest.mark.filterwarnings("error")
-def test_controls_of_images_that_are_all_equal_have_the_accuracy_of_the_larger_class():
+def test_controls_of_equal_images_have_the_accuracy_of_the_larger_class():
     images, labels = np.full((30, 4, 4, 1), 0.5), np.arange(30) % 3 % 2
     parts = {"mean": np.zeros((30, 2)), "label": labels}
     rows = evaluation.probe_with_controls(parts, images, parts, images)
@@ -576,7 +576,7 @@ def test_probe_has_its_controls(digits):
     assert rows[3].accuracy > rows[2].accuracy
 
 
-def test_features_equal_the_encoder_in_every_form(digits, tmp_path):
+def test_features_equal_the_outputs_of_the_encoder(digits, tmp_path):
     x, y = digits[0][:100], digits[1][:100]
     vae = kvae.VAE(latent_dim=4, image_shape=(8, 8, 1))
     mean, variance = vae.encode(x)

@@ -1,4 +1,4 @@
-"""Features on a real local Ray: the table of one machine, also when a worker is killed."""
+"""Features on a local Ray cluster equal those of one machine, also after a worker is killed."""
 
 import os
 import shutil
@@ -49,7 +49,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    """1,200 files in the folders of two classes, of other sizes than the model's; one is broken, and two are hidden."""
+    """1,200 files in the folders of two classes, larger than the model's images; one is broken, and two are hidden."""
     root = tmp_path_factory.mktemp("pictures")
     rng = np.random.default_rng(0)
     for i in range(1200):
@@ -57,7 +57,7 @@ def pictures(tmp_path_factory):
         path.parent.mkdir(exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (10, 12, 3), np.uint8)).save(path)
     broken = root / "b" / "0001.png"
-    broken.write_bytes(broken.read_bytes()[:100])  # its header is there
+    broken.write_bytes(broken.read_bytes()[:100])  # the header remains
     for hidden in (".thumbnails/0002.png", "a/.0003.png"):
         (root / hidden).parent.mkdir(exist_ok=True)
         shutil.copy(root / "b" / "0002.png", root / hidden)
@@ -75,7 +75,7 @@ def on_one_machine(model, source, out) -> pa.Table:
 
 @pytest.fixture(scope="module")
 def expected(model, pictures, tmp_path_factory) -> pa.Table:
-    """What one machine writes of the folder."""
+    """The features of the folder from one machine."""
     table = on_one_machine(model, pictures, tmp_path_factory.mktemp("one") / "features.parquet")
     assert table.column_names == ["id", "path", "label", "mean", "variance", "hidden"]
     assert len(table) == 1199
@@ -83,7 +83,7 @@ def expected(model, pictures, tmp_path_factory) -> pa.Table:
 
 
 def check(out, expected) -> None:
-    """Row for row, column for column, as they come."""
+    """Check that rows and columns are equal and have the same order."""
     found = parquet.read_table(out)
     assert found.column_names == expected.column_names
     for name in expected.column_names:
@@ -91,20 +91,18 @@ def check(out, expected) -> None:
 
 
 def test_rows_of_a_folder(local_ray, model, pictures, expected, tmp_path):
-    """Written to a place that is named by its address."""
+    """The target is an address."""
     address = f"file://{tmp_path}/remote.parquet"
     with pytest.warns(kvae.data.DataWarning, match="left out 1 of 1200 images"):
         assert on_ray(model, pictures, address) == 1199
     check(tmp_path / "remote.parquet", expected)
-    with pytest.raises(ValueError, match=r"no Parquet file is yet\. Received: file://"):
+    with pytest.raises(ValueError, match=r"address without Parquet files\. Received: file://"):
         on_ray(model, pictures, address)
-    assert not ray.data.DataContext.get_current().execution_options.preserve_order  # as it was
+    assert not ray.data.DataContext.get_current().execution_options.preserve_order  # the option is restored
     assert ray.is_initialized()
 
 
-def test_a_worker_that_is_killed_is_started_again_and_costs_no_row(
-    local_ray, model, pictures, expected, tmp_path, monkeypatch
-):
+def test_a_killed_worker_is_restarted_without_losing_rows(local_ray, model, pictures, expected, tmp_path, monkeypatch):
     killed: list[int] = []
     marks = tmp_path / "marks"
     marks.mkdir()
@@ -131,7 +129,7 @@ def test_a_worker_that_is_killed_is_started_again_and_costs_no_row(
         on_ray(model, pictures, tmp_path / "out")
     thread.join(1)
     assert killed
-    assert len(list(marks.iterdir())) >= 3  # two workers, and the one that took the place of the killed one
+    assert len(list(marks.iterdir())) >= 3  # two workers, and one that replaced the killed worker
     check(tmp_path / "out", expected)
 
 
@@ -188,7 +186,7 @@ def test_rows_of_parquet_files(local_ray, model, pictures, expected, tmp_path):
     check(tmp_path / "out", expected.set_column(0, "id", named)[: named.index("image 699").as_py() + 1])
 
 
-def test_images_of_zeros_and_ones_are_scaled_as_on_one_machine(local_ray, model, tmp_path):
+def test_binary_images_are_scaled_as_on_one_machine(local_ray, model, tmp_path):
     (tmp_path / "images").mkdir()
     rng = np.random.default_rng(0)
     for i in range(20):
@@ -198,7 +196,7 @@ def test_images_of_zeros_and_ones_are_scaled_as_on_one_machine(local_ray, model,
     check(tmp_path / "out", expected)
 
 
-def test_errors(local_ray, model, pictures, tmp_path):
+def test_invalid_arguments_are_refused(local_ray, model, pictures, tmp_path):
     (tmp_path / "notes.txt").write_text("no image")
     with pytest.raises(ValueError, match="folder with images"):
         on_ray(model, tmp_path, tmp_path / "out")

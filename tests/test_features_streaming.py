@@ -1,4 +1,4 @@
-"""Features streamed to a file: the rows of `extract`, whatever happens on the way."""
+"""Features streamed to a file: the rows equal those of `extract`, also after interruptions."""
 
 import os
 import signal
@@ -42,7 +42,7 @@ def read(path) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".parquet"])
-def test_rows_are_those_of_extract(vae, data, tmp_path, suffix):
+def test_rows_equal_those_of_extract(vae, data, tmp_path, suffix):
     path = tmp_path / f"features{suffix}"
     assert write_features(vae, data, path, "train", part_rows=512) == 1437
     found = read(path)
@@ -66,14 +66,14 @@ def test_parquet_has_lists_of_fixed_size_in_row_groups(vae, data, tmp_path):
 
 
 @pytest.mark.parametrize("cache_bytes", [1 << 30, 0], ids=["in memory", "streamed"])
-def test_files_of_a_folder_are_named(vae, data, tmp_path, cache_bytes):
+def test_rows_of_a_folder_have_the_paths_of_files(vae, data, tmp_path, cache_bytes):
     images, labels = data.arrays("test", 40)
     for i, (image, label) in enumerate(zip(images, labels)):
         (tmp_path / "images" / str(label)).mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.round(image[..., 0] * 255).astype("uint8")).save(tmp_path / f"images/{label}/{i:02d}.png")
     broken = tmp_path / "images" / str(labels[0]) / "00.png"
     content = broken.read_bytes()
-    broken.write_bytes(content[:50])  # its header is there
+    broken.write_bytes(content[:50])  # the header remains
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", kvae.data.DataWarning)
         folder = kvae.data.load(tmp_path / "images", cache_bytes=cache_bytes, validation_fraction=0, test_fraction=0)
@@ -87,7 +87,7 @@ def test_files_of_a_folder_are_named(vae, data, tmp_path, cache_bytes):
 
 
 def write_classes(root, images, folders=("b", "a")) -> None:
-    """Files 0000.bmp, … in the folders in turn."""
+    """Write files 0000.bmp, … to the folders in turn."""
     for i, image in enumerate(images):
         path = root / folders[i % len(folders)] / f"{i:04d}.bmp"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -95,7 +95,7 @@ def write_classes(root, images, folders=("b", "a")) -> None:
 
 
 @pytest.mark.parametrize("cache_bytes", [1 << 30, 0], ids=["in memory", "streamed"])
-def test_all_of_a_folder_in_its_own_order(vae, tmp_path, cache_bytes):
+def test_split_all_of_a_folder_has_the_order_of_files(vae, tmp_path, cache_bytes):
     write_classes(tmp_path / "images", IMAGES)
     data = kvae.data.load(tmp_path / "images", cache_bytes=cache_bytes, validation_fraction=0, test_fraction=0)
     assert write_features(vae, data, tmp_path / "f.npz", "all") == len(IMAGES)
@@ -110,7 +110,7 @@ def test_all_of_a_folder_in_its_own_order(vae, tmp_path, cache_bytes):
 
 
 @pytest.mark.parametrize("cache_bytes", [1 << 30, 0], ids=["in memory", "streamed"])
-def test_all_of_a_folder_with_splits_is_one_after_the_other(vae, tmp_path, cache_bytes):
+def test_split_all_of_a_folder_with_splits(vae, tmp_path, cache_bytes):
     write_classes(tmp_path / "images", IMAGES, ("train/b", "train/a", "test/a", "test/b"))
     load = partial(kvae.data.load, tmp_path / "images", cache_bytes=cache_bytes, test_fraction=0)
     write_features(vae, load(validation_fraction=0), tmp_path / "f.parquet", "all")
@@ -125,7 +125,7 @@ def test_all_of_a_folder_with_splits_is_one_after_the_other(vae, tmp_path, cache
             write_features(vae, load(), tmp_path / "g.npz", "all")
 
 
-def test_all_of_arrays_with_splits_goes_on_behind_any_part(vae, tmp_path, monkeypatch):
+def test_split_all_of_arrays_resumes_after_every_part(vae, tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     arrays = {f"x_{name}": rng.integers(0, 256, (n, 8, 8), np.uint8) for name, n in (("train", 600), ("test", 300))}
     np.savez(tmp_path / "x.npz", **arrays)
@@ -134,7 +134,7 @@ def test_all_of_arrays_with_splits_goes_on_behind_any_part(vae, tmp_path, monkey
     whole = read(tmp_path / "whole.npz")
     assert whole["id"].tolist() == [*range(600), *range(300)]
     assert whole["split"].tolist() == ["train"] * 600 + ["test"] * 300
-    for stop, kept in ((1, 512), (2, 600), (3, 856)):  # the parts are of 256, 256, 88, 256 and 44 images
+    for stop, kept in ((1, 512), (2, 600), (3, 856)):  # the parts have 256, 256, 88, 256 and 44 images
         left = iter(range(stop))
         add = streaming._Parts.add
 
@@ -196,16 +196,16 @@ CHANGES = [another_array, other_labels, a_file_written_over, a_changed_image, ch
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_parts_of_another_collection_are_thrown_away(vae, tmp_path, monkeypatch, change):
+def test_parts_of_another_collection_are_deleted(vae, tmp_path, monkeypatch, change):
     resumed = []
     write = partial(write_features, vae, path=tmp_path / "f.npz", split="test", on_resume=resumed.append)
-    loads = (kvae.data.load(**given, cache_bytes=0) for given in change(tmp_path))  # arrays are held in memory still
+    loads = (kvae.data.load(**given, cache_bytes=0) for given in change(tmp_path))  # arrays are still held in memory
     before = next(loads)
     for again in ([], [before.num_test]):
         with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
             patch.setattr("kvae.features.streaming._join_npz", _fail)
             write(data=before)
-        assert resumed == again  # the same collection is gone on with
+        assert resumed == again  # the same collection is resumed
     after = next(loads)
     resumed.clear()
     write(data=after)
@@ -216,7 +216,7 @@ def test_parts_of_another_collection_are_thrown_away(vae, tmp_path, monkeypatch,
         np.testing.assert_array_equal(read(tmp_path / "f.npz")["label"], labels)
 
 
-def test_an_interruption_costs_no_more_than_a_part(vae, data, tmp_path, monkeypatch):
+def test_an_interruption_loses_at_most_one_part(vae, data, tmp_path, monkeypatch):
     path, whole = tmp_path / "f.npz", tmp_path / "whole.npz"
     path.write_bytes(b"what was there")
     write_features(vae, data, whole, part_rows=256)
@@ -241,7 +241,7 @@ def test_an_interruption_costs_no_more_than_a_part(vae, data, tmp_path, monkeypa
     assert path.read_bytes() == whole.read_bytes()
 
 
-def test_parts_of_another_model_are_thrown_away(vae, data, tmp_path, monkeypatch):
+def test_parts_of_another_model_are_deleted(vae, data, tmp_path, monkeypatch):
     path = tmp_path / "f.npz"
     for error, identity in ((True, "one"), (False, "another")):
         with monkeypatch.context() as patch:
@@ -256,7 +256,7 @@ def test_parts_of_another_model_are_thrown_away(vae, data, tmp_path, monkeypatch
     assert len(read(path)["id"]) == 180
 
 
-def test_what_was_done_but_for_the_joining_is_not_done_again(vae, data, tmp_path, monkeypatch):
+def test_finished_parts_are_not_encoded_again(vae, data, tmp_path, monkeypatch):
     path, resumed = tmp_path / "f.npz", []
     with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
         patch.setattr("kvae.features.streaming._join_npz", _fail)
@@ -270,7 +270,7 @@ def _fail(*_):
     raise OSError("No space left on device")
 
 
-def test_a_full_disk_leaves_the_file_that_was_there(vae, data, tmp_path, monkeypatch):
+def test_a_full_disk_does_not_change_the_existing_file(vae, data, tmp_path, monkeypatch):
     path = tmp_path / "f.parquet"
     write_features(vae, data, path, "test")
     before = path.read_bytes()
@@ -280,7 +280,7 @@ def test_a_full_disk_leaves_the_file_that_was_there(vae, data, tmp_path, monkeyp
     assert path.read_bytes() == before
 
 
-def test_another_kind_of_file_is_refused(vae, data, tmp_path):
+def test_another_suffix_is_refused(vae, data, tmp_path):
     with pytest.raises(ValueError, match=r"\.parquet"):
         write_features(vae, data, tmp_path / "f.csv")
 
@@ -294,12 +294,12 @@ write_features(kvae.load(sys.argv[1]), data, sys.argv[3], "all", part_rows=256)
 
 
 @pytest.mark.slow
-def test_kills_while_a_folder_with_a_broken_image_is_streamed(vae, tmp_path):
+def test_streaming_a_folder_with_broken_images_survives_kills(vae, tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (5_000, 8, 8), np.uint8)
     write_classes(tmp_path / "images", images)
     for broken in ("b/0000.bmp", "a/0003.bmp", "b/4000.bmp"):
         file = tmp_path / "images" / broken
-        file.write_bytes(file.read_bytes()[:-20])  # its header is there
+        file.write_bytes(file.read_bytes()[:-20])  # the header remains
     vae.save(tmp_path / "model.keras")
     command = [sys.executable, "-c", KILLED_FOLDER, str(tmp_path / "model.keras"), str(tmp_path / "images")]
     subprocess.run([*command, str(tmp_path / "whole.parquet")], check=True, capture_output=True)
@@ -343,12 +343,12 @@ def test_memory_does_not_grow_with_the_images(tmp_path):
         arguments = [str(tmp_path / name) for name in ("model.keras", "images.npy", "out.npz")]
         command = [sys.executable, "-c", PEAK, *arguments, str(limit)]
         peaks.append(int(subprocess.run(command, check=True, capture_output=True, text=True).stdout) / 1024)
-    megabytes = 72_000 * (64 + 64 + 256) * 4 / 2**20  # of features more: 105
+    megabytes = 72_000 * (64 + 64 + 256) * 4 / 2**20  # size of the additional features: 105
     assert peaks[1] - peaks[0] < 0.5 * megabytes
 
 
 def deep_collection(root, kind, values):
-    """16-bit images as a folder, as TFRecord, or as Parquet."""
+    """Write 16-bit images as a folder, a TFRecord file, or a Parquet file."""
     import io
 
     import pyarrow as pa
@@ -370,7 +370,7 @@ def deep_collection(root, kind, values):
 
 @pytest.mark.parametrize("kind", ["folder", "records", "parquet"])
 def test_deep_images_are_listed_with_their_range(tmp_path, kind):
-    """What a cluster reads has the pixels of one machine."""
+    """A cluster reads the same pixels as one machine."""
     from kvae.features.listing import list_images
 
     values = np.random.default_rng(0).integers(300, 4096, (40, 8, 8), np.uint16)
@@ -381,7 +381,7 @@ def test_deep_images_are_listed_with_their_range(tmp_path, kind):
                 list_images(str(tmp_path / "deep"))
             continue
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", kvae.data.DataWarning)  # that the range was found
+            warnings.simplefilter("ignore", kvae.data.DataWarning)  # the range is inferred
             found = list_images(str(tmp_path / "deep"), value_range=span)
         images = np.concatenate([images for images, _ in found.read(found.rows)])
         low, high = span or (values.min(), values.max())
@@ -389,7 +389,7 @@ def test_deep_images_are_listed_with_their_range(tmp_path, kind):
 
 
 @pytest.mark.parametrize("cache_bytes", [1 << 30, 0], ids=["in memory", "streamed"])
-def test_features_of_deep_images_are_of_their_range(vae, tmp_path, cache_bytes):
+def test_features_of_deep_images_depend_on_their_range(vae, tmp_path, cache_bytes):
     values = np.random.default_rng(0).integers(300, 4096, (40, 8, 8), np.uint16)
     deep_collection(tmp_path / "deep", "folder", values)
     rows = {}

@@ -1,4 +1,4 @@
-"""Files are whole or not there, and of the same encoding on every machine."""
+"""Files are written atomically, with the same encoding on every machine."""
 
 import ast
 import os
@@ -17,7 +17,7 @@ from kvae.files import atomic_directory, atomic_file, temporary_folder
 ROOT = Path(kvae.files.__file__).parent.parent
 
 
-def test_a_failure_leaves_the_old_file(tmp_path):
+def test_a_failure_keeps_the_old_file(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")
     with pytest.raises(OSError, match="disk full"), atomic_file(path) as temporary:
@@ -30,7 +30,7 @@ def test_a_failure_leaves_the_old_file(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_failure_leaves_the_old_folder(tmp_path):
+def test_a_failure_keeps_the_old_folder(tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / "model").write_text("old")
@@ -60,8 +60,8 @@ with {"file": atomic_file, "folder": atomic_directory}[sys.argv[1]](sys.argv[2])
 """
 
 
-def kill_amid(kind, path, renamed=0):
-    """Kill a process that writes to `path`, once it has renamed so many files or folders."""
+def kill_while_writing(kind, path, renamed=0):
+    """Kill a process that writes to `path`, after it has renamed this number of files or folders."""
     arguments = (kind, path, renamed)
     result = subprocess.run(
         [sys.executable, "-c", KILLED, *map(str, arguments)], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}
@@ -70,12 +70,12 @@ def kill_amid(kind, path, renamed=0):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
-def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path):
+def test_folders_of_killed_processes_are_removed(tmp_path):
     folder, file = tmp_path / "run", tmp_path / "a.txt"
     folder.mkdir()
     (folder / "a").write_text("old")
-    kill_amid("file", file)
-    kill_amid("folder", folder)
+    kill_while_writing("file", file)
+    kill_while_writing("folder", folder)
     assert (folder / "a").read_text() == "old"
     left = sorted(path.name for path in tmp_path.iterdir())
     assert len(left) == 3
@@ -89,11 +89,11 @@ def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
-def test_a_folder_that_was_moved_away_when_the_process_was_killed_is_put_back(tmp_path):
+def test_a_folder_that_was_being_replaced_is_restored(tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / "a").write_text("old")
-    kill_amid("folder", folder, renamed=1)
+    kill_while_writing("folder", folder, renamed=1)
     assert not folder.exists()
     with pytest.raises(KeyboardInterrupt), atomic_directory(folder):
         raise KeyboardInterrupt
@@ -101,12 +101,12 @@ def test_a_folder_that_was_moved_away_when_the_process_was_killed_is_put_back(tm
     assert list(tmp_path.iterdir()) == [folder]
 
 
-LEFT = {  # what is in a folder whose name looks like a temporary one: whether it is removed
+LEFT = {  # content of a folder with a temporary name: whether it is removed
     "nothing": ((), True),
     "of an older version": (("new/a", "old/b"), True),
     "killed": (("lock", "new/a", "other"), True),
     "a user's": (("new/a", "photo.png"), False),
-    "a user's, of the same name": (("original.txt",), False),
+    "a user's, with the same name": (("original.txt",), False),
 }
 
 
@@ -125,7 +125,7 @@ def test_only_our_own_folders_are_removed(case, tmp_path):
     assert all((left / name).read_text() == name for name in content if not removed)
 
 
-def test_the_folder_of_a_living_process_stays(tmp_path):
+def test_the_folder_of_a_running_process_stays(tmp_path):
     child = """
 import sys
 from kvae.files import temporary_folder
@@ -145,7 +145,7 @@ with temporary_folder(sys.argv[1], ".a-") as folder:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_many_threads_at_one_file(tmp_path):
+def test_many_threads_write_one_file(tmp_path):
     path, errors = tmp_path / "a.txt", []
 
     def work(text):
@@ -179,7 +179,7 @@ def test_a_file_system_without_locks(tmp_path, monkeypatch):
 
 
 def texts_without_encoding(source: str) -> Iterator[int]:
-    """Lines that read or write text in the encoding of the machine: on Windows that has no −."""
+    """Yield the lines that read or write text in the encoding of the machine, which lacks − on Windows."""
     for call in ast.walk(ast.parse(source)):
         if not isinstance(call, ast.Call) or any(keyword.arg == "encoding" for keyword in call.keywords):
             continue

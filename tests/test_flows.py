@@ -1,4 +1,4 @@
-"""Flows: invertible, with the Jacobian that they claim, and densities that integrate to one."""
+"""Flows: inverse, log-determinant, and densities that integrate to one."""
 
 import numpy as np
 import pytest
@@ -12,12 +12,12 @@ RNG = np.random.default_rng(0)
 
 
 @pytest.fixture(autouse=True)
-def the_same_draws_in_every_order():
+def reset_rng():
     RNG.bit_generator.state = np.random.default_rng(0).bit_generator.state
 
 
-def shaken(layer, scale=0.2):
-    """The layer with weights that are not those of the identity."""
+def randomize(layer, scale=0.2):
+    """Set random weights, so that the layer isn't the identity. Return the layer."""
     for weight in layer.weights:
         weight.assign(scale * RNG.normal(size=weight.shape))
     return layer
@@ -34,7 +34,7 @@ def log_det_jacobian(f, z):
 def flow_posterior(size, num_steps=3, units=16):
     q = posteriors.InverseAutoregressive(num_steps, units)
     q.build((None, q.param_size((size,))))
-    return shaken(q), RNG.normal(size=(3, q.param_size((size,)))).astype("float32")
+    return randomize(q), RNG.normal(size=(3, q.param_size((size,)))).astype("float32")
 
 
 def test_rational_scale_is_the_exponential_of_its_logarithm():
@@ -44,39 +44,39 @@ def test_rational_scale_is_the_exponential_of_its_logarithm():
 
 @pytest.mark.parametrize("size", [2, 3, 6])
 @pytest.mark.parametrize("swap", [False, True])
-def test_coupling_has_the_jacobian_that_it_claims(size, swap):
+def test_coupling_log_det_is_that_of_its_jacobian(size, swap):
     layer = coupling.AffineCoupling((8,), swap)
     layer.build((None, size))
-    shaken(layer, 0.5)
+    randomize(layer, 0.5)
     z = RNG.normal(size=(5, size)).astype("float32")
     u, log_det = layer(z)
     np.testing.assert_allclose(log_det, log_det_jacobian(lambda z: layer(z)[0], z), atol=1e-5)
     a, b = layer.split(u)
     raw, shift = layer.scale_and_shift(a)
-    np.testing.assert_allclose(layer.join(a, b * rational_scale(raw) + shift), z, atol=1e-5)  # inverted
+    np.testing.assert_allclose(layer.join(a, b * rational_scale(raw) + shift), z, atol=1e-5)  # the inverse
 
 
-def test_coupling_refuses_a_single_number():
+def test_coupling_of_a_single_number_is_refused():
     with pytest.raises(ValueError, match=r"at least 2 numbers. Received: 1"):
         coupling.AffineCoupling().build((None, 1))
 
 
-def test_real_nvp_starts_as_the_standard_normal_and_integrates_to_one():
+def test_real_nvp_starts_as_standard_normal_and_integrates_to_one():
     prior, normal = priors.RealNVP(4, (16,)), priors.StandardNormal()
     prior.build((None, 2)), normal.build((None, 2))
     z = RNG.normal(size=(9, 2)).astype("float32")
     np.testing.assert_allclose(prior.log_prob(z), normal.log_prob(z), rtol=1e-5)
     grid = np.linspace(-15, 15, 300)
     points = np.stack(np.meshgrid(grid, grid), -1).reshape(-1, 2).astype("float32")
-    density = np.exp(np.asarray(shaken(prior).log_prob(points), "float64"))
+    density = np.exp(np.asarray(randomize(prior).log_prob(points), "float64"))
     assert density.sum() * (grid[1] - grid[0]) ** 2 == pytest.approx(1, abs=1e-4)
 
 
 @pytest.mark.parametrize("reverse", [False, True])
-def test_masked_network_looks_at_earlier_entries_alone(reverse):
+def test_masked_network_depends_only_on_earlier_entries(reverse):
     network = autoregressive.MaskedNetwork(16, reverse)
     network.build((None, 5))
-    shaken(network, 1.0)
+    randomize(network, 1.0)
     z = tf.constant(RNG.normal(size=(1, 5)), tf.float32)
     with tf.GradientTape() as tape:
         tape.watch(z)
@@ -87,7 +87,7 @@ def test_masked_network_looks_at_earlier_entries_alone(reverse):
     assert np.all(jacobian[allowed == 1] != 0)
 
 
-def test_density_of_own_samples_equals_density_of_any_value():
+def test_log_prob_of_samples_equals_sample_log_prob():
     q, params = flow_posterior(4)
     z, log_q = q.sample_and_log_prob(params, 5, seed=0)
     np.testing.assert_allclose(q.log_prob(params, z), log_q, atol=1e-4)  # four inversions in float32
@@ -101,7 +101,7 @@ def test_flow_posterior_integrates_to_one():
     assert density.sum() * (grid[1] - grid[0]) ** 2 == pytest.approx(1, abs=1e-3)
 
 
-def test_flow_posterior_has_the_jacobian_that_it_claims():
+def test_flow_posterior_log_det_is_that_of_its_jacobian():
     q, params = flow_posterior(3)
     epsilon = RNG.normal(size=(3, 3)).astype("float32")
     _, log_q = q.transform(params, epsilon)
@@ -110,15 +110,15 @@ def test_flow_posterior_has_the_jacobian_that_it_claims():
     np.testing.assert_allclose(log_q, log_normal - log_det, atol=1e-5)
 
 
-def test_flow_moments_are_near_those_of_samples():
+def test_flow_moments_are_close_to_sample_moments():
     q, params = flow_posterior(3)
     samples = np.asarray(q.sample(params, 20_000, seed=1), "float64")
-    # The mean of 8 antithetic pairs: what they leave of a spread is its odd part, at most a third of it here.
+    # 8 antithetic pairs: the error of the mean is at most a third of the standard deviation here.
     assert np.all(np.abs(q.mean(params) - samples.mean(0)) < samples.std(0) / 3)
     assert np.all(np.abs(np.log(q.variance(params) / samples.var(0))) < 1.5)
 
 
-def test_flow_samples_follow_their_noise():
+def test_flow_samples_are_a_function_of_the_noise():
     q, params = flow_posterior(3)
     z, _ = q.sample_and_log_prob(params, 2, Noise(0, 7))
     epsilon = standard_normal((2, 3, 3), Noise(0, 7))
@@ -133,36 +133,36 @@ def test_flow_samples_follow_their_noise():
         (lambda: priors.RealNVP(num_layers=0), "num_layers=0"),
     ],
 )
-def test_bad_settings_are_refused(make, message):
+def test_invalid_settings_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
 
 
-def posterior_of(size, spread):
+def posterior_of(size, weight_scale):
     q = posteriors.InverseAutoregressive(num_steps=2, units=16)
     q.build((None, q.param_size((size,))))
-    if spread:
-        shaken(q, spread)
+    if weight_scale:
+        randomize(q, weight_scale)
     return q, RNG.normal(size=(2, q.param_size((size,)))).astype("float32")
 
 
-def test_variance_of_a_flow_that_is_a_normal_is_exact():
+def test_variance_of_initial_flow_is_exact():
     q, params = posterior_of(6, None)
     _, log_scale, _ = q.split(params)
     gates = (1 / (1 + np.exp(-2.0))) ** 4  # two steps, squared
     np.testing.assert_allclose(q.variance(params), gates * np.exp(2 * np.asarray(log_scale)), rtol=1e-5)
 
 
-def test_covariance_is_that_of_samples():
+def test_covariance_is_close_to_sample_covariance():
     q, params = posterior_of(4, 1.0)
     z = np.asarray(q.sample(params, 50_000, seed=3), "float64")
     right = np.stack([np.cov(z[:, b].T) for b in range(2)])
     scale = np.sqrt(np.einsum("bi,bj->bij", z.var(0), z.var(0)))
     assert np.max(np.abs(q.covariance(params) - right) / scale) < 0.15
-    assert np.max(np.abs(right / scale - np.eye(4))) > 0.2  # there is something to see
+    assert np.max(np.abs(right / scale - np.eye(4))) > 0.2  # the latents are correlated
 
 
-def test_density_of_what_was_drawn_is_finite():
+def test_log_prob_of_samples_is_finite():
     q, params = posterior_of(16, 0.3)
     z, log_q = q.sample_and_log_prob(params, 500, seed=0)
     again = np.asarray(q.log_prob(params, z))

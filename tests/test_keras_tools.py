@@ -1,4 +1,4 @@
-"""What Keras does with any of its models: export, quantize, copies, plain loading."""
+"""Keras's own functions on models of this package: export, quantize, copies, plain loading."""
 
 import ast
 import copy
@@ -24,7 +24,7 @@ C = np.eye(4, dtype="float32")[np.arange(8) % 4]
 
 @keras.saving.register_keras_serializable("tests")
 class UserNetwork(keras.Model):
-    """A user's own model, of layers that aren't in its configuration."""
+    """A model of a user, with layers that aren't in its configuration."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -52,13 +52,13 @@ def slow_but(quick, names):
 
 
 def inputs_of(model):
-    """What the model is called with: images, or images and conditions."""
+    """Return the inputs of the model: images, or images and conditions."""
     conditional = model.condition_dim is not None and not isinstance(model, kvae.SemiSupervisedVAE)
     return [X, C] if conditional else X
 
 
 def served(model, path, form):
-    """What a file computes that Keras has exported."""
+    """Return the output of a file that Keras has exported."""
     inputs = inputs_of(model)
     given = inputs if isinstance(inputs, list) else [inputs]
     by_rank = {array.ndim: array for array in given}
@@ -97,7 +97,7 @@ def test_export_after_training_and_after_loading(tmp_path):
     np.testing.assert_allclose(served(again, tmp_path / "again", "tf_saved_model"), vae(X), atol=1e-5)
     for part, data in ((again.encoder, X), (again.decoder, np.zeros((2, 3), "float32"))):
         part.export(tmp_path / part.name, verbose=False)
-        loaded = tf.saved_model.load(tmp_path / part.name)  # its variables live as long as it does
+        loaded = tf.saved_model.load(tmp_path / part.name)  # keeps its variables alive
         np.testing.assert_allclose(loaded.serve(data), part(data), atol=1e-5)
 
 
@@ -122,7 +122,7 @@ def modes_of(model):
         ),
     ],
 )
-def test_a_quantized_model_is_loaded_as_it_was_saved(name, mode, tmp_path):
+def test_a_quantized_model_is_saved_and_loaded(name, mode, tmp_path):
     mode, _, policy = mode.partition(" of ")
     keras.config.set_dtype_policy(policy or "float32")
     model = ALL[name]()
@@ -141,7 +141,7 @@ def test_a_quantized_model_is_loaded_as_it_was_saved(name, mode, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize")
-def test_only_the_networks_that_are_chosen_are_quantized():
+def test_only_the_selected_networks_are_quantized():
     model = ALL["gated, a flow"]()
     model.quantize("int8", filters="^head$")
     assert [layer.name for layer in model._flatten_layers() if layer.quantization_mode] == ["head"]
@@ -177,7 +177,7 @@ def test_copies(name, how):
 
 
 def classes_in_the_sources():
-    """Names that the package registers with Keras, by its sources: `kvae>Name`."""
+    """Return the names that the package's sources register with Keras: `kvae>Name`."""
     names = set()
     for file in [*ROOT.glob("kvae/**/*.py"), *ROOT.glob("export/**/*.py")]:
         for node in ast.walk(ast.parse(file.read_text())):
@@ -188,8 +188,8 @@ def classes_in_the_sources():
 
 
 @pytest.mark.slow
-def test_importing_the_models_registers_all_that_a_file_can_name(tmp_path):
-    """In a new process: `keras.models.load_model` opens what `kvae train` writes, optimizer and all."""
+def test_importing_the_models_registers_all_classes_of_files(tmp_path):
+    """In a new process, `keras.models.load_model` opens a model of `kvae train` with its optimizer."""
     rate = kvae.callbacks.LowerableRate(keras.optimizers.schedules.CosineDecay(1e-3, 100))
     objective = kvae.objectives.ELBO(kvae.schedules.LinearWarmup(10))
     vae = kvae.VAE(networks.Encoder(2, networks.MLP((8,))), networks.Decoder((8, 8, 1)), objective=objective)

@@ -1,4 +1,4 @@
-"""scikit-learn's linear classifiers as the dense head of an encoder: the same answers."""
+"""scikit-learn's linear classifiers as the dense head of an encoder: equal predictions."""
 
 import keras
 import numpy as np
@@ -11,20 +11,20 @@ from sklearn.preprocessing import MinMaxScaler, StandardScaler
 from sklearn.svm import SVC, LinearSVC
 
 import kvae
-from kvae.features.classifier import classifier
+from kvae.features.classifiers import classifier
 from kvae.features.linear import from_linear
 from kvae.features.transformer import VAETransformer
 
 NAMES = np.array(["nought", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"])
 
 
-# Equal answers need no optimum.
+# Equal predictions require no convergence.
 pytestmark = pytest.mark.filterwarnings("ignore:.*(converge|No latent is active)")
 
 
 @pytest.fixture(scope="module")
 def vae(digits):
-    """Not trained: a random projection of digits tells classes apart, too. Its means are of the usual size."""
+    """An untrained VAE: its random projection separates digits, too. Its means are scaled to the usual size."""
     keras.utils.set_random_seed(0)
     mlp = kvae.networks.MLP
     vae = kvae.VAE(kvae.Encoder(6, mlp((32,))), kvae.Decoder((8, 8, 1), mlp((8,))))
@@ -52,7 +52,7 @@ GIVES_PROBABILITIES = {"logistic", "scaled"}
 
 @pytest.mark.parametrize("classes", [10, 2])
 @pytest.mark.parametrize("name", ESTIMATORS)
-def test_it_says_what_the_estimator_says(name, classes, vae, means, digits):
+def test_predictions_equal_those_of_the_estimator(name, classes, vae, means, digits):
     x, y = digits[0], digits[1]
     chosen = y[:1200] < classes
     estimator = ESTIMATORS[name].fit(means[:1200][chosen], NAMES[y[:1200][chosen]])
@@ -62,7 +62,7 @@ def test_it_says_what_the_estimator_says(name, classes, vae, means, digits):
     assert net.class_names == tuple(estimator.classes_)
     wanted = estimator.decision_function(means[1200:])
     logits = wanted if classes > 2 else np.stack([0 * wanted, wanted], axis=1)
-    clear = np.diff(np.sort(logits, axis=1)[:, -2:])[:, 0] > 1e-4  # of float32, none should be nearer to a border
+    clear = np.diff(np.sort(logits, axis=1)[:, -2:])[:, 0] > 1e-4  # float32 may decide other cases differently
     assert clear.mean() > 0.99
     np.testing.assert_array_equal(estimator.classes_[got.argmax(1)][clear], estimator.predict(means[1200:])[clear])
     if name in GIVES_PROBABILITIES:
@@ -81,11 +81,13 @@ def test_other_features(output, vae, digits):
     estimator = make_pipeline(StandardScaler(), LogisticRegression()).fit(features, y)
     net = from_linear(vae, estimator, output=output)
     np.testing.assert_allclose(net(x), estimator.predict_proba(features), atol=1e-4)
-    with pytest.raises(ValueError, match=r"fitted on the 6 features of output='mean'. Received: one fitted on"):
+    with pytest.raises(
+        ValueError, match=r"fitted on the 6 features of output='mean'. Received: an estimator fitted on"
+    ):
         from_linear(vae, estimator)
 
 
-def test_a_mask_is_zero_weights_or_missing_columns(vae, means, digits):
+def test_masked_features_have_zero_weights(vae, means, digits):
     mask = np.array([True, False, True, True, False, True])
     few = LogisticRegression().fit(means[:, mask], digits[1])
     zeroed = make_pipeline(StandardScaler(), LogisticRegression()).fit(means * mask, digits[1])
@@ -96,7 +98,7 @@ def test_a_mask_is_zero_weights_or_missing_columns(vae, means, digits):
 
 
 @pytest.mark.parametrize("features", ["mean", "moments"])
-def test_a_pipeline_that_begins_with_a_transformer(features, vae, digits):
+def test_a_pipeline_with_a_transformer(features, vae, digits):
     x, y = digits[0][:400], digits[1][:400]
     transformer = VAETransformer(features=features, model=vae, epochs=0)
     pipeline = make_pipeline(transformer, StandardScaler(), LogisticRegression()).fit(x, y)
@@ -112,7 +114,7 @@ def test_a_pipeline_that_begins_with_a_transformer(features, vae, digits):
 
 
 def test_rows_of_a_table(tmp_path):
-    """A model of any finite values is a classifier of such, and comes back from its file."""
+    """A classifier of an unbounded model accepts any finite values, and loads from its file."""
     rng = np.random.default_rng(0)
     x = np.float32(10) * rng.normal(size=(200, 5)).astype("float32")
     y = (x[:, 0] > 0).astype(int)
@@ -128,7 +130,7 @@ def test_rows_of_a_table(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_head_learns_on(vae, means, digits):
+def test_the_head_can_be_trained_further(vae, means, digits):
     net = from_linear(vae, LogisticRegression().fit(means[:1200], digits[1][:1200]))
     net.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
     x, y = digits[0][:600], digits[1][:600]
@@ -143,27 +145,30 @@ REFUSED = {
     "pairs of classes": (SVC(kernel="linear"), "Received: SVC"),
     "a kernel": (SVC(), "Received: SVC"),
     "one against the rest": (OneVsRestClassifier(LinearSVC()), "Received: OneVsRestClassifier"),
-    "another step": (make_pipeline(MinMaxScaler(), LinearSVC()), "must be StandardScaler.*Received: MinMaxScaler"),
+    "another step": (
+        make_pipeline(MinMaxScaler(), LinearSVC()),
+        "Expected a pipeline of.*StandardScaler.*Received: MinMaxScaler",
+    ),
 }
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_is_not_linear_is_refused(case, vae, means, digits):
+def test_nonlinear_estimators_are_refused(case, vae, means, digits):
     estimator, message = REFUSED[case]
-    chosen = digits[1][:600] < 3  # three classes have three pairs, too
+    chosen = digits[1][:600] < 3  # three classes also have three pairs
     estimator.fit(means[:600][chosen], digits[1][:600][chosen])
     with pytest.raises(ValueError, match=message) as caught:
         from_linear(vae, estimator)
     assert "\n" not in str(caught.value)
 
 
-def test_several_labels_for_a_row_are_refused(vae, means, digits):
+def test_several_labels_per_row_are_refused(vae, means, digits):
     several = RidgeClassifier().fit(means, np.stack([digits[1] > 4, digits[1] % 2, digits[1] < 3], axis=1))
     with pytest.raises(ValueError, match="one class for each row"):
         from_linear(vae, several)
 
 
-def test_wrong_arguments(vae, means, digits):
+def test_invalid_arguments_are_refused(vae, means, digits):
     estimator = LogisticRegression().fit(means[:300], digits[1][:300])
     with pytest.raises(ValueError, match="Received: model=None"):
         from_linear(None, estimator)

@@ -23,12 +23,12 @@ from kvae.distributions.coupling import AffineCoupling
 from kvae.models.loading import LARGE, _check_sizes
 
 HUGE = (10**7, 10**12)
-#: what a number may be as well: refused, or harmless
+#: values that replace a number: refused, or harmless
 OTHERS = (9_999, -1, 0, 1e7, math.nan, "10000000", [1] * 100, None)
 
 
 def in_a_model(layer, *shapes):
-    """A functional model of one layer."""
+    """Return a functional model with one layer."""
     inputs = [keras.Input(shape) for shape in shapes]
     return keras.Model(inputs, layer(*inputs))
 
@@ -51,7 +51,7 @@ def classifier():
     return model
 
 
-#: what a file may hold, as small as possible: together, every class that is registered
+#: small models that contain every registered class between them
 NETWORKS = {
     "MLP": lambda: built(networks.MLP((3, 2)), 4),
     "gated MLP": lambda: built(networks.MLP((3,), gated=True), 4),
@@ -77,7 +77,7 @@ MODELS = {
 }
 
 
-#: what a user's network may be made of
+#: layers of a user's network
 LAYERS = {
     "Dense": lambda: in_a_model(layers.Dense(3), (4,)),
     "Conv2D": lambda: in_a_model(layers.Conv2D(3, 3), (8, 8, 1)),
@@ -112,7 +112,7 @@ ALL = NETWORKS | MODELS | LAYERS | {name: functools.partial(part, name) for name
 
 
 def record(thing):
-    """Configuration, as a file has it, and the sizes of its arrays."""
+    """Return the configuration, as in a file, and the sizes of its arrays."""
     return json.loads(json.dumps(keras.saving.serialize_keras_object(thing))), [
         math.prod(w.shape) for w in thing.weights
     ]
@@ -135,7 +135,7 @@ def classes_in(config):
 
 
 def integers_in(config, path=()):
-    """Paths to all integers."""
+    """Yield the paths to all integers."""
     for key, value in config.items() if isinstance(config, dict) else enumerate(config):
         if isinstance(value, dict | list):
             yield from integers_in(value, (*path, key))
@@ -157,28 +157,28 @@ def is_large(path):
 
 
 def outcome(config, sizes):
-    """The error, or None; AssertionError where it takes time or memory."""
+    """Return the error, or None. An AssertionError is raised if the check takes much time or memory."""
     tracemalloc.start()
     started, error = time.process_time(), None
     try:
-        _check_sizes(copy.deepcopy(config), sizes)  # Keras takes it apart
-    except Exception as found:  # whatever Keras makes of it: `kvae.load` gives one kind
+        _check_sizes(copy.deepcopy(config), sizes)  # Keras modifies it
+    except Exception as found:  # `kvae.load` converts every kind of error
         error = found
     seconds, (_, memory) = time.process_time() - started, tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert seconds < 5, error  # tracing memory takes most of them
+    assert seconds < 5, error  # most of this is the tracing of memory
     assert memory < 30e6, error
     return error
 
 
 @pytest.mark.slow
-def test_every_registered_class_is_tried():
+def test_every_registered_class_is_covered():
     names = {name for made in ALL for name in classes_in(recorded(made)[0])}
     assert {key for key in keras.saving.get_custom_objects() if key.startswith("kvae>")} <= names
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_no_integer_may_be_huge(name):
+def test_huge_integers_are_refused(name):
     config, sizes = recorded(name)
     assert outcome(config, sizes) is None
     paths = [path for path in integers_in(config) if not is_large(path)]
@@ -189,7 +189,7 @@ def test_no_integer_may_be_huge(name):
 
 
 @pytest.mark.parametrize("name", slow_but(PARTS, [name for name in ALL if name not in MODELS]))
-def test_integers_that_are_large_or_none_are_refused_or_harmless(name):
+def test_other_values_are_refused_or_harmless(name):
     config, sizes = recorded(name)
     for path in integers_in(config):
         for value in (*HUGE, *OTHERS) if is_large(path) else OTHERS:
@@ -220,7 +220,7 @@ def of_layers(*made):
     return lambda config: serialized(keras.Sequential([keras.Input((8, 8, 1)), *made]))
 
 
-#: numbers that are small one by one
+#: numbers that are small individually
 BOMBS = {
     "a product": with_body(networks.MLP((9_000, 9_000))),
     "many layers": with_body(networks.MLP((1,) * 9_000)),
@@ -231,7 +231,7 @@ BOMBS = {
     "a large image": with_image_shape(9_999, 9_999, 1),
     "text for a number": with_image_shape("9999999", 4, 1),
     "a large activation": of_layers(layers.UpSampling2D(9_000)),
-    "activations, one upon the other": of_layers(*[layers.UpSampling2D(80) for _ in range(3)]),
+    "stacked activations": of_layers(*[layers.UpSampling2D(80) for _ in range(3)]),
     "padding": of_layers(layers.ZeroPadding2D(9_000)),
     "a large metric": with_metrics(keras.metrics.MeanIoU(9_999)),
     "far more objects than weights": with_metrics(*[keras.losses.MeanSquaredError() for _ in range(2_000)]),
@@ -240,12 +240,12 @@ BOMBS = {
 
 
 @pytest.mark.parametrize("name", BOMBS)
-def test_small_numbers_that_make_something_large_are_refused(name):
+def test_small_numbers_with_a_large_product_are_refused(name):
     config, sizes = recorded("VAE")
     assert outcome(BOMBS[name](config), sizes) is not None
 
 
-def test_nothing_is_left_of_a_model_that_was_refused():
+def test_a_refused_model_leaves_no_state():
     """Keras would initialise its weights when it builds the next model."""
     config, sizes = recorded("VAE")
     with pytest.raises(ValueError, match="declares more weights than it has"):
@@ -269,7 +269,7 @@ def user_encoder(*made):
     return kvae.VAE(encoder, networks.Decoder((4, 4, 1), networks.MLP((4,))), latent_dim=3)
 
 
-#: more than 10,000, or many: of a model that is small
+#: small models with numbers above 10,000, or with many numbers
 LEGITIMATE = {
     "seeds": lambda: small(seed=2**40, prior=priors.Mixture(3, seed=2**62)),
     "examples": lambda: small(objective=objectives.TotalCorrelation(6.0, dataset_size=10**9)),
@@ -303,13 +303,13 @@ LEGITIMATE = {
 
 
 @pytest.mark.parametrize("name", LEGITIMATE)
-def test_what_is_legitimate_is_taken(name):
+def test_legitimate_models_are_accepted(name):
     assert outcome(*record(LEGITIMATE[name]())) is None
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", recipes.__all__)
-def test_recipes_are_taken(name):
+def test_recipes_are_accepted(name):
     wanted = inspect.signature(getattr(recipes, name)).parameters
     images = {"images": np.zeros((16, 28, 28, 1), "float32")} if "images" in wanted else {}
     config, sizes = record(getattr(recipes, name)((28, 28, 1), **images))

@@ -1,4 +1,4 @@
-"""What a model may be made of and trained on: parts, networks of users, targets, dictionaries, and what is refused."""
+"""Accepted and refused inputs of a model: parts, networks of users, targets, dictionaries."""
 
 import keras
 import numpy as np
@@ -46,7 +46,7 @@ WRONG_PARTS = {
     "a posterior as prior": (lambda: vae(prior=posteriors.DiagonalNormal()), "`prior` must be a kvae.priors.Prior"),
     "a number as objective": (lambda: vae(objective=4.0), "`objective` must be a kvae.objectives.Objective.*4.0"),
     "a string": (lambda: vae(likelihood="bernoulli"), "`likelihood` must be.*Bernoulli.*Received: likelihood='bern"),
-    "a class": (lambda: vae(prior=priors.Mixture), "`prior` must be.*call it: Mixture"),
+    "a class": (lambda: vae(prior=priors.Mixture), "`prior` must be.*create an instance: Mixture"),
     "an autoencoder's": (
         lambda: kvae.Autoencoder(latent_dim=2, image_shape=SHAPE, likelihood=objectives.ELBO()), "`likelihood` must be"
     ),
@@ -61,7 +61,7 @@ WRONG_PARTS = {
 
 
 @pytest.mark.parametrize("case", WRONG_PARTS)
-def test_a_part_is_what_its_argument_says(case):
+def test_parts_of_the_wrong_kind_are_refused(case):
     make, message = WRONG_PARTS[case]
     with pytest.raises(ValueError, match=message) as refused:
         make()
@@ -69,7 +69,7 @@ def test_a_part_is_what_its_argument_says(case):
 
 
 @pytest.mark.parametrize("model", [kvae.VAE, kvae.Autoencoder, kvae.SemiSupervisedVAE])
-def test_parts_after_encoder_and_decoder_have_names(model):
+def test_parts_after_encoder_and_decoder_are_keyword_only(model):
     with pytest.raises(TypeError, match="positional"):
         model(kvae.Encoder(2), kvae.Decoder(SHAPE), likelihoods.Normal(0.1))
 
@@ -85,8 +85,8 @@ BOUNDED = {
     "softplus": (lambda: decoder(activation="softplus"), (0, np.inf)),
     "elu": (lambda: decoder(activation="elu"), (-1, np.inf)),
     "exponential": (lambda: decoder(activation="exponential"), (0, np.inf)),
-    "a function of users": (lambda: decoder(activation=lambda x: 1 / (1 + keras.ops.exp(-x))), (0, 1)),
-    "a layer of its own": (lambda: keras.Sequential([decoder(), layers.Activation("sigmoid")]), (0, 1)),
+    "a function of a user": (lambda: decoder(activation=lambda x: 1 / (1 + keras.ops.exp(-x))), (0, 1)),
+    "a separate layer": (lambda: keras.Sequential([decoder(), layers.Activation("sigmoid")]), (0, 1)),
     "rescaled": (lambda: keras.Sequential([decoder(activation="sigmoid"), layers.Rescaling(2.0, -1.0)]), (-1, 1)),
     "a convolution": (
         lambda: keras.Sequential([decoder(), layers.Conv2D(1, 3, padding="same", activation="sigmoid")]), (0, 1)
@@ -143,11 +143,11 @@ def _sum_of_branches():
 
 
 @pytest.mark.parametrize("case", UNBOUNDED)
-def test_a_decoder_of_logits_is_taken(case):
+def test_a_decoder_of_logits_is_accepted(case):
     vae(decoder=UNBOUNDED[case]())
 
 
-def test_which_families_take_bounded_parameters():
+def test_families_that_accept_bounded_parameters():
     vae(decoder=decoder(activation="sigmoid"), likelihood=likelihoods.Normal(0.1))  # a mean in [0, 1]
     vae(decoder=decoder(activation="relu"), likelihood=likelihoods.OptimalNormal())
     for likelihood, channels in ((likelihoods.ContinuousBernoulli(), 1), (likelihoods.DiscretizedLogistic(), 2),
@@ -166,17 +166,17 @@ def two_heads(names=("mean", "log_var")):
 
 
 @pytest.mark.slow
-def test_an_encoder_with_several_outputs_is_told_how_to_join_them(x):
+def test_the_message_for_several_outputs_shows_how_to_join_them(x):
     with pytest.raises(ValueError, match=r"one output.*2 outputs, mean \(None, 2\), log_var \(None, 2\)") as refused:
         vae(encoder=two_heads())
-    shown = str(refused.value).split("`")[1::2]  # the two lines of the message, run as they are
+    shown = str(refused.value).split("`")[1::2]  # the two lines of code in the message
     scope = {"keras": keras, "encoder": two_heads()}
     for line in shown:
         exec(line, scope)
     model = vae(encoder=scope["encoder"])
     model.compile("adam")
     model.fit(x, verbose=0)
-    with pytest.raises(ValueError, match="3 outputs, mean"):  # with a layer that samples, as keras.io has it
+    with pytest.raises(ValueError, match="3 outputs, mean"):  # with a sampling layer, as in keras.io's example
         vae(encoder=two_heads(("mean", "log_var", "z")))
     i = keras.Input(SHAPE)
     h = layers.Flatten()(i)
@@ -184,7 +184,7 @@ def test_an_encoder_with_several_outputs_is_told_how_to_join_them(x):
         vae(encoder=keras.Model(i, {"mu": layers.Dense(2)(h), "logvar": layers.Dense(2)(h)}))
 
 
-# What is trained on.
+# Data.
 
 
 def small(model=kvae.VAE, **parts):
@@ -203,7 +203,7 @@ MODELS = {
 
 
 @pytest.mark.parametrize("name", slow_but({"conditional"}, MODELS))
-def test_a_target_is_what_the_likelihood_is_of(name, x):
+def test_the_likelihood_evaluates_the_target(name, x):
     make, c = MODELS[name]
     model = make()
     clean = np.zeros_like(x)
@@ -221,7 +221,7 @@ def test_a_target_is_what_the_likelihood_is_of(name, x):
 
 
 @pytest.mark.slow
-def test_scores_are_of_the_target(x):
+def test_scores_evaluate_the_target(x):
     model = small()
     clean = np.zeros_like(x)
     model.fit(x, clean, epochs=25, batch_size=16, verbose=0)
@@ -251,13 +251,13 @@ NO_TARGETS = {
     "without channels": (np.zeros((64, 8, 8)), {}),
     "more channels": (np.zeros((64, 8, 8, 3)), {}),
     "flat": (np.zeros((64, 64), "float32"), {}),
-    "beside a pair": (np.zeros(64), {"condition_dim": 3}),
+    "with a pair as x": (np.zeros(64), {"condition_dim": 3}),
 }
 
 
 @pytest.mark.parametrize("kind", NO_TARGETS)
 @pytest.mark.parametrize("form", ["arrays", "dataset"])
-def test_what_is_neither_label_nor_target_is_refused(kind, form, x):
+def test_y_that_is_neither_label_nor_target_is_refused(kind, form, x):
     y, parts = NO_TARGETS[kind]
     model, given = small(**parts), (x, N % 3) if parts else x
     with pytest.raises(
@@ -268,7 +268,7 @@ def test_what_is_neither_label_nor_target_is_refused(kind, form, x):
         )
 
 
-def test_a_target_out_of_range_is_refused_as_images_are(x):
+def test_targets_out_of_range_are_refused(x):
     with pytest.raises(ValueError, match=r"values in \[0, 1\]"):
         small().fit(x, 255 * x, verbose=0)
 
@@ -277,7 +277,7 @@ DICTIONARIES = ("image", "label"), ("image",), ("id", "image", "label")
 
 
 @pytest.mark.parametrize("condition_dim", [pytest.param(None, marks=pytest.mark.slow), 3])
-def test_dictionaries_of_tensorflow_datasets_are_taken(condition_dim, x):
+def test_dictionaries_of_tensorflow_datasets_are_accepted(condition_dim, x):
     model, pair = small(condition_dim=condition_dim), (x, N % 3)
     expected = model.evaluate(*pair, batch_size=32, verbose=0)
     predicted = model.predict(pair if condition_dim else x, verbose=0)
@@ -301,7 +301,7 @@ def test_dictionaries_of_tensorflow_datasets_are_taken(condition_dim, x):
 
 
 @pytest.mark.parametrize("form", ["arrays", "dataset"])
-def test_other_dictionaries_are_refused_with_their_keys(form, x):
+def test_other_dictionaries_are_refused(form, x):
     data = {"pixels": x, "target": N}
     given = data if form == "arrays" else tf.data.Dataset.from_tensor_slices(data).batch(32)
     for call in (small().fit, small().evaluate, small().predict):
@@ -309,7 +309,7 @@ def test_other_dictionaries_are_refused_with_their_keys(form, x):
             call(given, verbose=0)
 
 
-def test_rounding_beyond_one_is_one_and_a_range_has_its_digits(x):
+def test_rounding_errors_are_clipped_and_the_message_has_all_digits(x):
     above = np.where(x > 0.9, np.float32(1.0000001), x)
     model = small()
     assert model.evaluate(above, verbose=0) == model.evaluate(np.minimum(above, 1), verbose=0)
@@ -326,8 +326,8 @@ def with_statistics():
 
 
 @pytest.mark.slow
-def test_a_share_without_an_image_changes_no_mean(x, two_replicas):
-    x, y = x[:5], N[:5] % 3  # the last batch is of one image
+def test_a_share_without_an_image_does_not_change_means(x, two_replicas):
+    x, y = x[:5], N[:5] % 3  # the last batch has one image
     results = []
     for scope in (tf.distribute.get_strategy().scope, two_replicas.scope):
         keras.utils.set_random_seed(0)
@@ -347,7 +347,7 @@ def test_a_share_without_an_image_changes_no_mean(x, two_replicas):
 
 
 @pytest.mark.slow
-def test_statistics_stay_finite_where_a_share_has_no_image(x, two_replicas):
+def test_statistics_stay_finite_if_a_share_has_no_image(x, two_replicas):
     with two_replicas.scope():
         model = kvae.VAE(encoder=with_statistics(), decoder=decoder(), latent_dim=2, image_shape=SHAPE)
         model.compile("adam")

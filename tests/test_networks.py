@@ -1,4 +1,4 @@
-"""Encoder, decoder and bodies: shapes of every size, and Keras's own layer checks."""
+"""Encoder, decoder and bodies: images of any size, and Keras's layer checks."""
 
 import keras
 import numpy as np
@@ -56,7 +56,7 @@ class TestWithKerasLayerChecks(TestCase):
         )
 
     def test_families_and_priors(self):
-        # No mixed precision check: densities are float32 under every policy, which is the point.
+        # No mixed precision check, because densities are float32 under every policy.
         off = {"run_mixed_precision_check": False}
         self.check(distributions.Bernoulli, {}, (2, 4, 4, 1), (2, 4, 4, 1), **off)
         self.check(distributions.Normal, {"scale": 0.5}, (2, 4, 4, 1), (2, 4, 4, 1), **off)
@@ -64,7 +64,7 @@ class TestWithKerasLayerChecks(TestCase):
         self.check(priors.StandardNormal, {}, (2, 3), (2,), **off)
 
 
-def test_decoder_under_mixed_precision_gives_float32_logits():
+def test_networks_return_float32_under_mixed_precision():
     keras.config.set_dtype_policy("mixed_bfloat16")
     for network, x in (
         (networks.Encoder(3), np.zeros((2, 8, 8, 1))),
@@ -85,7 +85,7 @@ def test_decoder_under_mixed_precision_gives_float32_logits():
         (lambda: networks.ConvDown((8, 2.5)), "filters"),
     ],
 )
-def test_bad_sizes_are_refused(make, message):
+def test_invalid_sizes_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
 
@@ -95,7 +95,7 @@ def test_residual_blocks_start_as_the_identity():
     np.testing.assert_array_equal(networks.ResidualBlock(4)(x), x)
 
 
-def test_gated_layer_is_a_product_with_a_sigmoid():
+def test_gated_dense_is_a_product_with_a_sigmoid():
     layer = networks.GatedDense(3)
     x = np.random.default_rng(0).normal(size=(2, 5)).astype("float32")
     y = np.asarray(layer(x))
@@ -106,5 +106,5 @@ def test_gated_layer_is_a_product_with_a_sigmoid():
 def test_dense_head_starts_at_the_mean_image():
     mean = np.random.default_rng(0).random((4, 4, 1))
     decoder = networks.Decoder((4, 4, 1), networks.MLP((8,)), mean_image=mean)
-    logits = np.asarray(decoder(np.zeros((1, 3), "float32")))[0]  # hidden units are 0 there
+    logits = np.asarray(decoder(np.zeros((1, 3), "float32")))[0]  # hidden units are 0 at z = 0
     np.testing.assert_allclose(1 / (1 + np.exp(-logits)), np.clip(mean, 0.001, 0.999), atol=1e-6)

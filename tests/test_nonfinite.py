@@ -1,4 +1,4 @@
-"""Losses and gradients that are not finite: skipped, counted, shown; and what happens when there are too many."""
+"""Losses and gradients that are not finite: skipping, counting, warnings, and rescues."""
 
 import contextlib
 import warnings
@@ -12,7 +12,7 @@ import kvae
 from kvae.callbacks import LowerableRate, Rescue, TrainingWarning
 from kvae.state import state_of
 
-pytestmark = pytest.mark.filterwarnings("ignore::kvae.callbacks.TrainingWarning")  # but where a test asks for them
+pytestmark = pytest.mark.filterwarnings("ignore::kvae.callbacks.TrainingWarning")  # except in tests that expect them
 
 
 def small(**parts):
@@ -32,7 +32,7 @@ OPTIMIZERS = {
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_a_nan_image_costs_its_step_and_nothing_else(x, name):
+def test_a_nan_image_skips_only_its_step(x, name):
     bad = x.copy()
     bad[70, 3, 3] = np.nan  # in the third of eight batches
     vae = small()
@@ -55,11 +55,11 @@ def test_a_skipped_step_leaves_weights_and_moments_alone(x):
     logs = vae.train_on_batch(np.full_like(x[:32], np.nan), return_dict=True)
     for variable, old in zip(held, before, strict=True):
         np.testing.assert_array_equal(variable, old)
-    assert np.isnan(logs["loss"])  # there was no other step
+    assert np.isnan(logs["loss"])  # it was the only step
 
 
 class Stateful(keras.layers.Layer):
-    """A user's layer with state of every kind: a running quantile, a count, a metric, a plain tf.Variable, a seed."""
+    """A layer with state of every kind: a running quantile, a count, a metric, a plain tf.Variable, a seed."""
 
     def __init__(self):
         super().__init__()
@@ -80,7 +80,7 @@ class Stateful(keras.layers.Layer):
 
 
 def stateful(**parts):
-    """A VAE whose networks and likelihood have state that a forward pass assigns, trainable weights included."""
+    """Return a VAE whose networks and likelihood have state that a forward pass assigns, including weights."""
     layers = keras.layers
     body = [layers.Flatten(), layers.SpectralNormalization(layers.Dense(8)), layers.BatchNormalization(), Stateful()]
     encoder = keras.Sequential([keras.Input((8, 8, 1)), *body, layers.Dense(4)])
@@ -122,13 +122,13 @@ def test_a_skipped_step_leaves_every_state_alone(x, mode, request):
         np.testing.assert_array_equal(old, new, getattr(variable, "path", "tf.Variable"))
     vae.train_on_batch(x[:32])
     moved = [bool(np.any(old != new)) for old, new in zip(before, state(), strict=True)]
-    assert sum(moved) > 0.9 * len(moved)  # all of it, but for biases in front of a normalisation
+    assert sum(moved) > 0.9 * len(moved)  # all, except for biases before a normalisation
     assert len(moved) >= 25
     assert np.isfinite(vae.encode_mean(x[:1])).all()
     assert vae.skipped.total == vae.skipped.missing == 1
 
 
-def test_what_rescue_brings_back_is_all_of_it(x):
+def test_rescue_restores_the_whole_state(x):
     vae = stateful()
     vae.compile("adam")
     vae.train_on_batch(x[:32])
@@ -136,15 +136,17 @@ def test_what_rescue_brings_back_is_all_of_it(x):
     assert {id(variable) for variable in state_of(vae)} - kept == {id(vae.step)}
 
 
-def test_plain_fit_says_what_was_skipped_and_ends_where_nothing_is_learned(x):
+def test_fit_warns_of_skipped_steps_and_ends_if_all_are_skipped(x):
     bad = x.copy()
     bad[::40] = np.nan
     vae = small()
     vae.compile("adam")
     with pytest.warns(TrainingWarning, match=r"steps were skipped.*Images hold NaN") as caught:
         vae.fit(bad, batch_size=32, epochs=2, shuffle=False, verbose=0)
-    said = [str(warning.message) for warning in caught if warning.category is TrainingWarning]
-    assert [message.split(",")[0] for message in said] == [f"epoch {n}: 7 steps were skipped" for n in (1, 2)]
+    messages = [str(warning.message) for warning in caught if warning.category is TrainingWarning]
+    assert [message.split(" because")[0] for message in messages] == [
+        f"epoch {n}: 7 steps were skipped" for n in (1, 2)
+    ]
     with pytest.raises(ValueError, match=r"Received: none in 8 steps.*Images hold NaN"):
         vae.fit(np.full_like(x, np.nan), batch_size=32, epochs=2, verbose=0)
     vae.decoder.set_weights([np.full_like(weight, 1e38) for weight in vae.decoder.get_weights()])
@@ -152,7 +154,7 @@ def test_plain_fit_says_what_was_skipped_and_ends_where_nothing_is_learned(x):
         vae.fit(x, batch_size=32, verbose=0)
 
 
-def test_metrics_of_an_epoch_are_those_of_the_steps_that_were_taken(x):
+def test_metrics_exclude_skipped_steps(x):
     vae = small()
     vae.compile(keras.optimizers.SGD(0.0))
     vae.reset_metrics()
@@ -186,7 +188,7 @@ CLIPPED = {
 
 
 @pytest.mark.parametrize("case", CLIPPED)
-def test_gradients_are_clipped_unless_the_optimizer_does_it(case, tmp_path):
+def test_gradients_are_clipped_unless_the_optimizer_clips(case, tmp_path):
     optimizer, options, norm = CLIPPED[case]
     vae = small()
     vae.compile(optimizer if isinstance(optimizer, str) else optimizer(), **options)
@@ -196,7 +198,7 @@ def test_gradients_are_clipped_unless_the_optimizer_does_it(case, tmp_path):
 
 
 class Explodes(keras.callbacks.Callback):
-    """Weights that are no numbers any more, as an exploding learning rate leaves them; `times` times."""
+    """Set the weights to NaN `times` times, as an exploding learning rate does."""
 
     def __init__(self, times, at=5):
         super().__init__()
@@ -211,24 +213,24 @@ class Explodes(keras.callbacks.Callback):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("scheduled", [False, True])
-def test_too_many_in_a_row_go_back_and_lower_the_rate(x, scheduled):
+def test_too_many_skipped_steps_restore_the_weights_and_lower_the_rate(x, scheduled):
     rate = LowerableRate(keras.optimizers.schedules.PiecewiseConstantDecay([10_000], [1e-2, 1e-3]))
     vae = small()
     vae.compile(keras.optimizers.Adam(rate if scheduled else 1e-2))
     rescue = Rescue(rate if scheduled else None, in_a_row=3, factor=0.5)
     with pytest.warns(TrainingWarning) as caught:
         history = vae.fit(x, batch_size=8, epochs=3, callbacks=[Explodes(2), rescue], verbose=0).history
-    said = [str(warning.message) for warning in caught if warning.category is TrainingWarning]
+    messages = [str(warning.message) for warning in caught if warning.category is TrainingWarning]
     rescued = "3 steps in a row had no finite loss or gradients"
-    assert [message.split(":")[0] for message in said] == [rescued, "epoch 1", rescued, "epoch 2"]
-    assert "epoch 1: 3 steps were skipped" in said[1]
+    assert [message.split(":")[0] for message in messages] == [rescued, "epoch 1", rescued, "epoch 2"]
+    assert "epoch 1: 3 steps were skipped" in messages[1]
     assert (rescue.rescues, rescue.lowered, rescue.diagnosis) == (2, 0.25, None)
     assert float(vae.optimizer.learning_rate) == pytest.approx(2.5e-3)
     assert history["loss"][2] < history["loss"][0]
     assert all(np.isfinite(weight).all() for weight in vae.get_weights())
 
 
-def test_what_cannot_be_rescued_stops_with_a_diagnosis(x):
+def test_training_stops_with_a_diagnosis_after_too_many_rescues(x):
     vae = small()
     vae.compile(keras.optimizers.Adam(1e-3))
     rescue = Rescue(in_a_row=3, times=2)
@@ -236,7 +238,7 @@ def test_what_cannot_be_rescued_stops_with_a_diagnosis(x):
         warnings.simplefilter("ignore", TrainingWarning)
         history = vae.fit(np.full_like(x, np.nan), batch_size=8, epochs=5, callbacks=[rescue], verbose=0)
     assert len(history.epoch) == 1
-    assert np.isnan(history.history["loss"][0])  # and not 0, as a mean over nothing would be
+    assert np.isnan(history.history["loss"][0])  # not 0, the mean over nothing
     assert "Images hold NaN" in rescue.diagnosis
     assert all(np.isfinite(weight).all() for weight in vae.get_weights())
 
@@ -268,7 +270,7 @@ def test_an_overflow_of_float16_is_skipped(x):
     vae.compile("adam")
     assert isinstance(vae.optimizer, keras.optimizers.LossScaleOptimizer)
     vae.optimizer.build(vae.trainable_variables)
-    vae.optimizer.dynamic_scale.assign(2.0**40)  # every gradient overflows, until it is lower
+    vae.optimizer.dynamic_scale.assign(2.0**40)  # every gradient overflows until the scale is lower
     history = vae.fit(x, batch_size=8, epochs=3, verbose=0).history
     assert vae.skipped.total > 5
     assert history["loss"][2] < history["loss"][0]

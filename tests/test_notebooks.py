@@ -1,4 +1,4 @@
-"""Notebooks run from top to bottom, cut down by replacing one line."""
+"""Notebooks run from top to bottom, shortened by replacing one line."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Objectives and schedules against the formula."""
+"""Objectives and schedules against their formulas."""
 
 import itertools
 
@@ -36,7 +36,7 @@ def images(n=B):
 
 @pytest.fixture(scope="module")
 def terms():
-    """Terms of a VAE whose posterior isn't near the prior."""
+    """Return the terms of a VAE whose posterior isn't near the prior."""
     vae = small_vae()
     vae.set_weights([np.random.default_rng(1).normal(0, 0.5, w.shape).astype(w.dtype) for w in vae.get_weights()])
     return vae.terms(tf.constant(images()), vae.noise(0), K, training=True)
@@ -55,7 +55,7 @@ def elbo(t):
 
 def posterior_of(t):
     mean, log_scale = float64(*t.posterior.split(t.q))
-    return stats.norm(mean, np.exp(log_scale))  # of (…, B, D)
+    return stats.norm(mean, np.exp(log_scale))  # shape (…, B, D)
 
 
 def rate_per_latent(t):
@@ -68,12 +68,12 @@ def bound(log_weight, axis=0):
 
 
 def tc_parts(t, n, stratified):
-    """Mutual information, total correlation and the rest, sample by sample: loops over the definition."""
+    """Return mutual information, total correlation and the rest for each sample, by loops over the definition."""
     q, (z,) = posterior_of(t), float64(t.z)
-    log_q = q.logpdf(z[:, :, None])  # of z_i under x_j, (K, B, B, D)
+    log_q = q.logpdf(z[:, :, None])  # z_i under x_j, (K, B, B, D)
     share = np.full((B, B), 1 / (n * B))
     if stratified:
-        m = B - 1  # the batch has M + 1
+        m = B - 1  # the batch size is M + 1
         share = np.full((B, B), 1 / m)
         for i in range(B):
             share[i, i], share[i, (i + 1) % B] = 1 / n, (n - m) / (n * m)
@@ -94,7 +94,7 @@ def dip(t, off, diagonal, means_only):
 
 
 def mmd(t, weight, beta, kernel):
-    """With the prior's samples that the objective draws."""
+    """Compute the objective with the same samples of the prior."""
     y = np.asarray(prior_samples(t), "float64")
     off = ~np.eye(B, dtype=bool)
     values = [
@@ -150,8 +150,8 @@ FORMULAS = [
 
 
 @pytest.mark.parametrize(("objective", "formula"), FORMULAS, ids=lambda part: type(part).__name__)
-def test_objective_is_its_formula(objective, formula, terms):
-    expected = formula(terms)  # first: it takes the state of the noise
+def test_objective_equals_its_formula(objective, formula, terms):
+    expected = formula(terms)  # before the objective, because it copies the state of the noise
     np.testing.assert_allclose(objective(terms), expected, rtol=2e-5)  # float32 against float64
 
 
@@ -171,8 +171,8 @@ def test_elbo_is_distortion_plus_beta_rate(beta, step, expected):
     np.testing.assert_allclose(objectives.ELBO(beta)(RATE, step), expected, rtol=1e-6)
 
 
-def test_free_bits_of_a_rate_that_does_not_fall_into_latents(terms):
-    """One group, which is given the free bits of all latents."""
+def test_free_bits_of_a_posterior_with_dependent_latents(terms):
+    """All latents form one group with the free bits of all latents."""
     whole = terms._replace(posterior=posteriors.FullCovarianceNormal())
     mean_rate = float(np.mean(terms.rate))
     for free_bits, expected in ((0.0, mean_rate), (100.0, 100.0 * D)):
@@ -180,11 +180,11 @@ def test_free_bits_of_a_rate_that_does_not_fall_into_latents(terms):
         np.testing.assert_allclose(loss, np.mean(terms.distortion, axis=0) + expected, rtol=1e-5)
 
 
-# What the formulas mean, on distributions where the answer is known.
+# Objectives on distributions with a known answer.
 
 
 def normal_terms(mean, scale, noise=0):
-    """Terms of q(z|x_i) = N(mean_i, scale²), one sample each."""
+    """Return the terms of q(z|x_i) = N(mean_i, scale²), with one sample each."""
     posterior, prior = posteriors.DiagonalNormal(), priors.StandardNormal()
     low, high = np.log(1e-3), np.log(1e3)
     bound = low if scale < 1 else high
@@ -201,7 +201,7 @@ def normal_terms(mean, scale, noise=0):
 
 
 def test_total_correlation_of_a_normal():
-    """TC = −½ log det of the correlation matrix."""
+    """The total correlation is −½ log det of the correlation matrix."""
     rho, n = 0.8, 1500
     mean = np.random.default_rng(0).multivariate_normal([0, 0], [[1, rho], [rho, 1]], n)
     t = normal_terms(mean, 0.3)
@@ -209,12 +209,12 @@ def test_total_correlation_of_a_normal():
     correlation = rho / (1 + 0.3**2)
     expected = -0.5 * np.log(1 - correlation**2)  # 0.44 nats
     got = np.asarray(log_qz - log_qz_product)
-    # Sampling error, and 0.03 for q(z) from 1500 kernels, of which z's own is one.
+    # Sampling error, and 0.03 for q(z) from 1500 kernels, including the kernel of z itself.
     assert got.mean() == pytest.approx(expected, abs=4 * got.std() / np.sqrt(n) + 0.03)
 
 
 @pytest.mark.parametrize("kernel", [objectives.RBF(), objectives.IMQ(0.5)])
-def test_mmd_is_zero_for_equal_distributions_only(kernel):
+def test_mmd_is_zero_only_for_equal_distributions(kernel):
     rng = np.random.default_rng(0)
     z, y = rng.normal(size=(2, 200, 30, 4)).astype("float32")
     equal, shifted = (np.asarray(mmd2(kernel, z + shift, y)) for shift in (0.0, 0.5))
@@ -224,7 +224,7 @@ def test_mmd_is_zero_for_equal_distributions_only(kernel):
 
 
 @pytest.mark.parametrize("means_only", [True, False])
-def test_dip_is_zero_for_uncorrelated_latents_of_variance_1(means_only):
+def test_dip_is_zero_for_uncorrelated_latents_with_variance_1(means_only):
     mean = np.asarray(list(itertools.product([-1.0, 1.0], repeat=3)))  # covariance: the identity
     t = normal_terms(mean if means_only else 0.8 * mean, 0.6)  # 0.8² + 0.6² = 1
     np.testing.assert_allclose(objectives.DIP(10.0, 10.0, means_only)(t), 0.0, atol=1e-5)
@@ -233,7 +233,7 @@ def test_dip_is_zero_for_uncorrelated_latents_of_variance_1(means_only):
 
 
 def test_bounds_rise_from_the_elbo_to_the_evidence():
-    """x = z + ε of variance 1 each, and q(z|x) = N(x/2 + 0.3, 1), which is off: log p(x) = log N(x; 0, 2)."""
+    """x = z + ε with variance 1 each, and q(z|x) = N(x/2 + 0.3, 1), which is inexact: log p(x) = log N(x; 0, 2)."""
     rng = np.random.default_rng(0)
     x = rng.normal(0, np.sqrt(2), 20_000)
     z = rng.normal(x / 2 + 0.3, 1.0, (16, len(x)))
@@ -247,7 +247,7 @@ def test_bounds_rise_from_the_elbo_to_the_evidence():
     ]
     values = [-float(np.mean(objective(t))) for objective in bounds]
     evidence = stats.norm.logpdf(x, 0, np.sqrt(2)).mean()
-    # KL(q ‖ p(z|x)) = ½ (2 · (1 + 0.3²) − 1 − log 2), over 20 000 samples of a variance of about 1, 16 for each x
+    # KL(q ‖ p(z|x)) = ½ (2 · (1 + 0.3²) − 1 − log 2), from 20 000 examples with variance about 1, 16 samples each
     gap = 0.5 * (2 * (1 + 0.3**2) - 1 - np.log(2))
     assert values[0] == pytest.approx(evidence - gap, abs=4 / np.sqrt(16 * 20_000))
     assert values == sorted(values)
@@ -256,11 +256,11 @@ def test_bounds_rise_from_the_elbo_to_the_evidence():
     assert values[3] == pytest.approx(evidence, abs=0.05)
 
 
-# Gradients that are not those of the loss.
+# Gradients that differ from the gradient of the loss.
 
 
 def gradients(objective, step=0, x=None):
-    """Of the weights of the encoder and of the decoder, each as one vector."""
+    """Return the gradients of the encoder's and of the decoder's weights, each as one vector."""
     vae = objective if isinstance(objective, kvae.VAE) else seeded_vae(objective)
     with tf.GradientTape() as tape:
         loss = tf.reduce_mean(
@@ -278,7 +278,7 @@ def seeded_vae(objective):
     return vae
 
 
-def test_dreg_is_equation_8():
+def test_dreg_gradient_equals_equation_8():
     vae = seeded_vae(objectives.DReG(K))
     x = tf.constant(images())
     encoder, decoder = gradients(vae)
@@ -307,29 +307,29 @@ def test_dreg_has_the_gradient_of_iwae_in_expectation_and_less_variance():
     for iwae, dreg in zip(samples["IWAE"], samples["DReG"]):
         error = np.sqrt((iwae.var(0) + dreg.var(0)) / n)
         z = (iwae.mean(0) - dreg.mean(0))[error > 1e-9] / error[error > 1e-9]
-        assert np.abs(z).max() < 5  # some 200 weights
-        assert np.mean(z**2) < 3  # 1, but the weights' gradients are correlated
+        assert np.abs(z).max() < 5  # about 200 weights
+        assert np.mean(z**2) < 3  # 1 for independent gradients, but they are correlated
     (iwae, _), (dreg, _) = samples["IWAE"], samples["DReG"]
     assert dreg.var(0).sum() < 0.5 * iwae.var(0).sum()
 
 
-def test_piwae_trains_the_decoder_by_iwae_and_the_encoder_by_miwae():
+def test_piwae_has_the_decoder_gradient_of_iwae_and_the_encoder_gradient_of_miwae():
     encoder, decoder = gradients(objectives.PIWAE(K, num_groups=3))
     np.testing.assert_allclose(encoder, gradients(objectives.MIWAE(K, num_groups=3))[0], rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(decoder, gradients(objectives.IWAE(K))[1], rtol=1e-4, atol=1e-6)
 
 
-def test_dreg_refuses_a_posterior_with_weights():
-    with pytest.raises(ValueError, match=r"posterior without weights of its own.*InverseAutoregressive"):
+def test_dreg_with_a_posterior_with_weights_is_refused():
+    with pytest.raises(ValueError, match=r"posterior without its own weights.*InverseAutoregressive"):
         small_vae(objectives.DReG(2), posterior=posteriors.InverseAutoregressive(1, 4))
 
 
-def test_total_correlation_refuses_a_posterior_that_is_not_factorised():
+def test_total_correlation_with_dependent_latents_is_refused():
     with pytest.raises(ValueError, match=r"independent latents.*FullCovarianceNormal"):
         small_vae(objectives.TotalCorrelation(2.0, 10), posterior=posteriors.FullCovarianceNormal())
 
 
-def test_mmd_refuses_a_prior_that_does_not_draw_in_training():
+def test_mmd_with_a_prior_without_samples_in_training_is_refused():
     with pytest.raises(ValueError, match=r"draws from the prior in every training step.*prior=Mixture"):
         small_vae(objectives.MMD(1.0), prior=priors.Mixture(2))
 
@@ -337,7 +337,7 @@ def test_mmd_refuses_a_prior_that_does_not_draw_in_training():
 # The controller.
 
 
-def test_controller_is_algorithm_1():
+def test_controller_equals_algorithm_1():
     objective = objectives.TargetRate(5.0, k_p=0.1, k_i=0.01, min_beta=0.2, max_beta=0.5)
     np.testing.assert_allclose(objective(RATE), [2.1, 4.3], rtol=1e-6)  # starts at the lower bound
     integral = 0.0
@@ -361,7 +361,7 @@ def test_controller_holds_the_rate_at_its_target(digits):
     assert 0.1 < float(vae.objective.beta) < 1
 
 
-def test_one_bad_batch_does_not_stay_in_the_controller():
+def test_controller_ignores_a_non_finite_batch():
     objective = objectives.TargetRate(5.0)
     objective.build()
     objective.update({"rate": tf.constant(np.nan, "float32")}, 0)
@@ -370,15 +370,15 @@ def test_one_bad_batch_does_not_stay_in_the_controller():
     assert float(objective.beta) > 0
 
 
-def test_dip_takes_integers():
+def test_dip_accepts_integers():
     vae = small_vae(objectives.DIP(5, 50))
     vae.compile(optimizer="adam")
     assert np.isfinite(vae.fit(images(), verbose=0).history["loss"][0])
 
 
 @pytest.mark.slow
-def test_controller_goes_on_where_it_was_saved(digits, tmp_path):
-    """A resumed training equals an unbroken one, bit for bit."""
+def test_controller_resumes_from_a_file(digits, tmp_path):
+    """A resumed training run equals an uninterrupted one, bit for bit."""
     x = digits[0][:128, :4, :4]
     vae = small_vae(objectives.TargetRate(0.1, k_i=0.1))
     vae.compile(keras.optimizers.Adam(1e-3))
@@ -394,7 +394,7 @@ def test_controller_goes_on_where_it_was_saved(digits, tmp_path):
 
 
 @pytest.mark.slow
-def test_controller_of_two_replicas_is_that_of_one(digits, two_replicas):
+def test_controller_of_two_replicas_equals_that_of_one(digits, two_replicas):
     x = digits[0][:64, :4, :4]
     single = small_vae(objectives.TargetRate(0.1, k_p=0.5, k_i=0.1))
     with two_replicas.scope():
@@ -411,7 +411,7 @@ def test_controller_of_two_replicas_is_that_of_one(digits, two_replicas):
         assert one > 0.01
 
 
-# What holds for every objective.
+# Tests of every objective.
 
 EVERY = pytest.mark.parametrize("name", cases.OBJECTIVES)
 
@@ -423,7 +423,7 @@ def test_every_objective_has_a_case():
 
 
 @EVERY
-def test_objective_has_finite_gradients_to_every_weight_and_comes_back_from_its_config(name):
+def test_gradients_are_finite_and_config_round_trip(name):
     objective = cases.OBJECTIVES[name]()
     again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(objective))
     assert again.get_config() == objective.get_config()
@@ -435,7 +435,7 @@ def test_objective_has_finite_gradients_to_every_weight_and_comes_back_from_its_
 
 @EVERY
 @pytest.mark.parametrize("size", [1e3, 1e30])
-def test_objective_is_finite_at_extremes(name, size):
+def test_objective_is_finite_for_extreme_values(name, size):
     """Raw parameters of ±1e3, log-weights of ±1e30."""
     objective = cases.OBJECTIVES[name]()
     k = objective.num_samples
@@ -464,7 +464,7 @@ def test_objective_is_finite_at_extremes(name, size):
 
 @pytest.mark.slow
 def test_objective_trains_under_xla():
-    """The one that XLA could trip over most: a gradient of our own, and state; the others in tests/test_parts.py."""
+    """TargetRate has state, which is the hardest case for XLA. tests/test_parts.py has other parts."""
     vae = small_vae(cases.OBJECTIVES["TargetRate"]())
     before = vae.get_weights()
     vae.compile(keras.optimizers.Adam(1e-3), jit_compile=True)
@@ -485,7 +485,7 @@ def test_objective_trains_on_batches_of_unknown_size(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["IWAE", "TotalCorrelation", "MMD WAE"])
-def test_evaluation_reports_the_elbo_whatever_is_minimised(name):
+def test_evaluation_reports_the_elbo_for_every_objective(name):
     scores = []
     for objective in (objectives.ELBO(num_samples=cases.OBJECTIVES[name]().num_samples), cases.OBJECTIVES[name]()):
         vae = seeded_vae(objective)
@@ -505,7 +505,7 @@ def test_importance_weighted_training_reports_the_tighter_bound():
     assert "nll" not in small_vae().metrics_names
 
 
-def test_config_of_a_time_when_objectives_were_not_layers():
+def test_config_from_before_objectives_were_layers_loads():
     config = {"num_samples": 3, "beta": keras.saving.serialize_keras_object(schedules.LinearWarmup(steps=4))}
     objective = keras.saving.deserialize_keras_object(
         {"module": "kvae.objectives.elbo", "class_name": "ELBO", "config": config, "registered_name": "kvae>ELBO"}
@@ -556,6 +556,6 @@ def test_elbo_config_round_trip(beta):
         (lambda: schedules.Cyclical(steps=5, cycles=0), "cycles=0"),
     ],
 )
-def test_bad_settings_are_refused(make, message):
+def test_invalid_settings_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()

@@ -1,4 +1,4 @@
-"""`kvae.optimizers.FusedAdam` takes Keras's steps."""
+"""`kvae.optimizers.FusedAdam` takes the same steps as Keras's Adam."""
 
 import keras
 import numpy as np
@@ -13,7 +13,7 @@ X = (np.random.default_rng(0).random((96, 8, 8, 1)) < 0.3).astype("float32")
 
 
 def trained(optimizer, **settings):
-    """An autoencoder of a few layers: what an optimizer does isn't of the model."""
+    """Train an autoencoder of a few layers; the optimizer doesn't depend on the model."""
     keras.utils.set_random_seed(0)
     layers = keras.layers
     model = keras.Sequential([keras.Input((8, 8, 1)), layers.Flatten(), layers.Dense(8, "gelu"), layers.Dense(64)])
@@ -57,8 +57,8 @@ def test_steps_of_a_vae_are_those_of_keras():
     same(kvae.optimizers.FusedAdam(1e-2), keras.optimizers.Adam(1e-2), trained_vae)
 
 
-def same(adam, kerass, train=trained, **compiled):
-    ours, theirs = train(adam, **compiled), train(kerass, **compiled)
+def same(adam, reference, train=trained, **compiled):
+    ours, theirs = train(adam, **compiled), train(reference, **compiled)
     assert int(ours.optimizer._iterations) == 12
     for a, b in zip(ours.get_weights(), theirs.get_weights(), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
@@ -67,7 +67,7 @@ def same(adam, kerass, train=trained, **compiled):
 
 
 @pytest.mark.parametrize("momentum", [0.3, 0.999])
-def test_averages_of_weights_are_of_the_last_steps(momentum):
+def test_averages_of_weights_cover_the_last_steps(momentum):
     variable = keras.Variable(0.0)
     optimizer = kvae.optimizers.FusedAdam(0.1, use_ema=True, ema_momentum=momentum, ema_warmup=True)
     weights, average = [], 0.0
@@ -84,7 +84,7 @@ def test_averages_of_weights_are_of_the_last_steps(momentum):
 
 
 @pytest.mark.slow
-def test_averages_are_as_good_after_a_short_training():
+def test_averages_are_good_after_a_short_training_run():
     def loss(adam):
         model = trained(adam)
         model.optimizer.finalize_variable_values(model.trainable_variables)
@@ -92,8 +92,8 @@ def test_averages_are_as_good_after_a_short_training():
 
     plain = loss(kvae.optimizers.FusedAdam(1e-2))
     settings = {"use_ema": True, "ema_momentum": 0.999}
-    averaged, kerass = (loss(kvae.optimizers.FusedAdam(1e-2, ema_warmup=warm, **settings)) for warm in (True, False))
-    assert averaged < plain + 0.2 * (kerass - plain)
+    averaged, reference = (loss(kvae.optimizers.FusedAdam(1e-2, ema_warmup=warm, **settings)) for warm in (True, False))
+    assert averaged < plain + 0.2 * (reference - plain)
 
 
 def test_with_a_schedule_and_a_scaled_loss():
@@ -110,8 +110,8 @@ def test_with_a_schedule_and_a_scaled_loss():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("settings", [pytest.param({}, marks=pytest.mark.slow), {"use_ema": True}], ids=str)
-def test_replicas_take_the_step_of_one(settings, two_replicas):
-    """Which is one of the operation as well: another rounding would be another training after some hundred steps."""
+def test_replicas_take_the_same_step_as_one(settings, two_replicas):
+    """A single replica uses the operation, too: another rounding would change the run after some hundred steps."""
     single = trained_vae(kvae.optimizers.FusedAdam(1e-2, **settings))
     with two_replicas.scope():
         mirrored = trained_vae(kvae.optimizers.FusedAdam(1e-2, **settings))
@@ -122,7 +122,7 @@ def test_replicas_take_the_step_of_one(settings, two_replicas):
 
 
 def test_sparse_gradients():
-    """Those of rows that were looked up; the others' moments decay, as Keras's do."""
+    """Sparse gradients have the rows of a lookup; the moments of other rows decay, as in Keras."""
 
     def rows(adam):
         variable = keras.Variable(np.ones((4, 2), "float32"))

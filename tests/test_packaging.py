@@ -3,9 +3,12 @@
 import ast
 import configparser
 import importlib.metadata
+import os
 import re
 import subprocess
 import sys
+import sysconfig
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -49,7 +52,7 @@ MAY_IMPORT = {
     "objectives": {"distributions", "priors", "schedules"},
     "networks": {"arguments"},
     "models": {"arguments", "distributions", "priors", "objectives", "networks", "schedules", "callbacks", "state"},
-    "data": {"arguments"},
+    "data": {"arguments", "files"},
     "evaluation": {"models", "distributions", "priors", "data"},
     "features": {
         "callbacks",
@@ -89,7 +92,7 @@ def imports(file: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
-def test_arrows_point_one_way(file):
+def test_imports_follow_the_design(file):
     here = room(file)
     if here in ("cli", "__init__", "__main__"):
         return
@@ -107,7 +110,42 @@ def test_setup_cfg_lists_every_package():
     found = {".".join(path.parent.relative_to(ROOT).parts) for path in ROOT.glob("kvae/**/__init__.py")}
     found |= {"kvae." + ".".join(path.parent.relative_to(ROOT).parts) for path in ROOT.glob("export/**/__init__.py")}
     assert listed == found
-    assert config["metadata"]["version"] == kvae.__version__
+    assert config["metadata"]["version"] == "attr: kvae.__version__"
+
+
+def test_the_version_is_consistent():
+    assert importlib.metadata.version("keras-vae") == kvae.__version__
+    assert f"\nversion: {kvae.__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+
+
+def lower_bounds() -> list[str]:
+    """Requirements at their lower bounds, except those that change with each release of TensorFlow."""
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    found = re.findall(r"^([\w-]+) >=([\d.]+)", config["options"]["install_requires"], flags=re.MULTILINE)
+    recent = {"tensorflow", "keras", "ai-edge-litert", "litert-quantizer"}
+    return [f"{name}=={version}" for name, version in found if name not in recent]
+
+
+@pytest.mark.slow
+def test_a_wheel_runs_the_demo_with_the_oldest_dependencies(tmp_path):
+    """In an environment with this one's packages and older ones before them, but without the checkout."""
+    run = partial(subprocess.run, check=True, capture_output=True, text=True, cwd=tmp_path)
+    run([sys.executable, "-m", "build", "--wheel", "--outdir", tmp_path / "dist", ROOT])
+    (wheel,) = (tmp_path / "dist").iterdir()
+    run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"])
+    bin_ = tmp_path / "venv" / "bin"
+    pip = [sys.executable, "-m", "pip", "--quiet"]
+    run([*pip, "--python", bin_ / "python", "install", "--no-deps", "--no-index", wheel])
+    run([*pip, "install", "--no-deps", "--only-binary", ":all:", "--target", tmp_path / "oldest", *lower_bounds()])
+    path = os.pathsep.join([str(tmp_path / "oldest"), sysconfig.get_path("purelib")])
+    run = partial(run, env={**os.environ, "PYTHONPATH": path, "TF_CPP_MIN_LOG_LEVEL": "3"})
+    where = run([bin_ / "python", "-c", "import kvae, pyarrow; print(kvae.__file__, pyarrow.__file__)"]).stdout
+    assert where.count(str(tmp_path)) == 2
+    assert "decoder_int8.tflite" in run([bin_ / "kvae", "demo", "--out", "demo"]).stdout
+    run([bin_ / "kvae", "features", "demo/run", "digits", "--no-probe", "--out", "features.parquet"])
+    pages = [tmp_path / "demo" / "run" / "report.html", tmp_path / "demo" / "export" / "export.html"]
+    assert all(page.stat().st_size > 10_000 for page in pages)
 
 
 def test_setup_cfg_declares_what_is_imported():

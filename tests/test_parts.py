@@ -1,4 +1,4 @@
-"""Every part in a VAE of its own: saved, trained, compiled, in mixed precision, and converted."""
+"""A VAE for every part: saved, trained, compiled, in mixed precision, and converted."""
 
 import itertools
 
@@ -22,12 +22,12 @@ PARTS = {f"{part} {name}": (part, make) for part, table in TABLES.items() for na
 CLASSES = 4
 
 RNG = np.random.default_rng(0)
-X = (RNG.random((16, 8, 8, 1)) < 0.4).astype("float32")  # binary, and levels k / (levels − 1), and real
+X = (RNG.random((16, 8, 8, 1)) < 0.4).astype("float32")  # binary values, levels k / (levels − 1) and reals
 Y = np.arange(16) % CLASSES
 
 
 def vae_with(*names):
-    """A tiny VAE with these parts; conditional where one wants it. (Others ignore labels.)"""
+    """Return a tiny VAE with these parts. It is conditional if a part requires that; other models ignore labels."""
     parts = {kind: make() for kind, make in map(PARTS.get, names)}
     return kvae.VAE(
         networks.Encoder(3, networks.MLP((16,))),
@@ -46,12 +46,12 @@ def test_every_part_has_a_case(base):
     assert registered <= {type(make()) for _, make in PARTS.values()}
 
 
-#: by default; of the others, tests/test_objectives.py has the objectives, and each of these takes seconds
+#: parts in the default tests; each takes seconds, and tests/test_objectives.py has all objectives
 QUICK = {"likelihood OptimalNormal", "prior ConditionalNormal", "objective TargetRate"}
 
 
 def parts(slow):
-    """The names of all parts, of which these wait for `make test-all`."""
+    """Return parameters for all parts; those in `slow` run only in `make test-all`."""
     return [pytest.param(name, marks=pytest.mark.slow if name in slow else ()) for name in PARTS]
 
 
@@ -81,7 +81,7 @@ def test_gradients_and_round_trip(name, tmp_path):
     np.testing.assert_array_equal(*samples)
 
 
-#: all parts but objectives (which tests/test_objectives.py trains), one of each kind at a time
+#: all parts except objectives (tests/test_objectives.py trains them), one of each kind at a time
 TOGETHER = list(itertools.zip_longest(*(
     [name for name in PARTS if name.startswith(kind)] for kind in ("posterior", "likelihood", "prior")
 )))  # fmt: skip
@@ -108,7 +108,7 @@ CONVERTED = ("encode", "generate", "score")
 
 @pytest.fixture(scope="module")
 def converted(tmp_path_factory):
-    """Models of some parts, and one file with signatures of all of them."""
+    """Return models of the parts, and one file with the signatures of all models."""
     folder = tmp_path_factory.mktemp("parts")
     models, signatures, module = [], {}, tf.Module()
     for i, names in enumerate(TOGETHER):
@@ -126,8 +126,8 @@ def converted(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("i", range(len(TOGETHER)))
-def test_a_file_computes_what_keras_computes(i, converted):
-    """With built-in operators alone: the converter refuses others."""
+def test_file_equals_keras(i, converted):
+    """The file has only built-in operators, because the converter refuses all others."""
     models, interpreter = converted
     vae, run = models[i], run_keras(models[i])
     noise = {"seed": seed_words(7), "index": np.arange(len(X), dtype="int32")}
@@ -140,7 +140,7 @@ def test_a_file_computes_what_keras_computes(i, converted):
         inputs = data[endpoint] | conditions_in_turn(vae, len(X))
         got = interpreter.get_signature_runner(f"{endpoint}_{i}")(**inputs)
         for output, right in run(endpoint, inputs).items():
-            # As `kvae.export.budgets` has it: another order of the same arithmetic; latents from the prior bit for bit.
+            # As in `kvae.export.budgets`: arithmetic in another order. Latents of the prior are equal bit for bit.
             allowed = 0 if output == "z" else 1e-5 * max(1.0, float(np.abs(right).max()))
             assert np.all(np.isfinite(right)), output
             assert np.abs(got[output] - right).max() <= allowed, output

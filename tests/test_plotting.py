@@ -1,4 +1,4 @@
-"""Figures show what they say: the pixels of the images, the quantiles of the prior, the points of the latents."""
+"""Contents of figures: the pixels of the images, the quantiles of the prior, the points of the latents."""
 
 from statistics import NormalDist
 
@@ -33,7 +33,7 @@ def test_image_grid_shows_the_pixels(tmp_path):
 @pytest.mark.parametrize(
     ("value", "painted"), [(0.0, (1, 1, 1)), (1.0, (0, 0, 0)), (7.0, (0, 0, 0)), (np.nan, (1, 0, 1))]
 )
-def test_grey_on_black_is_dark_on_light_clipped_and_a_nan_is_magenta(value, painted):
+def test_colours_of_grey_values(value, painted):
     images = np.zeros((1, 5, 5, 1))
     images[0, 2, 2] = value
     np.testing.assert_array_equal(shown(plotting.image_grid(images))[2, 2], painted)
@@ -49,8 +49,8 @@ def test_grey_on_black_is_dark_on_light_clipped_and_a_nan_is_magenta(value, pain
         (13, [(1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 0, 0)], "channels 0, 1, 2 of 13 as red, green, blue"),
     ],
 )
-def test_channels_have_colours_and_the_figure_says_which(channels, colours, note):
-    """Image i has channel i alone; of grey, a quarter of it."""
+def test_colours_of_channels_are_noted(channels, colours, note):
+    """Image i has only channel i; grey images have a quarter of the brightness."""
     images = np.zeros((4, 8, 8, channels))
     for i in range(4):
         images[i, 2:6, 2:6, i % channels] = 0.25 if channels == 1 else float(i < channels)
@@ -77,7 +77,7 @@ def test_every_image_pixel_is_a_whole_number_of_screen_pixels(tmp_path):
     np.testing.assert_allclose(pixels, expected, atol=1 / 255)  # a PNG has 256 levels
 
 
-def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
+def test_a_failed_save_does_not_change_the_old_file(tmp_path, monkeypatch):
     figure = plotting.image_grid(np.zeros((1, 4, 4, 1)))
     path = plotting.save(figure, tmp_path / "grid.png")
     old = path.read_bytes()
@@ -159,7 +159,7 @@ def test_learning_curves_and_kl():
     assert [bar.get_height() for bar in bars] == [3.0, 0.1, 0.0]
 
 
-def test_neighbours_are_the_nearest_others():
+def test_neighbours_are_the_nearest_other_images():
     images = np.linspace(0, 1, 5).reshape(5, 1, 1, 1) * np.ones((1, 8, 8, 1))
     latents = np.array([[0.0], [1.0], [1.1], [5.0], [5.5]])
     figure = plotting.neighbours(images, latents, queries=[0, 3], k=2)
@@ -168,7 +168,7 @@ def test_neighbours_are_the_nearest_others():
     np.testing.assert_allclose(tiles, [[0, 0.25, 0.5], [0.75, 1, 0.5]], atol=0.01)
 
 
-def test_a_slider_begins_with_the_original_and_goes_through_the_reconstruction():
+def test_a_slider_shows_the_original_the_reconstruction_and_the_steps():
     model = vae(2)
     images = np.random.default_rng(0).random((2, 8, 8, 1)).astype("float32")
     along = features.Direction(np.array([1.0, 0.0], "float32"), 2.0)
@@ -192,10 +192,10 @@ def test_arithmetic_shows_its_terms_and_the_result():
 
 
 @pytest.mark.parametrize(("count", "labelled"), [(3, True), (200, True), (200, False)])
-def test_thumbnails_lie_where_their_latents_do_and_do_not_cover_each_other(count, labelled):
+def test_thumbnails_are_near_their_latents_and_do_not_overlap(count, labelled):
     rng = np.random.default_rng(0)
     latents = rng.normal(size=(count, 2)) * [3, 1]
-    images = np.full((count, 8, 8, 3), np.arange(count).reshape(-1, 1, 1, 1) / 255)  # the colour says which it is
+    images = np.full((count, 8, 8, 3), np.arange(count).reshape(-1, 1, 1, 1) / 255)  # the colour identifies the image
     figure = plotting.thumbnail_map(
         images, latents, np.arange(count) % 3 if labelled else None, ("a", "b"), method="pca"
     )
@@ -208,13 +208,13 @@ def test_thumbnails_lie_where_their_latents_do_and_do_not_cover_each_other(count
     places = (points - points.min(axis=0)) / np.ptp(points, axis=0) * last
     assert np.abs(centres - places[which]).max() <= 0.5 + 1e-6  # in its own cell
     taken = {tuple(centre) for centre in centres.round().astype(int).tolist()}
-    assert taken == {tuple(cell) for cell in places.round().astype(int).tolist()}  # and no cell is left out
+    assert taken == {tuple(cell) for cell in places.round().astype(int).tolist()}  # no cell is left out
     texts = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
     assert texts == (["a", "b", "2"] if labelled else [])
 
 
 @pytest.mark.parametrize(("first", "framed"), [(900.0, True), (91.0, False)])
-def test_a_first_epoch_far_above_the_others_leaves_the_frame(first, framed):
+def test_a_first_epoch_far_above_the_others_is_outside_the_frame(first, framed):
     values = [first, *np.linspace(90.0, 80.0, 11)]
     low, high = plotting.learning_curves({"distortion": values}).axes[0].get_ylim()
     assert low < 80.0
@@ -222,7 +222,7 @@ def test_a_first_epoch_far_above_the_others_leaves_the_frame(first, framed):
     assert (high < first) == framed
 
 
-def test_traversals_move_one_latent_and_hold_the_others():
+def test_traversals_change_one_latent_at_a_time():
     seen = []
 
     class Recorder:
@@ -252,6 +252,6 @@ def test_traversals_move_one_latent_and_hold_the_others():
         lambda: plotting.latent_arithmetic(vae(), *np.zeros((2, 1, 8, 8, 1)), np.zeros((2, 8, 8, 1))),
     ],
 )
-def test_mistakes_are_named(act):
+def test_invalid_arguments_are_refused(act):
     with pytest.raises(ValueError, match="Received"):
         act()

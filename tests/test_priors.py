@@ -1,4 +1,4 @@
-"""Every prior against SciPy in float64, the integral of its density, and its own samples."""
+"""Every prior against SciPy in float64, the integral of its density, and its samples."""
 
 import functools
 
@@ -35,7 +35,7 @@ def vae_with(prior, latent_dim=D, **parts):
 
 @functools.cache
 def made(name):
-    """A prior of two latents in its VAE, with weights far from where they start."""
+    """Return a VAE with this prior and two latents, with weights far from their initial values."""
     rng, vae = np.random.default_rng(3), vae_with(PRIORS[name]())
     size = 0.4 if isinstance(vae.prior, priors.RealNVP) else 0.7
     for weight in vae.prior.trainable_weights:
@@ -60,7 +60,7 @@ def sample(prior, n, seed=0, temperature=1.0):
     return np.asarray(prior.sample(n, seed, temperature, condition(prior, n)), "float64")
 
 
-# The density in float64.
+# Densities in float64.
 
 
 def scale(raw):
@@ -96,7 +96,7 @@ def scipy_fixed(prior, z):
 
 
 def forward(prior, z):
-    """f(z) of the flow, in float64."""
+    """Return f(z) of the flow, in float64."""
     for coupling in prior.couplings:
         a, b = (z[:, 1:], z[:, :1]) if coupling.swap else (z[:, :1], z[:, 1:])
         h = a
@@ -111,7 +111,7 @@ def forward(prior, z):
 
 
 def scipy_flow(prior, z):
-    """With the Jacobian by differences."""
+    """Compute the Jacobian by finite differences."""
     step = 1e-6
     columns = [(forward(prior, z + step * e) - forward(prior, z - step * e)) / (2 * step) for e in np.eye(D)]
     log_det = np.log(np.abs(np.linalg.det(np.stack(columns, -1))))
@@ -132,7 +132,7 @@ def test_density_equals_scipy_in_float64(prior):
     z = np.random.default_rng(0).normal(scale=2, size=(50, D)).astype("float32")
     right = REFERENCES[type(prior).__name__](prior, z.astype("float64"))
     log_prob = np.asarray(prior.log_prob(z, condition(prior, 50)))
-    # float32: a relative error of some 2⁻²² in z − μ, which is divided by a small scale and squared.
+    # float32: a relative error of about 2⁻²² in z − μ, which is divided by a small scale and squared.
     np.testing.assert_allclose(log_prob, right, rtol=2e-5, atol=2e-5)
     together = prior.log_prob(np.stack([z, 2 * z]), condition(prior, 50))  # (K, B, D)
     np.testing.assert_allclose(together[0], log_prob, rtol=1e-5)
@@ -144,7 +144,7 @@ CELLS, EDGE = 400, 24.0
 
 @functools.cache
 def cells(name):
-    """Probability of each cell of a grid, `(CELLS, CELLS)`, by its density in the middle, and the middles."""
+    """Return the probability of each cell of a grid, `(CELLS, CELLS)`, by the density at its centre, and centres."""
     prior = made(name).prior
     middle = ((np.arange(CELLS) + 0.5) / CELLS * 2 - 1) * EDGE
     z = np.stack(np.meshgrid(middle, middle, indexing="ij"), -1).reshape(-1, D).astype("float32")
@@ -156,7 +156,7 @@ def cells(name):
 @pytest.mark.parametrize("name", PRIORS)
 def test_density_integrates_to_one_and_samples_follow_it(name):
     p, middle = cells(name)
-    assert p.sum() == pytest.approx(1, abs=2e-3)  # the flow has kinks, and tails beyond the grid
+    assert p.sum() == pytest.approx(1, abs=2e-3)  # the flow has kinks and tails beyond the grid
     n = 40_000
     z = sample(made(name).prior, n, seed=1)
     for axis in range(D):
@@ -164,10 +164,10 @@ def test_density_integrates_to_one_and_samples_follow_it(name):
         mean = marginal @ middle
         variance = marginal @ (middle - mean) ** 2
         fourth = marginal @ (middle - mean) ** 4
-        # Five standard errors of a mean and of a variance, and what the integral is off.
+        # Five standard errors of a mean and of a variance, and the error of the integral.
         assert abs(z[:, axis].mean() - mean) < 5 * np.sqrt(variance / n) + 1e-2
         assert abs(z[:, axis].var() - variance) < 5 * np.sqrt((fourth - variance**2) / n) + 2e-2 * variance
-    # Numbers of samples in coarse cells: χ², where at least 20 are expected.
+    # χ² of the numbers of samples in coarse cells with at least 20 expected samples.
     coarse = p.reshape(CELLS // 4, 4, CELLS // 4, 4).sum((1, 3))
     edges = np.linspace(-EDGE, EDGE, CELLS // 4 + 1)
     counts = np.histogram2d(z[:, 0], z[:, 1], [edges, edges])[0]
@@ -177,7 +177,7 @@ def test_density_integrates_to_one_and_samples_follow_it(name):
     assert stats.chi2.sf(np.sum((got - expected) ** 2 / expected), usual.sum()) > 1e-4
 
 
-def test_temperature_zero_gives_typical_points(prior):
+def test_temperature_zero_gives_typical_latents(prior):
     z = sample(prior, 6, temperature=0.0)
     np.testing.assert_array_equal(z, sample(prior, 6, temperature=0.0))
     if isinstance(prior, priors.RealNVP):
@@ -192,7 +192,7 @@ def test_temperature_zero_gives_typical_points(prior):
         assert all(np.any(np.all(means == row, axis=1)) for row in z.astype("float32"))
 
 
-def test_a_row_depends_on_seed_and_index_alone(prior, monkeypatch):
+def test_row_depends_only_on_seed_and_index(prior, monkeypatch):
     z = sample(prior, 10, seed=5)
     index = np.array([7, 2, 7], "int32")
     np.testing.assert_array_equal(prior.draw(seed_words(5), index, 1.0, condition(prior, 3)), z[index])
@@ -215,8 +215,8 @@ def test_config_and_weights_round_trip(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", PRIORS)
-def test_gradients_reach_every_weight_and_extremes_are_finite(name):
-    prior = vae_with(PRIORS[name]()).prior  # as it starts
+def test_gradients_of_every_weight_and_finite_extremes(name):
+    prior = vae_with(PRIORS[name]()).prior  # with initial weights
     z = np.random.default_rng(0).normal(size=(64, D)).astype("float32")
     c = None if condition(prior, 1) is None else np.random.default_rng(1).normal(size=(64, CLASSES)).astype("float32")
     weights = prior.trainable_weights
@@ -226,11 +226,11 @@ def test_gradients_reach_every_weight_and_extremes_are_finite(name):
             log_prob = ops.sum(prior.log_prob(z, c))
         return log_prob, tape.gradient(log_prob, [weight.value for weight in weights])
 
-    if not isinstance(prior, priors.RealNVP):  # whose hidden layers get none while the last ones are 0
+    if not isinstance(prior, priors.RealNVP):  # its hidden layers have no gradient while the last kernels are 0
         assert all(np.any(gradient) for gradient in gradients(z)[1])
     for magnitude in (1e3, -1e3):
         for weight in weights:
-            # In a flow, of the last biases alone: raw scales and shifts.
+            # In a flow, only the last biases: raw scales and shifts.
             if not isinstance(prior, priors.RealNVP) or weight.shape == (D,):
                 weight.assign(np.full(weight.shape, magnitude))
         for value in (z, 1e3 * z):
@@ -255,7 +255,7 @@ def test_exact_dense():
     rng = np.random.default_rng(0)
     x, kernel, bias = (rng.normal(size=shape).astype("float32") for shape in ((9, 200), (200, 4), (4,)))
     got = np.asarray(exact_dense(x, kernel.reshape(1, -1), bias))
-    # Each of 201 terms is cut by less than 2⁻¹⁷.
+    # The error of each of 201 terms is less than 2⁻¹⁷.
     np.testing.assert_allclose(got, x.astype("float64") @ kernel + bias, rtol=2**-23, atol=201 * 2**-17)
     order = rng.permutation(200)
     np.testing.assert_array_equal(exact_dense(x[:, order], kernel[order].reshape(1, -1), bias), got)
@@ -278,7 +278,7 @@ def test_rational_scale_and_its_exact_product():
         assert float(tape.gradient(value, zero)[0]) == 1.0
 
 
-def test_grid_is_finer_than_float32_from_one_on():
+def test_on_grid_does_not_change_numbers_from_one_on():
     x = np.random.default_rng(0).normal(scale=100, size=10_000).astype("float32")
     got = np.asarray(on_grid(x))
     np.testing.assert_array_equal(got[np.abs(x) >= 1], x[np.abs(x) >= 1])
@@ -286,8 +286,8 @@ def test_grid_is_finer_than_float32_from_one_on():
     assert float(on_grid(np.zeros(1, "float32"))[0]) == 0.0
 
 
-def test_exact_samples_of_mixtures_are_close_to_those_in_float64():
-    """Within 10⁻³ of a component's standard deviation, for correlations of up to 64 latents."""
+def test_exact_samples_of_mixtures_are_close_to_float64():
+    """They are within 10⁻³ of a component's standard deviation, for correlations of 64 latents."""
     rng, d = np.random.default_rng(0), 64
     lower = np.tril(rng.normal(size=(3, d, d)))
     scales = 10.0 ** rng.uniform(-3, 1, (3, d))
@@ -301,8 +301,8 @@ def test_exact_samples_of_mixtures_are_close_to_those_in_float64():
     assert np.abs(deviation).max() < 1e-3
 
 
-def test_exact_samples_of_a_flow_are_close_to_those_of_its_inverse():
-    """f(z) of what was drawn is the noise that it was drawn from, within 10⁻²: 8 couplings of 16 latents."""
+def test_exact_samples_of_a_flow_are_close_to_its_inverse():
+    """f(z) of a sample equals its noise within 10⁻², for 8 couplings of 16 latents."""
     rng = np.random.default_rng(0)
     prior = priors.RealNVP()
     prior.build((None, 16))
@@ -317,11 +317,11 @@ def test_exact_samples_of_a_flow_are_close_to_those_of_its_inverse():
     assert np.abs(np.asarray(u) - np.asarray(normal_from_words(words))).max() < 1e-2
 
 
-# One by one.
+# Tests of single priors.
 
 
 @pytest.mark.parametrize("covariance_type", ["full", "diag"])
-def test_fitted_mixture_is_scikit_learns(covariance_type, tmp_path):
+def test_fitted_mixture_equals_scikit_learn(covariance_type, tmp_path):
     from sklearn.mixture import GaussianMixture
 
     rng = np.random.default_rng(0)
@@ -339,7 +339,7 @@ def test_fitted_mixture_is_scikit_learns(covariance_type, tmp_path):
 
 
 @pytest.mark.parametrize("posterior", [posteriors.DiagonalNormal, posteriors.FullCovarianceNormal])
-def test_vamp_prior_is_the_mean_of_posteriors(posterior):
+def test_vamp_prior_equals_the_mean_of_posteriors(posterior):
     vae = vae_with(priors.VampPrior(pseudo_inputs=5), latent_dim=3, posterior=posterior())
     prior = vae.prior
     assert len(prior.weights) == 1
@@ -385,12 +385,12 @@ def test_vamp_prior_trains(digits):
         (lambda: priors.fit_mixture(np.zeros(5)), r"shape \(5,\)"),
     ],
 )
-def test_what_does_not_fit_is_refused(make, message):
+def test_invalid_arguments_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
 
 
-def test_a_prior_of_another_model_is_refused():
+def test_prior_of_another_model_is_refused():
     def vae(latent_dim, **parts):
         networks = kvae.networks
         encoder, decoder = (
@@ -406,7 +406,7 @@ def test_a_prior_of_another_model_is_refused():
     with pytest.raises(ValueError, match=r"prior of 3 latents.*built for 2"):
         vae(3, prior=first.prior.fixed())
     conditional = vae(2, prior=priors.ConditionalNormal(), condition_dim=3)
-    with pytest.raises(ValueError, match="needs a conditional model"):
+    with pytest.raises(ValueError, match="requires a conditional model"):
         vae(2, prior=conditional.prior)
     first.step.assign(7)
     assert int(first.with_prior(priors.StandardNormal()).step) == 7

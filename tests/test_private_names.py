@@ -1,4 +1,4 @@
-"""Private and undocumented names of other packages that kvae uses: all are listed, and each is still what it was."""
+"""Private and undocumented names of other packages that kvae uses: all are listed, and none has changed."""
 
 import ast
 import inspect
@@ -17,9 +17,9 @@ import kvae
 
 ROOT = Path(kvae.__file__).parent.parent
 FILES = [*ROOT.glob("kvae/**/*.py"), *ROOT.glob("export/**/*.py")]
-#: documented in spite of their underscore: those of named tuples, and of `os`
+#: names with an underscore that are documented: those of named tuples, and of `os`
 DOCUMENTED = {"_asdict", "_exit", "_fields", "_make", "_replace"}
-#: what a package doesn't promise, in the name of what is imported
+#: parts of an import's name that mark an undocumented module
 PRIVATE_MODULES = re.compile(
     r"(^|\.)_[a-z]|\.src\.|^tensorflow\.(python|lite\.python)\.|^ai_edge_litert\.(tools|schema)|"
     r"^litert_quantizer\.(?!quantizer$)"
@@ -27,7 +27,7 @@ PRIVATE_MODULES = re.compile(
 
 
 class Use(NamedTuple):
-    """What for, and a function that fails where the name is gone or does something else."""
+    """The purpose of a name, and a function that fails if the name is missing or has another meaning."""
 
     purpose: str
     check: Callable[[], None]
@@ -60,7 +60,7 @@ def compute_dtype():
 
 
 def adam():
-    """An optimizer and a variable of its after a step."""
+    """Return an optimizer and one of its variables after a step."""
     variable, optimizer = keras.Variable([1.0, 2.0]), keras.optimizers.Adam(0.1, use_ema=True, ema_momentum=0.5)
     optimizer.apply([tf.constant([1.0, -1.0])], [variable])
     return optimizer, variable
@@ -108,7 +108,7 @@ def stateless_scope():
 
 
 def symbolic_build():
-    """`fit` builds through the method that kvae has its own of."""
+    """`fit` builds through the method that kvae overrides."""
     built = []
 
     class Model(keras.Sequential):
@@ -165,7 +165,7 @@ def absl_flags():
 
 
 def small_file():
-    """A float32 file: one dense layer, signature `f` from x to y."""
+    """Return a float32 file with one dense layer, and signature `f` from x to y."""
     module = tf.Module()
     module.w = tf.Variable(np.linspace(-1, 1, 12, dtype="float32").reshape(4, 3))
     function = tf.function(
@@ -202,7 +202,7 @@ def schema():
 
 
 def dense_per_channel():
-    """With it a dense layer has one scale, and without it one for each output."""
+    """With the flag a dense layer has one scale, and without it one for each output."""
     module = tf.Module()
     module.w = tf.Variable(np.linspace(-1, 1, 12, dtype="float32").reshape(4, 3))
     function = tf.function(
@@ -225,7 +225,7 @@ def dense_per_channel():
 
 
 def quantizer_ranges():
-    """Smallest and largest values over all calls, of every tensor, without asking a recipe."""
+    """The smallest and largest values of every tensor over all calls, whatever the recipe."""
     from litert_quantizer.calibrator import CalibrationMode, Calibrator
     from litert_quantizer.recipe_manager import RecipeManager
     from litert_quantizer.utils.qsv_utils import min_max_update
@@ -255,7 +255,7 @@ def quantizer_recipes():
 
 #: by name, as `found()` gives it
 NAMES = {
-    "_flatten_layers": Use("walk over a layer and all inside it", flatten_layers),
+    "_flatten_layers": Use("iterate over a layer and its sublayers", flatten_layers),
     "_inbound_nodes": Use("shapes of activations of a model that a file describes", inbound_nodes),
     "_metrics": Use("variables of a layer's own metrics", layer_metrics),
     "_compute_dtype": Use("a quantised policy that computes in float32", compute_dtype),
@@ -265,17 +265,17 @@ NAMES = {
     "_model_variables_moving_average": Use("moving average of weights that warms up", moving_average),
     "_update_model_variables_moving_average": Use("moving average of weights that warms up", moving_average),
     "_var_key": Use("learning rates by layer", var_key),
-    "_maybe_symbolic_build": Use("no pass over the data before training", symbolic_build),
-    "_post_build": Use("quantised layers inside a network come back from a file", post_build),
-    "keras.src.backend.common.global_state": Use("no array is made for a file that declares too many", global_state),
-    "keras.src.backend.in_stateless_scope": Use("no test run of a network inside a stateless scope", stateless_scope),
-    "_warnings_showwarning": Use("logging is as before after an export", python_logging),
-    "_attempted_to_remove_stderr_stream_handlers": Use("absl is as before after an export", absl_handlers),
-    "_value": Use("absl's flags are as before after an export", absl_flags),
-    "ai_edge_litert.schema_py_generated": Use("what is inside a file", schema),
-    "ai_edge_litert.tools.flatbuffer_utils": Use("change a file, and the weights behind it", flatbuffer_tools),
+    "_maybe_symbolic_build": Use("prevent a pass over the data before training", symbolic_build),
+    "_post_build": Use("load quantised layers inside a network", post_build),
+    "keras.src.backend.common.global_state": Use("allocate no array for a file that declares too many", global_state),
+    "keras.src.backend.in_stateless_scope": Use("skip the test run of a network inside a stateless scope", stateless_scope),
+    "_warnings_showwarning": Use("restore logging after an export", python_logging),
+    "_attempted_to_remove_stderr_stream_handlers": Use("restore absl's handlers after an export", absl_handlers),
+    "_value": Use("restore absl's flags after an export", absl_flags),
+    "ai_edge_litert.schema_py_generated": Use("read the content of a file", schema),
+    "ai_edge_litert.tools.flatbuffer_utils": Use("change a file and its weights", flatbuffer_tools),
     "_experimental_disable_per_channel_quantization_for_dense_layers": Use(
-        "integer files that older runtimes compute alike", dense_per_channel
+        "integer files with the same results in older runtimes", dense_per_channel
     ),
     "litert_quantizer.calibrator.CalibrationMode": Use("ranges of activations", quantizer_ranges),
     "litert_quantizer.calibrator.Calibrator": Use("ranges of activations", quantizer_ranges),
@@ -283,15 +283,15 @@ NAMES = {
     "litert_quantizer.utils.qsv_utils.min_max_update": Use("ranges of activations", quantizer_ranges),
     "litert_quantizer.algorithm_manager.AlgorithmName": Use("files in float16", quantizer_recipes),
     "litert_quantizer.qtyping.QuantGranularity": Use("one scale for a dense layer", quantizer_recipes),
-    "litert_quantizer.qtyping.TFLOperationName": Use("what a recipe is for", quantizer_recipes),
+    "litert_quantizer.qtyping.TFLOperationName": Use("operations of a recipe", quantizer_recipes),
 }  # fmt: skip
 
 
 def found(root: Path = ROOT, files: Sequence[Path] = FILES) -> dict[str, set[str]]:
-    """Private names of other packages in kvae's source, and the files that use them.
+    """Return private names of other packages in kvae's source, and the files that use them.
 
-    They are attributes that begin with an underscore and that kvae gives to nothing, methods of Keras's classes that
-    kvae overrides, names of attributes in strings, and imports.
+    They are attributes that begin with an underscore and are not defined by kvae, methods of Keras's classes that kvae
+    overrides, names of attributes in strings, and imports.
     """
     trees = {str(path.relative_to(root)): ast.parse(path.read_text(encoding="utf-8")) for path in files}
     nodes = [(path, node) for path, tree in trees.items() for node in ast.walk(tree)]
@@ -344,7 +344,7 @@ def test_all_private_names_are_listed():
     assert not unused, f"nothing uses them: {unused}"
 
 
-def test_a_name_that_is_not_listed_is_found(tmp_path):
+def test_an_unlisted_name_is_found(tmp_path):
     source = tmp_path / "kvae.py"
     source.write_text(
         "import tensorflow.python.eager\nfrom sklearn.utils import _estimator_html_repr\nmodel._tracker.unlock()\n",
@@ -358,7 +358,7 @@ def test_a_name_that_is_not_listed_is_found(tmp_path):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_private_name_is_what_it_was(name):
+def test_a_private_name_is_unchanged(name):
     try:
         NAMES[name].check()
     except Exception as error:

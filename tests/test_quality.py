@@ -1,4 +1,4 @@
-"""Fréchet distance against closed forms; sharpness and sample quality on images whose order is known."""
+"""Fréchet distance compared with closed forms; sharpness and sample quality on images with a known order."""
 
 import keras
 import numpy as np
@@ -21,7 +21,7 @@ def classifier(data):
 
 
 def with_moments(rng, n, mean, covariance):
-    """n points whose mean and covariance are exactly these."""
+    """Return n points with exactly this mean and covariance."""
     x = rng.normal(size=(n, len(mean)))
     x = np.linalg.qr(x - x.mean(axis=0))[0] * np.sqrt(n - 1)
     return mean + x @ linalg.sqrtm(covariance).real
@@ -38,7 +38,7 @@ def test_frechet_distance_of_commuting_covariances(size):
 
 
 def test_frechet_distance_of_any_covariances():
-    """Against the matrix root of SciPy."""
+    """Compare with the matrix root of SciPy."""
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=(200, 6)) @ rng.normal(size=(6, 6)), rng.normal(size=(300, 6)) + 0.5
     cov_a, cov_b = np.cov(a.T), np.cov(b.T)
@@ -49,7 +49,7 @@ def test_frechet_distance_of_any_covariances():
 
 
 def test_frechet_distance_of_singular_covariances():
-    """Fewer points than features, and features that are always 0, as a classifier's often are."""
+    """There are fewer points than features, and some features are always 0, as often in classifiers."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(10, 30)) * (rng.random(30) < 0.7) * 1e3
     assert frechet_distance(x, x) < 1e-6  # of terms of 1e7, in float64
@@ -66,7 +66,7 @@ def test_frechet_distance_of_singular_covariances():
         (np.full((5, 2), np.nan), np.zeros((5, 2)), "NaN"),
     ],
 )
-def test_features_that_are_refused(a, b, message):
+def test_invalid_features_are_refused(a, b, message):
     with pytest.raises(ValueError, match=message):
         frechet_distance(a, b)
 
@@ -77,7 +77,7 @@ def test_sharpness_falls_with_blur():
     assert sharpness(images, images) == 1
     assert all(a > b for a, b in zip([1, *blurred], blurred))
     assert blurred[-1] < 0.01
-    assert sharpness(images.mean(axis=0, keepdims=True), images) < 0.01  # the best guess at all 400
+    assert sharpness(images.mean(axis=0, keepdims=True), images) < 0.01  # the mean of all 400
 
 
 def test_sharpness_of_waves():
@@ -96,13 +96,13 @@ def test_sharpness_of_waves():
         (np.zeros((2, 8, 8, 1)), np.ones((2, 8, 8, 1)), "with edges"),
     ],
 )
-def test_images_that_are_refused(images, reference, message):
+def test_invalid_images_are_refused(images, reference, message):
     with pytest.raises(ValueError, match=message):
         sharpness(images, reference)
 
 
 @pytest.mark.slow
-def test_features_tell_digits_apart_and_grow_with_the_damage(data, classifier):
+def test_features_classify_digits_and_distances_grow_with_noise(data, classifier):
     test, labels = data.arrays("test")
     accuracy = np.mean(classifier.predict(test, verbose=0).argmax(axis=1) == labels)
     assert accuracy > 0.9
@@ -125,7 +125,7 @@ def test_the_classifier_is_seeded(data, classifier):
 
 
 @pytest.mark.slow
-def test_a_trained_model_is_nearer_than_an_untrained_one(data, classifier):
+def test_a_trained_model_has_better_samples_than_an_untrained_one(data, classifier):
     untrained, trained = (
         kvae.VAE(
             kvae.Encoder(8, networks.MLP((128,))), kvae.Decoder((8, 8, 1), networks.MLP((128,))),
@@ -152,11 +152,11 @@ def test_a_trained_model_is_nearer_than_an_untrained_one(data, classifier):
 
 
 @pytest.mark.slow
-def test_quality_needs_labels(data, classifier):
+def test_quality_requires_labels(data, classifier):
     images = kvae.data.load(data.arrays("train")[0])
     model = kvae.VAE(latent_dim=2, image_shape=(8, 8, 1))
     for measure in (lambda: evaluation.sample_quality(model, images), lambda: evaluation.feature_classifier(images)):
-        with pytest.raises(ValueError, match="needs labels"):
+        with pytest.raises(ValueError, match="Expected data with labels"):
             measure()
     with pytest.raises(ValueError, match="n=1"):
         evaluation.sample_quality(model, data, n=1, classifier=classifier)

@@ -1,4 +1,4 @@
-"""The generator that is the same everywhere: known answers, a second opinion, statistics, and every runtime."""
+"""The random number generator: known answers, comparison with JAX, statistics, and equality in every runtime."""
 
 import subprocess
 import sys
@@ -33,9 +33,9 @@ def test_known_answers(key, counter, result):
     np.testing.assert_array_equal(np.array(got).view(np.uint32), np.array(result, np.uint32))
 
 
-def test_jax_says_the_same():
-    """In a process of its own, so that JAX and TensorFlow don't share one."""
-    pytest.importorskip("jax", reason="the second opinion on Threefry is JAX's")
+def test_words_equal_jax():
+    """JAX runs in a separate process, because it shouldn't share one with TensorFlow."""
+    pytest.importorskip("jax", reason="the reference of Threefry requires JAX")
     words = np.random.default_rng(0).integers(0, 2**32, (4, 5000), dtype=np.uint32)
     code = (
         "import sys, numpy as np; from jax.extend.random import threefry_2x32; "
@@ -56,12 +56,12 @@ def test_seed_words(seed, words):
 
 
 @pytest.mark.parametrize("seed", [2**64, -(2**63) - 1])
-def test_a_seed_has_64_bits(seed):
+def test_seed_of_more_than_64_bits_is_refused(seed):
     with pytest.raises(ValueError, match="64 bits"):
         seed_words(seed)
 
 
-def test_a_row_depends_on_its_index_alone():
+def test_row_depends_only_on_its_index():
     seed = seed_words(3)
     words = np.asarray(random_words(seed, np.arange(50, dtype="int32"), 7))
     assert words.shape == (50, 7)
@@ -72,8 +72,8 @@ def test_a_row_depends_on_its_index_alone():
     assert len(np.unique(words)) > 345  # of 350: no word is drawn twice
 
 
-def test_the_quantile_function_to_the_last_bin():
-    """Against SciPy's in float64; half a step of a bin, and its curvature, are what it may be off."""
+def test_quantile_function_of_every_bin():
+    """The error against SciPy in float64 comes from half a step of a bin and from the curvature."""
     edge = int32([0, 1, 2**31 - 2, 2**31 - 1, 2**31, 2**31 + 1, 2**32 - 2, 2**32 - 1])
     words = np.concatenate([edge, int32(np.random.default_rng(0).integers(0, 2**32, 200_000))])
     signed = words.astype(np.float64) + 0.5
@@ -84,8 +84,8 @@ def test_the_quantile_function_to_the_last_bin():
     assert np.abs(np.asarray(normal_from_words(tail)) - right).max() < 2e-5
 
 
-def test_the_products_of_the_interpolation_are_exact():
-    """So that a fused multiplication and addition rounds the same: slope (12 bits) · step (12 bits) fits float32."""
+def test_products_of_the_interpolation_are_exact():
+    """slope (12 bits) · step (12 bits) fits float32, so a fused multiplication and addition rounds the same way."""
     base, slope = _table()
     step = np.arange(4096, dtype=np.float64)
     exact = slope.astype(np.float64)[:, None] * step
@@ -95,7 +95,7 @@ def test_the_products_of_the_interpolation_are_exact():
 
 @pytest.fixture(scope="module")
 def normals() -> np.ndarray:
-    """`(250 000, 4)`."""
+    """Return normal numbers, `(250 000, 4)`."""
     return np.asarray(normal_from_words(random_words(seed_words(2024), np.arange(250_000, dtype="int32"), 4)))
 
 
@@ -117,7 +117,7 @@ def test_moments_tails_and_correlations(normals):
     assert np.abs(np.corrcoef(normals.T, others.T)[:4, 4:]).max() < error  # neighbouring seeds
 
 
-def test_uniform():
+def test_uniform_numbers():
     u = np.asarray(uniform_from_words(random_words(seed_words(1), np.arange(100_000, dtype="int32"), 2)))
     assert u.min() > 0
     assert u.max() < 1
@@ -126,7 +126,7 @@ def test_uniform():
     assert float(uniform_from_words(int32([2**31 - 1]))[0]) == 1 - 2**-24
 
 
-def test_noise_of_single_rows():
+def test_indexed_noise():
     index = np.array([5, 1, 5], "int32")
     noise = IndexedNoise(seed_words(3), index)
     first, second = np.asarray(noise.normal((2, 3, 4, 5))), np.asarray(noise.normal((2, 3, 4, 5)))
@@ -140,8 +140,8 @@ def test_noise_of_single_rows():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("resolver", [OpResolverType.AUTO, OpResolverType.BUILTIN_REF])
-def test_bit_for_bit_in_litert_and_in_a_compiled_graph(resolver):
-    """With XNNPACK and with the reference kernels; the browser is in tests/export/test_export_web.py."""
+def test_litert_and_compiled_graphs_are_equal_bit_for_bit(resolver):
+    """LiteRT runs with XNNPACK and with the reference kernels. tests/export/test_export_web.py tests the browser."""
     rows = 64
 
     def draw(seed, index):
@@ -165,7 +165,7 @@ def test_bit_for_bit_in_litert_and_in_a_compiled_graph(resolver):
         np.testing.assert_array_equal(compiled, eager)
 
 
-def test_sampling_of_a_vae_is_this_generator():
+def test_vae_samples_use_this_generator():
     vae = kvae.VAE(latent_dim=3, image_shape=(8, 8, 1))
     z = vae.prior.sample(5, seed=7)
     words = random_words(seed_words(7), ops.arange(5, dtype="int32"), 3)

@@ -44,9 +44,9 @@ def test_recipe_round_trip_and_terms(name):
     assert model.generate(2, seed=0, condition=3 if model.condition_dim else None).shape == (2, 8, 8, 1)
 
 
-# What each promises of the model that is saved.
+# The defining property of each recipe's saved model.
 
-#: epochs, and what must hold of the test images' values, the history and the kept epoch
+#: epochs, and the condition on the test images' values, the history and the kept epoch
 PROMISES = {
     "beta_vae": (8, lambda test, history, kept: test["rate"] < 3),
     "warmup_vae": (8, lambda test, history, kept: kept > 1),
@@ -63,7 +63,7 @@ PROMISES = {
 
 @pytest.fixture(scope="module")
 def few(digits):
-    """Few images are enough where nothing is promised but which epoch is saved."""
+    """A few images, for recipes without a property of their own: only the saved epoch is tested."""
     images, labels = digits
     return kvae.data.load((images[:400], labels[:400]), batch_size=100)
 
@@ -71,8 +71,8 @@ def few(digits):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Even though the `tf.config.experimental_run_functions_eagerly` option is set")
 @pytest.mark.parametrize("name", recipes.__all__)
-def test_the_saved_model_is_what_the_recipe_promises(name, tmp_path, few, request):
-    """Trained as the command trains it; without a promise of its own, the saved epoch has the objective lowest."""
+def test_the_saved_model_has_the_recipes_property(name, tmp_path, few, request):
+    """The training is that of the command; without a property of its own, the saved epoch has the lowest objective."""
     epochs, holds = PROMISES.get(name, (2, None))
     settings = Settings("digits", recipe=name, epochs=epochs).with_recipe({"epochs", "precision"})
     data = settings.load() if holds else few
@@ -90,7 +90,7 @@ def test_the_saved_model_is_what_the_recipe_promises(name, tmp_path, few, reques
     assert np.all(np.isfinite(history["loss"]))
     test = saved.evaluate(data.split("test", labels=True), return_dict=True, verbose=0)
     validation = saved.evaluate(data.split("validation", labels=True), return_dict=True, verbose=0)
-    for value in ("distortion", "rate"):  # the epoch that is said to be kept is the one in the file
+    for value in ("distortion", "rate"):  # the file has the epoch that is reported as kept
         assert validation[value] == pytest.approx(history[f"val_{value}"][best.kept_epoch - 1], rel=1e-3)
     if holds is not None:
         assert holds(test, history, best.kept_epoch), (test, best.kept_because)

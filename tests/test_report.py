@@ -1,4 +1,4 @@
-"""The report is one self-contained page with the run's numbers."""
+"""The report is a self-contained page with the run's numbers."""
 
 import html
 import json
@@ -53,7 +53,7 @@ def test_figures_and_page(run, latent_dim):
     assert page.count("data:image/png;base64,") == len(paths)
     for number in ("89.3 nats", "89.34", "24.1", "65.3", "85.07", "0.164", "15 of 16", "93.1 %", "2 epochs"):
         assert number in page
-    # Self-contained: nothing is fetched. Safe: what a source is called isn't markup.
+    # Self-contained: nothing is fetched. Safe: the name of a source isn't interpreted as markup.
     assert not re.findall(r'(?:src|href)="(?!data:)', page)
     assert not re.findall(r"url\(|@import|https?://", page)
     assert "<script" not in page
@@ -71,7 +71,7 @@ def test_an_autoencoder_has_no_samples(run):
 
 
 @pytest.mark.slow
-def test_classes_of_the_same_mean_have_no_direction_between_them(run, monkeypatch):
+def test_classes_with_the_same_mean_have_no_direction(run, monkeypatch):
     vae = kvae.VAE(latent_dim=2, image_shape=(8, 8, 1))
     images, labels = np.random.default_rng(0).random((6, 8, 8, 1)).astype("float32"), np.arange(6) % 2
     means = np.array([[1, 2], [0, 1], [3, 0], [4, 1], [-1, 1], [-1, 1]], "float32")  # of both classes (1, 1)
@@ -86,14 +86,14 @@ def test_classes_of_the_same_mean_have_no_direction_between_them(run, monkeypatc
 @pytest.mark.parametrize(
     ("labels", "means", "expected"),
     [
-        ([0, 1, 0, 1, 0], [0, 0, 9, 1, 4], [(1, 4, 0), (4, 1, 3)]),  # of 0 the last is nearest to the mean
-        ([5, 2, 5, 2, 9], [0, 0, 0, 0, 0], [(0, 1, 3), (4, 0, 2)]),  # of 9 there is only one
+        ([0, 1, 0, 1, 0], [0, 0, 9, 1, 4], [(1, 4, 0), (4, 1, 3)]),  # the last image of class 0 is nearest to its mean
+        ([5, 2, 5, 2, 9], [0, 0, 0, 0, 0], [(0, 1, 3), (4, 0, 2)]),  # class 9 has only one image
         ([3, 3, 3], [0, 1, 2], []),
         ([0, 1, 2], [0, 1, 2], []),
         (np.tile(np.arange(10), 3), np.repeat([0, 1, 2], 10), [(c + 11, c + 10, c) for c in range(5)]),
     ],
 )
-def test_arithmetic_goes_from_a_class_to_the_next(labels, means, expected):
+def test_arithmetic_uses_consecutive_classes(labels, means, expected):
     found = report._analogies(np.array(means, "float32")[:, None], np.array(labels))
     assert list(zip(*found)) == expected
 
@@ -119,7 +119,7 @@ def test_every_key_is_optional(run, metrics):
     assert "No figures yet" in page
 
 
-def test_commands_survive_a_shell(run):
+def test_commands_are_quoted_for_a_shell(run):
     (run / "config.json").write_text(json.dumps({"source": "/photos/of mine; rm"}))
     page = html.unescape(write_report(run).read_text())
     commands = [shlex.split(command) for command in re.findall(r"<code>(.*?)</code>", page)]
@@ -128,7 +128,7 @@ def test_commands_survive_a_shell(run):
     assert commands[2][3] == "path/to/of mine; rm"
 
 
-SOURCES = {  # as config.json has them: title, and argument of a command
+SOURCES = {  # source in config.json: title, and argument of a command
     "mnist": ("mnist", "mnist"),
     "/secret/place/photos": ("photos", "path/to/photos"),
     "/secret/place/photos.npz": ("photos.npz", "path/to/photos.npz"),
@@ -139,7 +139,7 @@ SOURCES = {  # as config.json has them: title, and argument of a command
 
 
 @pytest.mark.parametrize("source", SOURCES)
-def test_where_images_lie_is_not_said(run, source):
+def test_the_report_has_no_private_paths(run, source):
     title, argument = SOURCES[source]
     config = {"source": source, "data_dir": "/secret/sets", "start": "/secret/runs/a", "list": ["/secret/b"]}
     (run / "config.json").write_text(json.dumps(config))
@@ -149,31 +149,31 @@ def test_where_images_lie_is_not_said(run, source):
     assert "secret" not in page
 
 
-def test_pictures_it_does_not_know_come_last_and_long_lists_of_files_are_cut(run):
+def test_unknown_figures_come_last_and_long_lists_of_files_are_cut(run):
     plotting.save(plotting.image_grid(np.zeros((1, 8, 8, 1))), run / "figures" / "interpolations.png")
     for i in range(60):
         (run / f"events.{i}").write_text("")
     page = write_report(run).read_text()
     assert "Interpolations" in page
-    assert "and 24 more" in page  # 60 events, 3 files of the run and a picture, of which 40 are listed
+    assert "and 24 more" in page  # 60 events, 3 files of the run and a figure; 40 are listed
 
 
 def test_warning_is_shown(run):
-    assert "Look here first" not in write_report(run).read_text()
+    assert "Warning." not in write_report(run).read_text()
     (run / "metrics.json").write_text(json.dumps({**METRICS, "warning": "Posterior collapse: 0 of 16"}))
     assert "Posterior collapse: 0 of 16" in write_report(run).read_text()
 
 
-def test_the_best_epoch_is_the_one_that_was_kept():
+def test_the_kept_epoch():
     config = {"kept_epoch": 3, "kept_because": "the last one"}
     assert report._kept_epoch(config, {"val_loss": ["9", "8", "nan", "8.5"]}) == (3, "the last one")
-    before = "the best on validation images"  # what runs had in mind that don't say it
+    before = "the best on validation images"  # the reason in older runs, which don't record it
     assert report._kept_epoch({}, {"val_loss": ["9", "8", "nan", "8.5"]}) == (2, before)
     assert report._kept_epoch({}, {"val_loss": ["9", "10"], "val_nll": ["8", "7"]}) == (2, before)
     assert report._kept_epoch({}, {}) is None
 
 
-def test_the_page_says_why_an_epoch_was_kept_and_what_was_missed(run):
+def test_the_page_shows_why_an_epoch_was_kept_and_a_missed_target(run):
     config = json.loads((run / "config.json").read_text())
     config |= {"kept_epoch": 2, "kept_because": "the lowest validation −ELBO, 90.00 nats"}
     (run / "config.json").write_text(json.dumps(config))
@@ -183,7 +183,7 @@ def test_the_page_says_why_an_epoch_was_kept_and_what_was_missed(run):
     assert "The rate is 3 nats." in page
 
 
-def test_densities_are_told_as_densities(run):
+def test_densities_are_described_as_densities(run):
     (run / "config.json").write_text(json.dumps({"likelihood": "normal-learned"}))
     (run / "metrics.json").write_text(json.dumps({**METRICS, "elbo": 27.1}))
     page = write_report(run).read_text()
@@ -192,7 +192,7 @@ def test_densities_are_told_as_densities(run):
 
 
 @pytest.mark.parametrize("name", ["config.json", "metrics.json", "history.csv"])
-def test_missing_or_damaged_files_are_named_and_the_old_page_stays(run, name):
+def test_missing_or_damaged_files_are_refused_and_the_old_page_stays(run, name):
     page = write_report(run).read_text()
     (run / name).unlink()
     with pytest.raises(ValueError, match=rf"{name}.*kvae train"):

@@ -1,4 +1,4 @@
-"""A training that is stopped, killed or out of room goes on as if nothing had happened."""
+"""A training run that was stopped, killed or out of disk space resumes to the same result."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from processes import Process, command, run_command
 import kvae
 from kvae.callbacks import Rescue, Resume, TrainingWarning
 from kvae.cli.main import main
-from kvae.training.loop import done_of
+from kvae.training.loop import batches_to_skip
 
 EPOCHS = 4
 
@@ -27,7 +27,7 @@ def parts():
     return {
         "encoder": kvae.Encoder(2, kvae.networks.MLP((16,))),
         "decoder": kvae.Decoder((8, 8, 1), kvae.networks.MLP((16,))),
-        "objective": kvae.objectives.TargetRate(3.0),  # a controller: it has a state of its own
+        "objective": kvae.objectives.TargetRate(3.0),  # a controller, which has a state
     }
 
 
@@ -51,7 +51,7 @@ class KillAt(keras.callbacks.Callback):
 
 
 def train(data, path, kill_at=10**9, precision="float32", others=(), epochs=EPOCHS):
-    """A process's worth of training: everything is made anew but the file."""
+    """Train as a new process does: everything is created again, except for the file."""
     keras.utils.set_random_seed(1)
     keras.config.set_dtype_policy(precision)
     vae = kvae.VAE(**parts())
@@ -82,7 +82,7 @@ def assert_equal_weights(first, second):
     "precision",
     ["float32", *(pytest.param(name, marks=pytest.mark.slow) for name in ("mixed_bfloat16", "mixed_float16"))],
 )
-def test_what_is_resumed_ends_with_the_same_bits(data, tmp_path, precision):
+def test_a_resumed_training_run_ends_with_the_same_bits(data, tmp_path, precision):
     unbroken, whole = train(data, tmp_path / "unbroken.npz", precision=precision)
     path = tmp_path / "state.npz"
     epochs = []
@@ -98,7 +98,7 @@ def test_what_is_resumed_ends_with_the_same_bits(data, tmp_path, precision):
 
 
 @pytest.mark.slow
-def test_a_finished_training_gives_its_weights_and_can_be_made_longer(data, tmp_path):
+def test_a_finished_training_run_restores_its_weights_and_can_be_extended(data, tmp_path):
     path = tmp_path / "state.npz"
     first, _ = train(data, path)
     again, history = train(data, path)
@@ -109,20 +109,20 @@ def test_a_finished_training_gives_its_weights_and_can_be_made_longer(data, tmp_
 
 
 @pytest.mark.slow
-def test_callbacks_that_count_go_on_counting(data, tmp_path):
+def test_counters_of_callbacks_are_resumed(data, tmp_path):
     path = tmp_path / "state.npz"
 
     def counting():
-        stopping = keras.callbacks.EarlyStopping("rate", mode="max", min_delta=1e6, patience=3)  # never better
+        stopping = keras.callbacks.EarlyStopping("rate", mode="max", min_delta=1e6, patience=3)  # no epoch is better
         return [stopping]
 
     train(data, path, kill_at=26, others=counting(), epochs=10)
     assert Resume(path, counting()).epoch == 2
     _, history = train(data, path, others=counting(), epochs=10)
-    assert history.epoch == [2, 3]  # without its count: to epoch 5
+    assert history.epoch == [2, 3]  # without the saved counter: up to epoch 5
 
 
-def test_the_file_is_refused_where_it_does_not_fit(data, tmp_path):
+def test_a_file_that_does_not_fit_is_refused(data, tmp_path):
     path = tmp_path / "state.npz"
     train(data, path, kill_at=14)
     other = kvae.VAE(latent_dim=3, image_shape=(8, 8, 1))
@@ -141,7 +141,7 @@ def test_the_file_is_refused_where_it_does_not_fit(data, tmp_path):
 
 
 @pytest.mark.slow
-def test_no_room_leaves_the_state_before(data, tmp_path, monkeypatch):
+def test_a_full_disk_keeps_the_previous_state(data, tmp_path, monkeypatch):
     path = tmp_path / "state.npz"
     write = np.savez
     full = []
@@ -161,7 +161,7 @@ def test_no_room_leaves_the_state_before(data, tmp_path, monkeypatch):
     assert [file.name for file in tmp_path.iterdir()] == ["state.npz"]
 
 
-def test_skipped_batches_are_those_at_the_beginning_of_the_pass(data):
+def test_the_first_batches_of_a_pass_are_skipped(data):
     whole = [x.numpy() for x in data.split("train", shuffle=True, epoch=3)]
     rest = data.split("train", shuffle=True, epoch=3, skip=9)
     assert int(rest.cardinality()) == len(whole) - 9
@@ -174,7 +174,7 @@ def test_skipped_batches_are_those_at_the_beginning_of_the_pass(data):
 
 @pytest.mark.slow
 def test_streamed_records_are_saved_within_an_epoch(tmp_path):
-    """How many there are isn't known: some may be damaged."""
+    """The number of records is unknown, because some may be damaged."""
     images = np.random.default_rng(0).integers(0, 256, (200, 8, 8, 1), np.uint8)
     write_records(tmp_path / "records", images, files=3)
     data = kvae.data.load(tmp_path / "records", batch_size=16, cache_bytes=0)
@@ -202,7 +202,7 @@ def test_streamed_records_are_saved_within_an_epoch(tmp_path):
 
 
 @pytest.mark.slow
-def test_skipped_steps_are_counted_on(tmp_path):
+def test_the_count_of_skipped_steps_is_resumed(tmp_path):
     def fit(epochs):
         vae = kvae.VAE(latent_dim=2, image_shape=(8, 8, 1))
         vae.compile(keras.optimizers.Adam(1e-3))
@@ -224,17 +224,17 @@ def test_callbacks_that_keep_weights_are_refused(tmp_path):
         Resume(tmp_path / "state.npz", [keras.callbacks.EarlyStopping(restore_best_weights=True)])
 
 
-def test_the_rest_of_an_epoch_has_a_batch(data):
+def test_the_rest_of_an_epoch_has_at_least_one_batch(data):
     def batches(skip):
         return data.split("train", shuffle=True).skip(skip)
 
     steps = data.batches_per_epoch
-    assert [done_of(batches, skip, is_exact=False) for skip in (0, 3, steps - 1, steps, steps + 2)] == [
+    assert [batches_to_skip(batches, skip, is_exact=False) for skip in (0, 3, steps - 1, steps, steps + 2)] == [
         0, 3, steps - 1, steps - 1, steps - 1,
     ]  # fmt: skip
 
 
-def test_a_second_ctrl_c_ends_a_call_that_takes_long():
+def test_a_second_ctrl_c_ends_a_long_call():
     code = (
         "import hashlib\n"
         "from types import SimpleNamespace\n"
@@ -260,25 +260,25 @@ SMALL = ["digits", "--network", "mlp", "--latent-dim", "2", "--batch-size", "64"
 
 
 def start(*arguments):
-    """The command, and what it says; returned when its first step is about to run."""
+    """Start the command, and return it with its output when its first step is about to run."""
     process = command(*arguments)
-    said = []
+    output = []
     for line in process.stdout:
         if line.startswith("  epoch"):
             return process
-        said.append(line)
-    raise AssertionError(f"exit status {process.wait()}: {''.join(said)}")
+        output.append(line)
+    raise AssertionError(f"exit status {process.wait()}: {''.join(output)}")
 
 
 def wait_for_epoch(epoch, run):
-    """Until as many epochs are saved."""
+    """Wait until this number of epochs is saved."""
     state = run / "training" / "state.npz"
     while not (state.exists() and Resume(state).epoch >= epoch):
         time.sleep(0.02)
 
 
 def outcome(run):
-    """What a training comes to: the history's text, and all weights."""
+    """Return the result of a training run: the text of the history, and all weights."""
     model = kvae.load(run / "model.keras")
     weights = [variable.numpy() for variable in [*model.variables, *model.optimizer.variables]]
     return (run / "history.csv").read_text(), weights
@@ -291,7 +291,7 @@ def assert_same_outcome(first, second):
         np.testing.assert_array_equal(a, b)
 
 
-#: KVAE_KILLS=30 makes it more
+#: KVAE_KILLS=30 sets another number
 KILLS = int(os.environ.get("KVAE_KILLS", 5))
 
 
@@ -303,7 +303,7 @@ def test_kills_at_random_moments(tmp_path):
     process = start("train", *settings, "--out", unbroken)
     began = time.monotonic()
     wait_for_epoch(3, unbroken)
-    longest = time.monotonic() - began  # until a kill: half of it is tracing, on any machine
+    longest = time.monotonic() - began  # largest time before a kill; half of it is tracing, on any machine
     process.communicate()
     assert process.poll() == 0
     rng = random.Random(0)
@@ -326,7 +326,7 @@ def test_kills_at_random_moments(tmp_path):
             arguments = ["train", *settings, "--out", broken, "--save-seconds", 0.2]
     assert kills == KILLS, f"the training was over after {kills} kills"
     assert progress == sorted(progress)
-    assert progress[-1] > (0, 0)  # it went on in between
+    assert progress[-1] > (0, 0)  # progress between the kills
     assert any(batch for _, batch in progress)  # within an epoch, too
     run_command("train", "--resume", broken, "--samples", 1)
     assert_same_outcome(unbroken, broken)
@@ -334,19 +334,19 @@ def test_kills_at_random_moments(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_command_without_room(tmp_path):
-    """Files may have 100 kB, and a state needs more: what was saved stays, and is gone on from."""
+def test_the_command_with_a_full_disk(tmp_path):
+    """Files are limited to 100 kB, less than a state: the saved state remains, and is resumed."""
     unbroken, full = tmp_path / "unbroken", tmp_path / "full"
     settings = [*SMALL, "--epochs", 3, "--samples", 1]
     run_command("train", *settings, "--out", unbroken)
 
-    def without_room(*arguments):
-        process = Process(_with_little_room, list(map(str, arguments)))
-        said = process.communicate()
+    def with_full_disk(*arguments):
+        process = Process(_with_little_disk_space, list(map(str, arguments)))
+        output = process.communicate()
         assert process.poll() == 1
-        return said
+        return output
 
-    assert "Make room, and start again" in without_room("train", *settings, "--out", full)
+    assert "Free some disk space, and start again" in with_full_disk("train", *settings, "--out", full)
     assert not full.exists()
     process = start("train", *settings, "--out", full)
     state = full / "training" / "state.npz"
@@ -354,19 +354,19 @@ def test_the_command_without_room(tmp_path):
     process.send_signal(signal.SIGKILL)
     process.wait()
     before = state.read_bytes()
-    assert f"resume with: kvae train --resume {full}" in without_room("train", "--resume", full)
+    assert f"resume with: kvae train --resume {full}" in with_full_disk("train", "--resume", full)
     assert state.read_bytes() == before
     run_command("train", "--resume", full, "--samples", 1)
     assert_same_outcome(unbroken, full)
 
 
-def _with_little_room(arguments):
+def _with_little_disk_space(arguments):
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
     main(arguments)
 
 
 @pytest.mark.slow
-def test_two_trainings_and_ctrl_c(tmp_path):
+def test_two_training_runs_and_ctrl_c(tmp_path):
     run = tmp_path / "run"
     settings = [*SMALL, "--epochs", 400, "--samples", 1]
     process = start("train", *settings, "--out", run)
@@ -376,10 +376,10 @@ def test_two_trainings_and_ctrl_c(tmp_path):
         assert "is being trained by another process" in second.communicate()
         assert second.poll() == 1
     process.send_signal(signal.SIGINT)
-    said = process.communicate()
+    output = process.communicate()
     assert process.poll() == 130
-    assert "Finishing the step" in said
-    assert f"Resume with: kvae train --resume {run}" in said
+    assert "Saving after the current step" in output
+    assert f"Resume with: kvae train --resume {run}" in output
     assert sorted(os.listdir(run)) == ["training"]
     assert "has an unfinished training" in command("train", *settings, "--out", run).communicate()
     config = json.loads((run / "training" / "config.json").read_text())

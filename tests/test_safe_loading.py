@@ -1,4 +1,4 @@
-"""Files from strangers, and damaged ones: an error in a line, never a crash, a traceback or a write elsewhere."""
+"""Untrusted and damaged files: an error in one line, never a crash, a traceback or a write elsewhere."""
 
 import contextlib
 import io
@@ -42,7 +42,7 @@ def content(vae, tmp_path_factory):
 
 
 def rebuilt(content, change=lambda name, data: data, **others):
-    """The archive with its members changed, and others beside them."""
+    """Return the archive with changed members, and with additional ones."""
     out = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(out, "w") as new:
         for name in old.namelist():
@@ -116,7 +116,7 @@ ATTACKS = {
     "no config": lambda content: rebuilt(b"PK\x05\x06" + 18 * b"\0"),
     "path traversal": lambda content: rebuilt(content, **{"../../outside.txt": b"x"}),
     "absolute path": lambda content: rebuilt(content, **{"/tmp/outside.txt": b"x"}),
-    "two of one name": lambda content: rebuilt(content, **{CONFIG: b"{}"}),
+    "duplicate name": lambda content: rebuilt(content, **{CONFIG: b"{}"}),
     "config isn't JSON": lambda content: rebuilt(content, lambda name, data: b"{" if name == CONFIG else data),
     "config is a list": lambda content: rebuilt(content, lambda name, data: b"[1]" if name == CONFIG else data),
     "deep config": lambda content: rebuilt(content, lambda name, data: b"[" * 10**5 if name == CONFIG else data),
@@ -141,7 +141,7 @@ def test_attacks_on_a_model_are_refused(attack, content, tmp_path, monkeypatch):
     path.write_bytes(ATTACKS[attack](content))
     monkeypatch.chdir(folder)
     tracemalloc.start()
-    with pytest.raises(ValueError, match=r"Expected a model in a \.keras file, whole and safe") as refused:
+    with pytest.raises(ValueError, match=r"Expected an undamaged, safe \.keras file") as refused:
         kvae.load(path)
     assert tracemalloc.get_traced_memory()[1] < 200e6
     tracemalloc.stop()
@@ -149,16 +149,16 @@ def test_attacks_on_a_model_are_refused(attack, content, tmp_path, monkeypatch):
     assert [file.name for file in tmp_path.rglob("*") if file.is_file()] == ["model.keras"]
 
 
-def test_what_is_whole_loads(vae, content, tmp_path):
+def test_an_undamaged_file_is_loaded(vae, content, tmp_path):
     path = tmp_path / "model.keras"
     path.write_bytes(rebuilt(content))
     for a, b in zip(vae.weights, kvae.load(path).weights, strict=True):
         np.testing.assert_array_equal(a.numpy(), b.numpy())
-    with pytest.raises(FileNotFoundError, match="not there"):
+    with pytest.raises(FileNotFoundError, match="doesn't exist"):
         kvae.load(tmp_path / "other.keras")
 
 
-# Fuzzing through the command; KVAE_FUZZ=2500 makes it 10,000 cases and more.
+# Fuzzing through the command; KVAE_FUZZ=2500 runs 10,000 cases and more.
 
 FUZZ = settings(
     max_examples=int(os.environ.get("KVAE_FUZZ", 80)), deadline=None, derandomize=True, database=None,
@@ -167,7 +167,7 @@ FUZZ = settings(
 
 
 def content_of(save):
-    """What `save` writes into a file."""
+    """Return the bytes that `save` writes to a file."""
     file = io.BytesIO()
     save(file)
     return file.getvalue()
@@ -175,7 +175,7 @@ def content_of(save):
 
 @st.composite
 def damage(draw):
-    """A function that changes some bytes, cuts, doubles or overwrites a piece."""
+    """Return a function that changes some bytes, or cuts, doubles or overwrites a piece."""
     kind = draw(st.sampled_from(["flip", "cut", "double", "overwrite", "zero"]))
     place, length = draw(st.floats(0, 1, exclude_max=True)), draw(st.integers(1, 64))
     filling = draw(st.binary(min_size=1, max_size=16))
@@ -194,17 +194,17 @@ def damage(draw):
 
 
 def run(*arguments):
-    """What the command says in its last line; AssertionError for anything but a clean end."""
+    """Return the last line of the command's output; raise an AssertionError unless it ends cleanly."""
     before, sys.argv = sys.argv, ["kvae", *map(str, arguments)]
     show = warnings.showwarning
     try:
         with warnings.catch_warnings():
             main()
     except SystemExit as stop:
-        said = str(stop.code or "")
-        assert "unexpected" not in said, said
-        assert "\n" not in said
-        return said
+        output = str(stop.code or "")
+        assert "unexpected" not in output, output
+        assert "\n" not in output
+        return output
     finally:
         sys.argv, warnings.showwarning = before, show
     return ""
@@ -240,7 +240,7 @@ VALUES = st.recursive(
 
 @pytest.fixture
 def quick(monkeypatch, vae):
-    """What comes after reading takes no time: the model is there, and features are those of two images."""
+    """Make the steps after reading fast: a ready model, and features of two images."""
     monkeypatch.setattr(kvae, "load", lambda path: vae)
     monkeypatch.setattr(streaming, "write_features", lambda model, data, *_, **__: len(data.arrays("train", 2)[0]))
 
@@ -303,14 +303,14 @@ def test_fuzz_images(run_folder, images, tmp_path, quick, change, suffix):
 @pytest.mark.slow
 @FUZZ
 @given(damage())
-def test_fuzz_the_state_of_a_training(vae, tmp_path_factory, change):
+def test_fuzz_the_state_of_a_training_run(vae, tmp_path_factory, change):
     path = tmp_path_factory.getbasetemp() / "state.npz"
     if not hasattr(vae, "state_content"):
         path.unlink(missing_ok=True)
         vae.fit(np.zeros((4, 8, 8, 1)), callbacks=[Resume(path)], verbose=0)
         vae.__dict__["state_content"] = path.read_bytes()
     path.write_bytes(change(vae.__dict__["state_content"]))
-    with contextlib.suppress(ValueError):  # and no other error
+    with contextlib.suppress(ValueError):  # no other error
         resume = Resume(path)
         vae.fit(np.zeros((4, 8, 8, 1)), epochs=resume.epoch, initial_epoch=resume.epoch, callbacks=[resume], verbose=0)
     assert path.exists()

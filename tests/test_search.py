@@ -1,4 +1,4 @@
-"""Neighbours, directions and planes of latents, against NumPy and planted answers."""
+"""Neighbours, directions and planes of latents, compared with NumPy and planted answers."""
 
 import keras
 import numpy as np
@@ -25,7 +25,7 @@ def rows() -> np.ndarray:
 
 
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
-def test_neighbours_are_those_of_brute_force(linear, rows, metric):
+def test_neighbours_equal_those_of_brute_force(linear, rows, metric):
     images, queries = rows.reshape(-1, 2, 2, 1), rows[:7].reshape(-1, 2, 2, 1) + 0.1
     found = features.nearest(linear, images, queries, k=5, metric=metric)
     a, b = queries.reshape(7, 1, 4).astype("float64"), rows[None].astype("float64")
@@ -42,13 +42,13 @@ def test_neighbours_are_those_of_brute_force(linear, rows, metric):
 def test_a_planted_direction_is_found(linear):
     rng = np.random.default_rng(1)
     apart = np.array([0.0, 3.0, 0.0, 4.0])
-    scale = np.array([8.0, 1.0, 1.0, 1.0])  # a lot of variance that has nothing to do with the groups
+    scale = np.array([8.0, 1.0, 1.0, 1.0])  # a lot of variance that doesn't depend on the groups
     first, second = rng.normal(size=(2, 300, 4)) * scale + np.stack([0 * apart, apart])[:, None]
     for method in ("mean", "logistic"):
         found = features.direction(linear, first, second, method)
         assert np.linalg.norm(found.vector) == pytest.approx(1)
         assert found.distance == pytest.approx(5, abs=0.8)
-    assert found.vector @ apart / 5 > 0.97  # the logistic one leaves alone what the groups don't differ in
+    assert found.vector @ apart / 5 > 0.97  # the logistic direction ignores properties that the groups share
     images = first[:3].astype("float32").reshape(-1, 2, 2, 1)
     moved = features.move(linear, images, features.Direction(apart / 5, 5.0), [0, 1, 2])
     np.testing.assert_allclose(moved[:, 0], images, atol=1e-5)
@@ -91,6 +91,6 @@ def test_planes(rows):
         (lambda model, z: features.latent_plane(z[:2]), "three latents"),
     ],
 )
-def test_errors(linear, rows, call, message):
+def test_invalid_arguments_are_refused(linear, rows, call, message):
     with pytest.raises(ValueError, match=message):
         call(linear, rows)

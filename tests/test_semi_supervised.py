@@ -1,4 +1,4 @@
-"""M2 (Kingma et al. 2014): its bound against numerical integration, labels that are missing, files, errors."""
+"""M2 (Kingma et al. 2014): its bound against numerical integration, missing labels, files, errors."""
 
 import keras
 import numpy as np
@@ -33,7 +33,7 @@ def images() -> np.ndarray:
 
 
 def log_joint(model: kvae.SemiSupervisedVAE, images: np.ndarray) -> np.ndarray:
-    """log p(x, y) of every image and label, `(B, C)`, by quadrature over the one latent."""
+    """Return log p(x, y) of every image and label, `(B, C)`, by quadrature over the single latent."""
     z, weights = np.polynomial.hermite_e.hermegauss(80)
     table = np.empty((len(images), 3))
     for y in range(3):
@@ -45,7 +45,7 @@ def log_joint(model: kvae.SemiSupervisedVAE, images: np.ndarray) -> np.ndarray:
 
 
 def mean_values(model: kvae.SemiSupervisedVAE, x: np.ndarray, y: np.ndarray | None, draws: int = 400) -> np.ndarray:
-    """−`elbo` of each image, mean over many draws of the noise, and its standard error."""
+    """Return −`elbo` of each image, as a mean over many draws of the noise, and its standard error."""
     many = np.repeat(x, draws, axis=0)
     labels = None if y is None else np.repeat(y, draws)
     values = model.batch_values(many, Noise(1, 0), False, labels)
@@ -53,7 +53,7 @@ def mean_values(model: kvae.SemiSupervisedVAE, x: np.ndarray, y: np.ndarray | No
     return np.stack([elbo.mean(axis=1), elbo.std(axis=1) / np.sqrt(draws)])
 
 
-def test_the_bound_is_one(model, images):
+def test_the_elbo_is_a_lower_bound(model, images):
     joint = log_joint(model, images)
     for y in range(3):
         elbo, error = mean_values(model, images, np.full(5, y))
@@ -61,10 +61,10 @@ def test_the_bound_is_one(model, images):
     evidence = np.log(np.exp(joint).sum(axis=1))
     elbo, error = mean_values(model, images, None)
     assert np.all(elbo - 4 * error <= evidence)
-    assert np.all(evidence - elbo < 3.0)  # untrained, yet not far: a bound that is loose by a sign would be
+    assert np.all(evidence - elbo < 3.0)  # the gap is small even without training; a sign error would make it large
 
 
-def test_without_a_label_it_is_the_mean_over_labels_and_an_entropy(model, images):
+def test_the_bound_without_a_label_is_the_mean_over_labels_and_an_entropy(model, images):
     q = np.asarray(model.classify(images), "float64")
     by_label = np.stack([mean_values(model, images, np.full(5, y)) for y in range(3)])  # (C, 2, B)
     elbo, error = mean_values(model, images, None)
@@ -72,7 +72,7 @@ def test_without_a_label_it_is_the_mean_over_labels_and_an_entropy(model, images
     assert np.all(np.abs(elbo - expected) < 5 * (error + by_label[:, 1].max(axis=0)))
 
 
-def test_alpha_weighs_the_classification_of_labelled_images_alone(images):
+def test_alpha_weighs_the_classification_of_labelled_images_only(images):
     losses = {}
     for alpha in (0.0, 2.0):
         keras.utils.set_random_seed(1)
@@ -86,7 +86,7 @@ def test_alpha_weighs_the_classification_of_labelled_images_alone(images):
 
 
 @pytest.mark.slow
-def test_unlabelled_images_help_and_the_model_survives_a_file(tmp_path):
+def test_unlabelled_images_help_and_the_model_is_saved(tmp_path):
     x, y = load_digits(return_X_y=True)
     x = (x / 16).reshape(-1, 8, 8, 1).astype("float32")
     few = np.where(np.arange(1400) < 60, y[:1400], -1)
@@ -100,7 +100,7 @@ def test_unlabelled_images_help_and_the_model_survives_a_file(tmp_path):
     )
     net.compile(keras.optimizers.Adam(2e-3))
     history = net.fit(x[:1400], few, epochs=20, batch_size=100, verbose=0)
-    assert history.history["accuracy"][-1] > 0.95  # of those with a label
+    assert history.history["accuracy"][-1] > 0.95  # accuracy on labelled images
     scores = net.evaluate(x[1400:], y[1400:], verbose=0, return_dict=True)
     right = np.mean(np.argmax(net.classify(x[1400:]), axis=-1) == y[1400:])
     assert scores["accuracy"] == pytest.approx(right, abs=1e-6)
@@ -114,8 +114,8 @@ def test_unlabelled_images_help_and_the_model_survives_a_file(tmp_path):
     assert type(net.with_prior(kvae.priors.StandardNormal())) is kvae.SemiSupervisedVAE
 
 
-def test_features_of_images_without_a_label_are_those_of_the_most_probable_one(model):
-    x = np.random.default_rng(1).integers(0, 2, (300, 2, 2, 1)).astype("float32")  # more than are encoded at once
+def test_features_of_unlabelled_images_use_the_most_probable_label(model):
+    x = np.random.default_rng(1).integers(0, 2, (300, 2, 2, 1)).astype("float32")  # more than one batch of the encoder
     probable = np.argmax(model.classify(x), axis=-1)
     assert len(set(probable.tolist())) > 1
     right = features.extract(model, (x, probable))
@@ -131,12 +131,12 @@ def test_features_of_images_without_a_label_are_those_of_the_most_probable_one(m
         np.testing.assert_array_equal(partly[name], np.where(known[:, None], wrong[name], right[name]))
         np.testing.assert_array_equal(features.extract(model, x[299:])[name], values[299:])
     assert np.any(wrong["mean"] != right["mean"])
-    np.testing.assert_allclose(model.decode(without["mean"], probable), model(x), atol=1e-6)  # as when it is called
+    np.testing.assert_allclose(model.decode(without["mean"], probable), model(x), atol=1e-6)  # as in `call`
     with pytest.raises(ValueError, match="integers below 3"):
         features.extract(model, (x, np.where(known, -2, -1)))
 
 
-def test_features_of_any_range_can_be_its_data():
+def test_unbounded_data():
     x = np.random.default_rng(0).normal(size=(32, 1, 6, 1)).astype("float32") * 10
     net = kvae.SemiSupervisedVAE(
         networks.Encoder(2, networks.MLP((8,))),

@@ -1,4 +1,4 @@
-"""Keras's global settings: what models compute in, and what is refused."""
+"""Keras's global settings: the dtypes of models, and refused settings."""
 
 import json
 import os
@@ -27,7 +27,7 @@ SETTINGS = {
     "floatx float64, policy mixed_bfloat16": ("float64", "mixed_bfloat16", "float32"),
     "floatx float16, policy mixed_float16": ("float16", "mixed_float16", "float32"),
 }
-#: parts that make constants, or draw: by default
+#: parts that create constants or draw random numbers
 CONSTANTS = {
     "posterior FullCovarianceNormal", "posterior InverseAutoregressive", "likelihood LowRankNormal", "prior VampPrior",
     "prior FixedMixture full", "objective MMD WAE", "objective DIP-II", "objective TotalCorrelation stratified",
@@ -68,8 +68,8 @@ MODELS = {
 
 
 @pytest.mark.parametrize("setting", slow_but({"floatx float64"}, SETTINGS))
-def test_a_model_does_everything_under_every_setting(setting, tmp_path, digits):
-    """Weights have the dtype of the policy; numbers come out in float32, finite, and better than before training."""
+def test_a_model_works_under_every_setting(setting, tmp_path, digits):
+    """Weights have the dtype of the policy; outputs are float32, finite, and better than before training."""
     dtype = use(setting)
     x, y = digits[0][:128], digits[1][:128]
     vae = MODELS["VAE"]()
@@ -120,7 +120,7 @@ def test_every_model_trains_under_every_setting(name, setting):
     ],
 )
 def test_every_part_computes_in_float32(name, setting):
-    """The numbers are those of float32, within what the dtype of the networks rounds."""
+    """The numbers equal those of float32, up to the rounding of the networks' dtype."""
     models = [vae_with(name)]
     use(setting)
     models.append(vae_with(name))
@@ -146,14 +146,14 @@ def test_a_schedule_of_keras_in_another_floatx():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("policy", ["float64", "float16", "mixed_float16"])
-def test_files_compute_in_float32_whatever_the_weights_are(policy, tmp_path):
+def test_files_compute_in_float32(policy, tmp_path):
     keras.config.set_dtype_policy(policy)
     vae = MODELS["convolutions"]()
     kvae.export.export(vae, tmp_path, precisions=("float32",), batch_sizes=(1,))  # compares file and model
     assert vae.encoder.body.compute_dtype == {"mixed_float16": "float16"}.get(policy, policy)
 
 
-def test_epsilon_that_float16_can_hold():
+def test_epsilon_is_raised_for_float16_weights():
     keras.config.set_dtype_policy("float16")
     vae = MODELS["VAE"]()
     for name, epsilon in {"adam": 0.01, "rmsprop": 0.01, "sgd": None}.items():
@@ -194,8 +194,8 @@ def run(code, **environment):
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
 
 
-def test_jax_computes_densities_and_has_no_models(tmp_path):
-    """As keras.json says; the environment would say the same."""
+def test_jax_supports_densities_but_not_models(tmp_path):
+    """The backend is set in keras.json; the environment variable has the same effect."""
     (tmp_path / "keras.json").write_text(json.dumps({"backend": "jax", "floatx": "float32"}))
     done = run(
         "import kvae\n"

@@ -1,4 +1,4 @@
-"""The VAE as a citizen of Keras: each test uses a real model."""
+"""The VAE as a Keras model."""
 
 from functools import partial
 
@@ -14,7 +14,7 @@ NAMES = {"loss", "elbo", "distortion", "rate", "active_units"}
 
 
 def small_vae(**kwargs):
-    """A VAE that trains in a blink."""
+    """Return a VAE that trains fast."""
     kwargs = {"latent_dim": 3, "image_shape": (8, 8, 1)} | kwargs
     bodies = {
         "encoder": networks.Encoder(kwargs["latent_dim"], networks.MLP((32,))),
@@ -50,7 +50,7 @@ def test_fit_with_validation_early_stopping_and_checkpoint(x, tmp_path):
     assert score["loss"] == pytest.approx(min(history["val_loss"]), rel=1e-5)
 
 
-def test_the_encoder_sees_an_image_once_however_many_samples_there_are(x, monkeypatch):
+def test_the_encoder_runs_once_for_any_number_of_samples(x, monkeypatch):
     vae = small_vae(objective=objectives.IWAE(50))
     encoded, decoded = [], []
     for part, seen in ((vae.encoder, encoded), (vae.decoder, decoded)):
@@ -88,7 +88,7 @@ def reference_weights(vae):
 @pytest.mark.parametrize(
     "kind", ["x", pytest.param("(x, y)", marks=pytest.mark.slow), "(x, y, sample_weight)", "arrays"]
 )
-def test_what_fit_takes(kind, x):
+def test_inputs_of_fit(kind, x):
     y, weight = np.arange(len(x)), np.ones(len(x), "float32")
     vae = small_vae()
     vae.compile()
@@ -105,7 +105,7 @@ def test_what_fit_takes(kind, x):
     np.testing.assert_allclose(prediction, vae.reconstruct(x), atol=1e-6)
 
 
-def test_sample_weight_zero_is_as_if_the_example_was_not_there(x):
+def test_sample_weight_zero_removes_an_example(x):
     weight = np.concatenate([np.ones(100), np.zeros(156)]).astype("float32")
     vae = small_vae()
     vae.compile(keras.optimizers.SGD(1e-3))
@@ -116,7 +116,7 @@ def test_sample_weight_zero_is_as_if_the_example_was_not_there(x):
 
 
 def test_keras_file_keeps_outputs_optimizer_step_and_randomness(x, tmp_path):
-    """A resumed training equals an unbroken one, bit for bit."""
+    """A resumed training run equals an unbroken one, bit for bit."""
     vae = small_vae(objective=objectives.ELBO(schedules.LinearWarmup(steps=30)))
     vae.compile(keras.optimizers.Adam(1e-3))
     vae.fit(x, epochs=2, batch_size=32, shuffle=False, verbose=0)
@@ -134,7 +134,7 @@ def test_keras_file_keeps_outputs_optimizer_step_and_randomness(x, tmp_path):
 
 @keras.saving.register_keras_serializable("tests")
 class UserDecoder(keras.Model):
-    """A user's own subclassed decoder, without build."""
+    """A subclassed decoder of a user, without `build`."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -144,14 +144,14 @@ class UserDecoder(keras.Model):
         return self.reshape(self.dense(z))
 
 
-def test_user_models_stand_in_and_are_saved_along(x, tmp_path):
+def test_user_models_are_used_and_saved(x, tmp_path):
     inputs = keras.Input((8, 8, 1))
     hidden = keras.layers.BatchNormalization()(keras.layers.Dense(16)(keras.layers.Flatten()(inputs)))
     encoder = keras.Model(inputs, keras.layers.Dense(6)(keras.layers.Dropout(0.1)(hidden)))
     vae = kvae.VAE(encoder, UserDecoder(), latent_dim=3, image_shape=(8, 8, 1))
     vae.compile()
     vae.fit(x, verbose=0)
-    assert np.any(encoder.layers[3].moving_mean.numpy() != 0)  # batch norm was told that it is training
+    assert np.any(encoder.layers[3].moving_mean.numpy() != 0)  # batch norm ran in training mode
     vae.save(tmp_path / "vae.keras")
     np.testing.assert_array_equal(kvae.load(tmp_path / "vae.keras").predict(x, verbose=0), vae.predict(x, verbose=0))
     sequential = keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(6)])
@@ -215,7 +215,7 @@ def test_xla(x):
 @pytest.mark.slow
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 def test_mixed_precision_trains_with_sgd_too(policy, x):
-    """float16 with SGD does not train unless the loss is scaled."""
+    """With SGD, float16 trains only with a scaled loss."""
     keras.config.set_dtype_policy(policy)
     vae = small_vae()
     vae.compile(keras.optimizers.SGD(1e-2))
@@ -227,9 +227,9 @@ def test_mixed_precision_trains_with_sgd_too(policy, x):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("count", [256, 219])  # the last batch of 64, or of 27, which two can't halve
-def test_two_replicas_take_the_step_of_one(x, two_replicas, count):
-    """Same noise, same gradient: the trap is a gradient that is doubled."""
+@pytest.mark.parametrize("count", [256, 219])  # the last batch has 64 images, or 27, which two replicas can't halve
+def test_two_replicas_take_the_same_step_as_one(x, two_replicas, count):
+    """Noise and gradient are the same; in particular, the gradient isn't doubled."""
     x = x[:count]
     assert len(x) == count
     single = small_vae()
@@ -275,7 +275,7 @@ def test_sampling_with_the_decoder_alone():
     assert np.any(images[:5] != np.asarray(vae.generate(5)))
 
 
-def test_interpolation_ends_at_the_reconstructions(x):
+def test_interpolation_ends_with_the_reconstructions(x):
     vae = small_vae()
     line = vae.interpolate_images(x[0], x[1], steps=5)
     assert line.shape == (5, 8, 8, 1)
@@ -301,7 +301,7 @@ def test_active_units_counts_latents_that_vary():
     assert int(metric.result()) == 2
 
 
-def test_autoencoder_reconstructs_saves_and_refuses_to_sample(x, tmp_path):
+def test_autoencoder_reconstructs_saves_and_refuses_to_generate(x, tmp_path):
     autoencoder = kvae.Autoencoder(
         networks.Encoder(4, networks.MLP((32,))), networks.Decoder((8, 8, 1), networks.MLP((32,)))
     )
@@ -340,7 +340,7 @@ def test_autoencoder_reconstructs_saves_and_refuses_to_sample(x, tmp_path):
         (lambda: small_vae().interpolate(np.zeros(2), np.zeros(2), steps=1), "steps=1"),
     ],
 )
-def test_mistakes_are_named(act, message):
+def test_invalid_arguments_are_refused(act, message):
     with pytest.raises(ValueError, match=message):
         act()
 
@@ -373,5 +373,5 @@ def test_images_of_another_shape_are_refused_before_and_after_a_pass(kind, x):
                 act(given(bad), verbose=0)
         with pytest.raises(ValueError, match="Expected a batch of images"):
             kvae.features.extract(vae, bad)
-        vae.fit(given(x[:40]), verbose=0)  # and nothing of it stays
+        vae.fit(given(x[:40]), verbose=0)  # the refusal leaves no state
     assert vae.step == 6 * 2

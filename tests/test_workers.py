@@ -1,4 +1,4 @@
-"""Several processes on one machine train as one does at the same global batch."""
+"""Several processes on one machine train like one process with the same global batch."""
 
 import json
 import os
@@ -23,7 +23,7 @@ strategy = tf.distribute.MultiWorkerMirroredStrategy() if count > 1 else tf.dist
 import kvae
 keras.utils.set_random_seed(0)
 x = np.random.default_rng(0).random((241, 8, 8, 1)).astype("float32")
-x[70] = np.nan  # a step that all of them skip; the last batch, of one image, leaves some without any
+x[70] = np.nan  # a step that all workers skip; the last batch has one image, so some workers have none
 with strategy.scope():
     layers = [keras.layers.Conv2D(2, 3, strides=2), keras.layers.Flatten(), keras.layers.Dense(4)]
     vae = kvae.VAE(
@@ -69,10 +69,10 @@ def test_three_workers_equal_one(tmp_path):
         for name in set(one.files) - {"history", "skipped"}:
             np.testing.assert_array_equal(worker[name], trained_by[0][name])  # to the bit, among the workers
             np.testing.assert_allclose(worker[name], one[name], atol=2e-5)  # up to the order of sums
-        told = json.loads(str(worker["history"]))
+        reported = json.loads(str(worker["history"]))
         for name in ("loss", "elbo", "distortion", "rate"):
-            np.testing.assert_allclose(told[name], history[name], rtol=1e-4)
-            np.testing.assert_allclose(told[f"val_{name}"], history[f"val_{name}"], rtol=1e-4)
+            np.testing.assert_allclose(reported[name], history[name], rtol=1e-4)
+            np.testing.assert_allclose(reported[f"val_{name}"], history[f"val_{name}"], rtol=1e-4)
 
 
 # The command.
@@ -80,7 +80,7 @@ def test_three_workers_equal_one(tmp_path):
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    """361 digits: 289 of them for training, in batches of 48 and 1, which two workers can't halve."""
+    """361 digits, 289 of them for training: batches of 48, and one of 1, which two workers can't halve."""
     from sklearn.datasets import load_digits
 
     path = tmp_path_factory.mktemp("images") / "digits.npy"
@@ -102,7 +102,7 @@ def trained(run):
 
 
 @pytest.fixture(scope="module")
-def by_two(images, tmp_path_factory):
+def trained_by_two(images, tmp_path_factory):
     run = tmp_path_factory.mktemp("two") / "run"
     out, errors, status = command(images, run, "--workers", "2")
     assert status == 0, errors
@@ -112,20 +112,21 @@ def by_two(images, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_the_command_with_two_workers_equals_one(images, by_two, tmp_path):
+def test_the_command_with_two_workers_equals_one(images, trained_by_two, tmp_path):
     _, errors, status = command(images, tmp_path / "one")
     assert status == 0, errors
-    (history, weights), (expected, of_one) = trained(by_two), trained(tmp_path / "one")
+    (history, weights), (expected, of_one) = trained(trained_by_two), trained(tmp_path / "one")
     assert list(history["epoch"]) == list(range(6))
     for name in ("loss", "val_loss", "rate", "val_distortion"):
         np.testing.assert_allclose(history[name], expected[name], rtol=1e-4)
     for a, b in zip(weights, of_one, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4)
-    assert sorted(path.name for path in by_two.iterdir()) == sorted(path.name for path in (tmp_path / "one").iterdir())
+    by_one, by_two = ({path.name for path in run.iterdir()} for run in (tmp_path / "one", trained_by_two))
+    assert by_two == by_one
 
 
 def wait_for_epoch(epoch, run, process):
-    """Until as many epochs are saved."""
+    """Wait until this number of epochs is saved."""
     state = run / "training" / "state.npz"
     deadline = time.monotonic() + 200
     while not state.exists() or Resume(state).epoch < epoch:
@@ -135,7 +136,7 @@ def wait_for_epoch(epoch, run, process):
 
 
 def worker_processes(process):
-    """The processes that a command has started, by their number."""
+    """Return the worker processes of a command by their index."""
     with open(f"/proc/{process.pid}/task/{process.pid}/children") as file:
         children = [int(pid) for pid in file.read().split()]
     found = {}
@@ -148,23 +149,23 @@ def worker_processes(process):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="finds the workers in Linux's /proc")
-def test_a_killed_worker_is_started_again(images, by_two, tmp_path):
+def test_a_killed_worker_is_restarted(images, trained_by_two, tmp_path):
     run = tmp_path / "run"
     process = command(images, run, "--workers", "2", background=True)
     wait_for_epoch(2, run, process)
     os.kill(worker_processes(process)[1], signal.SIGKILL)
     out, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
-    assert "Worker 1 was killed (SIGKILL): all workers start again, from the last epoch that was saved" in out
+    assert "Worker 1 was killed (SIGKILL): restarting all workers from the last saved epoch" in out
     assert errors.count("error") == 0
-    (history, weights), (expected, unbroken) = trained(run), trained(by_two)
+    (history, weights), (expected, unbroken) = trained(run), trained(trained_by_two)
     np.testing.assert_array_equal(history, expected)
     for a, b in zip(weights, unbroken, strict=True):
         np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.slow
-def test_what_workers_began_one_process_can_finish(images, by_two, tmp_path):
+def test_one_process_resumes_a_run_of_workers(images, trained_by_two, tmp_path):
     run = tmp_path / "run"
     process = command(images, run, "--workers", "2", background=True)
     wait_for_epoch(1, run, process)
@@ -174,28 +175,28 @@ def test_what_workers_began_one_process_can_finish(images, by_two, tmp_path):
     assert errors.strip().endswith(f"Resume with: kvae train --resume {run}")
     resumed = [sys.executable, "-m", "kvae", "train", "--resume", str(run)]
     subprocess.run(resumed, check=True, timeout=300, capture_output=True)
-    for a, b in zip(trained(run)[1], trained(by_two)[1], strict=True):
+    for a, b in zip(trained(run)[1], trained(trained_by_two)[1], strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4)
 
 
 @pytest.mark.slow
-def test_a_worker_that_never_comes(images, tmp_path):
+def test_a_missing_worker(images, tmp_path):
     addresses = [f"localhost:{port}" for port in workers.free_ports(2)]
     cluster = json.dumps({"cluster": {"worker": addresses}, "task": {"type": "worker", "index": 0}})
     options = ("--workers", "2", "--worker-timeout", "15")
     _, errors, status = command(images, tmp_path / "run", *options, TF_CONFIG=cluster)
     assert status == 1
     (line,) = errors.strip().splitlines()
-    assert f"Expected 2 workers to meet within 15 s: {addresses[0]}, {addresses[1]}" in line
+    assert f"Expected 2 workers to connect within 15 s: {addresses[0]}, {addresses[1]}" in line
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow
-def test_what_no_worker_can_do_is_said_once(images, tmp_path):
+def test_an_error_of_all_workers_is_shown_once(images, tmp_path):
     _, errors, status = command(images, tmp_path / "run", "--workers", "2", "--conditional")
     assert status == 1
     (line,) = errors.strip().splitlines()
-    assert "A conditional VAE needs labels" in line
+    assert "A conditional VAE requires labels" in line
     assert not (tmp_path / "run").exists()
 
 
@@ -204,7 +205,7 @@ def test_batches_that_workers_cannot_share(images, tmp_path):
     _, errors, status = command(images, tmp_path / "run", "--workers", "7")
     assert status == 1
     (line,) = errors.strip().splitlines()
-    assert "a multiple of 7 images. Received: --batch-size 48" in line
+    assert "a multiple of 7, the number of workers. Received: --batch-size 48" in line
     assert not (tmp_path / "run").exists()
 
 

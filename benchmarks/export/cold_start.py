@@ -1,4 +1,4 @@
-"""From nothing to the first image: seconds and peak memory of a new process, by what runs the decoder."""
+"""Seconds and peak memory of a new process up to its first image, for each runtime of the decoder."""
 
 import argparse
 import json
@@ -12,7 +12,7 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from common import spread, store
+from common import extent, store
 
 import kvae
 
@@ -63,5 +63,5 @@ if __name__ == "__main__":
             "seconds": round(statistics.median(seconds), 3),
             "peak memory, MB": round(statistics.median(megabytes), 1),
         }
-        print(f"{rows[name]['seconds']:>8.2f}  {spread(seconds):<18}  {rows[name]['peak memory, MB']:>6.0f}  {name}")
+        print(f"{rows[name]['seconds']:>8.2f}  {extent(seconds):<18}  {rows[name]['peak memory, MB']:>6.0f}  {name}")
     store("export_cold_start", {"rows": rows})

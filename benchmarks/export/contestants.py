@@ -1,4 +1,4 @@
-"""The decoder in files of several makers, for the scripts beside this one."""
+"""Decoder files from several exporters, for the other scripts of this folder."""
 
 import contextlib
 import io
@@ -11,7 +11,7 @@ import kvae
 
 
 class Decoder(keras.Model):
-    """z to the mean of x, what every contestant computes."""
+    """The computation of every contestant: z to the mean of x."""
 
     def __init__(self, vae: kvae.VAE):
         super().__init__()
@@ -22,7 +22,7 @@ class Decoder(keras.Model):
 
 
 def by_keras(vae: kvae.VAE, path: Path, size: int) -> Decoder:
-    """The decoder as a model, and as Keras's own LiteRT export writes it to `path`, for batches of this size."""
+    """Write the decoder to `path` by Keras's own LiteRT export, for batches of this size. Return it as a model."""
     model = Decoder(vae)
     shape = (size, vae.latent_dim)
     model.build(shape)
@@ -34,7 +34,7 @@ def by_keras(vae: kvae.VAE, path: Path, size: int) -> Decoder:
 
 
 def by_kvae(vae: kvae.VAE, folder: Path, **settings: Any) -> bool:
-    """Export to `folder`, with ONNX if it can be had: whether it is there."""
+    """Export to `folder`, with ONNX if possible. Return whether ONNX was exported."""
     try:
         kvae.export.export(vae, folder, with_onnx=True, **settings)
     except kvae.export.ExportError as error:

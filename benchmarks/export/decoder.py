@@ -1,4 +1,4 @@
-"""The decoder of the default 28×28 VAE, as Keras, TensorFlow, ONNX Runtime and LiteRT run it, at batch 1 and 32."""
+"""Latency of the default 28×28 decoder in Keras, TensorFlow, ONNX Runtime and LiteRT, at batch 1 and 32."""
 
 import argparse
 import contextlib
@@ -19,7 +19,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
-from common import spread, store
+from common import extent, store
 from contestants import by_keras, by_kvae
 
 import kvae
@@ -66,12 +66,12 @@ def onnx(path: Path, threads: int, z: np.ndarray) -> Callable[[], Any]:
 def signature_runner(path: Path, signature: str | None, threads: int) -> Any:
     interpreter = Interpreter(str(path), num_threads=threads)
     runner = interpreter.get_signature_runner(signature or next(iter(interpreter.get_signature_list())))
-    runner.keep = interpreter  # it must outlive its runners
+    runner.keep = interpreter  # the interpreter must outlive its runners
     return runner
 
 
 def kernels(runner: Any, inputs: dict[str, np.ndarray]) -> Callable[[], Any]:
-    """Without the copies in and out of Python, as a program in another language has it (by way of private names)."""
+    """Return a call without copies in and out of Python, as in a program in another language (uses private names)."""
     runner(**inputs)
     return lambda: runner._interpreter_wrapper.Invoke(runner._subgraph_index)
 
@@ -81,7 +81,7 @@ def seed_7(size: int) -> dict[str, np.ndarray]:
 
 
 def microseconds(runs: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
-    """Taking turns: the median of 30 calls (2, of the slowest) for each contestant and round."""
+    """Return the median of 30 calls (2 for the slowest) for each contestant and round. Contestants take turns."""
     result: dict[str, list[float]] = {name: [] for name in runs}
     for run in runs.values():
         for _ in range(3):
@@ -100,11 +100,11 @@ def microseconds(runs: dict[str, Callable[[], Any]], rounds: int) -> dict[str, l
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=60)
-    parser.add_argument("--threads", type=int, default=1, help="of LiteRT and onnxruntime")
+    parser.add_argument("--threads", type=int, default=1, help="threads of LiteRT and onnxruntime")
     options = parser.parse_args()
     keras.utils.set_random_seed(0)
     vae = kvae.VAE(latent_dim=LATENTS, image_shape=(28, 28, 1))
-    images = np.random.default_rng(0).random((128, 28, 28, 1), dtype="float32")  # full_int8 wants to see some
+    images = np.random.default_rng(0).random((128, 28, 28, 1), dtype="float32")  # full_int8 requires calibration images
     results: dict[str, Any] = {"threads": options.threads}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -118,7 +118,7 @@ def main() -> None:
             for contestant, values in times.items():
                 fast, median = quiet[contestant], statistics.median(values)
                 print(
-                    f"{fast:>10,.0f}  {fast / quiet[OURS]:>14.2f}×  {median:>10,.0f}  {spread(values):<22} {contestant}"
+                    f"{fast:>10,.0f}  {fast / quiet[OURS]:>14.2f}×  {median:>10,.0f}  {extent(values):<22} {contestant}"
                 )
             results[f"batch {size}, µs"] = {
                 contestant: {"p10": round(quiet[contestant], 1), "median": round(statistics.median(values), 1)}
@@ -130,7 +130,7 @@ def main() -> None:
 
 
 def ratios(microseconds: dict[str, float]) -> dict[str, float]:
-    """What we aim at, each as a number: of the tenth percentiles, the rounds that other programs disturbed least."""
+    """Return the ratios that have targets, from tenth percentiles: the rounds with the least disturbance."""
     float32, int8, full_int8 = (f"kvae, {precision}" for precision in ("float32", "int8", "full_int8"))
     pairs = {
         "Keras's LiteRT / kvae float32 (at least 1)": (KERAS, float32),

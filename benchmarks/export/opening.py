@@ -1,6 +1,6 @@
-"""Opening a decoder up to its first image: milliseconds, memory and bytes of each file, and then its latency.
+"""Time, memory and bytes to open a decoder file up to its first image, and then its latency.
 
-Each contestant opens its file in a process of its own, after its runtime has been imported, in turns.
+Each contestant opens its file in a new process, after the import of its runtime. Contestants take turns.
 """
 
 import argparse
@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import keras
 import numpy as np
-from common import spread, store
+from common import extent, store
 from contestants import by_keras, by_kvae
 
 import kvae
@@ -47,7 +47,7 @@ if path.endswith(".onnx"):
     run = lambda: session.run(None, {"z": z})
 else:
     opened = Interpreter(path, num_threads=1)
-    opened.allocate_tensors()  # all of a file, as clients do that know positions only
+    opened.allocate_tensors()  # the whole file, as in clients that know only tensor positions
     names = opened.get_signature_list()
     runner = opened.get_signature_runner(f"decode_{size}" if f"decode_{size}" in names else next(iter(names)))
     (name,) = runner.get_input_details()
@@ -64,7 +64,7 @@ print(json.dumps([opening, memory, float(np.percentile(times, 10))]))
 
 
 def files(vae: kvae.VAE, folder: Path, size: int) -> dict[str, Path]:
-    """The contestants' files for batches of this size."""
+    """Return the contestants' files for batches of this size."""
     images = np.random.default_rng(0).random((64, *vae.image_shape), dtype="float32")
     settings = {"validation": images, "precisions": PRECISIONS, "batch_sizes": (size,)}
     found = {ONNX: folder / "onnx" / "decode.onnx"} if by_kvae(vae, folder, **settings) else {}
@@ -106,7 +106,7 @@ def main() -> None:
             for contestant, (opening, memory, call) in middle.items():
                 print(
                     f"{opening / middle[KERAS][0]:>8.2f}×  {opening:>11.1f}  {memory:>5.1f}  {call:>9.0f}  "
-                    f"{sizes[contestant]:>10,}  {spread([row[0] for row in measured[contestant]]):<14} {contestant}"
+                    f"{sizes[contestant]:>10,}  {extent([row[0] for row in measured[contestant]]):<14} {contestant}"
                 )
             results[title] = {
                 contestant: {

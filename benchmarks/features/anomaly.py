@@ -1,11 +1,11 @@
-"""Anomalies found without a label: one digit against the others, and clothes against digits.
+"""Anomaly detection without labels: one digit against the others, and clothes against digits.
 
     python benchmarks/features/anomaly.py                      # all experiments
-    python benchmarks/features/anomaly.py one-class --epochs 1 --seeds 0 --limit 1000      # tries it out
+    python benchmarks/features/anomaly.py one-class --epochs 1 --seeds 0 --limit 1000      # quick check
 
-needs `TFDS_DATA_DIR` with mnist and fashion_mnist. AUROC on the test splits, mean over the seeds and their spread.
-Controls: distance to the nearest training image, what PCA of as many components leaves, what a plain autoencoder of
-the same networks leaves (squared errors).
+Requires `TFDS_DATA_DIR` with mnist and fashion_mnist. The result is the AUROC on the test splits: mean over the seeds,
+and range. Controls: the distance to the nearest training image, the squared error of a PCA with the same number of
+components, and the squared error of a plain autoencoder with the same networks.
 """
 
 import argparse
@@ -33,16 +33,16 @@ import kvae
 from kvae.features import AnomalyDetector
 
 LATENTS, SAMPLES, BATCH = 16, 8, 64
-NEIGHBOURS = 10_000  # training images that the nearest one is sought among
+NEIGHBOURS = 10_000  # training images for the nearest-neighbour search
 
 
 def scores(
     train: np.ndarray, tests: list[np.ndarray], epochs: int, seed: int, density: bool = True
 ) -> dict[str, list[np.ndarray]]:
-    """How anomalous each test image is, by score.
+    """Return how anomalous each test image is, for each score.
 
-    With `density`, the likelihood is one of 8-bit grey values, which a compressor can be held against; else it is
-    Bernoulli's, the cross-entropy of grey values.
+    With `density`, the likelihood is a distribution of 8-bit grey values, which is comparable with a compressor.
+    Otherwise it is Bernoulli: the cross-entropy of grey values.
     """
 
     def vae(shape: tuple[int, int, int], latent_dim: int) -> kvae.VAE:
@@ -82,7 +82,7 @@ def auroc(ordinary: np.ndarray, anomalous: np.ndarray) -> float:
 
 
 def one_class(epochs: int, seed: int, limit: int | None, density: bool = True) -> dict[str, float]:
-    """Each digit in turn is ordinary; mean over the digits of the AUROC on all test images."""
+    """Return the AUROC on all test images with one ordinary digit, as a mean over the ten digits."""
     data = kvae.data.load("mnist")
     (x, y), (x_test, y_test) = data.arrays("train", limit), data.arrays("test", limit)
     assert y is not None
@@ -96,7 +96,7 @@ def one_class(epochs: int, seed: int, limit: int | None, density: bool = True) -
 
 
 def against(ordinary: str, other: str) -> Callable[[int, int, int | None], dict[str, float]]:
-    """Trained on one set, AUROC against the other."""
+    """Return an experiment: train on one dataset, AUROC against the other."""
 
     def run(epochs: int, seed: int, limit: int | None) -> dict[str, float]:
         data = kvae.data.load(ordinary)
@@ -117,10 +117,10 @@ EXPERIMENTS: dict[str, tuple[Callable[[int, int, int | None], dict[str, float]],
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("experiments", nargs="*", help=f"of {', '.join(map(repr, EXPERIMENTS))} (default: all)")
-    parser.add_argument("--epochs", type=int, help="instead of those of each experiment")
+    parser.add_argument("experiments", nargs="*", help=f"any of {', '.join(map(repr, EXPERIMENTS))} (default: all)")
+    parser.add_argument("--epochs", type=int, help="epochs, instead of the default of each experiment")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--limit", type=int, help="the first images of each split only")
+    parser.add_argument("--limit", type=int, help="use only the first images of each split")
     options = parser.parse_args()
     stored = RESULTS / "anomaly.json"
     results: dict[str, Any] = json.loads(stored.read_text(encoding="utf-8")) if stored.is_file() else {}

@@ -1,17 +1,17 @@
-"""MNIST with few labels: what ordinary classifiers, and M2, make of a VAE's latents (Kingma et al. 2014).
+"""MNIST with few labels: ordinary classifiers and M2 on a VAE's latents (Kingma et al. 2014).
 
     python benchmarks/features/few_labels.py runs/likelihood/best
-    python benchmarks/features/few_labels.py runs/mnist --sizes 100 --draws 2 --epochs 1          # tries it out
+    python benchmarks/features/few_labels.py runs/mnist --sizes 100 --draws 2 --epochs 1          # quick check
     python benchmarks/features/few_labels.py runs/likelihood/best --features "VAE, z mean" --m2-sizes
 
-takes a run of `kvae train` on mnist or binarized_mnist (which gets MNIST's images thresholded), and needs
-`TFDS_DATA_DIR` with mnist. Test error in %, mean and range over draws of labels, as many of each digit. The setting is
-inductive: the test images are seen by nobody before the end. The VAE has seen the training images without labels.
-Label spreading and M2 see their latents, too, and so does co-training (after Blum & Mitchell 1998): the best classifier
-is fitted again, with all latents to which it and label spreading give the same label. Classifiers and their settings
-are chosen on 1,000 validation images, for every draw and every row alike. Controls: raw pixels, as many principal
-components as latents, and the code of a plain autoencoder of the default networks (label spreading and co-training on
-raw pixels would take hours). M2 runs on components and code as it does on the latents.
+The argument is a run of `kvae train` on mnist or binarized_mnist (which receives thresholded MNIST images). Requires
+`TFDS_DATA_DIR` with mnist. The result is the test error in %: mean and range over draws of labels, with the same number
+of each digit. The setting is inductive: no test image is used before the end. The VAE has seen the training images
+without labels. Label spreading, M2 and co-training (after Blum & Mitchell 1998) also use the latents of these images.
+In co-training, the best classifier is fitted again with all latents for which it and label spreading agree on the
+label. In every draw and every row, classifiers and their settings are chosen on 1,000 validation images. Controls: raw
+pixels, the same number of principal components as latents, and the code of a plain autoencoder with the default
+networks. M2 also runs on the components and the code. Label spreading and co-training on raw pixels would take hours.
 """
 
 import argparse
@@ -42,8 +42,8 @@ import kvae
 from kvae import likelihoods, networks
 from kvae.features import extract
 
-VALIDATED = 1000  # validation images that choose among classifiers
-SPREAD = 20_000  # training images that labels are spread over
+VALIDATED = 1000  # validation images for the choice of a classifier
+SPREAD = 20_000  # unlabelled training images for label spreading
 AUTOENCODER_EPOCHS = 5
 VAE = "VAE, z mean"
 WITH_M2 = (VAE, "autoencoder", "PCA")
@@ -61,15 +61,15 @@ def spreading() -> list[Any]:
     return [LabelSpreading(kernel="knn", n_neighbors=k, alpha=0.2, max_iter=50) for k in (5, 7, 15)]
 
 
-def agreed(machine: Any, spread: Any, x: np.ndarray, partly: np.ndarray) -> Any:
-    """`machine` fitted again, with those of `x` without a label (−1) for which `spread` says the same as it does."""
+def co_trained(machine: Any, spread: Any, x: np.ndarray, partly: np.ndarray) -> Any:
+    """Fit `machine` again, with the unlabelled rows (−1) of `x` for which it and `spread` give the same label."""
     labels = np.where(partly >= 0, partly, spread.transduction_)
     known = (partly >= 0) | (machine.predict(x) == labels)
     return clone(machine).fit(x[known], labels[known])
 
 
 def features_of(run: Path, names: list[str]) -> tuple[dict[str, Sets], dict[str, np.ndarray]]:
-    """Features of the three splits by name, and their labels."""
+    """Return the features of the three splits by name, and their labels."""
     config = json.loads((run / "config.json").read_text(encoding="utf-8"))
     binarize = "threshold" if config["source"] == "binarized_mnist" else config["binarize"]
     data = kvae.data.load("mnist", binarize=binarize)
@@ -99,24 +99,24 @@ def features_of(run: Path, names: list[str]) -> tuple[dict[str, Sets], dict[str,
 
 
 def scaled(sets: Sets) -> Sets:
-    """Shifted and scaled as a whole: directions keep their proportions, and dead latents stay small."""
+    """Shift and scale all latents by one factor, so that their proportions stay and dead latents stay small."""
     mean, scale = sets["train"].mean(axis=0), sets["train"].std()
     return {split: (x - mean) / scale for split, x in sets.items()}
 
 
 def best(fitted: list[Any], sets: Sets, labels: dict[str, np.ndarray]) -> Any:
-    """The one that is best on the validation images."""
+    """Return the classifier with the best score on the validation images."""
     x, y = sets["validation"][:VALIDATED], labels["validation"][:VALIDATED]
     return max(fitted, key=lambda machine: machine.score(x, y))
 
 
 def error_of(machine: Any, sets: Sets, labels: dict[str, np.ndarray]) -> tuple[float, str]:
-    """Test error in %, and which one it is."""
+    """Return the test error in %, and the description of the classifier."""
     return 100 * (1 - machine.score(sets["test"], labels["test"])), str(machine)
 
 
 def m2(sets: Sets, labels: dict[str, np.ndarray], chosen: np.ndarray, seed: int, epochs: int) -> tuple[float, str]:
-    """Test error of M2 on such features; its weights are those of the first epoch that is best in validation."""
+    """Return the test error of M2 on these features, with the weights of the best epoch in validation."""
     keras.utils.set_random_seed(seed)
     rows = {split: x.reshape(len(x), 1, -1, 1).astype("float32") for split, x in sets.items()}
     shape = rows["train"].shape[1:]
@@ -147,7 +147,7 @@ def m2(sets: Sets, labels: dict[str, np.ndarray], chosen: np.ndarray, seed: int,
     best, test_error, chosen_epoch = np.inf, np.inf, 0
     for epoch in range(1, epochs + 1):
         model.fit(tf.data.Dataset.zip(unlabelled, labelled).map(together), verbose=0)
-        if (found := error("validation", VALIDATED)) < best:  # of equal ones the first
+        if (found := error("validation", VALIDATED)) < best:  # keeps the first of equal epochs
             best, test_error, chosen_epoch = found, error("test"), epoch
     return test_error, f"epoch {chosen_epoch}"
 
@@ -155,10 +155,12 @@ def m2(sets: Sets, labels: dict[str, np.ndarray], chosen: np.ndarray, seed: int,
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
-    parser.add_argument("--features", nargs="+", choices=FEATURES, default=FEATURES, help="rows of these only")
+    parser.add_argument(
+        "--features", nargs="+", choices=FEATURES, default=FEATURES, help="only the rows of these features"
+    )
     parser.add_argument("--sizes", type=int, nargs="+", default=[100, 600, 1000, 3000])
     parser.add_argument("--draws", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=6, help="of M2")
+    parser.add_argument("--epochs", type=int, default=6, help="epochs of M2")
     parser.add_argument("--m2-sizes", type=int, nargs="*", default=[100])
     options = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -175,13 +177,13 @@ if __name__ == "__main__":
                 x = values["train"][chosen]
                 machine = best([machine.fit(x, y) for machine in supervised(x.shape[1])], values, labels)
                 row[name] = error_of(machine, values, labels)
-                if name == "raw pixels":  # hours
+                if name == "raw pixels":  # takes hours
                     continue
                 x = np.concatenate([x, values["train"][over]])
                 partly = np.concatenate([y, np.full(SPREAD, -1)])
                 spread = [spreader.fit(x, partly) for spreader in spreading()]
                 row[f"{name}, label spreading"] = error_of(best(spread, values, labels), values, labels)
-                both = [agreed(machine, spreader, x, partly) for spreader in spread]
+                both = [co_trained(machine, spreader, x, partly) for spreader in spread]
                 row[f"{name}, co-training"] = error_of(best(both, values, labels), values, labels)
             for name in WITH_M2 if size in options.m2_sizes else ():
                 if name in sets:

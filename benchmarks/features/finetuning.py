@@ -1,13 +1,14 @@
-"""Does it help a classifier to start from a VAE's encoder? Learning curves, from 100 labels to 10,000.
+"""Learning curves of classifiers that start from a VAE's encoder, from 100 labels to 10,000.
 
     python benchmarks/features/finetuning.py                       # mnist, fashion_mnist, cifar10_small
-    python benchmarks/features/finetuning.py mnist --sizes 100 1000 --draws 2 --steps 50 --epochs 1      # tries it out
+    python benchmarks/features/finetuning.py mnist --sizes 100 1000 --draws 2 --steps 50 --epochs 1      # quick check
 
-needs `TFDS_DATA_DIR`. The VAE learns from all training images, without labels; then the same network learns from the
-labelled ones: from the VAE's weights (head alone; all layers, the encoder's at a tenth of the learning rate; all at the
-same), or from random ones. Every draw of labels has as many of each class. The controls are linear classifiers on raw
-pixels, on as many principal components as latents, and on the code of a plain autoencoder of the same networks. The
-number of training steps is the same for all; each keeps the weights that do best on 1,000 validation images.
+Requires `TFDS_DATA_DIR`. The VAE is trained on all training images, without labels. Then the same network is trained on
+the labelled images. It starts from the VAE's weights (only the head is trained; all layers are trained, the encoder
+with a tenth of the learning rate; all layers are trained with the same rate) or from random weights. Every draw of
+labels has the same number of each class. The controls are linear classifiers on raw pixels, on the same number of
+principal components as latents, and on the code of a plain autoencoder with the same networks. The number of training
+steps is the same for all. Each contestant keeps the weights with the best result on 1,000 validation images.
 """
 
 import argparse
@@ -61,7 +62,7 @@ def network(vae: kvae.VAE, fresh: kvae.VAE, classes: int) -> dict[str, Callable[
 
 
 def accuracy_of(net: keras.Model, train: Any, validation: Any, test: Any, steps: int, seed: int) -> float:
-    """Test accuracy of the weights that were best on the validation images."""
+    """Return the test accuracy of the weights with the best result on the validation images."""
     keras.utils.set_random_seed(seed)
     net.compile(keras.optimizers.Adam(RATE), "sparse_categorical_crossentropy", metrics=["accuracy"])
     passes = max(1, round(steps * BATCH / len(train[0])))
@@ -89,7 +90,7 @@ def curves(name: str, sizes: list[int], draws: int, steps: int, epochs: int) -> 
 
     def codes(images: np.ndarray) -> np.ndarray:
         batches = range(0, len(images), 500)
-        return np.concatenate([np.asarray(autoencoder.encode(images[i : i + 500])) for i in batches])
+        return np.concatenate([np.asarray(autoencoder.encode(images[i : i + 500]).mean) for i in batches])
 
     controls: dict[str, Callable[[np.ndarray], np.ndarray]] = {
         "raw pixels, linear": lambda images: images.reshape(len(images), -1),
@@ -146,17 +147,17 @@ def draw_figure(results: dict[str, Any], path: Path) -> None:
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
-    print(f"Drawn: {path}")
+    print(f"Wrote {path}")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sets", nargs="*", help=f"of {', '.join(SETS)} (default: all)")
+    parser.add_argument("sets", nargs="*", help=f"any of {', '.join(SETS)} (default: all)")
     parser.add_argument("--sizes", type=int, nargs="+", default=[100, 300, 1000, 3000, 10_000])
     parser.add_argument("--draws", type=int, default=5)
     parser.add_argument("--steps", type=int, default=500)
-    parser.add_argument("--epochs", type=int, default=10, help="of the VAE")
-    parser.add_argument("--out", type=Path, help="draw what is stored into this PNG file, and do nothing else")
+    parser.add_argument("--epochs", type=int, default=10, help="epochs of the VAE")
+    parser.add_argument("--out", type=Path, help="only draw the stored results into this PNG file")
     options = parser.parse_args()
     results: dict[str, Any] = json.loads(STORED.read_text(encoding="utf-8")) if STORED.is_file() else {}
     if options.out:

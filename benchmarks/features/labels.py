@@ -1,10 +1,10 @@
-"""Draws of labels, as many of each class."""
+"""Draws of labels with the same number of each class."""
 
 import numpy as np
 
 
 def draw_labels(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """Positions of `count` labelled examples, as many of each class, in random order."""
+    """Return the positions of `count` labelled examples, with the same number of each class, in random order."""
     rng = np.random.default_rng(seed)
     classes = np.unique(labels)
     each = count // len(classes)

@@ -1,11 +1,11 @@
-"""Features of many images, per second: kvae's ways against `model.predict` and the encoder as a SavedModel.
+"""Features per second: kvae's functions against `model.predict` and the encoder as a SavedModel.
 
     python benchmarks/features/throughput.py
-    python benchmarks/features/throughput.py --images 2000 --rounds 2 --memory 2000        # tries it out
+    python benchmarks/features/throughput.py --images 2000 --rounds 2 --memory 2000        # quick check
 
-One encoder (the default networks, 28×28 images, 16 latents), one array of images, one process; contestants take
-turns, and each gives the latent means of all images. Then memory, in processes of their own: n and 10·n images, with
-the hidden layer, streamed to a file (as `kvae features` does) and held in memory.
+Speed: one encoder (the default networks, 28×28 images, 16 latents), one array of images, one process. Contestants take
+turns, and each returns the latent means of all images. Memory: each measurement runs in a new process, with n and 10·n
+images and the hidden layer, streamed to a file (as in `kvae features`) or held in memory.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from kvae.features.streaming import write_features
 SHAPE, LATENTS = (28, 28, 1), 16
 BATCHES = {"predict, batch 32 (Keras's default)": 32, "predict, batch 256": 256}
 
-#: in a process of its own: peak memory in MB, before the features and after them
+#: program of a new process: prints peak memory in MB, before and after the features
 MEMORY = """
 import resource, sys
 import numpy as np, kvae
@@ -51,7 +51,7 @@ print(before, peak())
 
 
 def saved_model(vae: kvae.VAE, folder: Path) -> Callable[[np.ndarray], np.ndarray]:
-    """The encoder's signature of a SavedModel, 256 images at a time."""
+    """Return the encoder's signature of a SavedModel, for 256 images per call."""
     encoder = feature_model(vae)
     path = str(folder / "saved_model")
     encoder.export(path, verbose=False)
@@ -101,7 +101,7 @@ def memory(images: int) -> dict[str, Any]:
                 printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
                 before, after = map(float, printed.split())
                 rows[way][str(limit)] = round(after - before, 1)
-            print(f"  {way}: MB on top of the loaded model and images, by images: {rows[way]}")
+            print(f"  {way}: MB in addition to the loaded model and images, by number of images: {rows[way]}")
     return rows
 
 

@@ -1,8 +1,8 @@
 """Importance-weighted likelihood of the network of IWAE, K = 5000: `kvae.evaluation` against Pythae's `get_nll`.
 
-The peer lives in an environment of its own (`pip install pythae==0.1.2 torch`), whose interpreter `--peer-python`
-names; it is started once and takes turns with ours. Both have 784-200-200-50 tanh networks, both with the same
-weights and images, and both estimates are printed: they agree within their Monte Carlo error.
+Pythae, the peer, requires a separate environment (`pip install pythae==0.1.2 torch`). `--peer-python` is its
+interpreter. It is started once and takes turns with kvae. Both have 784-200-200-50 tanh networks with the same weights
+and images. Both estimates are printed: they agree within their Monte Carlo error.
 """
 
 import argparse
@@ -23,7 +23,7 @@ PEER_BATCH = 100  # get_nll's default
 
 
 def peer(folder: str) -> None:
-    """In the peer's environment: answers each line `{"images": n, "batch": b}` with seconds and the mean nll."""
+    """Answer each line `{"images": n, "batch": b}` with seconds and the mean nll, in the peer's environment."""
     import numpy as np
     import torch
     from pythae.models import VAE, VAEConfig
@@ -73,7 +73,7 @@ def peer(folder: str) -> None:
 
 
 def timed(run) -> dict:
-    """Seconds of wall clock and of processor (user + system), and what `run` gives."""
+    """Return the seconds of wall clock and of processor (user + system), and the result of `run`."""
     before = resource.getrusage(resource.RUSAGE_SELF)
     started = time.perf_counter()
     result = run()
@@ -84,7 +84,7 @@ def timed(run) -> dict:
 
 
 def make_model():
-    """The network of IWAE (Burda et al. 2016, one stochastic layer)."""
+    """Return the network of IWAE (Burda et al. 2016, one stochastic layer)."""
     import keras
 
     import kvae
@@ -106,7 +106,7 @@ def train(model, images, epochs: int) -> None:
 
 
 def weights(model) -> dict:
-    """Of all six dense layers, by name. The peer's log-scales are not bounded; in this range that is the same."""
+    """Return the weights of all six dense layers by name. The peer's unbounded log-scales are equal in this range."""
     found = {}
     for part in ("encoder", "decoder"):
         arrays = getattr(model, part).get_weights()
@@ -116,7 +116,7 @@ def weights(model) -> dict:
 
 
 def breakdown(model, rounds: int = 5) -> dict[str, float]:
-    """Milliseconds of processor time that the parts of one image (K latents) take, each on its own."""
+    """Return milliseconds of processor time of each part of the score of one image (K latents)."""
     import tensorflow as tf
 
     from kvae.distributions import seed_words
@@ -142,17 +142,17 @@ def breakdown(model, rounds: int = 5) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peer-python", required=True, help="Interpreter of an environment with pythae 0.1.2.")
-    parser.add_argument("--images", type=int, default=180, help="Scored by ours in a round.")
-    parser.add_argument("--peer-images", type=int, default=8, help="Scored by the peer in a round.")
+    parser.add_argument("--peer-python", required=True, help="interpreter of an environment with pythae 0.1.2")
+    parser.add_argument("--images", type=int, default=180, help="images per round that kvae scores")
+    parser.add_argument("--peer-images", type=int, default=8, help="images per round that the peer scores")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=5, help="Of training, on digits drawn large: 0 for none.")
+    parser.add_argument("--epochs", type=int, default=5, help="epochs of training on enlarged digits; 0 for none")
     options = parser.parse_args()
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.path.insert(0, str(Path(__file__).parents[1]))
     import numpy as np
-    from common import median_ratio, spread, store
+    from common import extent, median_ratio, store
 
     import kvae
     from kvae.evaluation import score_images
@@ -190,9 +190,9 @@ def main() -> None:
         result[unit] = {
             "ratio": round(median_ratio(per_image[1], per_image[0]), 1),
             "kvae_per_image": statistics.median(per_image[0]),
-            "kvae_spread": spread(per_image[0]),
+            "kvae_spread": extent(per_image[0]),
             "pythae_per_image": statistics.median(per_image[1]),
-            "pythae_spread": spread(per_image[1]),
+            "pythae_spread": extent(per_image[1]),
         }
         row = result[unit]
         print(f"{row['ratio']:6.1f}×  {unit} per image: kvae {row['kvae_per_image']:.4f} ({row['kvae_spread']}), "

@@ -1,9 +1,10 @@
-"""The likelihood of a model as a phone has it: importance-weighted through its `.tflite` files, and the size of those.
+"""The importance-weighted likelihood of a model through its `.tflite` files, and their size.
 
     TFDS_DATA_DIR=... python benchmarks/likelihood/phone.py runs/likelihood/phone
 
-The file's `score` gives −log w = −log p(x, z)/q(z|x) of one posterior sample where the rate is that of the sample, as
-it is for every prior but the normal ones; K seeds give the bound −log 1/K Σ w. LiteRT runs it, without TensorFlow.
+The file's `score` returns −log w = −log p(x, z)/q(z|x) of one posterior sample if the rate is estimated from the
+sample, as with every prior except the normal ones. K seeds give the bound −log 1/K Σ w. LiteRT runs the file, without
+TensorFlow.
 """
 
 import argparse
@@ -29,7 +30,7 @@ from kvae.export import runtime
 
 
 def through_file(path: Path, images: np.ndarray, num_samples: int) -> dict[str, float]:
-    """Mean −ELBO and NLL in nats, with the standard error of the latter."""
+    """Return the mean −ELBO and NLL in nats, and the standard error of the NLL."""
     model = runtime.load(path)
     losses = [model.score(images, seed=seed)["negative_elbo"] for seed in trange(num_samples, leave=False)]
     log_weights = -np.array(losses, "float64")
@@ -44,12 +45,12 @@ if __name__ == "__main__":
     parser.add_argument("run", type=Path)
     parser.add_argument("--data", default="binarized_mnist")
     parser.add_argument("--samples", type=int, default=100)
-    parser.add_argument("--limit", type=int, help="only the first test images")
+    parser.add_argument("--limit", type=int, help="use only the first test images")
     options = parser.parse_args()
 
     vae, data = kvae.load(options.run / "model.keras"), kvae.data.load(options.data)
     if closed_form_kl(vae.posterior, vae.prior):
-        parser.error("expected a model whose rate is sampled: with a rate in closed form the file has no weights")
+        parser.error("expected a model with a sampled rate: with a rate in closed form, the file has no weights")
     images, _ = data.arrays("test", limit=options.limit)
     scores = kvae.evaluation.evaluate(vae, images, options.samples)
     rows = {"Keras": {"negative_elbo": -scores["elbo"], "nll": scores["nll"], "nll_error": scores["nll_error"]}}

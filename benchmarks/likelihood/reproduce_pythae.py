@@ -1,11 +1,11 @@
-"""Pythae's own VAE on static MNIST, trained as its reproducibility script does, scored by its own `get_nll`.
+"""Pythae's VAE on static MNIST, trained as in its reproducibility script and scored by its `get_nll`.
 
     TFDS_DATA_DIR=... python benchmarks/likelihood/reproduce_pythae.py --peer-python PATH
 
-Its repository says 89.78 for it, and has network, optimiser, batches and milestones, but not the training
-configuration. The peer lives in an environment of its own (`pip install pythae==0.1.2 torch`), whose interpreter
-`--peer-python` names. Its class and loss are used in a plain loop; the weights of the best validation loss count,
-as with its trainer. Our row beside it is `run.py pythae`.
+Pythae's repository reports 89.78. It contains network, optimiser, batches and milestones, but not the training
+configuration. Pythae requires a separate environment (`pip install pythae==0.1.2 torch`). `--peer-python` is its
+interpreter. This script uses its class and loss in a plain loop, and the weights with the best validation loss, as its
+trainer does. The row of kvae is `run.py pythae`.
 """
 
 import argparse
@@ -22,7 +22,7 @@ MILESTONES, GAMMA = [200, 350, 500, 750, 1000], 10 ** (-1 / 5)
 
 
 def peer(arrays: str, learning_rate: float, epochs: int, seed: int) -> None:
-    """In the peer's environment: progress on stderr, the result as JSON on stdout."""
+    """Train in the peer's environment. Print progress to stderr and the result as JSON to stdout."""
     import copy
 
     import numpy as np
@@ -51,7 +51,7 @@ def peer(arrays: str, learning_rate: float, epochs: int, seed: int) -> None:
             return ModelOutput(reconstruction=self.body(z).reshape(-1, 1, 28, 28))
 
     torch.manual_seed(seed)
-    torch.set_flush_denormal(True)  # Adam's moments of pixels that are never lit
+    torch.set_flush_denormal(True)  # for Adam's moments of pixels that are always 0
     images = {name: torch.tensor(x.astype("float32")) for name, x in np.load(arrays).items()}
     config = VAEConfig(input_dim=(1, 28, 28), latent_dim=LATENTS, reconstruction_loss="bce")
     model = VAE(config, Encoder(), Decoder())

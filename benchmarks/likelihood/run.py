@@ -1,11 +1,11 @@
-"""Likelihoods beside the papers': each experiment is a few `kvae` commands, whose numbers are stored.
+"""Likelihoods in comparison with papers: each experiment is a few `kvae` commands, whose results are stored.
 
-    TFDS_DATA_DIR=... python benchmarks/likelihood/run.py pythae          # one, or several, or all of them
+    TFDS_DATA_DIR=... python benchmarks/likelihood/run.py pythae          # one experiment, several, or all of them
     python benchmarks/likelihood/run.py --list                            # the commands, without running any
 
-Results go to benchmarks/results/likelihood.json, one entry for each run: the commands, the seconds that each took
-(wall clock, and processor time of all cores), and what `kvae evaluate --json` wrote. An entry that is there with the
-same commands isn't run again (`--again` does). Runs and their figures stay in `--runs` (runs/likelihood).
+Results are stored in benchmarks/results/likelihood.json, one entry for each run: the commands, the seconds of each
+command (wall clock, and processor time of all cores), and the output of `kvae evaluate --json`. An entry with the same
+commands isn't run again, unless `--again` is given. Runs and their figures stay in `--runs` (runs/likelihood).
 """
 
 import argparse
@@ -27,7 +27,7 @@ PARTS = "--latent-dim 40 --batch-size 100 --learning-rate 1.2e-3 --epochs 4"
 COLOUR = "--latent-dim 128 --precision bfloat16 --learning-rate 1e-3 --epochs 8"
 IWAE = "--recipe iwae --batch-size 100 --epochs"
 
-#: run: what to train, what to evaluate; `{run}` is its folder, `{runs}` that of all
+#: run: training command, evaluation command; `{run}` is the folder of the run, `{runs}` the folder of all runs
 EXPERIMENTS: dict[str, dict[str, list[str]]] = {
     "pythae": {
         "pythae": [f"train {STATIC} --recipe pythae_vae --out {{run}}", "evaluate {run} --samples 200"],
@@ -54,7 +54,7 @@ EXPERIMENTS: dict[str, dict[str, list[str]]] = {
         name: [f"train {STATIC} --recipe {name} --epochs 50 --out {{run}}", "evaluate {run} --samples 500"]
         for name in ("gated_vae", "vamp")
     },
-    # What each part brings: the same 4 epochs, from the default network to all parts but the fine-tuning.
+    # The contribution of each part: the same 4 epochs, from the default network to all parts except the fine-tuning.
     "parts": {
         f"parts-{name}": [
             f"train {STATIC} {PARTS} {options} --out {{run}}",
@@ -69,7 +69,7 @@ EXPERIMENTS: dict[str, dict[str, list[str]]] = {
             "both": "--network residual --precision bfloat16 --ema 0.999 --prior flow --posterior flow",
         }.items()
     },
-    # Two trainings: the ELBO, and IWAE from there. Then the same for the phone.
+    # Two training runs: the ELBO, then IWAE from its weights. Then the same for the phone.
     **{
         experiment: {
             f"{experiment}-elbo": [
@@ -87,7 +87,7 @@ EXPERIMENTS: dict[str, dict[str, list[str]]] = {
             ("phone", "phone_vae", 4, 1000),
         )
     },
-    # The same training in every precision, compiled or not; three seeds of the first say what noise is.
+    # The same training run in every precision, compiled or not. Three seeds of the first show the noise.
     "precision": {
         f"precision-{name}": [f"train {DYNAMIC} --epochs 3 {options} --out {{run}}", "evaluate {run} --samples 16"]
         for name, options in {
@@ -112,7 +112,7 @@ EXPERIMENTS: dict[str, dict[str, list[str]]] = {
 
 def run(name: str, commands: list[str], runs: Path, again: bool) -> dict:
     folder = runs / name
-    trained = runs / f"{name}.json"  # what training took, so that an evaluation that is stopped doesn't need it again
+    trained = runs / f"{name}.json"  # times of training, so that an interrupted evaluation doesn't repeat it
     entry: dict = {"commands": [], "wall_seconds": [], "processor_seconds": []}
     for command in commands:
         short = "kvae " + command.format(run=name, runs=".")
@@ -156,16 +156,16 @@ def is_stored(name: str, lines: list[str]) -> bool:
 
 
 def is_missed(experiment: str, name: str, runs: Path) -> bool:
-    """Whether a run that isn't stored yet goes on from this one, whose model is not there."""
-    goes_on = any(
+    """Return whether the model of this run is missing and a run without stored results starts from it."""
+    is_needed = any(
         any(f" ./{name} " in line for line in lines) and not is_stored(other, lines)
         for other, lines in commands_of(experiment).items()
     )
-    return goes_on and not (runs / name / "model.keras").is_file()
+    return is_needed and not (runs / name / "model.keras").is_file()
 
 
 def show(stored: dict) -> None:
-    """The stored results, a line each."""
+    """Print the stored results, one line each."""
     print(f"{'':<26}{'−ELBO':>9}{'NLL':>9} ± s.e.{'K':>7}{'images':>8}{'bits/dim':>10}{'epochs':>8}{'training':>10}")
     for name, entry in stored.items():
         scores, seconds = entry["evaluation"], entry["wall_seconds"][0]
@@ -179,24 +179,24 @@ def show(stored: dict) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("experiments", nargs="*", help=f"of {', '.join(EXPERIMENTS)}; all of them if none is named")
-    parser.add_argument("--list", action="store_true", help="show the commands only")
-    parser.add_argument("--again", action="store_true", help="run what is stored once more")
+    parser.add_argument("experiments", nargs="*", help=f"any of {', '.join(EXPERIMENTS)} (default: all)")
+    parser.add_argument("--list", action="store_true", help="only show the commands")
+    parser.add_argument("--again", action="store_true", help="run stored experiments again")
     parser.add_argument("--runs", type=Path, default=Path("runs/likelihood"))
-    parser.add_argument("--stored", action="store_true", help="show what is stored only")
+    parser.add_argument("--stored", action="store_true", help="only show the stored results")
     options = parser.parse_args()
     if options.stored:
         show(read_stored())
         sys.exit()
     if unknown := set(options.experiments) - set(EXPERIMENTS):
-        parser.error(f"expected experiments of {', '.join(EXPERIMENTS)}. Received: {', '.join(unknown)}")
+        parser.error(f"expected experiments from {', '.join(EXPERIMENTS)}. Received: {', '.join(unknown)}")
     for experiment in options.experiments or EXPERIMENTS:
         for name, lines in commands_of(experiment).items():
             if options.list:
                 print(f"# {name}", *lines, sep="\n")
                 continue
             if not options.again and is_stored(name, lines) and not is_missed(experiment, name, options.runs):
-                print(f"{name}: stored already")
+                print(f"{name}: already stored")
                 continue
             entry = run(name, EXPERIMENTS[experiment][name], options.runs, options.again)
             stored = read_stored() | {name: entry | {"machine": machine()}}

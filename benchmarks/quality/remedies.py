@@ -1,9 +1,10 @@
-"""What makes samples better: one part of a VAE changed at a time, the same network, data and epochs.
+"""Sample quality when one part of a VAE changes, with the same network, data and epochs.
 
     python benchmarks/quality/remedies.py --data fashion_mnist --epochs 30 --seeds 0 1 2
 
-needs `TFDS_DATA_DIR` with the set; `--data digits --epochs 1 --seeds 0` tries it out. Every model is compared in the
-features of the same classifier. Nats of different likelihoods are not of the same thing: compare `rate` within one.
+Requires `TFDS_DATA_DIR` with the dataset. `--data digits --epochs 1 --seeds 0` is a quick check. All models are
+compared in the features of the same classifier. Nats of different likelihoods aren't comparable: compare `rate` within
+one likelihood.
 """
 
 import argparse
@@ -20,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import keras
 import numpy as np
-from common import spread, store
+from common import extent, store
 
 import kvae
 from kvae import evaluation, likelihoods, objectives, priors
@@ -36,7 +37,7 @@ COLUMNS = {
     "seconds": "training, s",
 }
 
-#: the parts that are not the default ones
+#: parts that differ from the default
 REMEDIES: dict[str, Callable[[], dict[str, Any]]] = {
     BASELINE: dict,
     "likelihood: Normal, scale 0.1": lambda: {"likelihood": likelihoods.Normal(0.1)},
@@ -54,7 +55,7 @@ REMEDIES: dict[str, Callable[[], dict[str, Any]]] = {
 
 
 def train(name: str, data: kvae.data.Data, epochs: int, seed: int) -> tuple[kvae.VAE, float]:
-    """A trained model, and the seconds that it took."""
+    """Return a trained model, and the seconds of training."""
     keras.utils.set_random_seed(seed)
     vae = kvae.VAE(latent_dim=LATENTS, image_shape=data.image_shape, seed=seed, **REMEDIES[name]())
     vae.compile(keras.optimizers.Adam(LEARNING_RATE, global_clipnorm=CLIP_NORM))
@@ -64,7 +65,7 @@ def train(name: str, data: kvae.data.Data, epochs: int, seed: int) -> tuple[kvae
 
 
 def with_fitted_prior(vae: kvae.VAE, data: kvae.data.Data) -> kvae.VAE:
-    """The same networks, with a mixture fitted to draws from q(z|x) of the training images."""
+    """Return the same networks with a mixture prior, fitted to draws from q(z|x) of the training images."""
     moments = kvae.features.extract(vae, data.split("train"), hidden=False)
     noise = np.random.default_rng(0).normal(size=moments["mean"].shape)
     latents = moments["mean"] + np.sqrt(moments["variance"]) * noise
@@ -78,7 +79,7 @@ def score(vae: kvae.VAE, data: kvae.data.Data, classifier: keras.Model, seed: in
 
 
 def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Mean over the seeds, and each of them."""
+    """Return the mean over the seeds, and the value of each seed."""
     return {
         key: {"mean": statistics.mean(run[key] for run in runs), "runs": [run[key] for run in runs]} for key in COLUMNS
     }
@@ -86,12 +87,12 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 def show(name: str, row: dict[str, Any]) -> None:
     cells = [f"{row[key]['mean']:>16,.3g}" for key in COLUMNS]
-    print(f"{''.join(cells)}   {name}   (Fréchet of means {spread(row['frechet_means']['runs'])})", flush=True)
+    print(f"{''.join(cells)}   {name}   (Fréchet of means {extent(row['frechet_means']['runs'])})", flush=True)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="fashion_mnist", help="anything with labels that kvae.data.load knows")
+    parser.add_argument("--data", default="fashion_mnist", help="dataset with labels for kvae.data.load")
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--only", nargs="+", choices=[*REMEDIES, FITTED], default=[*REMEDIES, FITTED], metavar="NAME")

@@ -1,4 +1,4 @@
-"""A VAE as people write it after keras.io's example: a `train_step`, three `Mean` metrics, a sigmoid at the end."""
+"""A hand-written VAE after keras.io's example: a `train_step`, three `Mean` metrics, a sigmoid at the end."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import tensorflow as tf
 
 
 class ByHand(keras.Model):
-    """The encoder puts out means and log-variances, the decoder probabilities."""
+    """A VAE whose encoder returns means and log-variances, and whose decoder returns probabilities."""
 
     def __init__(self, encoder: keras.Model, decoder: keras.Model):
         super().__init__()
@@ -34,12 +34,12 @@ class ByHand(keras.Model):
             terms = self.terms(data)
         gradients = tape.gradient(terms[0], self.trainable_weights)
         self.optimizer.apply_gradients(zip(gradients, self.trainable_weights))
-        return self._counted(terms)
+        return self._update_metrics(terms)
 
     def test_step(self, data: Any) -> dict[str, Any]:
-        return self._counted(self.terms(data))
+        return self._update_metrics(self.terms(data))
 
-    def _counted(self, terms: list[Any]) -> dict[str, Any]:
+    def _update_metrics(self, terms: list[Any]) -> dict[str, Any]:
         for tracker, value in zip(self.trackers, terms):
             tracker.update_state(value)
         return {tracker.name: tracker.result() for tracker in self.trackers}

@@ -1,17 +1,17 @@
-"""Images per second of training: kvae, a VAE as keras.io's example writes it, a bare loop, and Pythae.
+"""Images per second of training: kvae, a VAE after keras.io's example, a bare loop, and Pythae.
 
     python benchmarks/training/fit.py --peer-python PATH
-    python benchmarks/training/fit.py mlp --images 1280 --rounds 1                    # tries it out, without a peer
+    python benchmarks/training/fit.py mlp --images 1280 --rounds 1                    # quick check, without Pythae
 
-The same network, optimizer (Adam), batch and images for all; contestants take turns. PATH is the interpreter of an
-environment of its own that has Pythae (`pip install pythae==0.1.2 torch`).
+All contestants have the same network, optimizer (Adam), batch and images, and take turns. PATH is the interpreter of a
+separate environment with Pythae (`pip install pythae==0.1.2 torch`).
 
 * kvae, Keras's default: `vae.compile(Adam)`, `vae.fit(data.train)`.
-* kvae, as `kvae train`: `kvae.optimizers.FusedAdam`, up to 50 steps in one execution; once more with bfloat16 networks.
-* kvae's default network, in place of keras.io's: a faster one. `time_to_quality.py` has the −ELBO of both.
+* kvae, as `kvae train`: `kvae.optimizers.FusedAdam`, up to 50 steps in one execution; also with bfloat16 networks.
+* kvae's default network instead of keras.io's: a faster network. `time_to_quality.py` has the −ELBO of both.
 * keras.io's way: a subclass with a `train_step` (`by_hand.py`), `fit` on an array.
-* bare loop: a `tf.function` that has no metrics, no callbacks and no checks, on slices of a tensor.
-* Pythae: its `VAE` and `BaseTrainer`, networks in PyTorch.
+* bare loop: a `tf.function` without metrics, callbacks and checks, on slices of a tensor.
+* Pythae: its `VAE` and `BaseTrainer`, with networks in PyTorch.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 BATCH = 128
-#: the image; widths of strided 3×3 convolutions and of dense layers; latents; images in an epoch, some seconds long
+#: shape of images; widths of strided 3×3 convolutions and of dense layers; latents; images of an epoch of some seconds
 NETWORKS: dict[str, dict[str, Any]] = {
     "keras.io": {"image": (28, 28, 1), "filters": (32, 64), "units": (16,), "latents": 2, "epoch": 6400},
     "mlp": {"image": (28, 28, 1), "filters": (), "units": (200, 200), "latents": 50, "epoch": 38_400},
@@ -36,7 +36,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
 
 
 def peer(name: str, folder: str) -> None:
-    """In the peer's environment: answers each line with the seconds of one epoch."""
+    """Answer each line with the seconds of one epoch, in the peer's environment."""
     import logging
 
     import numpy as np
@@ -244,10 +244,10 @@ if __name__ == "__main__":
         peer(*sys.argv[2:])
         raise SystemExit
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("networks", nargs="*", help=f"of {', '.join(NETWORKS)} (default: all)")
-    parser.add_argument("--images", type=int, help="in an epoch, instead of those of each network")
+    parser.add_argument("networks", nargs="*", help=f"any of {', '.join(NETWORKS)} (default: all)")
+    parser.add_argument("--images", type=int, help="images per epoch, instead of the default of each network")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--peer-python", help="Interpreter of an environment with pythae 0.1.2.")
+    parser.add_argument("--peer-python", help="interpreter of an environment with pythae 0.1.2")
     options = parser.parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))

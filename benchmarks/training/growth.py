@@ -1,12 +1,13 @@
-"""How the time of a training step grows with images, latents, batch and K; and IWAE's step where the encoder runs once.
+"""Growth of the time of a training step with image side, latents, batch and K, and the cost of IWAE's encoder.
 
     python benchmarks/training/growth.py
-    python benchmarks/training/growth.py --rounds 1 --seconds 0.1                      # tries it out
+    python benchmarks/training/growth.py --rounds 1 --seconds 0.1                      # quick check
 
-One thing grows at a time, the others stay: 28×28 (32×32 where images grow), 16 latents, batches of 128, K = 1 and the
-default network; K grows on the network of IWAE (784-200-200-50), with batches of 20, as there. The exponent is the
-slope of log seconds over log size, by least squares: 1 is linear. Last, the same IWAE with K = 50 where every image
-goes through the encoder 50 times, which is what repeating the images in a batch costs.
+One quantity grows at a time. The others are constant: 28×28 images, 16 latents, batches of 128, K = 1 and the default
+network. Images grow from 16×16 to 128×128. K grows with the network of IWAE (784-200-200-50) and its batches of 20. The
+exponent is the slope of log seconds over log size, by least squares; 1 is linear. The last line compares IWAE with
+K = 50 with the same model whose encoder processes every image 50 times, which is the cost of repeating the images in a
+batch.
 """
 
 import argparse
@@ -31,11 +32,11 @@ from common import interleaved, median_ratio, store
 import kvae
 from kvae.data.pipeline import untuned
 
-AT_ONCE = 10  # steps in one call
+AT_ONCE = 10  # steps per call
 
 
 def steps(vae: Any, batch: int) -> Callable[[int], Any]:
-    """A function that trains for a number of calls of `AT_ONCE` steps, on one batch of the model's shape."""
+    """Return a function that trains for a number of calls of `AT_ONCE` steps, on one batch of the model's shape."""
     images = np.random.default_rng(0).random((batch, *vae.image_shape)) < 0.13
     batches = untuned(tf.data.Dataset.from_tensors(tf.constant(images, tf.float32)))
     vae.compile(kvae.optimizers.FusedAdam(1e-3, global_clipnorm=200.0), steps_per_execution=AT_ONCE)
@@ -43,7 +44,7 @@ def steps(vae: Any, batch: int) -> Callable[[int], Any]:
 
 
 def milliseconds(runs: dict[str, Callable[[int], Any]], rounds: int, least: float) -> dict[str, list[float]]:
-    """Of a step, in every round; so many steps that they take `least` seconds: `fit` itself takes some tens of ms."""
+    """Return milliseconds per step for every round. A round takes `least` seconds, because `fit` adds tens of ms."""
     counts, timed = {}, {}
     for name, run in runs.items():
         run(1)  # traces
@@ -60,7 +61,7 @@ def default(size: int = 28, latents: int = 16) -> Any:
 
 
 def iwae(num_samples: int, repeat: int = 1) -> Any:
-    """With `repeat`, the encoder sees every image so many times; the mean of the results is what it puts out."""
+    """Return a model whose encoder processes every image `repeat` times and returns the mean of the results."""
 
     class Repeated(kvae.Encoder):
         def call(self, x: Any) -> Any:
@@ -85,7 +86,7 @@ GROWING: dict[str, tuple[tuple[int, ...], Callable[[int], tuple[Any, int]]]] = {
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=2.0, help="that each takes in each round, at least")
+    parser.add_argument("--seconds", type=float, default=2.0, help="least seconds of each contestant in each round")
     options = parser.parse_args()
     table: dict[str, Any] = {}
     for what, (sizes, made) in GROWING.items():
@@ -105,7 +106,7 @@ if __name__ == "__main__":
         {"once": steps(iwae(50), 20), "50 times": steps(iwae(50, repeat=50), 20)}, options.rounds, options.seconds
     )
     ratio = median_ratio(found["50 times"], found["once"])
-    print(f"IWAE, K = 50: a step whose encoder runs 50 times takes {ratio:.2f} of one where it runs once")
+    print(f"IWAE, K = 50: a step with 50 encoder runs takes {ratio:.2f} times as long as a step with one")
     table["IWAE, K = 50, encoder 50 times to once"] = round(ratio, 2)
     if options.rounds >= 3:
         store("training_growth", {"rounds": options.rounds, "seconds": options.seconds, "table": table})

@@ -1,12 +1,12 @@
-"""Images per second that the input pipeline delivers, by source, beside what training takes.
+"""Images per second that the input pipeline delivers, by source, in comparison with the demand of training.
 
     python benchmarks/training/pipeline.py
-    python benchmarks/training/pipeline.py --images 1000 --rounds 1                    # tries it out
+    python benchmarks/training/pipeline.py --images 1000 --rounds 1                    # quick check
 
-The training images of mnist, shuffled, in batches of 128, a whole pass: from memory, and read again on every pass from
-the records of TFDS, from PNG files and from TFRecord files of PNG; as many of a million records (twenty links to each
-of those files). Beside them `tf.data` as people write it for an
-array, and what training takes: steps on one batch that is there already. Needs `TFDS_DATA_DIR` with mnist.
+A pass over the training images of mnist, shuffled, in batches of 128. The sources are memory, and files that are read
+again on every pass: the records of TFDS, PNG files, TFRecord files of PNG, and the same number of images from a million
+records (twenty links to each of the TFRecord files). The controls are ordinary `tf.data` code for an array, and the
+demand of training: steps on one batch in memory. Requires `TFDS_DATA_DIR` with mnist.
 """
 
 import argparse
@@ -29,7 +29,7 @@ import kvae
 from kvae.data.pipeline import untuned
 
 BATCH, STEPS = 128, 20
-FILES = 10  # of TFRecords
+FILES = 10  # TFRecord files
 COPIES = 20
 
 
@@ -76,7 +76,7 @@ def training(images: np.ndarray, **parts: Any) -> Callable[[], Any]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, help="the first ones only")
+    parser.add_argument("--images", type=int, help="use only the first images")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     images = np.round(255 * kvae.data.load("mnist").arrays("train", options.images)[0]).astype("uint8")
@@ -106,9 +106,9 @@ if __name__ == "__main__":
         "encoder": kvae.Encoder(16, kvae.networks.MLP((200, 200))),
         "decoder": kvae.Decoder((28, 28, 1), kvae.networks.MLP((200, 200))),
     }
-    appetites = {"the default network": training(images), "an MLP of 200 and 200": training(images, **mlp)}
-    seconds = interleaved(appetites, options.rounds)
-    print("What training takes")
+    demand = {"the default network": training(images), "an MLP of 200 and 200": training(images, **mlp)}
+    seconds = interleaved(demand, options.rounds)
+    print("Demand of training")
     taken = rates(seconds, "the default network", BATCH * STEPS, "ratio_to_default")
     if options.images is None and options.rounds >= 3:
         store("training_pipeline", {"images": count, "delivered": delivered, "appetite": taken})

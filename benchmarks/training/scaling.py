@@ -1,10 +1,10 @@
-"""One, two and four workers on one machine, the same total work: images per second of `kvae train --workers N`.
+"""Images per second of `kvae train --workers N` with one, two and four workers on one machine, the same total work.
 
     python benchmarks/training/scaling.py
-    python benchmarks/training/scaling.py --rounds 1 --images 1280 --workers 1 2        # tries it out
+    python benchmarks/training/scaling.py --rounds 1 --images 1280 --workers 1 2        # quick check
 
-Epochs of synthetic 28×28 images, the default network, global batches of 128, divided among the workers. Threads of one
-process use all cores already: with as many workers as cores the best that can be hoped for is a ratio of 1.
+Epochs of synthetic 28×28 images, the default network, global batches of 128, divided among the workers. The threads of
+one process already use all cores, so a ratio of 1 is the best possible result on one machine.
 """
 
 import argparse
@@ -18,22 +18,22 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
-from common import median_ratio, spread, store
+from common import extent, median_ratio, store
 
-EPOCHS = 3  # the first one, which traces the step, is left out of the rates
+EPOCHS = 3  # the rates exclude the first epoch, which traces the step
 
 
 def images_per_second(source: Path, workers: int, folder: str) -> float:
     run = Path(tempfile.mkdtemp(dir=folder)) / "run"
     command = ["train", str(source), "--out", str(run), "--epochs", str(EPOCHS), "--samples", "1"]
     more = ["--workers", str(workers)] if workers > 1 else []
-    told = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-m", "kvae", *command, *more], check=True, text=True, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )  # fmt: skip
     # A line for each epoch: its number, five values, and images/s.
-    epochs = re.findall(r"^ +\d+(?: +[-−\d.]+){5} +([\d,]+) *$", told.stdout, re.MULTILINE)
-    assert len(epochs) == EPOCHS, told.stdout
+    epochs = re.findall(r"^ +\d+(?: +[-−\d.]+){5} +([\d,]+) *$", done.stdout, re.MULTILINE)
+    assert len(epochs) == EPOCHS, done.stdout
     return statistics.harmonic_mean([float(rate.replace(",", "")) for rate in epochs[1:]])
 
 
@@ -55,7 +55,7 @@ if __name__ == "__main__":
         str(count): {
             "ratio": round(median_ratio(values, base), 3),
             "images_per_second": round(statistics.median(values)),
-            "spread": spread(values),
+            "spread": extent(values),
         }
         for count, values in found.items()
     }

@@ -1,15 +1,19 @@
 """Seconds from a cold start to a test −ELBO of 100 nats on static MNIST: kvae, keras.io's script, Pythae.
 
     python benchmarks/training/time_to_quality.py --peer-python PATH
-    python benchmarks/training/time_to_quality.py kvae --limit 30                    # tries it out
+    python benchmarks/training/time_to_quality.py kvae --limit 30                    # quick check
 
-Each with its own defaults, in a process of its own: kvae by `fit`, with network, optimizer and schedule of
-`kvae train binarized_mnist`, but without what else the command does (checkpoints, validation after every epoch,
-figures); keras.io's script as it stands there (2 latents, Adam, batches of 128); Pythae's VAE and trainer (10 latents,
-MLP of 512, Adam at 1e-4, batches of 64), but for `reconstruction_loss="bce"`, as its default, squared errors, is no
-likelihood of binary images. The clock starts with the process, and stands still while the −ELBO of the 10,000 test
-images is taken (one sample) after every epoch. PATH is the interpreter of an environment that has Pythae
-(`pip install pythae==0.1.2 torch`). Needs `TFDS_DATA_DIR` with binarized_mnist.
+Each contestant has its own defaults and a separate process:
+
+* kvae: `fit` with network, optimizer and schedule of `kvae train binarized_mnist`, without the other work of the
+  command (checkpoints, validation after every epoch, figures).
+* keras.io: the unchanged script (2 latents, Adam, batches of 128).
+* Pythae: its VAE and trainer (10 latents, MLP of 512, Adam at 1e-4, batches of 64), with `reconstruction_loss="bce"`,
+  because its default, squared errors, is not a likelihood of binary images.
+
+The clock starts with the process. It stops during the evaluation of the −ELBO of the 10,000 test images (one sample)
+after every epoch. PATH is the interpreter of a separate environment with Pythae (`pip install pythae==0.1.2 torch`).
+Requires `TFDS_DATA_DIR` with binarized_mnist.
 """
 
 import argparse
@@ -27,7 +31,7 @@ TARGET = 100.0  # nats
 
 
 class Clock:
-    """Tells the seconds since the process was started but for those of measuring; ends the process at the limit."""
+    """A clock that prints the seconds since the start of the process without evaluation, and ends it at the limit."""
 
     def __init__(self, started: float, limit: float):
         self.started, self.limit, self.measuring = started, limit, 0.0
@@ -42,7 +46,7 @@ class Clock:
 
 
 def kvae_fit(folder: str, clock: Clock) -> None:
-    """`fit` with the settings of `kvae train`, not the command."""
+    """Train by `fit` with the settings of `kvae train`."""
     import keras
 
     import kvae
@@ -162,9 +166,9 @@ if __name__ == "__main__":
         WAYS[way](folder, Clock(float(started), float(limit)))
         raise SystemExit
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("ways", nargs="*", help=f"of {', '.join(WAYS)} (default: all)")
-    parser.add_argument("--limit", type=float, default=300, help="seconds after which each is stopped")
-    parser.add_argument("--peer-python", help="Interpreter of an environment with pythae 0.1.2.")
+    parser.add_argument("ways", nargs="*", help=f"any of {', '.join(WAYS)} (default: all)")
+    parser.add_argument("--limit", type=float, default=300, help="time limit of each contestant in seconds")
+    parser.add_argument("--peer-python", help="interpreter of an environment with pythae 0.1.2")
     options = parser.parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))

@@ -1,10 +1,10 @@
-"""Where the time of training goes, as the TensorFlow profiler sees it: operations by kind, and the pipeline.
+"""Time of training by kind of operation, from the TensorFlow profiler.
 
     python benchmarks/training/where_time_goes.py
 
-An epoch of synthetic 28×28 images, batch 128, as `kvae train` runs it, of the default network and of an MLP
-784-200-200-50. Milliseconds of a step that the threads spend in each kind of operation, summed over the threads; the
-profiler itself makes short operations slower.
+An epoch of synthetic 28×28 images, batch 128, as in `kvae train`, for the default network and for an MLP
+784-200-200-50. The numbers are milliseconds per step of each kind of operation, summed over the threads. The profiler
+itself makes short operations slower.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from tensorflow.tsl.profiler.protobuf import xplane_pb2
 import kvae
 
 BATCH = 128
-#: what an operation's time is called; what isn't listed stands with its own name
+#: kinds of operations; an unlisted operation keeps its own name
 KINDS = {
     "convolutions, forwards": ("Conv2D",),
     "convolutions, gradients": ("Conv2DBackpropInput", "Conv2DBackpropFilter", "Conv2DBackpropFilterWithBias"),
@@ -89,7 +89,7 @@ if __name__ == "__main__":
         "mlp": profiled(kvae.VAE(**mlp), 38_400),
     }
     for network, row in found.items():
-        print(f"{network}: {row['wall']:.2f} ms a step; of threads' time")
+        print(f"{network}: {row['wall']:.2f} ms per step; time summed over threads")
         row["milliseconds"] = {kind: round(value, 3) for kind, value in row["milliseconds"].most_common(14)}
         for kind, value in row["milliseconds"].items():
             print(f"  {value:8.2f} ms  {kind}")

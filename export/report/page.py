@@ -1,4 +1,4 @@
-"""The report as a page, `export.html`: which file to take, what it lost on the way, what it costs, how to run it."""
+"""The report as a page, `export.html`: which file to use, its losses, its speed and memory, and how to run it."""
 
 import importlib.resources
 from collections.abc import Callable, Iterable
@@ -12,10 +12,10 @@ from kvae.export.choice import SLOWER
 from kvae.export.report.pictures import Pictures, groups
 
 TEMPLATE = "export.html.jinja"
-ENOUGH_NATS = 0.5  # a file that loses less is good enough, as it is for `--precision auto`
-ENOUGH_ACCURACY = 0.005  # the same of accuracy, or of agreement with Keras where there are no labels
-ENOUGH_DB = 10.0  # the same without nats: its squared error is a tenth of what the model itself loses
-SHARES = (0.05, 0.5, 0.9, 0.95, 0.99)  # of images, in the table of scores
+ENOUGH_NATS = 0.5  # a file that loses less is good enough, as for `--precision auto`
+ENOUGH_ACCURACY = 0.005  # the same for accuracy; without labels, for agreement with Keras
+ENOUGH_DB = 10.0  # the same without nats: the file's squared error is a tenth of the model's own
+SHARES = (0.05, 0.5, 0.9, 0.95, 0.99)  # shares of images in the table of scores
 CURVE = (440, 170)  # width and height of the curve of scores
 NONE = "–"
 WEIGHTS = {
@@ -23,7 +23,7 @@ WEIGHTS = {
     "float16": "weights in 16 bits, computed in 32",
     "int8": "weights in 8 bits, activations quantised on the fly",
     "full_int8": "weights and activations in 8 bits, with calibrated ranges",
-    "integer": "everything in 8 bits, also what goes in and comes out",
+    "integer": "everything in 8 bits, including inputs and outputs",
 }
 
 Cell = Callable[[dict[str, Any]], Any]
@@ -31,7 +31,7 @@ Cell = Callable[[dict[str, Any]], Any]
 
 @dataclass(frozen=True)
 class _Column:
-    """Of a table with one row for each file: heading, what it means, the value of a file, the value as text."""
+    """A column of a table with one row per file: heading, meaning, value of a file, and value as text."""
 
     heading: str
     meaning: str
@@ -40,11 +40,11 @@ class _Column:
 
 
 def render(report: dict[str, Any], pictures: list[Pictures]) -> str:
-    """`export.html`: one page that needs no network; pictures are part of it.
+    """Return the text of `export.html`: one page that contains its images and needs no network.
 
     Args:
-        report: what is in `report.json`; whatever is None or missing in it is left out of the page.
-        pictures: of Keras first, then of each file, of the same images and the same latents.
+        report: contents of `report.json`. Values that are None or missing are left out of the page.
+        pictures: images of Keras, then of each file, from the same images and the same latents.
     """
     import jinja2
 
@@ -57,7 +57,7 @@ def render(report: dict[str, Any], pictures: list[Pictures]) -> str:
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {
         "size": _size, "error": _error, "time": _time, "nats": _nats, "number": _number, "percent": _percent,
-        "sides": _sides, "loss": _loss, "share": _share, "points": _points,
+        "sides": _tensor_lines, "loss": _loss, "share": _share, "points": _points,
     }  # fmt: skip
     return environment.from_string(source).render(
         report=report,
@@ -74,8 +74,8 @@ def render(report: dict[str, Any], pictures: list[Pictures]) -> str:
         pick=pick,
         golden=PurePath(pick["path"]).with_suffix(".golden.json") if pick else None,
         image_time=_image_time(pick) if pick else None,
-        advice=[(file, _advice(file, pick, whole)) for file in _first(files, pick)] if pick else [],
-        wins=_wins(whole) if len(whole) > 1 else [],
+        advice=[(file, _advice(file, pick, whole)) for file in _suggested_first(files, pick)] if pick else [],
+        wins=_best_files(whole) if len(whole) > 1 else [],
         weights=WEIGHTS,
         budgets=_losses_of(choice.get("budgets") or {}),
         losses=[
@@ -84,10 +84,10 @@ def render(report: dict[str, Any], pictures: list[Pictures]) -> str:
         ],
         slower=SLOWER,
         quality=_table(_quality(report), files),
-        cost=_table(_cost(report), [file for file in files if "cold_start_ms" in file["does"]]),
+        cost=_table(_cost(report), [file for file in files if "cold_start_ms" in file["behaviour"]]),
         largest=max((file["bytes"] for file in files), default=1),
         endpoints=list(dict.fromkeys(name for file in files for name in file["signatures"])),
-        psnr_data=next((f["does"]["psnr_data"] for f in files if f["does"].get("psnr_data") is not None), None),
+        psnr_data=next((x for f in files if (x := f["behaviour"].get("psnr_data")) is not None), None),
         pictures=groups(pictures),
         scores=_scores(model.get("score")),
         dash=NONE,
@@ -95,22 +95,22 @@ def render(report: dict[str, Any], pictures: list[Pictures]) -> str:
 
 
 def _file(artifact: dict[str, Any]) -> dict[str, Any]:
-    """An artifact with the share of its budget that the worst output of each signature uses, and its worst errors."""
+    """Return an artifact with its behaviour, and the share of the budget that each signature's worst output uses."""
     used = {
         name: max((_used(output) for output in signature["outputs"].values()), default=0.0)
         for name, signature in artifact["signatures"].items()
     }
-    return {**artifact, "does": artifact.get("behaviour") or {}, "used": used}
+    return {**artifact, "behaviour": artifact.get("behaviour") or {}, "used": used}
 
 
 def _used(output: dict[str, Any]) -> float:
-    """Error as a share of what is allowed; nothing is allowed where bits must be equal, and then nothing is used."""
+    """Return the error as a share of the allowed error; 0 if no error is allowed, because the bits must be equal."""
     errors = ((output[f"{which}_abs_error"], output["budget"][which]) for which in ("max", "mean"))
     return max(error / allowed if allowed else 0.0 for error, allowed in errors)
 
 
 def _pick(litert: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The smallest file that is good enough; the best one if none is; the smallest one if nobody knows."""
+    """Return the smallest file that is good enough; the best file if none is; the smallest if losses are unknown."""
     if not litert:
         return None
     excess = {file["path"]: _excess(file) for file in litert}
@@ -119,29 +119,29 @@ def _pick(litert: list[dict[str, Any]]) -> dict[str, Any] | None:
 
 
 def _excess(file: dict[str, Any]) -> float | None:
-    """By how much a file loses more than is good enough: relative to that, or in dB."""
-    does = file["does"]
-    excess = [] if does.get("nats_lost") is None else [does["nats_lost"] / ENOUGH_NATS - 1]
+    """Return how far the loss exceeds the accepted loss, relative to it or in dB; None if unknown."""
+    behaviour = file["behaviour"]
+    excess = [] if behaviour.get("nats_lost") is None else [behaviour["nats_lost"] / ENOUGH_NATS - 1]
     loss = _accuracy_lost(file)
     excess += [] if loss is None else [loss / ENOUGH_ACCURACY - 1]
     if excess:
         return max(excess)
-    if does.get("psnr") is not None and does.get("psnr_data") is not None:
-        return does["psnr_data"] + ENOUGH_DB - does["psnr"]
+    if behaviour.get("psnr") is not None and behaviour.get("psnr_data") is not None:
+        return behaviour["psnr_data"] + ENOUGH_DB - behaviour["psnr"]
     return None
 
 
 def _accuracy_lost(file: dict[str, Any]) -> float | None:
-    """What a file loses of accuracy, without labels at most; a gain is chance, and counts as nothing."""
-    lost, agreement = (file["does"].get(name) for name in ("accuracy_lost", "agreement"))
+    """Return the lost accuracy (without labels, an upper bound). A gain is chance and counts as 0."""
+    lost, agreement = (file["behaviour"].get(name) for name in ("accuracy_lost", "agreement"))
     if lost is None:
         return None if agreement is None else 1 - agreement
     return max(0.0, lost)
 
 
 def _losses(file: dict[str, Any]) -> str | None:
-    """What a file loses, in words; None if nobody knows."""
-    nats, accuracy = file["does"].get("nats_lost"), _accuracy_lost(file)
+    """Return a file's losses in words; None if they are unknown."""
+    nats, accuracy = file["behaviour"].get("nats_lost"), _accuracy_lost(file)
     parts = [] if nats is None else [_loss(nats)]
     parts += [] if accuracy is None else [_points_lost(accuracy)]
     return " and ".join(parts) or None
@@ -152,56 +152,63 @@ def _losses_of(losses: dict[str, float]) -> str:
     return " and ".join(words[name](loss) for name, loss in losses.items())
 
 
-def _first(files: list[dict[str, Any]], pick: dict[str, Any]) -> list[dict[str, Any]]:
-    """Files with the suggested one first, and folders last."""
+def _suggested_first(files: list[dict[str, Any]], pick: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the files, the suggested one first and folders last."""
     return sorted(files, key=lambda file: (file is not pick, file["format"] != "litert"))
 
 
 def _advice(file: dict[str, Any], pick: dict[str, Any], litert: list[dict[str, Any]]) -> str:
-    """When to take a file, in a sentence."""
+    """Return a sentence on when to use a file."""
     if file["format"] == "saved_model":
-        return "For a server with TensorFlow; the baseline of this page, equal to Keras but for rounding."
+        return "For a server with TensorFlow. It is the baseline of this page and equals Keras except for rounding."
     if file["format"] != "litert":
-        return "For onnxruntime; one file for each signature, any batch size."
+        return "For onnxruntime: one file per signature, any batch size."
     lost, excess = _losses(file), _excess(file)
     if file.get("network") and file is not pick:
-        runs = f"TensorFlow Lite {file['oldest_runtime']} and newer"
-        does = {
+        runs = f"TensorFlow Lite {file['oldest_runtime']} or newer"
+        purpose = {
             "decoder": "Latents in, images out",
             "encoder": "Images in, latents out",
             "classifier": "Images in, classes out",
         }[file["network"]]  # fmt: skip
         if file["precision"] == "integer":
-            return f"{does}, in integers alone: for NPUs and other processors without floats, and {runs}."
-        return f"{does}, and nothing else: one signature, for apps that call an interpreter, and {runs}."
+            return f"{purpose}, integers only. For NPUs and other processors without floats. Requires {runs}."
+        return f"{purpose}: one signature, for apps that call an interpreter. Requires {runs}."
     if file is pick:
         if len(litert) == 1:
             return "The LiteRT file of this export."
         if excess is None:
-            return "The smallest. What it loses isn't known: the export had no images to measure it on."
+            return "The smallest file. Its loss is unknown, because the export had no images to measure it."
         if excess > 0:
-            look = "what it gets wrong" if file["does"].get("psnr") is None else "the pictures"
-            return f"Loses least of all, but more than one would like: look at {look} before you take it."
-        rules = [f"{ENOUGH_NATS} nats"] if file["does"].get("nats_lost") is not None else []
+            look = "its errors" if file["behaviour"].get("psnr") is None else "the images"
+            return f"The smallest loss, but larger than recommended: check {look} before you use this file."
+        rules = [f"{ENOUGH_NATS} nats"] if file["behaviour"].get("nats_lost") is not None else []
         rules += [f"{_points(ENOUGH_ACCURACY)} of accuracy"] if _accuracy_lost(file) is not None else []
-        rule = f"that loses less than {' and '.join(rules)}" if rules else "whose error is small beside the model’s own"
-        return f"Take this one: the smallest file {rule}."
+        rule = (
+            f"that loses less than {' and '.join(rules)}"
+            if rules
+            else "whose error is small compared with the model’s own"
+        )
+        return f"Recommended: the smallest file {rule}."
     better = next((other for other in litert if other is not file and _dominates(other, file)), None)
     if better:
-        return f"Larger than {better['path']}, and further from Keras."
+        return f"Larger than {better['path']} and further from Keras."
     ratio = file["bytes"] / pick["bytes"]
     if ratio < 1:
-        return f"Smaller still, but loses {lost}." if lost is not None else "Smaller still, but less exact."
+        return f"Smaller, but loses {lost}." if lost is not None else "Smaller, but less exact."
     more = f"{_digits(ratio, 2)}× the size"
     if lost is not None and lost == _losses(pick):
-        return f"{more}; loses as much."
+        return f"{more}; same loss."
     if lost is not None:
         return f"{more}; loses {lost} instead of {_losses(pick)}."
     return f"{more}{', and closer to Keras' if excess is not None else ''}."
 
 
-def _wins(files: list[dict[str, Any]]) -> list[tuple[str, str]]:
-    """Which file is best at what; the least size may cost speed, as with transposed convolutions in eight bits."""
+def _best_files(files: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """Return the best file by size, by loss and by speed.
+
+    The smallest file may be slower, for example with transposed convolutions in eight bits.
+    """
     measures = {
         "smallest": lambda file: file["bytes"],
         "closest to Keras": _excess,
@@ -216,13 +223,13 @@ def _wins(files: list[dict[str, Any]]) -> list[tuple[str, str]]:
 
 
 def _dominates(a: dict[str, Any], b: dict[str, Any]) -> bool:
-    """Whether a is smaller than b and closer to Keras, too."""
+    """Return whether a is not larger than b and closer to Keras."""
     of_a, of_b = _excess(a), _excess(b)
     return of_a is not None and of_b is not None and of_a < of_b and a["bytes"] <= b["bytes"]
 
 
 def _image_time(file: dict[str, Any]) -> tuple[str, str] | None:
-    """Time of one new image (of one decoded, where nothing can be generated) on one thread, and what that is."""
+    """Return the time of one new (or decoded, or classified) image on one thread, and the description of the call."""
     calls = (("generate", "draws a new image"), ("decode", "decodes an image"), ("classify", "classifies an image"))
     for endpoint, what in calls:
         microseconds = _latency(file, f"{endpoint}_1")
@@ -232,12 +239,12 @@ def _image_time(file: dict[str, Any]) -> tuple[str, str] | None:
 
 
 def _latency(file: dict[str, Any], signature: str, threads: str = "1") -> float | None:
-    """Microseconds of a call, if it was measured."""
-    return (file["does"].get("latency_us") or {}).get(signature, {}).get(threads)
+    """Return the microseconds of a call; None if it was not measured."""
+    return (file["behaviour"].get("latency_us") or {}).get(signature, {}).get(threads)
 
 
-def _does(name: str) -> Cell:
-    return lambda file: file["does"].get(name)
+def _behaviour(name: str) -> Cell:
+    return lambda file: file["behaviour"].get(name)
 
 
 def _quality(report: dict[str, Any]) -> list[_Column]:
@@ -246,43 +253,41 @@ def _quality(report: dict[str, Any]) -> list[_Column]:
     return [
         _Column(
             "ELBO",
-            f"Mean over {images} through the file, nats, higher is better. One posterior sample for each image, with "
-            "the same noise in every file.",
-            _does("elbo"),
+            f"Mean over {images}, computed with the file, in nats; higher is better. One posterior sample per image, "
+            "with the same noise in every file.",
+            _behaviour("elbo"),
             lambda x: _number(x, 2),
         ),
-        _Column("nats lost", "How far that is below the ELBO of Keras.", _does("nats_lost"), _nats),
+        _Column("nats lost", "ELBO of Keras minus ELBO of the file.", _behaviour("nats_lost"), _nats),
         _Column(
             "rank corr.",
-            "Spearman’s, of the scores of these images with their scores in Keras. 1: every image keeps its place, "
-            "and unusual images stay unusual.",
-            _does("score_rank_correlation"),
+            "Spearman’s rank correlation between the scores of these images and their scores in Keras. 1 means that "
+            "every image keeps its rank, so unusual images stay unusual.",
+            _behaviour("score_rank_correlation"),
             _correlation,
         ),
         _Column(
             "PSNR, dB",
-            "Of reconstructions against those of Keras: at 40 dB they differ by 1 % of the range (root mean square), "
-            "at 60 dB by 0.1 %.",
-            _does("psnr"),
+            "Reconstructions compared with those of Keras: at 40 dB they differ by 1 % of the range (root mean "
+            "square), at 60 dB by 0.1 %.",
+            _behaviour("psnr"),
             lambda x: "equal" if x >= 200 else _number(x, 1),
         ),
         _Column(
             "probe",
-            "Accuracy of a linear classifier on the latents that the file gives: trained on one half of the labelled "
-            "test images, tested on the other.",
-            _does("probe_accuracy"),
+            "Accuracy of a linear classifier on the latents of the file, trained on one half of the labelled test "
+            "images and tested on the other.",
+            _behaviour("probe_accuracy"),
             _share,
         ),
-        _Column(
-            "accuracy", f"Share of {images} that the file classifies as their label says.", _does("accuracy"), _share
-        ),
+        _Column("accuracy", f"Share of {images} that the file classifies correctly.", _behaviour("accuracy"), _share),
         _Column(
             "points lost",
-            "How far that is below Keras, in percent of the images, and the standard error of this difference.",
-            lambda file: None if file["does"].get("accuracy_lost") is None else file["does"],
-            lambda does: _tenths(does["accuracy_lost"]) + _give_or_take(does.get("accuracy_lost_error")),
+            "Accuracy of Keras minus accuracy of the file, in percent of the images, with its standard error.",
+            lambda file: None if file["behaviour"].get("accuracy_lost") is None else file["behaviour"],
+            lambda found: _tenths(found["accuracy_lost"]) + _give_or_take(found.get("accuracy_lost_error")),
         ),
-        _Column("same class", "Share of images that Keras puts into the same class.", _does("agreement"), _share),
+        _Column("same class", "Share of images with the same class as in Keras.", _behaviour("agreement"), _share),
     ]
 
 
@@ -310,19 +315,19 @@ def _cost(report: dict[str, Any]) -> list[_Column]:
         _Column(
             "cold start",
             "A new Python process imports the runtime, loads the file and "
-            + ("makes its first image." if decodes else "classifies its first image."),
-            _does("cold_start_ms"),
+            + ("decodes its first image." if decodes else "classifies its first image."),
+            _behaviour("cold_start_ms"),
             lambda x: _time(1000 * x),
         ),
         _Column(
             "memory",
-            "Peak resident memory of that process, Python and NumPy included.",
-            _does("peak_memory_mb"),
+            "Peak resident memory of that process, including Python and NumPy.",
+            _behaviour("peak_memory_mb"),
             lambda x: f"{_number(x, 0)} MB",
         ),
         _Column(
             "runtime",
-            "The oldest TensorFlow Lite that knows the file's operators.",
+            "Oldest TensorFlow Lite release that supports the file's operators.",
             lambda file: file.get("oldest_runtime"),
             lambda x: f"{x} +",
         ),
@@ -330,7 +335,7 @@ def _cost(report: dict[str, Any]) -> list[_Column]:
 
 
 def _table(columns: Iterable[_Column], files: list[dict[str, Any]]) -> dict[str, Any]:
-    """Without the columns that no file has a value for."""
+    """Return columns and rows of a table, without the columns that have no value in any file."""
     columns = [column for column in columns if any(column.value(file) is not None for file in files)]
     rows = [
         (file, [NONE if (x := column.value(file)) is None else column.text(x) for column in columns]) for file in files
@@ -339,7 +344,7 @@ def _table(columns: Iterable[_Column], files: list[dict[str, Any]]) -> dict[str,
 
 
 def _scores(score: dict[str, Any] | None) -> dict[str, Any] | None:
-    """The quantiles of scores as points of a curve, and those worth reading as a table."""
+    """Return the quantiles of scores as points of a curve and rows of a table."""
     if not score or len(score.get("quantiles") or []) < 2:
         return None
     share, nats = np.array(score["quantiles"], dtype=float).T
@@ -357,8 +362,8 @@ def _scores(score: dict[str, Any] | None) -> dict[str, Any] | None:
     }
 
 
-def _sides(tensors: dict[str, dict[str, Any]]) -> list[str]:
-    """Tensors of a signature, one line each: `z float32 [B, 16]`."""
+def _tensor_lines(tensors: dict[str, dict[str, Any]]) -> list[str]:
+    """Return the tensors of a signature, one line each: `z float32 [B, 16]`."""
     return [f"{name} {spec['dtype']} [{', '.join(map(str, spec['shape']))}]" for name, spec in tensors.items()]
 
 
@@ -367,7 +372,7 @@ def _number(value: float | None, digits: int = 0) -> str:
 
 
 def _digits(value: float, count: int) -> str:
-    """With so many significant digits: 0.045, 1,300, 6.0e-07."""
+    """Format a number with `count` significant digits: 0.045, 1,300, 6.0e-07."""
     if value == 0:
         return "0"
     mantissa, exponent = f"{value:.{count - 1}e}".split("e")
@@ -409,12 +414,12 @@ def _loss(value: float) -> str:
 
 
 def _share(value: float) -> str:
-    """Of images, with a digit behind the point."""
+    """Format a share of images with one decimal."""
     return f"{_number(100 * value, 1)} %"
 
 
 def _points(value: float) -> str:
-    """A difference of accuracies."""
+    """Format a difference of accuracies."""
     return f"{_tenths(value)} points"
 
 

@@ -1,4 +1,4 @@
-"""Pictures of the report's page: what Keras and each file draw, side by side."""
+"""Images on the report's page: the outputs of Keras and of each file, side by side."""
 
 import base64
 import io
@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
-AMPLIFIED = 10  # differences between pictures
-STRIP_VALUES = 96 * 1024  # pixels times channels of a row of pictures, so that the page stays small
+AMPLIFIED = 10  # factor for differences between images
+STRIP_VALUES = 96 * 1024  # pixels times channels of a row of images; keeps the page small
 STRIP_WIDTH = 930  # CSS pixels
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """What Keras or a file draws: `(N, H, W, C)` each, None where there is nothing to draw."""
+    """Outputs of Keras or of a file: `(N, H, W, C)` each, or None."""
 
     title: str
     images: np.ndarray | None
@@ -23,13 +23,13 @@ class Pictures:
 
 
 def groups(pictures: list[Pictures]) -> list[dict[str, Any]]:
-    """Groups of rows: reconstructions below the images they are of, and samples; differences apart."""
+    """Return groups of rows: images with their reconstructions, and samples; differences are separate rows."""
     found: list[dict[str, Any]] = []
     for name in ("reconstructions", "samples"):
         drawn = [(shown.title, getattr(shown, name)) for shown in pictures if getattr(shown, name) is not None]
         if not drawn:
             continue
-        count = _how_many(drawn[0][1])
+        count = _shown_count(drawn[0][1])
         keras = _pixels(drawn[0][1])
         rows, differences = [], []
         if name == "reconstructions" and pictures[0].images is not None:
@@ -47,18 +47,18 @@ def groups(pictures: list[Pictures]) -> list[dict[str, Any]]:
 
 def _levels(off: np.ndarray) -> str:
     if off.max() == 0:
-        return "every pixel the same as in Keras, in 8 bits"
+        return "every pixel equals Keras in 8 bits"
     levels = "1 level" if off.max() == 1 else f"{off.max()} levels"
     mean = "less than 0.01" if off.mean() < 0.01 else f"{off.mean():.2f}"
-    return f"off by at most {levels} of 255, {mean} on average"
+    return f"differs by at most {levels} of 255, by {mean} on average"
 
 
-def _how_many(images: np.ndarray) -> int:
+def _shown_count(images: np.ndarray) -> int:
     return min(len(images), max(4, STRIP_VALUES // _channels(images)[0].size))
 
 
 def _channels(images: np.ndarray) -> np.ndarray:
-    """Grey or RGB; of another number of channels, the first one."""
+    """Return grey or RGB images; for other numbers of channels, the first channel."""
     return images if images.shape[-1] in (1, 3) else images[..., :1]
 
 
@@ -67,7 +67,7 @@ def _pixels(images: np.ndarray) -> np.ndarray:
 
 
 def _strip(pixels: np.ndarray) -> dict[str, Any]:
-    """A PNG of images `(N, H, W, 1 or 3)` side by side, a transparent pixel apart, and its size on the page."""
+    """Return a PNG of images `(N, H, W, 1 or 3)` side by side, one transparent pixel apart, and its page size."""
     from PIL import Image
 
     count, height, width, channels = pixels.shape

@@ -1,11 +1,11 @@
-"""A web page around a `.tflite` file: static files, no server code, nothing leaves the visitor's device.
+"""A web page for a `.tflite` file: static files without server code; no image leaves the visitor's device.
 
     from kvae.export import web
     web.write("phone/vae_int8.tflite", "site")
 
-Look at it with `python -m http.server -d site` at http://localhost:8000, or put the folder on any static host. It
-works offline from the second visit on if it comes from https or localhost: browsers have no service workers for
-other addresses, so a phone needs https for that.
+View it with `python -m http.server -d site` at http://localhost:8000, or copy the folder to any static host. From the
+second visit on it works offline if it comes from https or localhost. Browsers have no service workers for other
+addresses, so a phone requires https for this.
 """
 
 import base64
@@ -32,7 +32,7 @@ __all__ = ["write"]
 VERSION = "2.5.3"
 SITE = Path(__file__).parent / "site"
 MODEL, GPU_MODEL, RUNTIME = "model.tflite", "gpu.tflite", "litert"
-#: what a GPU may run: integer arithmetic, of which random numbers are made, is wrong there
+#: endpoints that a GPU may run; its integer arithmetic, and therefore its random numbers, are wrong
 GPU_ENDPOINTS = ("decode", "encode", "reconstruct", "interpolate")
 NPM_SECONDS = 600
 #: npm's integrity of each package's tarball
@@ -45,7 +45,7 @@ PACKAGES = {
 
 
 class _File(NamedTuple):
-    """A file of the runtime: its name on the page and in the cache, and where it is in which package."""
+    """A file of the runtime: its name on the page and in the cache, its package and its path there."""
 
     name: str
     package: str
@@ -66,7 +66,7 @@ FILES = (
         "dist/index.js",
         "e0e20bc28ab001ac732cf40d15b6eebd24fb0deaeb95eeba5100f51eebf015f2",
     ),
-    # With relaxed SIMD, and for browsers without it: LiteRT.js itself chooses.
+    # LiteRT.js selects the build with relaxed SIMD or the build without it.
     _File(
         "litert_wasm_internal.js",
         "@litertjs/core",
@@ -100,21 +100,20 @@ def write(
     runtime: str | os.PathLike[str] | None = None,
     title: str | None = None,
 ) -> Path:
-    """Write the page for an exported `.tflite` file; the path of its `index.html`.
+    """Write the page for an exported `.tflite` file and return the path of its `index.html`.
 
-    It comes with the model, with what a GPU may run of it (not of int8 weights), and with LiteRT.js (19 MB, of which a
-    browser loads half), which npm fetches once into `cache()`. It is all or nothing: if anything fails, `directory` is
-    left as it was.
+    The page contains the model, its signatures for GPUs (not for int8 weights), and LiteRT.js (19 MB; a browser loads
+    half of it), which npm downloads once into `cache()`. If anything fails, `directory` doesn't change.
 
     Args:
         model_path: a file that `kvae.export` made, with signatures for fixed batch sizes.
-        directory: where to; made, or replaced if it holds an earlier page and nothing else.
+        directory: target folder; created, or replaced if it contains only an earlier page.
         runtime: a folder with LiteRT.js for machines without npm: a copy of the cache, or a `node_modules`.
-        title: of the page; None makes one from the name of the training data.
+        title: title of the page; None uses the name of the training data.
 
     Raises:
-        ExportError: for another file than one of kvae's that draws images, a `directory` with other files in it, or
-            if LiteRT.js can't be had.
+        ExportError: if the file is not from kvae or doesn't draw images, `directory` contains other files, or LiteRT.js
+            is not available.
     """
     directory, model_path = Path(directory), Path(model_path)
     check_target(directory)
@@ -134,8 +133,8 @@ def write(
         )
     if not model.batch_sizes:
         raise ExportError(
-            f"Expected signatures for fixed batch sizes: browsers can't run others; export with batch_sizes=(1, 16). "
-            f"Received: '{model_path}' with any batch size"
+            f"Expected signatures for fixed batch sizes, because browsers require them: export with "
+            f"batch_sizes=(1, 16). Received: '{model_path}' with any batch size"
         )
     files = _cached() if runtime is None else _read(Path(runtime))
     with atomic_directory(directory) as new:
@@ -151,12 +150,12 @@ def write(
 
 
 def cache() -> Path:
-    """Where the files of LiteRT.js are kept: `$XDG_CACHE_HOME/kvae/litertjs-…`, by default below `~/.cache`."""
+    """Return the folder of the LiteRT.js files: `$XDG_CACHE_HOME/kvae/litertjs-…`, by default in `~/.cache`."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kvae" / f"litertjs-{VERSION}"
 
 
 def check_target(directory: Path) -> None:
-    """ExportError if `directory` holds anything but an earlier page."""
+    """Raise an ExportError if `directory` contains anything except an earlier page."""
     if directory.exists() and not directory.is_dir():
         raise ExportError(f"Expected a folder for the page. Received: the file '{directory}'")
     own = {*(path.name for path in SITE.iterdir()), MODEL, GPU_MODEL}
@@ -164,12 +163,12 @@ def check_target(directory: Path) -> None:
     if others:
         raise ExportError(
             f"Expected a new or empty folder for the page, or an earlier page, which is replaced. Received: "
-            f"'{directory}', which holds '{others[0]}'"
+            f"'{directory}', which contains '{others[0]}'"
         )
 
 
 def _cached() -> dict[str, bytes]:
-    """The runtime's files from the cache; npm fetches what isn't there or is damaged."""
+    """Read the runtime's files from the cache; npm downloads missing or damaged files."""
     try:
         return _read(cache())
     except ExportError:
@@ -179,12 +178,12 @@ def _cached() -> dict[str, bytes]:
             for name, data in files.items():
                 (new / name).write_bytes(data)
     except OSError:
-        pass  # a read-only home: the page can be written all the same
+        pass  # a read-only cache doesn't prevent the page
     return files
 
 
 def _read(folder: Path) -> dict[str, bytes]:
-    """The runtime's files by name, from a folder like the cache or like `node_modules`."""
+    """Read the runtime's files by name, from a folder like the cache or like `node_modules`."""
     files = {}
     for file in FILES:
         places = (folder / file.name, folder / file.package / file.path)
@@ -197,19 +196,20 @@ def _read(folder: Path) -> dict[str, bytes]:
         files[file.name] = place.read_bytes()
         if hashlib.sha256(files[file.name]).hexdigest() != file.sha256:
             raise ExportError(
-                f"Expected LiteRT.js {VERSION}, the version that the page was tested with: npm install "
+                f"Expected LiteRT.js {VERSION}, the tested version: npm install "
                 f"@litertjs/core@{VERSION}. Received: '{place}', which differs from it"
             )
     return files
 
 
 def _fetch() -> dict[str, bytes]:
-    """The runtime's files from npm, whose packages are checked before anything in them is read."""
+    """Download the runtime's files with npm; packages are checked before they are read."""
     npm = shutil.which("npm")
     if npm is None:
         raise ExportError(
-            f"Expected npm, to fetch LiteRT.js {VERSION} for the page: install Node.js, or name a folder that has it, "
-            f"such as a copy of '{cache()}' from another machine (--web-runtime DIR). Received: no npm on this machine"
+            f"Expected npm to download LiteRT.js {VERSION} for the page: install Node.js, or name a folder with "
+            f"LiteRT.js, such as a copy of '{cache()}' from another machine (--web-runtime DIR). Received: no npm on "
+            "this machine"
         )
     with tempfile.TemporaryDirectory() as folder:
         packages = [f"{name}@{VERSION}" for name in PACKAGES]
@@ -220,10 +220,10 @@ def _fetch() -> dict[str, bytes]:
                 command, cwd=folder, capture_output=True, encoding="utf-8", errors="replace", timeout=NPM_SECONDS
             )
         except subprocess.TimeoutExpired as error:
-            raise ExportError(f"npm didn't fetch LiteRT.js {VERSION} within {NPM_SECONDS} s: try again") from error
+            raise ExportError(f"npm didn't download LiteRT.js {VERSION} within {NPM_SECONDS} s: try again") from error
         if done.returncode:
             raise ExportError(
-                f"npm couldn't fetch LiteRT.js {VERSION}: try again when it is online, or name a folder that has it "
+                f"npm couldn't download LiteRT.js {VERSION}: try again online, or name a folder with LiteRT.js "
                 f"(--web-runtime DIR). Received: {_npm_reason(done.stderr)}"
             )
         return {
@@ -239,28 +239,28 @@ def _unpack(folder: Path, package: str, integrity: str) -> dict[str, bytes]:
     found = "sha512-" + base64.b64encode(digest).decode()
     if found != integrity:
         raise ExportError(
-            f"npm brought another {package} {VERSION} than the one that kvae was tested with; it is not used. "
-            f"Expected {integrity[:20]}…. Received: {found[:20]}…"
+            f"Expected {integrity[:20]}… of {package} {VERSION}, the tested package. Received: {found[:20]}…; the "
+            "package from npm is not used"
         )
     files = {}
     with tarfile.open(path) as tar:
         for file in FILES:
             if file.package == package:
                 member = tar.extractfile(f"package/{file.path}")
-                assert member is not None, file.path  # the checksum says that it is there
+                assert member is not None, file.path  # the checksum guarantees the file
                 files[file.name] = member.read()
     return files
 
 
 def _npm_reason(stderr: str) -> str:
-    """The first two lines of what npm says, as one: a code and a sentence."""
+    """Return the first two lines of npm's message, a code and a sentence, as one line."""
     lines = [line.removeprefix("npm").lstrip() for line in stderr.splitlines()]
     lines = [line.removeprefix(prefix) for line in lines for prefix in ("error ", "ERR! ") if line.startswith(prefix)]
     return "; ".join(lines[:2])[:300] or "no reason given"
 
 
 def _adapted(name: str, data: bytes) -> bytes:
-    """The file as the page serves it: without a bundler, a bare import finds nothing, and there are no source maps."""
+    """Return the file for the page: with a relative import, because there is no bundler, and without source map."""
     if name not in ("index.js", "wasm-utils.js"):
         return data
     text = data.decode().replace('"@litertjs/wasm-utils"', '"./wasm-utils.js"').partition("//# sourceMappingURL")[0]
@@ -269,7 +269,7 @@ def _adapted(name: str, data: bytes) -> bytes:
 
 
 def _for_gpu(model: Model) -> bytes | None:
-    """The signatures that a GPU may run, as a file; None for int8 weights, for which GPUs compute other images."""
+    """Return a file of the signatures for GPUs; None for int8 weights, because GPUs then draw other images."""
     data = model.path.read_bytes()
     file = schema.Model.GetRootAs(data, 0)
     for subgraph in map(file.Subgraphs, range(file.SubgraphsLength())):
@@ -286,7 +286,7 @@ def _for_gpu(model: Model) -> bytes | None:
 
 
 def _fill_in(page: Path, model: Model, title: str | None) -> None:
-    """Put the model's name into the page, and the list of files with a version into its service worker."""
+    """Write the model's name into the page, and the list of files with a version into its service worker."""
     data = model.info.get("data")
     kind = "An autoencoder" if model.info["kind"] == "autoencoder" else "A VAE"
     title = title or (f"{kind} of {data}" if data else kind)

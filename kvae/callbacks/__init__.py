@@ -1,4 +1,4 @@
-"""Callbacks for `fit`: resuming, values that aren't finite, and the epoch that is kept."""
+"""Callbacks for `fit`: resuming a training run, handling values that aren't finite, and keeping the best epoch."""
 
 from kvae.callbacks.best import BestEpoch
 from kvae.callbacks.rescue import LowerableRate, NothingLearnedError, Rescue, SkippedStepsWarning, TrainingWarning

@@ -1,4 +1,4 @@
-"""The callback that keeps the best epoch of a training run, by what the objective is judged by."""
+"""The callback that keeps the best epoch of a training run, as judged by the objective."""
 
 import contextlib
 import math
@@ -14,26 +14,26 @@ from kvae.files import atomic_file
 
 
 class BestEpoch(keras.callbacks.Callback):
-    """Keeps the model of the best epoch in a file, which is replaced whole.
+    """A callback that saves the model of the best epoch in a file, which is replaced atomically.
 
-    Which epoch is the best is what the objective says (`vae.criterion()`): that of the lowest validation value, from
-    the step on at which warm-ups end and of those near a target rate, or the last one, for objectives without such a
-    value. Until an epoch counts, the last one is kept. An epoch whose values aren't finite is never kept.
+    The objective defines the best epoch (`vae.criterion()`): the one with the lowest validation value, among the epochs
+    after a warm-up and near a target rate, or the last one if the objective has no such value. Until an epoch counts,
+    the last one is kept. An epoch whose values aren't finite is never kept.
 
-    Of several workers (MultiWorkerMirroredStrategy) the chief writes.
+    With several workers (MultiWorkerMirroredStrategy) only the chief writes.
 
     Args:
-        path: of the `.keras` file.
-        patience: training stops after so many epochs that count and were no better, by the same value.
+        path: path of the `.keras` file.
+        patience: number of epochs that count and are not better, after which training stops.
 
     Attributes:
-        epoch: the number of the epoch that is kept, from 1; 0 if there is none.
+        epoch: number of the epoch that is kept, from 1; 0 if there is none.
         best: its value; infinity while no epoch has counted.
         because: why it was kept.
-        missed: what it should have reached and hasn't, such as a target rate; None if there is nothing to say.
+        missed: goal that it did not reach, such as a target rate; None if there is none.
 
     Raises:
-        ValueError: if `fit` gets no validation data and the objective is judged by them; if `patience` is given and the
+        ValueError: if the objective requires validation data and `fit` gets none; if `patience` is given and the
             objective keeps the last epoch.
 
     Example:
@@ -57,8 +57,8 @@ class BestEpoch(keras.callbacks.Callback):
         self.worse = 0  # epochs that counted since the best one
 
     def keep(self) -> None:
-        """Keep the model as it is now."""
-        # Workers add up their metrics while they save: all of them do, and what isn't the chief's is thrown away.
+        """Save the model as it is now."""
+        # Workers add up their metrics while they save, so all of them save; only the chief's file is kept.
         chief = self.model.distribute_strategy.extended.should_checkpoint
         with atomic_file(self.path) if chief else _nowhere(self.path.suffix) as temporary:
             self.model.save(temporary)
@@ -71,7 +71,10 @@ class BestEpoch(keras.callbacks.Callback):
         logs = logs or {}
         values = {name.removeprefix("val_"): float(value) for name, value in logs.items() if name.startswith("val_")}
         if criterion.value is not None and not values:
-            raise ValueError(f"Expected validation_data in `fit`: the best epoch has {criterion.name} lowest there")
+            raise ValueError(
+                f"Expected validation_data in `fit`: the best epoch is the one with the lowest validation "
+                f"{criterion.name}. Received: none"
+            )
         step = int(keras.ops.convert_to_numpy(self.model.step))
         value = criterion.judge(values, step)
         if value is None:
@@ -89,16 +92,16 @@ class BestEpoch(keras.callbacks.Callback):
 
 
 def check_patience(model: Any, patience: int | None) -> None:
-    """ValueError if training is to stop early, and no validation value says when."""
+    """Raise a ValueError for a `patience` if the objective has no validation value."""
     if patience is not None and (criterion := model.criterion()).value is None:
         raise ValueError(
-            f"Expected an objective with a validation value for `patience`; this one keeps the last epoch, since "
-            f"{criterion.why}: leave `patience` out. Received: patience={patience}"
+            f"Expected an objective with a validation value for `patience`; this one keeps the last epoch, because "
+            f"{criterion.why}. Received: patience={patience}; leave `patience` out"
         )
 
 
 @contextlib.contextmanager
 def _nowhere(suffix: str) -> Iterator[Path]:
-    """The name of a file that is removed."""
+    """Yield the path of a temporary file, which is removed."""
     with tempfile.TemporaryDirectory() as folder:
         yield Path(folder) / f"file{suffix}"

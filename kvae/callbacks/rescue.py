@@ -1,4 +1,4 @@
-"""Values that aren't finite: steps that are skipped, and training runs that are brought back."""
+"""Values that aren't finite: skipped steps, and the rescue of a training run."""
 
 import warnings
 from typing import Any
@@ -8,16 +8,16 @@ import numpy as np
 
 from kvae.callbacks.resume import variables_of
 
-SCALE_STEPS = 30  # that float16 may skip until its loss scale is found
+SCALE_STEPS = 30  # steps that float16 may skip until its loss scale is found
 
 
 class TrainingWarning(UserWarning):
-    """Something about the training that a user should see."""
+    """A warning about a training run."""
 
 
 @keras.saving.register_keras_serializable("kvae")
 class LowerableRate(keras.optimizers.schedules.LearningRateSchedule):
-    """A learning rate schedule times a factor, which `Rescue` can lower while it trains.
+    """A learning rate schedule times a factor, which `Rescue` can lower during training.
 
     Example:
 
@@ -44,16 +44,17 @@ class NothingLearnedError(ValueError):
 
 
 class SkippedStepsWarning(keras.callbacks.Callback):
-    """Says after each epoch how many steps were skipped, since their loss or gradients weren't finite.
+    """A callback that counts the steps that were skipped because their loss or gradients weren't finite.
 
-    `VAE.fit` adds it by itself. A `TrainingWarning` counts them; where no step at all could be taken, `fit` ends.
+    It gives a `TrainingWarning` after each epoch with such steps, and ends `fit` if no step at all was taken. `VAE.fit`
+    adds this callback itself.
 
     Raises:
-        NothingLearnedError: after an epoch, if no step has been taken so far. (float16 may skip up to 30
+        NothingLearnedError: after an epoch, if no step has been taken so far. (float16 may skip up to 30 steps
             until its loss scale is found.)
     """
 
-    stops = True  # where no step could be taken
+    stops = True  # if no step was taken
 
     def on_train_begin(self, logs: Any = None) -> None:
         skipped = self.model.skipped
@@ -73,11 +74,11 @@ class SkippedStepsWarning(keras.callbacks.Callback):
         is_scaled = isinstance(self.model.optimizer, keras.optimizers.LossScaleOptimizer)
         if self._seen - self._begun == steps and self.stops and steps > (SCALE_STEPS if is_scaled else 0):
             raise NothingLearnedError(
-                f"Expected steps with a finite loss and finite gradients. Received: none in {steps} steps, so that "
-                f"nothing was learned. {self._remedy()}"
+                f"Expected steps with a finite loss and finite gradients. Received: none in {steps} steps, so nothing "
+                f"was learned. {self._remedy()}"
             )
         warnings.warn(
-            f"epoch {epoch + 1}: {skipped} steps were skipped, whose loss or gradients were not finite. "
+            f"epoch {epoch + 1}: {skipped} steps were skipped because their loss or gradients were not finite. "
             f"{self._remedy()}",
             TrainingWarning, stacklevel=2,
         )  # fmt: skip
@@ -87,23 +88,24 @@ class SkippedStepsWarning(keras.callbacks.Callback):
 
     def _remedy(self) -> str:
         if self.model.skipped.missing > self._missing:
-            return "Images hold NaN: repair these values, or drop the images"
-        return "Take a lower learning rate, float32, or a likelihood whose variance has a bound"
+            return "Images hold NaN: repair or drop them"
+        return "Use a lower learning rate, float32, or a likelihood with a bounded variance"
 
 
 class Rescue(SkippedStepsWarning):
-    """Brings a training back that has become infinite or not a number.
+    """A callback that restores earlier weights when the loss or gradients of many steps in a row aren't finite.
 
-    Steps whose loss or gradients aren't finite are skipped anyway; `vae.skipped` counts them. When too many in a row
-    are, the weights from the beginning of the epoch are restored (it keeps a copy) and the learning rate is lowered;
-    when that doesn't help either, training stops, and `diagnosis` says why. A `TrainingWarning` tells of rescues and of
-    skipped steps.
+    Steps whose loss or gradients aren't finite are always skipped; `vae.skipped` counts them. After too many in a row,
+    the weights from the beginning of the epoch are restored (the callback keeps a copy) and the learning rate is
+    lowered. If that doesn't help either, training stops, and `diagnosis` says why. A `TrainingWarning` reports rescues
+    and skipped steps.
 
     Args:
         rate: the optimizer's schedule; None if its learning rate is a number.
-        in_a_row: skipped steps that are too many. (float16 begins with up to 15, until its loss scale is found.)
-        factor: what the learning rate is multiplied with.
-        times: how often; then training stops.
+        in_a_row: number of skipped steps in a row that triggers a rescue. (float16 begins with up to 15, until its loss
+            scale is found.)
+        factor: factor by which the learning rate is multiplied.
+        times: number of rescues after which training stops.
 
     Example:
 
@@ -118,12 +120,12 @@ class Rescue(SkippedStepsWarning):
         '2 steps in a row had no finite loss or gradients'
     """
 
-    stops = False  # before it has tried what it can
+    stops = False  # rescues come first
 
     def __init__(self, rate: LowerableRate | None = None, in_a_row: int = 30, factor: float = 0.3, times: int = 3):
         super().__init__()
         self.rate, self.in_a_row, self.factor, self.times = rate, in_a_row, factor, times
-        self.lowered = 1.0  # what the rate is multiplied with by now
+        self.lowered = 1.0  # current factor of the learning rate
         self.rescues = 0
         self.diagnosis: str | None = None
 
@@ -131,7 +133,7 @@ class Rescue(SkippedStepsWarning):
         self._good: list[np.ndarray] = []
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        if not self._good:  # not in on_epoch_begin, where other callbacks restore and swap weights
+        if not self._good:  # not in on_epoch_begin, in which other callbacks restore and swap weights
             self._good = [keras.ops.convert_to_numpy(variable) for variable in self._variables()]
             if self.rate is not None:
                 self.rate.factor.assign(self.lowered)
@@ -142,8 +144,8 @@ class Rescue(SkippedStepsWarning):
             return
         if self.rescues == self.times:
             self.diagnosis = (
-                f"{in_a_row} steps in a row had no finite loss or gradients, after going back {self.times} times and "
-                f"with {self.lowered:.2g} of the learning rate. {self._remedy()}"
+                f"{in_a_row} steps in a row had no finite loss or gradients, after {self.times} rescues and with "
+                f"{self.lowered:.2g} of the learning rate. {self._remedy()}"
             )
             self.model.stop_training = True
             return
@@ -157,12 +159,12 @@ class Rescue(SkippedStepsWarning):
         else:
             self.model.optimizer.learning_rate = float(self.model.optimizer.learning_rate) * self.factor
         warnings.warn(
-            f"{in_a_row} steps in a row had no finite loss or gradients: back to the weights before, and on with "
-            f"{self.lowered:.2g} of the learning rate",
+            f"{in_a_row} steps in a row had no finite loss or gradients: restored the weights from the beginning of "
+            f"the epoch, and continuing with {self.lowered:.2g} of the learning rate",
             TrainingWarning, stacklevel=2,
         )  # fmt: skip
 
     def _variables(self) -> list[Any]:
-        """All but the step, since new noise is worth a trial, and the learning rate."""
+        """Return all variables except the learning rate and the step, which stays so that the noise is new."""
         kept = (id(self.model.step), id(self.model.optimizer.learning_rate))
         return [variable for variable in variables_of(self.model) if id(variable) not in kept]

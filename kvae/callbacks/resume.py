@@ -1,4 +1,4 @@
-"""The callback that lets a training run survive being killed."""
+"""The callback that saves a training run, and resumes it after it was stopped or killed."""
 
 import json
 import os
@@ -18,35 +18,36 @@ Numbers = int | float | bool | str | None
 
 
 class Resume(keras.callbacks.Callback):
-    """Saves the whole state of a training after every epoch, and goes on from it as if nothing had happened.
+    """A callback that saves the whole state of a training run after every epoch, and resumes from it.
 
-    On a CPU with deterministic operations the weights at the end are those of an unbroken training, to the bit,
-    wherever it was killed. Saved are: the model's variables (with the step that its noise depends on), the optimizer's
-    (moments, iterations, averages, loss scale), the number of the epoch, and the numbers that other callbacks count
-    with, but not weights that they keep: an EarlyStopping that restores the best ones is refused. The file is replaced
-    whole; a process that is killed while it writes leaves the one before.
+    On a CPU with deterministic operations the final weights equal those of an unbroken training run to the bit,
+    wherever it was killed. The state has the model's variables (with the step that its noise depends on), the
+    optimizer's (moments, iterations, averages, loss scale), the number of the epoch, and the counters of other
+    callbacks. Weights that callbacks keep aren't saved: an EarlyStopping that restores the best weights is refused. The
+    file is replaced atomically: a process that is killed while it writes leaves the previous file.
 
-    Of several workers (MultiWorkerMirroredStrategy) the chief writes, and all read: `path` is in a folder they share.
+    With several workers (MultiWorkerMirroredStrategy) the chief writes and all workers read: `path` must be in a folder
+    that they share.
 
-    Put it last among the callbacks, start `fit` where it says, and give it data that is the same in epoch k however k
-    is reached: that of `kvae.data` is, and so is any dataset that isn't shuffled.
+    Pass it as the last callback, start `fit` with `initial_epoch=resume.epoch`, and use data whose epoch k is the same
+    however it is reached. Data of `kvae.data` and datasets that aren't shuffled fulfil this.
 
     Args:
-        path: of the file, such as "runs/state.npz". If it is there, `fit` goes on from it.
-        others: callbacks that count (EarlyStopping, ReduceLROnPlateau, …): theirs is saved and restored, too.
-        save_seconds: save within an epoch as well, when so many have passed since the last time. To go on from there
-            takes a dataset of the epoch's other batches (`Data.split(..., epoch=resume.epoch, skip=resume.batch)`) in a
-            `fit` of its own, as `kvae train` does.
-        steps: batches in an epoch, at most, where the dataset doesn't know how many there are.
+        path: path of the file, such as "runs/state.npz". If it exists, `fit` resumes from it.
+        others: callbacks with counters (EarlyStopping, ReduceLROnPlateau, …), which are saved and restored, too.
+        save_seconds: seconds between saves within an epoch; None saves at its end only. Resuming within an epoch
+            requires a dataset of its remaining batches (`Data.split(..., epoch=resume.epoch, skip=resume.batch)`) and a
+            separate `fit`, as in `kvae train`.
+        steps: largest number of batches in an epoch, for datasets of unknown length.
 
     Attributes:
-        epoch: the epoch to go on with: `initial_epoch` of `fit`; 0 if nothing is saved.
-        batch: how many of its batches are done already.
-        finished: whether the saved training came to its end.
+        epoch: the epoch to resume with, `initial_epoch` of `fit`; 0 if nothing is saved.
+        batch: number of its batches that are done.
+        finished: whether the saved training run is finished.
 
     Raises:
-        ValueError: if the file is damaged or of another model, if `fit` starts elsewhere, or one of `others` keeps
-            weights.
+        ValueError: if the file is damaged or belongs to another model, if `fit` starts with another epoch, or if one of
+            `others` keeps weights.
 
     Example:
 
@@ -78,11 +79,11 @@ class Resume(keras.callbacks.Callback):
         for callback in self.others:
             if getattr(callback, "restore_best_weights", False):
                 raise ValueError(
-                    "Expected callbacks that keep no weights, which aren't saved; take ModelCheckpoint for the best. "
-                    f"Received: {type(callback).__name__}(restore_best_weights=True)"
+                    "Expected callbacks that keep no weights, because these aren't saved. "
+                    f"Received: {type(callback).__name__}(restore_best_weights=True); use ModelCheckpoint instead"
                 )
         self.save_seconds, self.steps = save_seconds, steps
-        self.interrupted = False  # set from outside: save after this step, and stop
+        self.interrupted = False  # set by a signal handler: save after the current step, and stop
         self.epoch, self.batch, self.finished = 0, 0, False
         self._first, self._saved_at = 0, time.monotonic()  # the epoch's first batch in this `fit`, and the last save
         self._arrays: list[np.ndarray] | None = None
@@ -110,17 +111,17 @@ class Resume(keras.callbacks.Callback):
         self._stop_if_interrupted()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        left, done = self.params.get("steps"), batch + 1  # of this `fit`
+        left, done = self.params.get("steps"), batch + 1  # in this `fit`
         if left is None and self.steps is not None:
             left = self.steps - self._first
         if self.save_seconds is None or left is None or done >= left:
-            return  # the end of the epoch will save
+            return  # saved at the end of the epoch
         if self.interrupted or time.monotonic() - self._saved_at > self.save_seconds:
             self._save(self.epoch, self._first + done)
             self._stop_if_interrupted()
 
     def on_train_end(self, logs: Any = None) -> None:
-        if self._arrays is not None:  # it was finished before: no epoch was left to do
+        if self._arrays is not None:  # it was finished before: no epoch was left
             self._restore(self._arrays)
             self._arrays = None
             return
@@ -147,7 +148,7 @@ class Resume(keras.callbacks.Callback):
             "finished": finished,
             "callbacks": [_numbers(callback) for callback in self.others],
         }
-        if self.model.distribute_strategy.extended.should_checkpoint:  # not so of workers but the chief
+        if self.model.distribute_strategy.extended.should_checkpoint:  # only the chief
             encoded = np.frombuffer(json.dumps(state).encode(), np.uint8)
             with atomic_file(self.path) as temporary, open(temporary, "wb") as file:
                 np.savez(file, state=encoded, **arrays)
@@ -163,15 +164,15 @@ class Resume(keras.callbacks.Callback):
                 state = json.loads(bytes(file["state"]))
                 self._arrays = [file[name] for name in sorted(set(file.files) - {"state"})]
             if not all(isinstance(array, np.ndarray) for array in self._arrays):
-                raise ValueError("a member that is no array")  # np.load gives its bytes
+                raise ValueError("a member isn't an array")  # np.load returns its bytes
             if state["format"] != FORMAT:
                 raise ValueError(f"format {state['format']}")
             self.epoch, self.batch, self.finished = int(state["epoch"]), int(state["batch"]), bool(state["finished"])
             self._counts = [dict(numbers) for numbers in state["callbacks"]]
-        except Exception as error:  # whatever zipfile and NumPy make of a damaged file
+        except Exception as error:  # zipfile and NumPy raise nearly anything on damaged files
             raise ValueError(
                 f"Expected a state saved by kvae.callbacks.Resume. Received: {self.path}, which can't be read "
-                f"({type(error).__name__}: {error}). Remove it to begin anew"
+                f"({type(error).__name__}: {error}). Remove it to restart from the beginning"
             ) from error
 
     def _restore(self, arrays: list[np.ndarray]) -> None:
@@ -182,27 +183,27 @@ class Resume(keras.callbacks.Callback):
             different = next((pair for pair in zip(saved, shapes) if pair[0] != pair[1]), (len(saved), len(shapes)))
             raise ValueError(
                 f"Expected the model, the optimizer and the callbacks that {self.path} was saved with. Received: "
-                f"others (saved {different[0]}, now {different[1]})"
+                f"{different[1]} (saved: {different[0]})"
             )
         for variable, array in zip(variables, arrays):
             variable.assign(array)
         for callback, numbers in zip(self.others, self._counts):
-            known = _numbers(callback)  # a file can't give it anything else
+            known = _numbers(callback)  # a file can't set other attributes
             vars(callback).update({name: n for name, n in numbers.items() if name in known and isinstance(n, Numbers)})
         self._first, self._saved_at = self.batch, time.monotonic()
 
 
 def variables_of(model: keras.Model) -> list[Any]:
-    """Those of the model and its optimizer."""
+    """Return the variables of the model and its optimizer."""
     return [*state_of(model), *model.optimizer.variables]
 
 
 def _plain(array: np.ndarray) -> np.ndarray:
-    """As a dtype that NumPy knows by itself: bfloat16 goes to float32, which holds it exactly."""
+    """Convert to a dtype of plain NumPy: bfloat16 becomes float32, which holds it exactly."""
     return array.astype("float32") if array.dtype.kind == "V" or array.dtype.name == "bfloat16" else array
 
 
 def _numbers(callback: keras.callbacks.Callback) -> dict[str, Numbers]:
-    """What a callback counts with."""
+    """Return the plain attributes of a callback, such as its counters."""
     plain = {name: value.item() if isinstance(value, np.generic) else value for name, value in vars(callback).items()}
     return {name: value for name, value in plain.items() if isinstance(value, Numbers)}

@@ -1,4 +1,4 @@
-"""What the command shows: tables and progress, and not TensorFlow's log."""
+"""Output of the command: tables, messages and warnings, without TensorFlow's log."""
 
 import contextlib
 import logging
@@ -14,39 +14,39 @@ from kvae.cli.streams import any_character, encodable
 from kvae.steps import Steps
 
 CPUINFO = Path("/proc/cpuinfo")
-ARGUMENTS = "kvae.arguments"  # in a context's `meta`: those of the whole command
+ARGUMENTS = "kvae.arguments"  # key in a context's `meta`: the arguments of the whole command
 
 
 class CommandError(Exception):
-    """An error that a user can mend; its message is all that is shown."""
+    """An error that the user can fix; only its message is shown."""
 
 
-_undone_later: contextlib.ExitStack | None = None  # inside `session`: what its end calls
+_cleanup: contextlib.ExitStack | None = None  # callbacks for the end of the current session
 
 
 @contextlib.contextmanager
 def session() -> Iterator[None]:
-    """Inside, a command may change the process: streams, warnings and loggers are afterwards what they were before.
+    """Restore streams, warnings and loggers after a command.
 
     A session inside another one is part of it.
     """
-    global _undone_later
-    if _undone_later is not None:
+    global _cleanup
+    if _cleanup is not None:
         yield
         return
-    with any_character(), warnings.catch_warnings(), contextlib.ExitStack() as at_the_end:
-        at_the_end.callback(setattr, sys, "excepthook", sys.excepthook)  # Typer has its own
-        _undone_later = at_the_end
+    with any_character(), warnings.catch_warnings(), contextlib.ExitStack() as stack:
+        stack.callback(setattr, sys, "excepthook", sys.excepthook)  # Typer installs its own
+        _cleanup = stack
         try:
             yield
         finally:
-            _undone_later = None
+            _cleanup = None
 
 
-def undo_later(function: Callable[..., object], *arguments: Any) -> None:
+def call_at_end(function: Callable[..., object], *arguments: Any) -> None:
     """Call a function at the end of the session, if there is one."""
-    if _undone_later is not None:
-        _undone_later.callback(function, *arguments)
+    if _cleanup is not None:
+        _cleanup.callback(function, *arguments)
 
 
 def say(text: str = "") -> None:
@@ -54,14 +54,14 @@ def say(text: str = "") -> None:
 
 
 def optional_steps(debug: bool = False) -> Steps:
-    """Steps of a command that it does without: one that fails is a line, with `debug` after its traceback."""
+    """Return steps that may fail without ending the command; a failure is printed, with `debug` after its traceback."""
 
-    def say_why(line: str) -> None:
+    def report_failure(line: str) -> None:
         if debug:
             traceback.print_exc()
         say(line)
 
-    return Steps(say_why)
+    return Steps(report_failure)
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
@@ -87,12 +87,12 @@ def _cell(value: Any) -> str:
 
 @contextlib.contextmanager
 def _native_stderr_off() -> Iterator[None]:
-    """Silence what C++ code writes to file descriptor 2: TensorFlow logs at import whatever its settings are."""
+    """Silence output of C++ code on file descriptor 2: TensorFlow logs at import, whatever its settings are."""
     if sys.stderr is not None:
         sys.stderr.flush()
     try:
         saved = os.dup(2)
-    except OSError:  # there is none
+    except OSError:  # no such descriptor
         yield
         return
     try:
@@ -105,30 +105,30 @@ def _native_stderr_off() -> Iterator[None]:
 
 
 def start_tensorflow(debug: bool = False, first_operation: bool = True) -> None:
-    """Import TensorFlow and Keras, quietly, with GPU memory that grows as it is needed.
+    """Import TensorFlow and Keras without their log, with GPU memory that grows as needed.
 
-    Workers must meet before the first operation.
+    Workers must connect before the first operation.
     """
     if "TF_CPP_MIN_LOG_LEVEL" not in os.environ:
         os.environ["TF_CPP_MIN_LOG_LEVEL"] = "0" if debug else "3"
-        undo_later(os.environ.pop, "TF_CPP_MIN_LOG_LEVEL", None)
+        call_at_end(os.environ.pop, "TF_CPP_MIN_LOG_LEVEL", None)
     with contextlib.nullcontext() if debug else _native_stderr_off():
         import tensorflow as tf
 
-        import kvae.models.backend  # noqa: F401  # and so Keras, on TensorFlow
+        import kvae.models.backend  # noqa: F401  # imports Keras with the TensorFlow backend
 
         for gpu in tf.config.list_physical_devices("GPU"):
             tf.config.experimental.set_memory_growth(gpu, True)
         if first_operation:
-            tf.constant(0) + 0  # drivers are looked for now, not in the middle of a table
+            tf.constant(0) + 0  # TensorFlow loads its drivers (and logs) now, not in the middle of a table
     if not debug:
         logger = logging.getLogger("absl")
-        undo_later(logger.setLevel, logger.level)
+        call_at_end(logger.setLevel, logger.level)
         logger.setLevel(logging.ERROR)
 
 
 def emulates_bfloat16() -> bool:
-    """Whether there is nothing but a processor, and Linux says that it has no units for bfloat16."""
+    """Return whether there is no accelerator, and the processor has no bfloat16 units according to Linux."""
     import tensorflow as tf
 
     if any(device.device_type != "CPU" for device in tf.config.list_physical_devices()):
@@ -136,16 +136,16 @@ def emulates_bfloat16() -> bool:
     return CPUINFO.is_file() and "bf16" not in CPUINFO.read_text(encoding="utf-8")  # avx512_bf16, amx_bf16; on Arm bf16
 
 
-def say_what_is_faster(precision: str, option: str) -> None:
-    """Tell whoever computes in a bfloat16 that is emulated which option to add."""
+def warn_if_emulated(precision: str, option: str) -> None:
+    """Warn when bfloat16 is emulated, and name the option that avoids it."""
     if precision == "bfloat16" and emulates_bfloat16():
-        say(f"This processor emulates bfloat16, which makes it slow: {option} takes less time here.\n")
+        say(f"This processor emulates bfloat16, which is slow: {option} is faster here.\n")
 
 
 def show_only_our_warnings() -> None:
-    """Warnings of kvae become one line each; those of the libraries below are for developers (`--debug`).
+    """Print each kvae warning as one line, until the end of the session.
 
-    Until the end of the session.
+    Warnings of other libraries are shown with `--debug` only.
     """
     warnings.simplefilter("ignore")
     shown: set[str] = set()
@@ -154,7 +154,7 @@ def show_only_our_warnings() -> None:
         from kvae.data import DataWarning
 
         if issubclass(category, DataWarning) and str(message) in shown:
-            return  # a command may load its images twice
+            return  # a command may load its dataset twice
         shown.add(str(message))
         print(f"kvae: warning: {message}", file=sys.stderr, flush=True)
 
@@ -162,7 +162,7 @@ def show_only_our_warnings() -> None:
 
 
 def our_warnings() -> None:
-    """Once kvae's warning classes can be imported cheaply, let them through."""
+    """Let kvae's warnings through. The imports are cheap only after `start_tensorflow`."""
     from kvae.callbacks import TrainingWarning
     from kvae.data import DataWarning
     from kvae.evaluation import EvaluationWarning

@@ -14,7 +14,7 @@ def demo(
     context: typer.Context,
     out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("kvae-demo"),
 ) -> None:
-    """The whole way on scikit-learn's embedded digits: train, score, draw, probe, export. About a minute, no network.
+    """Train, score, plot, probe and export a model of scikit-learn's digits (about a minute, offline).
 
     Example: kvae demo --out kvae-demo
     """
@@ -26,18 +26,18 @@ def demo(
     from kvae.export import export
     from kvae.training import Settings, train_run
 
-    # Grey pixels: a learned variance draws them sharper than a Bernoulli, whose noise is meant for black and white.
+    # A learned variance gives sharper grey pixels than a Bernoulli likelihood, which is meant for black and white.
     settings = Settings(source="digits", epochs=40, latent_dim=8, batch_size=64, likelihood="normal-learned")
     data = train_run(settings, run)
     model = describe(run, data, 64, context.obj)
-    drawn = optional_steps(context.obj)
-    with drawn("Not drawn: samples"):
+    steps = optional_steps(context.obj)
+    with steps("Not drawn: samples"):
         plotting.save(plotting.samples(model, n=100, seed=7), out / "samples.png")
-    say("\nExporting, and running the files against Keras …\n")
+    say("\nExporting the model and comparing the files with Keras …\n")
     show_export(export(model, files, data), files)
     say(f"""
-The report:   {run / "report.html"}
-New digits:   {"not drawn" if drawn.failed else out / "samples.png"}
-For an app:   {files / "decoder_int8.tflite"}
-Everything:   {files / "vae_int8.tflite"}
-Next:         kvae train mnist --latent-dim 2    (downloads MNIST, unless TFDS_DATA_DIR has it)""")
+Report:      {run / "report.html"}
+New digits:  {"not drawn" if steps.failed else out / "samples.png"}
+Decoder:     {files / "decoder_int8.tflite"}
+Whole model: {files / "vae_int8.tflite"}
+Next:        kvae train mnist --latent-dim 2    (downloads MNIST, unless TFDS_DATA_DIR has it)""")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kvae.cli.console import CommandError, optional_steps, say, say_what_is_faster, table
+from kvae.cli.console import CommandError, optional_steps, say, table, warn_if_emulated
 from kvae.cli.options import DataDirOption, open_run
 from kvae.cli.tables import ROWS, show_scores, value_and_error
 from kvae.files import atomic_file
@@ -21,15 +21,9 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-OF_A_RUN = {
-    "seed",
-    "created",
-    "versions",
-    "data_dir",
-    "kept_epoch",
-    "kept_because",
-}  # what runs of one configuration may differ in
-CODED = 500  # images that are compressed
+#: settings that may differ between runs of one configuration
+RUN_SPECIFIC = {"seed", "created", "versions", "data_dir", "kept_epoch", "kept_because"}
+CODED = 500  # images to compress
 PAIRED = 1000  # images whose posteriors are compared with each other
 
 
@@ -39,32 +33,36 @@ def evaluate(
         list[Path], typer.Argument(metavar="RUN...", help="Folders made by `kvae train`.", show_default=False)
     ],
     split: Annotated[
-        str, typer.Option(help="train, validation, test; or new: images that have come since training.")
+        str, typer.Option(help="Split to score: train, validation, test, or new (images added since training).")
     ] = "test",
-    samples: Annotated[int, typer.Option(min=1, help="Posterior samples K per image; papers quote 5000.")] = 64,
-    seed: Annotated[int, typer.Option(help="Of the posterior samples.")] = 0,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first images.", show_default=False)] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Posterior samples K per image; papers use 5000.")] = 64,
+    seed: Annotated[int, typer.Option(help="Seed of the posterior samples.")] = 0,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Number of images (default: all).", show_default=False)
+    ] = None,
     compare_train: Annotated[
-        bool, typer.Option("--compare-train", help="Score as many training images too: over- or underfitting.")
+        bool,
+        typer.Option("--compare-train", help="Score as many training images, too, to show over- or underfitting."),
     ] = False,
     compression: Annotated[
-        bool, typer.Option("--compression", help="What latents cost as a code, beside image files.")
+        bool, typer.Option("--compression", help="Compare the code length of the latents with image files.")
     ] = False,
     float32: Annotated[
-        bool, typer.Option("--float32", help="Compute in float32, as exported files do, what was trained otherwise.")
+        bool, typer.Option("--float32", help="Compute in float32, as exported files do, whatever the training used.")
     ] = False,
-    json: Annotated[Path | None, typer.Option(help="Write the numbers to this file.", show_default=False)] = None,
+    json: Annotated[Path | None, typer.Option(help="JSON file to write the scores to.", show_default=False)] = None,
     data_dir: DataDirOption = None,
 ) -> None:
-    """Score runs: ELBO, rate, distortion and an importance-weighted likelihood, in nats per example.
+    """Score runs: ELBO, rate, distortion and importance-weighted likelihood, in nats per example.
 
-    Several runs of one configuration, but for the seed, give their mean with its standard error over runs. When it
-    is stopped, the same command goes on where it was.
+    Runs that differ only in their seed also give a mean, with its standard error over the runs.
+
+    The same command resumes an evaluation that was stopped.
 
     Example: kvae evaluate runs/mnist --samples 5000 --json scores.json
     """
     if compare_train and split == "train":
-        raise CommandError("--compare-train compares another split with the training images: leave out --split train")
+        raise CommandError("Expected --compare-train with another split than train: leave out --split train")
     results = {}
     configs = []
     for run in runs:
@@ -75,7 +73,7 @@ def evaluate(
         if len(runs) > 1:
             say(f"{run}")
         with float32_compute(opened.model) if float32 else contextlib.nullcontext():
-            say_what_is_faster(opened.model.decoder.compute_dtype, "--float32")
+            warn_if_emulated(opened.model.decoder.compute_dtype, "--float32")
             scores = _score(opened, split, samples, seed, limit, data_dir)
             steps, train = optional_steps(context.obj), None
             if compare_train:
@@ -83,7 +81,7 @@ def evaluate(
                     train = _score(opened, "train", samples, seed, scores["examples"], data_dir)
             with steps("Not estimated: KL(q(z) ‖ p)"):
                 scores |= _aggregate(opened, split, limit, data_dir)
-            configs.append({name: value for name, value in opened.config.items() if name not in OF_A_RUN})
+            configs.append({name: value for name, value in opened.config.items() if name not in RUN_SPECIFIC})
             show_scores(scores, opened.model.latent_dim)
             if train:
                 _show_gap(scores, train)
@@ -98,7 +96,7 @@ def evaluate(
     if len(runs) > 1:
         content = {"runs": results}
         if different := sorted({name for a in configs for name in a if a[name] != configs[0].get(name)}):
-            say(f"No mean: the runs differ in {', '.join(different)}.")
+            say(f"No mean over the runs: they differ in {', '.join(different)}.")
         else:
             with optional_steps(context.obj)("Not made: mean of the runs"):
                 content["mean"] = _mean(list(results.values()))
@@ -110,42 +108,42 @@ def evaluate(
 def _score(
     run: RunFolder, split: str, samples: int, seed: int, limit: int | None, data_dir: Path | None
 ) -> dict[str, Any]:
-    """The scores of a run; what an interrupted evaluation left in its folder is taken up, and removed at the end."""
+    """Score a run. Resume an interrupted evaluation of the same images, and remove its file at the end."""
     from kvae.evaluation import EvaluationWarning
     from kvae.evaluation import evaluate as score
 
     data = run.data(data_dir=data_dir)
     images = [run.config[key] for key in ("source", "binarize", "size", "data_seed")]
-    leftover = Unfinished(run.path, [split, samples, seed, limit, run.model.decoder.compute_dtype, *images])
-    done = leftover.load()
+    partial = PartialScores(run.path, [split, samples, seed, limit, run.model.decoder.compute_dtype, *images])
+    done = partial.load()
     if done is not None:
-        say(f"Going on behind the {len(done['nll']):,} images that are done.")
+        say(f"Resuming after {len(done['nll']):,} images.")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", EvaluationWarning)  # they are printed as findings
-        go = functools.partial(
-            score, run.model, data, samples, split, progress=True, seed=seed, limit=limit, save=leftover.save
+        score_split = functools.partial(
+            score, run.model, data, samples, split, progress=True, seed=seed, limit=limit, save=partial.save
         )
         try:
-            scores = go(done=done)
+            scores = score_split(done=done)
         except ValueError:
             if done is None:
                 raise
-            say("They are others than the images of today: from the first one again.")
-            scores = go()
-    leftover.path.unlink(missing_ok=True)
+            say("The dataset has changed; restarting from the first image.")
+            scores = score_split()
+    partial.path.unlink(missing_ok=True)
     return scores
 
 
-class Unfinished:
-    """A file in the RUN folder with the rows of an evaluation that has not come to its end.
+class PartialScores:
+    """A file in the RUN folder with the rows of an unfinished evaluation.
 
-    Its name is a fingerprint of the model file and of what was asked for, so that no other evaluation takes it up.
+    Its name is a fingerprint of the model file and the settings, so that no other evaluation resumes from it.
     """
 
-    def __init__(self, run: Path, asked: Sequence[Any]):
+    def __init__(self, run: Path, settings: Sequence[Any]):
         with open(run / "model.keras", "rb") as file:
             fingerprint = hashlib.file_digest(file, "sha256")
-        fingerprint.update(json_format.dumps(asked).encode())
+        fingerprint.update(json_format.dumps(settings).encode())
         self.path = run / f".evaluation-{fingerprint.hexdigest()[:16]}.npz"
 
     def load(self) -> "dict[str, np.ndarray] | None":
@@ -165,9 +163,9 @@ class Unfinished:
 
 
 def _aggregate(run: RunFolder, split: str, limit: int | None, data_dir: Path | None) -> dict[str, float]:
-    """Mutual information and marginal KL, from the first images.
+    """Estimate mutual information and marginal KL from the first images.
 
-    Nothing for conditional models, and for flows, whose density of another image's sample takes too long.
+    The result is empty for conditional models, and for flows: their density at another image's sample takes too long.
     """
     from kvae.evaluation import aggregate_posterior
     from kvae.posteriors import InverseAutoregressive
@@ -183,7 +181,7 @@ def _aggregate(run: RunFolder, split: str, limit: int | None, data_dir: Path | N
 def _compression(
     run: RunFolder, split: str, seed: int, limit: int | None, data_dir: Path | None
 ) -> list[dict[str, Any]]:
-    """The table of codes, from the first images, shown."""
+    """Print the table of codes for the first images, and return its rows."""
     from kvae.evaluation import compression_table
 
     images, _ = run.data(data_dir=data_dir).arrays(split, min(limit or CODED, CODED))
@@ -196,7 +194,7 @@ def _compression(
             for row in rows
         ],
     )
-    say("Of latents: their KL term, what bits-back coding takes on average; the decoder isn't counted.\n")
+    say("Bits of latents are their KL term, the average cost of bits-back coding. The decoder isn't counted.\n")
     return [row._asdict() for row in rows]
 
 
@@ -204,12 +202,12 @@ def _show_gap(scores: dict[str, Any], train: dict[str, Any]) -> None:
     from kvae.evaluation import generalisation_gap
 
     gap, error = generalisation_gap(scores, train)
-    than = "less" if gap >= 0 else "more"
-    say(f"train, {train['examples']:,} images: NLL {train['nll']:.3f}, {than} by {abs(gap):.3f} ± {error:.3f} nats\n")
+    word = "lower" if gap >= 0 else "higher"
+    say(f"train, {train['examples']:,} images: NLL {train['nll']:.3f}, {word} by {abs(gap):.3f} ± {error:.3f} nats\n")
 
 
 def _mean(results: list[dict[str, Any]]) -> dict[str, Any]:
-    """Mean over the runs, shown as a table."""
+    """Print the mean over the runs as a table, and return it."""
     from kvae.evaluation import over_runs
 
     mean = over_runs(results)

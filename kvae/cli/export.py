@@ -36,49 +36,51 @@ def export(
     precision: Annotated[
         list[Precision] | None,
         typer.Option(
-            help="May be given several times (default: float32 and int8); auto: the smallest within --budget-nats "
-            "that isn't much slower than the others.",
+            help="Precision of the files; may be repeated (default: float32 and int8). auto: the smallest file within "
+            "--budget-nats that isn't much slower than the others.",
             show_default=False,
         ),
     ] = None,
-    budget_nats: Annotated[float, typer.Option(help="For auto: how much test ELBO may be lost.")] = 0.5,
+    budget_nats: Annotated[float, typer.Option(help="Largest loss of test ELBO, for auto.")] = 0.5,
     batch_size: Annotated[
         list[int] | None,
         typer.Option(
-            help="Of the signatures; may be given several times (default: 1 and 16).", min=1, show_default=False
+            help="Batch size of the signatures; may be repeated (default: 1 and 16).", min=1, show_default=False
         ),
     ] = None,
     signatures: Annotated[
         str | None,
         typer.Option(
-            help="Of the files with everything, such as decode,generate_16 (default: all); the first is subgraph 0.",
+            help="Signatures of the whole-model files, such as decode,generate_16 (default: all). The first is "
+            "subgraph 0.",
             show_default=False,
         ),
     ] = None,
     encoder: Annotated[
-        bool, typer.Option("--encoder", help="The encoder as a file of its own, too, as the decoder is.")
+        bool, typer.Option("--encoder", help="Write the encoder as a separate file, too, like the decoder.")
     ] = False,
     io: Annotated[
-        Io, typer.Option(help="Images as float32 in [0, 1] or as uint8, where a signature has no densities.")
+        Io,
+        typer.Option(help="Images as float32 in [0, 1], or as uint8. Signatures with densities always use float32."),
     ] = Io.float32,
     accept_losses: Annotated[
-        bool, typer.Option("--accept-losses", help="Keep files, too, that are further from Keras than they should be.")
+        bool, typer.Option("--accept-losses", help="Keep files that differ from Keras by more than the tolerance.")
     ] = False,
     any_batch: Annotated[
         bool,
-        typer.Option("--any-batch", help="Signatures for any batch size, too: for Python; browsers can't use them."),
+        typer.Option("--any-batch", help="Add signatures for any batch size, for Python. Browsers can't use them."),
     ] = False,
-    onnx: Annotated[bool, typer.Option("--onnx", help="ONNX files, too (needs the extra `onnx`).")] = False,
+    onnx: Annotated[bool, typer.Option("--onnx", help="Write ONNX files, too (requires the extra `onnx`).")] = False,
     web: Annotated[
         Path | None,
-        typer.Option(help="Folder to write a page to that runs the smallest file in a browser.", show_default=False),
+        typer.Option(help="Folder for a web page that runs the smallest file in a browser.", show_default=False),
     ] = None,
     web_runtime: Annotated[
         Path | None,
-        typer.Option(help="Folder with LiteRT.js for --web, where there is no npm.", show_default=False),
+        typer.Option(help="Folder with LiteRT.js for --web, if npm isn't installed.", show_default=False),
     ] = None,
     license: Annotated[
-        Path | None, typer.Option(help="Text file with a licence, to put into the files.", show_default=False)
+        Path | None, typer.Option(help="Text file with the licence to embed in the files.", show_default=False)
     ] = None,
     data_dir: DataDirOption = None,
 ) -> None:
@@ -94,7 +96,7 @@ def export(
     if web is not None:
         from kvae.export.web import check_target, write
 
-        check_target(web)  # before the work, not after it
+        check_target(web)  # fail before the export, not after it
     from tqdm import tqdm
 
     from kvae.export import Budgets
@@ -126,6 +128,6 @@ def export(
             write(out / smallest["path"], web, runtime=web_runtime)
     show_export(report, out)
     if web is not None:
-        say(f"In a browser: python -m http.server -d {web}")
+        say(f"Serve the page with: python -m http.server -d {web}")
     if report["refused"]:
         raise typer.Exit(1)

@@ -20,40 +20,42 @@ def features(
     run: RunArgument,
     source: Annotated[str, typer.Argument(help="Images to encode, as for `kvae train`.", show_default=False)],
     out: Annotated[
-        str, typer.Option(help="The .npz or .parquet file to write; with --ray also s3://… and the like.")
+        str, typer.Option(help="File to write, .npz or .parquet; with --ray, also an address such as s3://….")
     ] = "features.npz",
     split: Annotated[
         str | None,
         typer.Option(
-            help="all: every image of SOURCE, in its own order, nothing set aside. Or train, validation, test: as "
-            "training divided it, in the shuffled order of the split. Or new: what RUN's own SOURCE has got since. "
-            "Without it: all, and train where SOURCE is what RUN was trained on.",
+            help="all: every image of SOURCE, in its order. train, validation, test: the splits of the training run, "
+            "in their shuffled order. new: images added to RUN's own SOURCE since training. Default: train if RUN was "
+            "trained on SOURCE, otherwise all.",
             show_default=False,
         ),
     ] = None,
     hidden: Annotated[bool, typer.Option(help="Write the encoder's last hidden layer, too.")] = True,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first images.", show_default=False)] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Number of images (default: all).", show_default=False)
+    ] = None,
     ray: Annotated[
         str | None,
         typer.Option(
-            help="Encode on Ray Data: the address of a cluster, or local. SOURCE is a folder of images, Parquet or "
-            "TFRecord files then, of which all are encoded, and --out a folder of Parquet files.",
+            help="Address of a Ray cluster to encode on, or local. SOURCE is then a folder of images, Parquet or "
+            "TFRecord files, all of which are encoded, and --out is a folder of Parquet files.",
             show_default=False,
         ),
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, help="On Ray: actors.")] = 2,
-    gpus_per_worker: Annotated[float, typer.Option(min=0, help="On Ray: GPUs of each actor.")] = 0,
-    probe: Annotated[
-        bool, typer.Option(help="Try the features on a linear classifier, where there are labels.")
-    ] = True,
+    workers: Annotated[int, typer.Option(min=1, help="Number of Ray actors.")] = 2,
+    gpus_per_worker: Annotated[float, typer.Option(min=0, help="GPUs of each Ray actor.")] = 0,
+    probe: Annotated[bool, typer.Option(help="Train a linear classifier on the features, if there are labels.")] = True,
     key: Annotated[
         str | None, typer.Option(metavar="NAME", help="Entry of an .npz file with the images.", show_default=False)
     ] = None,
     data_dir: DataDirOption = None,
 ) -> None:
-    """Encode images: z mean, its variance and the encoder's last hidden layer, with ids and labels.
+    """Encode images: mean and variance of z and the encoder's last hidden layer, with ids and labels.
 
-    It streams: memory doesn't grow with the images. When it is stopped, the same command goes on where it was.
+    Images are streamed: memory doesn't grow with their number.
+
+    The same command resumes an encoding that was stopped.
 
     Example: kvae features runs/mnist mnist --split test --out features.parquet
     """
@@ -62,9 +64,11 @@ def features(
     if split not in SPLITS:
         raise CommandError(f"Expected --split to be all, train, validation, test or new. Received: {split}")
     if ray is None and "://" in out:
-        raise CommandError(f"Expected --out to be a file; places such as s3://… are for --ray. Received: {out}")
+        raise CommandError(f"Expected --out to be a file; addresses such as s3://… require --ray. Received: {out}")
     if ray is not None and (out.lower().endswith(".npz") or split not in (None, "all") or limit is not None):
-        raise CommandError("On Ray the whole SOURCE goes to Parquet: --out FOLDER.parquet, without --split and --limit")
+        raise CommandError(
+            "On Ray the whole SOURCE is encoded to Parquet: pass --out FOLDER.parquet, without --split and --limit"
+        )
     opened = open_run(run, context.obj)
     if ray is not None:
         from kvae.features.ray import write_features_on_ray
@@ -77,7 +81,8 @@ def features(
         )  # fmt: skip
         say(f"Wrote {out}: {rows:,} rows")
         return
-    from kvae.features.streaming import checksum, write_features
+    from kvae.features.streaming import write_features
+    from kvae.files import checksum
 
     split = split or ("train" if opened.is_own(source) else "all")
     data = opened.data(source, data_dir, whole=split == "all", key=key)
@@ -90,13 +95,13 @@ def features(
         limit,
         identity=checksum(run / "model.keras"),
         progress=True,
-        on_resume=lambda done: say(f"Going on behind the {done:,} images that are done."),
+        on_resume=lambda done: say(f"Resuming after {done:,} images."),
     )
     say(f"Wrote {out}: {rows:,} rows")
     if probe and opened.model.condition_dim is not None:
-        say("No linear probe: the encoder of a conditional run is told the label.")
+        say("No linear probe: the encoder of a conditional run receives the label.")
     elif probe and data.has_labels:
         from kvae.training.describe import probe_run
 
-        with optional_steps(context.obj)("No linear probe", ": "):  # it needs images that are set aside
+        with optional_steps(context.obj)("No linear probe", ": "):  # it requires a test split
             show_probe(probe_run(opened.model, data if data.num_test else opened.data(source, data_dir, key=key)))

@@ -14,21 +14,25 @@ from kvae.files import atomic_file
 def generate(
     context: typer.Context,
     run: RunArgument,
-    n: Annotated[int, typer.Option("-n", min=1, help="How many images.")] = 64,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same images, as in an exported file.")] = 0,
+    n: Annotated[int, typer.Option("-n", min=1, help="Number of images.")] = 64,
+    seed: Annotated[
+        int, typer.Option(help="Seed of the latents. An exported file gives the same images for the same seed.")
+    ] = 0,
     temperature: Annotated[float, typer.Option(help="Scale of the prior's noise.", min=0.0)] = 1.0,
     condition: Annotated[
         str | None,
         typer.Option(
-            help="Class of a conditional run: its number or name (else one after the other).", show_default=False
+            help="Class of a conditional run, by number or name (default: all classes in turn).", show_default=False
         ),
     ] = None,
     pixel_noise: Annotated[
-        bool, typer.Option("--pixel-noise", help="Draw pixels from p(x|z); without it, images are its mean.")
+        bool, typer.Option("--pixel-noise", help="Sample pixels from p(x|z) instead of showing its mean.")
     ] = False,
-    out: Annotated[Path, typer.Option(help="A .png grid, or .npy for the array.")] = Path("samples.png"),
+    out: Annotated[Path, typer.Option(help="File to write: .png for a grid, .npy for the array.")] = Path(
+        "samples.png"
+    ),
 ) -> None:
-    """Generate images with the decoder alone, from latents drawn from the prior.
+    """Generate images with the decoder, from latents drawn from the prior.
 
     Example: kvae generate runs/mnist -n 100 --seed 7 --out grid.png
     """
@@ -53,10 +57,10 @@ def generate(
 
 
 def _class(text: str, names: Sequence[str]) -> int:
-    """The number of a class that is given by name or number."""
+    """Return the number of a class that is given by name or number."""
     if text in names:
         return names.index(text)
     if text.isdecimal():
         return int(text)
     known = f", or one of {', '.join(names)}" if names else ""
-    raise CommandError(f"Expected --condition as the number of a class{known}. Received: {text}")
+    raise CommandError(f"Expected --condition to be the number of a class{known}. Received: {text}")

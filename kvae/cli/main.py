@@ -1,4 +1,4 @@
-"""The `kvae` command. Nothing heavy is imported before a subcommand runs, so that help is instant."""
+"""The `kvae` command. Heavy modules are imported only when a subcommand runs, so that help is instant."""
 
 import os
 import sys
@@ -16,7 +16,7 @@ from kvae.training.signals import Stopped
 
 
 class Commands(TyperGroup):
-    """The subcommands; each runs in a session, whoever calls it."""
+    """The subcommands; each runs in a session."""
 
     def main(self, *args: Any, **options: Any) -> Any:
         with session():
@@ -31,7 +31,7 @@ class Commands(TyperGroup):
 
 app = typer.Typer(
     cls=Commands,
-    help="Variational autoencoders from training to the phone. Start with [bold]kvae demo[/bold].",
+    help="Train, evaluate and export variational autoencoders. Start with [bold]kvae demo[/bold].",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -62,10 +62,10 @@ def options(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command, and exit; every error that a user can mend is one line and exit status 1.
+    """Run the command and exit. An error that the user can fix is one line, with exit status 1.
 
     Args:
-        arguments: instead of those in `sys.argv`.
+        arguments: arguments of the command (default: those in `sys.argv`).
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     with session():
@@ -84,6 +84,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 raise
             reason = reason_of(error)
             if not is_for_users(error):
-                reason = f"unexpected {reason} (--debug, before the command, shows where)"
+                reason = f"unexpected {reason} (`kvae --debug COMMAND` shows the traceback)"
             print(f"kvae: error: {reason}", file=sys.stderr)
             sys.exit(1)

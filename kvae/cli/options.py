@@ -1,4 +1,4 @@
-"""Options that several commands have, and opening the run that they name."""
+"""Options that several commands share, and the function that opens their run."""
 
 from pathlib import Path
 from typing import Annotated
@@ -16,9 +16,9 @@ DataDirOption = Annotated[
 
 
 def open_run(path: Path, debug: bool = False) -> RunFolder:
-    """A run with its model loaded; what isn't one is refused before TensorFlow is imported."""
+    """Open a run and load its model. A folder without a run is refused before TensorFlow is imported."""
     run = RunFolder(path)
-    run.config  # noqa: B018  # read it now
+    run.config  # noqa: B018  # reads and checks config.json
     start_tensorflow(debug)
     our_warnings()
     try:

@@ -7,7 +7,7 @@ from kvae.cli.options import DataDirOption, RunArgument, open_run
 
 
 def plot(context: typer.Context, run: RunArgument, data_dir: DataDirOption = None) -> None:
-    """Draw a run's figures and its report again.
+    """Redraw the figures of a run and rewrite its report.
 
     Example: kvae plot runs/mnist
     """

@@ -1,4 +1,4 @@
-"""Streams that take every character: what one can't encode becomes its look-alike in ASCII."""
+"""Streams that accept every character: those they can't encode are replaced by look-alikes in ASCII."""
 
 import codecs
 import contextlib
@@ -17,7 +17,7 @@ LOOKS = {
 
 
 def look_alike(character: str) -> str:
-    """A character in ASCII: its name where it is a Greek letter, a line where it draws one, "?" where there is nothing.
+    """Return the ASCII look-alike of a character: the name of a Greek letter, a line for a box; "?" if there is none.
 
     Example:
 
@@ -50,7 +50,10 @@ codecs.register_error(LOOK_ALIKES, _handle)
 
 @contextlib.contextmanager
 def any_character() -> Iterator[None]:
-    """Inside, `sys.stdout` and `sys.stderr` take every character; without one (`pythonw`, `>&-`), text goes nowhere."""
+    """Make `sys.stdout` and `sys.stderr` accept every character.
+
+    If a stream is missing or closed (`pythonw`, `>&-`), its text is discarded.
+    """
     with contextlib.ExitStack() as before:
         for name in ("stdout", "stderr"):
             stream = getattr(sys, name)
@@ -65,12 +68,12 @@ def any_character() -> Iterator[None]:
 
 
 def _set_errors(stream: io.TextIOWrapper, errors: str | None) -> None:
-    with contextlib.suppress(OSError, ValueError):  # a broken pipe, a stream that was closed or detached
+    with contextlib.suppress(OSError, ValueError):  # broken pipe, closed or detached stream
         stream.reconfigure(errors=errors)
 
 
 def encodable(text: str, stream: object) -> str:
-    """Text as the stream will show it.
+    """Return the text as the stream will show it.
 
     Example:
 

@@ -21,8 +21,8 @@ def show_scores(scores: dict[str, Any], latent_dim: int) -> None:
         [[label.format(**scores), *value_and_error(scores, name)] for name, label in ROWS.items()],
     )
     say(
-        f"{scores['bits_per_dim']:.3f} bits/dim by the ELBO, {scores['bits_per_dim_nll']:.3f} by the NLL"
-        + ("" if scores["support"] in ("binary", "levels") else ", of a density of x in [0, 1]")
+        f"{scores['bits_per_dim']:.3f} bits/dim from the ELBO, {scores['bits_per_dim_nll']:.3f} from the NLL"
+        + ("" if scores["support"] in ("binary", "levels") else " (a density of x in [0, 1])")
         + f" · {scores['active_units']} of {latent_dim} latents active"
     )
     say(f"effective samples: median {scores['ess_median']:.1f}, below 2 for {scores['ess_below_2']:.1%} of the images")
@@ -34,7 +34,7 @@ def show_scores(scores: dict[str, Any], latent_dim: int) -> None:
 
 
 def value_and_error(scores: dict[str, Any], name: str) -> tuple[float, float | str]:
-    """What is shown of a term, the ELBO as a cost, and its error."""
+    """Return the value of a term as it is shown (the ELBO as −ELBO), and its error."""
     error = scores[f"{name}_error"]
     return -scores[name] if name == "elbo" else scores[name], "" if error is None else error
 
@@ -49,8 +49,8 @@ def show_probe(rows: list[dict[str, Any]]) -> None:
 def show_export(report: dict[str, Any], out: Path) -> None:
     rows = []
     for artifact in report["artifacts"]:
-        does = artifact["behaviour"] or {}
-        decode = does.get("latency_us", {}).get(f"decode_{min(report['model']['batch_sizes'])}", {}).get("1")
+        behaviour = artifact["behaviour"] or {}
+        decode = behaviour.get("latency_us", {}).get(f"decode_{min(report['model']['batch_sizes'])}", {}).get("1")
         images = [
             check["max_abs_error"] / (255 if check["dtype"] == "uint8" else 1)
             for signature in artifact["signatures"].values()
@@ -62,10 +62,10 @@ def show_export(report: dict[str, Any], out: Path) -> None:
                 artifact["path"],
                 artifact["bytes"],
                 _number(max(images, default=None), 1, "e"),
-                _number(does.get("elbo"), 2),
-                _number(does.get("nats_lost"), 3),
-                _number(does.get("psnr"), 1),
-                _number(does.get("probe_accuracy"), 3),
+                _number(behaviour.get("elbo"), 2),
+                _number(behaviour.get("nats_lost"), 3),
+                _number(behaviour.get("psnr"), 1),
+                _number(behaviour.get("probe_accuracy"), 3),
                 _number(decode, 0),
             ]
         )
@@ -74,7 +74,7 @@ def show_export(report: dict[str, Any], out: Path) -> None:
         say(f"warning: {warning}")
     for name, reason in report["refused"].items():
         say(f"left out: {name}. {reason}")
-    say(f"Verified against Keras. Wrote {out}/export.html, {out}/report.json")
+    say(f"All files are verified against Keras. Wrote {out}/export.html, {out}/report.json")
 
 
 def _number(value: float | None, digits: int, form: str = "f") -> str:

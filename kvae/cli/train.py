@@ -13,8 +13,8 @@ from kvae.cli.console import (
     optional_steps,
     our_warnings,
     say,
-    say_what_is_faster,
     start_tensorflow,
+    warn_if_emulated,
 )
 from kvae.cli.options import open_run
 from kvae.cli.tables import show_probe, show_scores
@@ -184,16 +184,16 @@ def train(
 ) -> None:
     """Train a VAE, score it on the test split, and write a RUN folder with model, figures and report.
 
-    Every epoch is saved, and Ctrl-C saves, too: --resume continues to the same model.
+    The training state is saved after every epoch and on Ctrl-C: --resume continues to the same model.
 
     Example: kvae train mnist --latent-dim 2 --epochs 20 --out runs/mnist-2d
     """
     arguments, given = context.meta[ARGUMENTS], {name for name in context.params if _was_given(context, name)}
     if resume is not None:
-        if others := given - {"resume", "samples", "save_seconds", "num_workers", "worker_timeout"}:
+        if fixed := given - {"resume", "samples", "save_seconds", "num_workers", "worker_timeout"}:
             options = {option.name: option.opts[0] for option in context.command.params}
             raise CommandError(
-                "A resumed run keeps its settings: leave out " + ", ".join(sorted(options[name] for name in others))
+                "A resumed run keeps its settings: leave out " + ", ".join(sorted(options[name] for name in fixed))
             )
         _resume(resume, arguments, samples, save_seconds, num_workers, worker_timeout, context.obj)
         return
@@ -203,7 +203,7 @@ def train(
     if not cluster.is_worker() and (num_workers == 1 or workers.Cluster.of(num_workers).has_chief):
         check_target(run, overwrite)
     if start is not None and not (start / MODEL).is_file():
-        raise CommandError(f"Expected --from a folder made by `kvae train`. Received: {start}")
+        raise CommandError(f"Expected --from to be a folder made by `kvae train`. Received: {start}")
     wanted = Settings(**{field.name: _plain(context.params[field.name]) for field in dataclasses.fields(Settings)})
     wanted = dataclasses.replace(wanted, size=_parse_size(size))
     if num_workers > 1 and not cluster.is_worker():
@@ -214,7 +214,7 @@ def train(
         return
     _begin(context.obj)
     wanted = wanted if recipe is None else wanted.with_recipe(given)
-    say_what_is_faster(wanted.precision, "--precision float32")
+    warn_if_emulated(wanted.precision, "--precision float32")
     _train(wanted, run, samples, save_seconds, context.obj)
 
 
@@ -242,11 +242,11 @@ def _resume(
     worker_timeout: float,
     debug: bool,
 ) -> None:
-    """Resume what is in RUN/training; or describe what is trained, where scores, figures or report are missing."""
+    """Resume the training run in RUN/training; if it is trained, add the scores, figures or report that are missing."""
     if not cluster.is_worker() and not unfinished.exists(run):
         if not (run / MODEL).is_file():
-            raise CommandError(f"Expected --resume a folder with an unfinished training run. Received: {run}")
-        if RunFolder(run).is_described:  # no error: schedulers restart what they don't know to be done
+            raise CommandError(f"Expected --resume to be a folder with an unfinished training run. Received: {run}")
+        if RunFolder(run).is_described:  # no error: a scheduler may restart a finished run
             say(f"{run} is finished. To train it further: kvae train SOURCE --from {run} --out ANOTHER")
             return
         _describe(run, samples, debug)
@@ -261,13 +261,13 @@ def _resume(
 
 
 def _describe(run: Path, samples: int, debug: bool) -> None:
-    """Score and draw a run that several workers have trained."""
+    """Describe a run that several workers have trained."""
     describe(run, open_run(run, debug).data(), samples, debug)
     _say_what_next(run)
 
 
 def describe(run: Path, data: Any, samples: int, debug: bool) -> Any:
-    """Score, probe and draw a trained run, shown on the way; its model."""
+    """Score, probe and plot a trained run, print the results, and return the model."""
     from kvae.training.describe import describe_run
 
     say("Scoring the test split …\n")
@@ -284,9 +284,9 @@ def describe(run: Path, data: Any, samples: int, debug: bool) -> Any:
 
 def _say_what_next(run: Path) -> None:
     if (run / REPORT).is_file():
-        say(f"Look at it:  {run / REPORT}")
-    say(f"Use it:      kvae generate {run} -n 64 --seed 7 --out grid.png")
-    say(f"Ship it:     kvae export {run} --out {run}-export")
+        say(f"Report:    {run / REPORT}")
+    say(f"Generate:  kvae generate {run} -n 64 --seed 7 --out grid.png")
+    say(f"Export:    kvae export {run} --out {run}-export")
 
 
 def _was_given(context: typer.Context, name: str) -> bool:
@@ -295,24 +295,24 @@ def _was_given(context: typer.Context, name: str) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """A parameter as settings hold it."""
+    """Convert a parameter to its type in `Settings`."""
     return str(value) if isinstance(value, Path) else value
 
 
 def _check_shares(batch_size: int, num_workers: int) -> None:
     if batch_size % num_workers:
         raise CommandError(
-            f"Expected batches that {num_workers} workers can share: a multiple of {num_workers} images. "
+            f"Expected --batch-size to be a multiple of {num_workers}, the number of workers. "
             f"Received: --batch-size {batch_size}"
         )
 
 
 def check_target(run: Path, overwrite: bool) -> None:
-    """CommandError if a run can't be written to this folder."""
+    """Raise a CommandError if a run can't be written to this folder."""
     if run.exists() and not run.is_dir():
         raise CommandError(f"Expected --out to be a folder. Received: {run}, a file")
     if (run / unfinished.FOLDER).is_dir():
-        with unfinished.locked(run):  # or an error: another process trains it
+        with unfinished.locked(run):  # an error if another process trains it
             pass
     if run.is_dir() and any(run.iterdir()):
         started = unfinished.exists(run)
@@ -324,7 +324,7 @@ def check_target(run: Path, overwrite: bool) -> None:
         if not overwrite:
             raise CommandError(f"{run} exists already: choose another --out, or pass --overwrite to replace it")
         if not (run / CONFIG).is_file() and not started:
-            raise CommandError(f"Expected --overwrite to replace a run. Received: {run}, a folder of something else")
+            raise CommandError(f"Expected --overwrite to replace a run. Received: {run}, a folder without a run")
 
 
 def _parse_size(text: str | None) -> int | tuple[int, int] | None:
@@ -335,5 +335,5 @@ def _parse_size(text: str | None) -> int | tuple[int, int] | None:
     except ValueError:
         sizes = []
     if len(sizes) not in (1, 2) or min(sizes) < 1:
-        raise CommandError(f"Expected --size as N or HxW, in pixels. Received: {text}")
+        raise CommandError(f"Expected --size to be N or HxW, in pixels. Received: {text}")
     return sizes[0] if len(sizes) == 1 else (sizes[0], sizes[1])

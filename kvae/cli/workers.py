@@ -1,8 +1,8 @@
 """Several processes that train one model: `kvae train --workers`.
 
-The command starts them, waits until they have met, and starts all of them again from the last epoch if one is killed.
-It doesn't import TensorFlow itself before it scores the model. On one machine it starts them all; in a cluster, whose
-machines all run the same command, `TF_CONFIG` says who they are, and each starts its own.
+The command starts the workers, waits until they have connected, and restarts all of them from the last saved epoch if
+one is killed. It doesn't import TensorFlow before it scores the model. On one machine it starts all workers. In a
+cluster every machine runs the same command: `TF_CONFIG` lists the workers, and each machine starts its own.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ POLL_SECONDS = 0.1
 
 @dataclass(frozen=True)
 class Cluster:
-    """Who the workers are: `host:port` of each, and which of them this machine starts."""
+    """The workers: `host:port` of each, and the indices of those that this machine starts."""
 
     addresses: list[str]
     ours: list[int]
@@ -41,7 +41,7 @@ class Cluster:
 
     @classmethod
     def of(cls, workers: int) -> "Cluster":
-        """That of `TF_CONFIG`; without it, as many processes on this machine."""
+        """Return the cluster in `TF_CONFIG`, or `workers` processes on this machine if it isn't set."""
         if not os.environ.get("TF_CONFIG"):
             return cls([f"localhost:{port}" for port in free_ports(workers)], list(range(workers)))
         try:
@@ -63,17 +63,17 @@ class Cluster:
 
 
 def train(arguments: list[str], run: Path, workers: int, timeout: float, overwrite: bool) -> bool:
-    """Run `kvae ARGUMENTS` in every worker until the model is trained; True where the chief ran.
+    """Run `kvae ARGUMENTS` in every worker until the model is trained. Return whether this machine ran the chief.
 
     Args:
-        arguments: of the command.
-        run: the folder; on a cluster one that all machines see.
-        workers: how many.
-        timeout: seconds within which they must have met.
-        overwrite: whether what an earlier training left is of no more use.
+        arguments: arguments of the command.
+        run: the run folder; on a cluster, a folder that all machines share.
+        workers: number of workers.
+        timeout: seconds within which all workers must have connected.
+        overwrite: whether to discard an earlier training run in the folder.
 
     Raises:
-        CommandError: if one doesn't come, fails, or was killed too often.
+        CommandError: if a worker doesn't connect, fails, or was killed too often.
     """
     cluster = Cluster.of(workers)
     with unfinished.locked(run) if cluster.has_chief else contextlib.nullcontext():
@@ -84,14 +84,14 @@ def train(arguments: list[str], run: Path, workers: int, timeout: float, overwri
                 with stopped_by(_stop):
                     lost = _run(arguments, cluster, timeout)
             except KeyboardInterrupt:
-                saved = "what the last whole epoch left" if unfinished.exists(run) else "nothing yet"
-                raise Stopped(f"stopped; saved is {saved}. Resume with: kvae train --resume {run}") from None
+                saved = "the last whole epoch is saved" if unfinished.exists(run) else "nothing is saved yet"
+                raise Stopped(f"stopped; {saved}. Resume with: kvae train --resume {run}") from None
             if lost is None:
                 return cluster.has_chief
             if restart == RESTARTS:
                 break
-            begin = "the last epoch that was saved" if unfinished.exists(run) else "the beginning"
-            say(f"{lost}: all workers start again, from {begin}.")
+            begin = "the last saved epoch" if unfinished.exists(run) else "the beginning"
+            say(f"{lost}: restarting all workers from {begin}.")
             if unfinished.exists(run):
                 arguments = ["train", "--resume", str(run), "--workers", str(workers)]
             cluster = Cluster.of(workers)
@@ -103,7 +103,7 @@ def _stop(*_: Any) -> None:
 
 
 def _run(arguments: list[str], cluster: Cluster, timeout: float) -> str | None:
-    """One try: None if all came to the end, else what happened to one that was killed."""
+    """Run the workers once. Return None if all of them finished, otherwise what happened to a killed one."""
     started = time.monotonic()
     with (
         tempfile.TemporaryDirectory(prefix="kvae-") as folder,
@@ -117,8 +117,8 @@ def _run(arguments: list[str], cluster: Cluster, timeout: float) -> str | None:
             waiting = waiting and len(met) < len(processes)
             if waiting and time.monotonic() - started > timeout:
                 raise CommandError(
-                    f"Expected {len(cluster.addresses)} workers to meet within {timeout:g} s: "
-                    f"{', '.join(cluster.addresses)}. Received: not all of them came. In a cluster, run the same "
+                    f"Expected {len(cluster.addresses)} workers to connect within {timeout:g} s: "
+                    f"{', '.join(cluster.addresses)}. Received: fewer workers. In a cluster, run the same "
                     "command on each machine; --worker-timeout gives them more time"
                 )
             time.sleep(POLL_SECONDS)
@@ -128,7 +128,7 @@ def _run(arguments: list[str], cluster: Cluster, timeout: float) -> str | None:
 
 @contextlib.contextmanager
 def _workers(arguments: list[str], cluster: Cluster, folder: str) -> Iterator[dict[int, subprocess.Popen]]:
-    """This machine's workers; none of them lives on."""
+    """Start this machine's workers, and kill those that still run at the end."""
     processes: dict[int, subprocess.Popen] = {}
     threads = str(max(1, (os.cpu_count() or 1) // len(cluster.ours)))
     try:
@@ -136,9 +136,9 @@ def _workers(arguments: list[str], cluster: Cluster, folder: str) -> Iterator[di
             environment = {"TF_NUM_INTRAOP_THREADS": threads, **os.environ}
             environment |= {"TF_CONFIG": cluster.config(index), MET: folder}
             shown: dict[str, Any] = {}
-            if index:  # the chief speaks for all
+            if index:  # only the chief prints
                 shown = {"stdout": subprocess.DEVNULL, "stderr": open(f"{folder}/{index}.log", "wb")}
-            command = [sys.executable, "-P", "-m", "kvae", *arguments]  # -P: not a folder called kvae that is here
+            command = [sys.executable, "-P", "-m", "kvae", *arguments]  # -P: ignore a folder named kvae here
             processes[index] = subprocess.Popen(command, env=environment, start_new_session=True, **shown)
             if index:
                 shown["stderr"].close()
@@ -150,7 +150,10 @@ def _workers(arguments: list[str], cluster: Cluster, folder: str) -> Iterator[di
 
 
 def _ended(processes: dict[int, subprocess.Popen]) -> dict[int, int]:
-    """Status of those that failed; what fails in one for a reason of its own fails in all, if they get the time."""
+    """Return the exit status of each failed worker.
+
+    An error that isn't a lost worker occurs in all workers: wait for the chief, whose message is shown.
+    """
     reasons = (process.poll() for process in processes.values())
     if any(status is not None and status > 0 and status != LOST for status in reasons):
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -159,17 +162,17 @@ def _ended(processes: dict[int, subprocess.Popen]) -> dict[int, int]:
 
 
 def _why(failed: dict[int, int], folder: Path) -> str:
-    """What happened to a worker that may be started again; the command ends with one that would fail again."""
-    index = min(failed, key=lambda i: (failed[i] >= 0, failed[i] == LOST, i))  # the cause, not what came of it
+    """Return what happened to a worker that may be restarted; end the command for an error that would recur."""
+    index = min(failed, key=lambda i: (failed[i] >= 0, failed[i] == LOST, i))  # the cause before its consequences
     status = failed[index]
     if status < 0:
         return f"Worker {index} was killed ({signal.Signals(-status).name})"
     if status == LOST:
         return f"Worker {index} has lost another one"
     if not index:
-        sys.exit(status)  # the chief has said why
-    said = (folder / f"{index}.log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    raise CommandError(f"worker {index}: {said[-1].removeprefix('kvae: error: ') if said else f'status {status}'}")
+        sys.exit(status)  # the chief has printed the reason
+    lines = (folder / f"{index}.log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    raise CommandError(f"worker {index}: {lines[-1].removeprefix('kvae: error: ') if lines else f'status {status}'}")
 
 
 def free_ports(count: int) -> list[int]:

@@ -5,9 +5,8 @@
     >>> data.train.element_spec.shape
     TensorShape([None, 8, 8, 1])
 
-`vae.fit(data.train, validation_data=data.validation)` is what they are for; `data.split` gives any split in a
-stable order, with labels if asked, and `data.arrays` gives NumPy arrays. `kvae.data.shapes` has images whose
-factors are known.
+Train with `vae.fit(data.train, validation_data=data.validation)`. `data.split` returns a split in a stable order, with
+labels if requested. `data.arrays` returns NumPy arrays. `kvae.data.shapes` returns images with known factors.
 """
 
 from kvae.data.catalogue import Changes

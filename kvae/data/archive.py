@@ -1,7 +1,7 @@
-"""`.npz` files: which entries are images and labels, by their names and shapes.
+"""`.npz` files: the entries of images and labels, found by their names and shapes.
 
-Only headers are read to tell, and then the entries that are needed: an archive may hold others that are large, or that
-nobody should unpickle.
+Only headers are read to find them, and then only these entries: an archive may hold other entries that are large or
+unsafe to unpickle.
 """
 
 from __future__ import annotations
@@ -21,39 +21,39 @@ SPLITS = {
 }
 IMAGES = ("images", "image", "imgs", "img", "x", "data", "samples")
 LABELS = ("labels", "label", "y", "targets", "target", "classes")
-POSITIONAL = "arr_0", "arr_1"  # what `np.savez` calls arrays without a name
+POSITIONAL = "arr_0", "arr_1"  # names that `np.savez` gives to unnamed arrays
 
 Pair = tuple[Any, Any]  # images and labels; the labels may be None
 
 
 class Entry(NamedTuple):
-    """What a header says."""
+    """The header of an entry."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
 
     @property
     def is_images(self) -> bool:
-        """Whether it can be (N, H, W) or (N, H, W, C)."""
+        """Whether the entry can be images (N, H, W) or (N, H, W, C)."""
         return len(self.shape) in (3, 4) and self.dtype.kind in "buif" and min(self.shape) > 0
 
 
 def pairs(archive: Any, name: str, key: str | None = None) -> dict[str, Pair]:
-    """Images and labels by split, of an open `.npz` file.
+    """Return the images and labels of an open `.npz` file by split.
 
     Args:
-        archive: what `np.load` gives.
-        name: of the file, for errors.
-        key: the entry of the images, where its name doesn't say so; its labels are those that fit in number.
+        archive: result of `np.load`.
+        name: name of the file in errors.
+        key: entry of the images, if it cannot be found by its name; its labels must have as many rows.
 
     Raises:
-        DataError: if no entry, or more than one, can be meant.
+        DataError: if no entry, or more than one, may be the images.
     """
     entries = _entries(archive)
     splits = {} if key is not None else _by_split(entries)
     if "train" not in splits:
-        image = _given(entries, key, name) if key is not None else _single(entries, name)
-        label = _named(entries, LABELS) or (POSITIONAL[1] if image == POSITIONAL[0] else None)
+        image = _checked_key(entries, key, name) if key is not None else _image_key(entries, name)
+        label = _find_key(entries, LABELS) or (POSITIONAL[1] if image == POSITIONAL[0] else None)
         is_named = key is None and label not in POSITIONAL
         if label not in entries or not (is_named or entries[label].shape[:1] == entries[image].shape[:1]):
             label = None
@@ -62,7 +62,7 @@ def pairs(archive: Any, name: str, key: str | None = None) -> dict[str, Pair]:
 
 
 def _entries(archive: Any) -> dict[str, Entry]:
-    """The headers, without what is behind them."""
+    """Return the headers of the entries without reading their data."""
     found = {}
     for key in archive.files:
         member = key if key in archive.zip.namelist() else f"{key}.npy"
@@ -71,25 +71,25 @@ def _entries(archive: Any) -> dict[str, Entry]:
                 version = np.lib.format.read_magic(file)
                 read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
                 shape, _, dtype = read(file)
-            except ValueError:  # a member that is no array
+            except ValueError:  # not an array
                 continue
             found[key] = Entry(shape, dtype)
     return found
 
 
 def _by_split(entries: dict[str, Entry]) -> dict[str, tuple[str, str | None]]:
-    """Keys of images and labels, where both say of which split they are."""
+    """Return the keys of images and labels by split, for keys that name a split."""
     found: dict[str, tuple[str, str | None]] = {}
     for split, names in SPLITS.items():
-        image = _named(entries, [(split_name, role) for split_name in names for role in (*IMAGES, "")])
+        image = _find_key(entries, [(split_name, role) for split_name in names for role in (*IMAGES, "")])
         if image is not None and entries[image].is_images:
-            label = _named(entries, [(split_name, role) for split_name in names for role in LABELS])
+            label = _find_key(entries, [(split_name, role) for split_name in names for role in LABELS])
             found[split] = (image, label)
     return found
 
 
-def _named(entries: dict[str, Entry], wanted: Any) -> str | None:
-    """The first key that says one of these, in any order, capitals and separators aside: `x_train`, `TrainX`."""
+def _find_key(entries: dict[str, Entry], wanted: Any) -> str | None:
+    """Return the first key made of these words in any order, ignoring case and separators: `x_train`, `TrainX`."""
     letters = {re.sub(r"[^a-z0-9]", "", key.lower()): key for key in reversed(entries)}
     for words in wanted:
         words = (words,) if isinstance(words, str) else words
@@ -99,30 +99,31 @@ def _named(entries: dict[str, Entry], wanted: Any) -> str | None:
     return None
 
 
-def _single(entries: dict[str, Entry], name: str) -> str:
-    """The key of the images of a file without splits."""
-    named = _named(entries, IMAGES)
+def _image_key(entries: dict[str, Entry], name: str) -> str:
+    """Return the key of the images of a file without splits."""
+    named = _find_key(entries, IMAGES)
     if named is not None and entries[named].is_images:
         return named
-    able = [key for key, entry in entries.items() if entry.is_images]
+    candidates = [key for key, entry in entries.items() if entry.is_images]
     if len(entries) == 1:
         return next(iter(entries))
-    if len(able) == 1:
-        return able[0]
+    if len(candidates) == 1:
+        return candidates[0]
     raise DataError(
-        f"{name}: expected arrays x_train, y_train, x_test, y_test, or images and labels, or a single one of images; "
-        f"key= (--key on the command) names another. Received: {_listed(entries)}"
+        f"{name}: expected arrays x_train, y_train, x_test, y_test, or images and labels, or a single array of images; "
+        f"select another one with key= (--key on the command line). Received: {_list_entries(entries)}"
     )
 
 
-def _given(entries: dict[str, Entry], key: str, name: str) -> str:
+def _checked_key(entries: dict[str, Entry], key: str, name: str) -> str:
     if key not in entries:
-        raise DataError(f"{name}: expected 'key' to be one of its entries. Received: {key!r}, of {_listed(entries)}")
+        found = _list_entries(entries)
+        raise DataError(f"{name}: expected 'key' to be an entry of the file ({found}). Received: {key!r}")
     return key
 
 
 def _labels(archive: Any, entries: dict[str, Entry], key: str | None, name: str) -> Any:
-    """Labels, if they are one for each image; others are left out with a warning."""
+    """Return labels, if there is one class for each image; other labels are left out with a warning."""
     if key is None:
         return None
     shape, dtype = entries[key]
@@ -132,10 +133,10 @@ def _labels(archive: Any, entries: dict[str, Entry], key: str | None, name: str)
         labels = archive[key] if dtype.kind == "f" else None
         if labels is not None and np.all(labels == np.rint(labels)):
             return labels
-    what = "several for each image" if len(shape) == 2 and shape[1] > 1 else "no classes"
-    warnings.warn(f"{name}: taken without labels, for {key} {shape} {dtype} are {what}", DataWarning, stacklevel=5)
+    problem = "has several labels per image" if len(shape) == 2 and shape[1] > 1 else "is not one class per image"
+    warnings.warn(f"{name}: labels left out, because {key} {shape} {dtype} {problem}", DataWarning, stacklevel=5)
     return None
 
 
-def _listed(entries: dict[str, Entry]) -> str:
+def _list_entries(entries: dict[str, Entry]) -> str:
     return ", ".join(f"{key} {entry.shape} {entry.dtype}" for key, entry in sorted(entries.items())) or "no arrays"

@@ -1,8 +1,9 @@
-"""Which images a source has, known by their content: so a run's splits are found again when the source has changed.
+"""Identifies the images of a source by their content, so that the splits of a run are found after the source changed.
 
-An image's key is a number made of what is stored: the row of an array, the bytes of a file (its size and up to 12 KiB
-of it), the checksum of a TFRecord. Nothing is decoded, and no name or place is in it. Images of a prepared set of
-TensorFlow Datasets don't change within a version: theirs are made of the set's name and version, and the place in it.
+The key of an image is a number computed from its stored content: the row of an array, the bytes of a file (its size and
+up to 12 KiB of it), the checksum of a TFRecord. Nothing is decoded, and a key contains no name or position. Images of a
+prepared dataset of TensorFlow Datasets don't change within a version: their keys are computed from the name and the
+version of the dataset and the position in it.
 """
 
 from __future__ import annotations
@@ -19,19 +20,19 @@ import numpy as np
 from kvae.data.files import in_threads
 from kvae.data.splits import Split
 
-BLOCK = 4096  # bytes of a file that are read at its beginning, in its middle and at its end
-CHUNK = 1024  # rows of an array that a thread takes at once
+BLOCK = 4096  # bytes read at the beginning, in the middle and at the end of a file
+CHUNK = 1024  # rows of an array per task of a thread
 
-Splits = Mapping[str, np.ndarray]  # by the name of a split, something for each of its images
+Splits = Mapping[str, np.ndarray]  # by split name: one value for each image
 
 
 class Catalogue:
-    """The images of a source, whatever split they are in.
+    """The images of a source, independent of their splits.
 
     Args:
-        keys: makes the keys of all N images, `(N,)` uint64; called when they are first needed.
-        rows: of each split, where its images are among them, in the order of the split.
-        pick: a split of any of them, by where they are; None where splits can't be chosen.
+        keys: function that returns the keys of all N images, `(N,)` uint64; called on first use.
+        rows: for each split, the rows of its images among all images, in the order of the split.
+        pick: function that returns a split of any rows; None if splits cannot be chosen.
     """
 
     def __init__(
@@ -45,31 +46,31 @@ class Catalogue:
     @cached_property
     def keys(self) -> np.ndarray:
         keys = self._make()
-        del self._make  # lets arrays go
+        del self._make  # frees arrays
         return keys
 
     def fingerprint(self) -> dict[str, np.ndarray]:
-        """The keys of each split, in its order."""
+        """Return the keys of each split, in its order."""
         return {name: self.keys[rows] for name, rows in self.rows.items()}
 
 
 class Changes(NamedTuple):
-    """What has happened to the images of a fingerprint."""
+    """Changes of a source since a fingerprint."""
 
-    missing: dict[str, int]  # of each split, images that aren't there any more, or are others now
-    new: int  # images that are in none of its splits
+    missing: dict[str, int]  # by split: number of images that are missing or have changed
+    new: int  # number of images that are in none of its splits
 
 
 class Found(NamedTuple):
-    """Where the images of a fingerprint are in a source."""
+    """Rows of the images of a fingerprint in a source."""
 
-    rows: dict[str, np.ndarray]  # of each of its splits, those that are there, in its order
-    missing: dict[str, int]  # of each of its splits, how many aren't
-    new: np.ndarray  # rows of the source's splits whose content isn't in the fingerprint
+    rows: dict[str, np.ndarray]  # by split: rows of the images found, in the order of the split
+    missing: dict[str, int]  # by split: number of missing images
+    new: np.ndarray  # rows in the source's splits that are not in the fingerprint
 
 
 def find(catalogue: Catalogue, fingerprint: Splits) -> Found:
-    """Look for the images of a fingerprint. Of copies of an image, the first is found for the first, and so on.
+    """Find the images of a fingerprint. Copies of an image are matched in their order.
 
     Example:
 
@@ -91,7 +92,7 @@ def find(catalogue: Catalogue, fingerprint: Splits) -> Found:
 
 
 def _copies(keys: np.ndarray) -> list[tuple[int, int]]:
-    """Each key with how many equal ones are before it."""
+    """Return each key with the number of equal keys before it."""
     order = np.argsort(keys, kind="stable")
     ordered = keys[order]
     first = np.concatenate([[True], ordered[1:] != ordered[:-1]]) if len(keys) else np.empty(0, bool)
@@ -102,12 +103,12 @@ def _copies(keys: np.ndarray) -> list[tuple[int, int]]:
 
 
 def key_of(content: bytes | memoryview) -> int:
-    """A number of 64 bits for what these bytes are."""
+    """Return a 64-bit hash of bytes."""
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
 
 
 def array_keys(images: np.ndarray) -> np.ndarray:
-    """Keys of the rows of an array, `(N,)` uint64.
+    """Return the keys of the rows of an array, `(N,)` uint64.
 
     Example:
 
@@ -125,7 +126,7 @@ def array_keys(images: np.ndarray) -> np.ndarray:
 
 
 def file_keys(paths: Sequence[Path]) -> np.ndarray:
-    """Keys of files, `(N,)` uint64; 0 for one that can't be read."""
+    """Return the keys of files, `(N,)` uint64; 0 for an unreadable file."""
     return np.array(in_threads(_file_key, paths), np.uint64)
 
 
@@ -145,5 +146,5 @@ def _file_key(path: Path) -> int:
 
 
 def stretch_keys(set_name: str, start: int, count: int) -> np.ndarray:
-    """Keys of a stretch of a set that doesn't change under its name, `(count,)` uint64."""
+    """Return the keys of consecutive images of a dataset that is fixed by its name, `(count,)` uint64."""
     return np.uint64(key_of(set_name.encode())) + np.arange(start, start + count, dtype=np.uint64)

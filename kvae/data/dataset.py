@@ -1,4 +1,4 @@
-"""`Data`: the splits of one image source, ready for `fit`, for evaluation and as arrays."""
+"""`Data`: the splits of an image source, as datasets for training and evaluation and as arrays."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ import tensorflow as tf
 from kvae.data import pipeline
 from kvae.data.catalogue import Catalogue, Changes, Splits, find
 from kvae.data.errors import DataError, message_of
-from kvae.data.splits import NAMES, NEW, Source, no_such_split
+from kvae.data.splits import NAMES, NEW, Source, unknown_split
 
 
 @dataclass(frozen=True)
 class Data:
-    """Images in [0, 1] as `tf.data` pipelines; made by `kvae.data.load`.
+    """Images in [0, 1] as `tf.data` pipelines, returned by `kvae.data.load`.
 
     Attributes:
-        name: of the source.
+        name: name of the source.
         image_shape: (H, W, C).
-        label_names: the names of the classes; empty where they have none.
-        num_train, num_validation, num_test: images in each split; upper bounds if `counts_are_exact` is
-            False, for images of a streamed folder may turn out unreadable.
-        has_labels: whether training images have labels. Held-out images may have none: see `is_labelled`.
+        label_names: names of the classes; empty if they have no names.
+        num_train, num_validation, num_test: number of images in each split; upper bounds if `counts_are_exact` is
+            False, because images of a streamed folder may be unreadable.
+        has_labels: whether the training images have labels. Held-out images may have none: see `is_labelled`.
 
     Example:
         >>> import kvae
@@ -50,10 +50,10 @@ class Data:
 
     @property
     def train(self) -> tf.data.Dataset:
-        """Batches (B, H, W, C) of the training images: on every pass in another order and freshly binarised.
+        """Batches (B, H, W, C) of the training images, reshuffled and binarised again on every pass.
 
-        The first pass over it is epoch 0, the next one epoch 1, and so on. Each access gives a dataset that begins with
-        epoch 0: `fit(data.train)` is the same whatever was trained before.
+        The first pass is epoch 0, the next one epoch 1, and so on. Each access returns a dataset that begins with
+        epoch 0, so `fit(data.train)` does not depend on earlier training.
         """
         return self.split("train", shuffle=True)
 
@@ -68,7 +68,7 @@ class Data:
         return self.split("test")
 
     def is_labelled(self, split: str) -> bool:
-        """Whether the images of a split have labels; False for unlabelled test images of a labelled folder.
+        """Return whether a split has labels; False for unlabelled test images of a labelled folder.
 
         Example:
             >>> import kvae
@@ -79,20 +79,20 @@ class Data:
 
     @property
     def path(self) -> Path | None:
-        """The folder or file that the images come from, absolute; None for a named set and for arrays."""
+        """Absolute path of the folder or file of the images; None for a named dataset and for arrays."""
         return self.source.path
 
     @property
     def value_range(self) -> tuple[float, float] | None:
-        """(low, high), the stored values that are 0 and 1 here: as given to `load`, or as found for it.
+        """(low, high), the stored values that become 0 and 1, as given to `load` or found in the training images.
 
-        None where the type of the values says it: 8-bit images, and floats in [0, 1].
+        None for 8-bit images and for floats in [0, 1].
         """
         return self.source.value_range
 
     @property
     def binarisation(self) -> str | None:
-        """How the images became binary, as a table beside a likelihood says it; None for images as they are."""
+        """Description of how the images were binarised; None if they were not."""
         if self.name == "binarized_mnist":
             return "fixed binarisation of Larochelle & Murray"
         named = {"threshold": "thresholded at 0.5", "stochastic": f"stochastic, seed {self.seed}"}
@@ -100,12 +100,12 @@ class Data:
 
     @property
     def batches_per_epoch(self) -> int:
-        """Batches in one pass over `train`; the last one may be smaller."""
+        """Number of batches in one pass over `train`; the last one may be smaller."""
         return -(-self.num_train // self.batch_size)
 
     @property
     def num_classes(self) -> int:
-        """Number of classes; where they have no names, the largest label of the training images and one."""
+        """Number of classes; if they have no names, the largest label of the training images plus one."""
         if self.label_names or not self.has_labels:
             return len(self.label_names)
         labels = self.arrays("train")[1]
@@ -114,7 +114,7 @@ class Data:
 
     @property
     def counts_are_exact(self) -> bool:
-        """False where images are decoded on the way, and some may turn out unreadable."""
+        """Whether the numbers of images are exact; False for images decoded while streaming: some may be unreadable."""
         return all(getattr(split, "exact", True) for split in self.source.splits.values())
 
     def split(
@@ -129,26 +129,26 @@ class Data:
         worker: tuple[int, int] = (0, 1),
         seed: int | None = None,
     ) -> tf.data.Dataset:
-        """One split as a dataset of `x` (B, H, W, C) or `(x, label (B,))`.
+        """Return one split as a dataset of `x` (B, H, W, C) or `(x, label (B,))`.
 
         Args:
-            name: "train", "validation" or "test"; "new" of images in none of them (`with_splits`).
-            labels: give `(x, label)`, the labels int64.
-            shuffle: another order and fresh binary draws on every pass, as for training. Otherwise the order
-                is stable and the binary draws are fixed: the same for every batch size and every `limit`.
-            limit: the first `limit` images only.
-            batch_size: instead of the one given to `load`.
-            epoch: the number of the first pass when shuffled. Pass `k` is the same whether it is reached by
-                `k` passes before it or asked for, so a resumed training sees what an unbroken one would have.
-            skip: when shuffled, how many batches of a pass are left out: to go on within one.
-            worker: when shuffled, `(index, count)`: the part of every batch that is this worker's. All of them together
-                have the batches of one process (those of a streamed TFDS set are of each worker's own files).
-            seed: of the order and the binary draws, instead of the one given to `load`.
+            name: "train", "validation" or "test"; "new" for images that are in none of them (`with_splits`).
+            labels: whether elements are `(x, label)`, with int64 labels.
+            shuffle: whether every pass has another order and new binary draws, as for training. Otherwise the order is
+                stable and the binary draws are fixed: the same for every batch size and every `limit`.
+            limit: number of images, from the first one; None for all.
+            batch_size: number of images in a batch, instead of the one given to `load`.
+            epoch: number of the first pass, if shuffled. Pass `k` is the same after `k` earlier passes as with
+                `epoch=k`, so a resumed training run gets the same batches as an uninterrupted one.
+            skip: number of batches left out at the beginning of a pass, if shuffled: to resume within an epoch.
+            worker: `(index, count)`, if shuffled: this worker's part of every batch. All workers together have the
+                batches of one process (for a streamed TFDS dataset, each worker reads its own files).
+            seed: seed of the order and the binary draws, instead of the one given to `load`.
 
         Raises:
-            DataError: for an unknown or empty split, labels where there are none, a limit below 1, a skip that
-                leaves no batch, or workers among whom a batch can't be divided.
-            tf.errors.DataLossError: while the dataset is read, for a damaged file of a streamed prepared set.
+            DataError: for an unknown or empty split, missing labels, a limit below 1, a skip that leaves no batch, or
+                a batch size that is not a multiple of the number of workers.
+            tf.errors.DataLossError: while the dataset is read, for a damaged file of a streamed prepared dataset.
 
         Example:
             >>> import kvae
@@ -159,21 +159,21 @@ class Data:
         """
         count = self._count(name, limit)
         if labels and not self.is_labelled(name):
-            what = f"its {name} split" if self.has_labels else "this source"
-            raise DataError(f"{self.name}: expected labels, and {what} has none. Received: labels=True")
+            what = f"the {name} split" if self.has_labels else "this source"
+            raise DataError(f"{self.name}: expected a split with labels, but {what} has none. Received: labels=True")
         plan = self._plan(name, batch_size, labels=labels, shuffle=shuffle, epoch=epoch, skip=skip, worker=worker)
         plan = plan if seed is None else replace(plan, seed=seed)
         batches = -(-count // plan.batch_size)
         if skip and not (shuffle and 0 < skip < batches):
             raise DataError(
-                f"{self.name}: expected 'skip' to be of a shuffled split, and below its {batches} batches. "
+                f"{self.name}: expected 'skip' to be less than the {batches} batches of a shuffled split. "
                 f"Received: skip={skip}"
             )
         index, workers = worker
         if workers > 1 and not (shuffle and 0 <= index < workers and plan.batch_size % workers == 0):
             raise DataError(
-                f"{self.name}: expected a shuffled split, and batches of a multiple of {workers} images for {workers} "
-                f"workers. Received: worker={worker}, batch_size={plan.batch_size}, shuffle={shuffle}"
+                f"{self.name}: expected a shuffled split and a batch size that is a multiple of the {workers} workers. "
+                f"Received: worker={worker}, batch_size={plan.batch_size}, shuffle={shuffle}"
             )
         return pipeline.batches(self.source.splits[name], count, plan)
 
@@ -192,10 +192,10 @@ class Data:
         )
 
     def numbered(self, name: str, limit: int | None = None, batch_size: int | None = None) -> tf.data.Dataset:
-        """One split in stable order as batches `(x, [label, number])`, the latter int64 `(B, 2)`.
+        """Return one split in stable order as batches `(x, [label, number])`, the latter int64 `(B, 2)`.
 
-        The number says which image of the source it is: row of the array or the prepared set, or place in `files`;
-        of a set that is streamed, place in the split. The label is -1 where there is none.
+        The number identifies the image in the source: its row in the array or the prepared dataset, or its position in
+        `files`; for a streamed dataset, its position in the split. The label is -1 if there is none.
 
         Raises:
             DataError: for an unknown or empty split, or a limit below 1.
@@ -212,10 +212,10 @@ class Data:
         )
 
     def fingerprint(self) -> dict[str, np.ndarray]:
-        """What the images of each split are: a number for each, `(N,)` uint64, in the order of the split.
+        """Return a key for each image of each split, `(N,)` uint64, in the order of the split.
 
-        It is made of their content, as it is stored, and of no name or place. Written down beside a model, it finds the
-        split again when the source has changed: `with_splits`.
+        A key depends only on the stored content of the image, not on its name or position. A fingerprint saved with a
+        model recovers the splits after the source has changed: see `with_splits`.
 
         Example:
             >>> import kvae
@@ -225,8 +225,50 @@ class Data:
         """
         return self._catalogue.fingerprint()
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """Number of images by split; upper bounds unless `counts_are_exact`."""
+        return {name: split.count for name, split in self.source.splits.items()}
+
+    def in_order(self) -> Data:
+        """Return the same data with each split in the order of its images' numbers.
+
+        Raises:
+            ValueError: for a streamed folder that `load` has divided.
+
+        Example:
+
+            >>> import kvae
+            >>> pairs = next(iter(kvae.data.load("digits").in_order().numbered("test")))[1]
+            >>> bool(np.all(np.diff(pairs[:, 1]) > 0))
+            True
+        """
+        from kvae.data.order import in_order
+
+        return in_order(self)
+
+    def state(self, splits: list[str]) -> str:
+        """Return a checksum that changes with the images of the source, as hexadecimal digits.
+
+        It depends on the names, sizes and modification times of the files of a folder or of TFRecord files; on the
+        contents of a `.npy` or `.npz` file; on images and labels in memory that were given as arrays or come from a
+        named dataset; and on the images of each split. For a streamed named dataset it depends only on the name.
+
+        Example:
+
+            >>> import kvae
+            >>> images = np.zeros((20, 8, 8), np.uint8)
+            >>> arrays = [images, images.copy(), images + np.uint8(1)]
+            >>> one, copy, other = (kvae.data.load(x).state(["test"]) for x in arrays)
+            >>> one == copy, one == other
+            (True, False)
+        """
+        from kvae.data.order import state
+
+        return state(self, splits)
+
     def changes(self, fingerprint: Splits) -> Changes:
-        """How the images of today differ from those of a fingerprint.
+        """Return how the images differ from those of a fingerprint.
 
         Example:
             >>> import kvae
@@ -235,19 +277,18 @@ class Data:
             >>> kvae.data.load(images[1:]).changes(before)
             Changes(missing={'train': 1, 'validation': 0, 'test': 0}, new=10)
         """
-        if _same(fingerprint, self.fingerprint()):
+        if _is_same(fingerprint, self.fingerprint()):
             return Changes(dict.fromkeys(fingerprint, 0), 0)
         found = find(self._catalogue, fingerprint)
         return Changes(found.missing, len(found.new))
 
     def with_splits(self, fingerprint: Splits) -> Data:
-        """The same images, in the splits of a fingerprint; those that are in none of them are the split "new".
+        """Return the same images in the splits of a fingerprint. Images that are in none of them are the split "new".
 
-        Each split is in its former order. What isn't there any more is left out: `changes` counts it.
+        Each split keeps its order. Missing images are left out: `changes` counts them.
 
         Raises:
-            DataError: if none of the images is there, or splits of the source can't be chosen: those of another version
-                of a prepared set.
+            DataError: if all images are missing, or if the fingerprint is of another version of a prepared dataset.
 
         Example:
             >>> import kvae
@@ -257,14 +298,14 @@ class Data:
             >>> bool(np.all(again.arrays("test")[0] == before.arrays("test")[0])), len(again.arrays("new")[0])
             (True, 10)
         """
-        if _same(fingerprint, self.fingerprint()):
+        if _is_same(fingerprint, self.fingerprint()):
             return self
         catalogue = self._catalogue
         found = find(catalogue, fingerprint)
         if catalogue.pick is None or not any(map(len, found.rows.values())):
             raise DataError(
-                f"{self.name}: expected the images of the splits that were written down, or most of them: they were "
-                "replaced, or prepared in another version. Put them back. "
+                f"{self.name}: expected the images of the splits that were saved, or most of them, but they were "
+                "replaced or prepared in another version. Put them back. "
                 f"Received: {sum(map(len, found.rows.values())):,} of {sum(map(len, fingerprint.values())):,}"
             )
         rows = {**found.rows, NEW: found.new}
@@ -283,18 +324,18 @@ class Data:
 
     @property
     def files(self) -> tuple[str, ...]:
-        """Of a folder: its image files, relative to it, by the images' numbers; empty for other sources."""
+        """Image files of a folder, relative to it, by image number; empty for other sources."""
         return self.source.files
 
     def arrays(self, name: str, limit: int | None = None) -> tuple[np.ndarray, np.ndarray | None]:
-        """A split, or its first `limit` images, as arrays.
+        """Return a split, or its first `limit` images, as arrays.
 
         Returns:
-            images (N, H, W, C) float32 in [0, 1] and labels (N,) int64 (None where none of them has one), in
-            the order and with the fixed binary draws of `split(name)`.
+            images (N, H, W, C) float32 in [0, 1] and labels (N,) int64 (None if no image has one), in the order and
+            with the fixed binary draws of `split(name)`.
 
         Raises:
-            DataError: for an unknown or empty split or a limit below 1, or a prepared set whose files are damaged.
+            DataError: for an unknown or empty split, a limit below 1, or a prepared dataset with damaged files.
 
         Example:
             >>> import kvae
@@ -316,29 +357,27 @@ class Data:
                 images[filled : filled + len(x)] = x
                 filled += len(x)
         except tf.errors.OpError as error:
-            raise DataError(
-                f"{self.name}: the {name} split can't be read to the end. Received: {message_of(error)}"
-            ) from error
-        if labels is None or np.all(labels[:filled] < 0):  # -1 for each, as sets whose test labels are secret have it
+            raise DataError(f"{self.name}: expected a readable {name} split. Received: {message_of(error)}") from error
+        if labels is None or np.all(labels[:filled] < 0):  # all -1, as in datasets with secret test labels
             return images[:filled], None
         return images[:filled], labels[:filled]
 
     def _count(self, name: str, limit: int | None) -> int:
         if name not in (*NAMES, NEW):
-            raise no_such_split(name)
+            raise unknown_split(name)
         found = self.source.splits.get(name)
         if found is None or found.count == 0:
             if name == NEW:
-                reason = "there are no images besides those of the splits that were written down"
+                reason = "all images are in the saved splits"
             elif NEW in self.source.splits:
-                reason = "none of its images is there any more; put them back"
+                reason = "all its images are missing: put them back"
             else:
-                reason = f"give it a fraction above 0. Received: {name}_fraction=0"
+                reason = f"set its fraction above 0. Received: {name}_fraction=0"
             raise DataError(f"{self.name}: the {name} split is empty; {reason}")
         if limit is not None and limit < 1:
             raise DataError(f"Argument 'limit' must be >= 1. Received: {limit}")
         return found.count if limit is None else min(limit, found.count)
 
 
-def _same(one: Splits, other: Splits) -> bool:
+def _is_same(one: Splits, other: Splits) -> bool:
     return one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)

@@ -1,4 +1,4 @@
-"""Image files to pixels: what a header says, and how all images of a source are decoded alike."""
+"""Image files to pixels: headers, and one decoder for all images of a source."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from kvae.data.depth import EIGHT_BIT, FLOAT, Range, extremes, in_unit
+from kvae.data.depth import EIGHT_BIT, FLOAT, Range, extremes, scale_to_unit
 from kvae.data.errors import DataError
 from kvae.data.images import WHITE, Color, check_shape, composite, convert, is_grey
-from kvae.data.pillow import LARGE, File, Unreadable, opened, orientation, raw_mode, upright
+from kvae.data.pillow import LARGE, File, Unreadable, open_image, orientation, raw_mode, turn_upright
 
 if TYPE_CHECKING:
     from kvae.data.splits import Request
 
-SHRUNK = 4  # how many times as large as the wanted size a large image stays, when it shrinks
+SHRUNK = 4  # factor of the target size to which a large image is reduced before it is resized
 
 A = TypeVar("A")
 B = TypeVar("B")
 
 
 class Header(NamedTuple):
-    """What a file says of itself before it is decoded; the sides are as shown, after the EXIF rotation."""
+    """Properties of an image file, read without decoding; height and width are those after the EXIF rotation."""
 
     height: int
     width: int
@@ -36,27 +36,27 @@ class Picture(NamedTuple):
     """A decoded image."""
 
     pixels: np.ndarray  # (H, W, C) uint8, or float32 in [0, 1]
-    is_transparent: bool = False  # somewhere
-    is_clipped: bool = False  # somewhere
+    is_transparent: bool = False  # for any pixel
+    is_clipped: bool = False  # for any pixel
 
 
 def read_header(file: File) -> Header:
-    """The header of an image file.
+    """Return the header of an image file.
 
     Raises:
-        Unreadable: if it has none that can be read.
+        Unreadable: if the header cannot be read.
     """
-    with opened(file) as image:
+    with open_image(file) as image:
         return _header(image)
 
 
 def measure(file: File, depth: str) -> Range:
-    """The lowest and the highest value of an image of that depth, without what is transparent.
+    """Return the lowest and the highest value of an image of that depth, without transparent pixels.
 
     Raises:
-        Unreadable: if it can't be decoded, or has another depth.
+        Unreadable: if the image cannot be decoded or has another depth.
     """
-    with opened(file, is_decoded=True) as image:
+    with open_image(file, is_decoded=True) as image:
         _check_depth(_header(image), depth)
         values, alpha = _deep_values(image)
         low, high, bad = extremes(values if alpha is None else values[alpha > 0])
@@ -67,14 +67,14 @@ def measure(file: File, depth: str) -> Range:
 
 @dataclass(frozen=True)
 class Decoder:
-    """Turns the image files of one source into pixels: the first frame of an animation, upright, on a ground.
+    """Decodes the image files of one source: the first frame of an animation, upright, on a background.
 
     Args:
         shape: (H, W, C) of the pixels, C 1 or 3.
-        resize: whether images of another size are cropped and resized to it.
-        depth: what all files have, as in `Header`.
-        value_range: what becomes 0 and 1; None for 8-bit images, which stay uint8.
-        background: behind what is transparent.
+        resize: whether images of another size are cropped and resized to this shape.
+        depth: depth of all files, as in `Header`.
+        value_range: the values that become 0 and 1; None for 8-bit images, which stay uint8.
+        background: colour behind transparent pixels.
     """
 
     shape: tuple[int, int, int]
@@ -85,22 +85,22 @@ class Decoder:
 
     @property
     def dtype(self) -> Any:
-        """Of the pixels."""
+        """Data type of the pixels."""
         return np.uint8 if self.value_range is None else np.float32
 
     @property
     def bytes(self) -> int:
-        """Of one image."""
+        """Number of bytes of one image."""
         return int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
 
     def __call__(self, file: File) -> Picture:
-        """The pixels of a file, a path or what it contains.
+        """Return the pixels of a file, given as a path or a binary stream.
 
         Raises:
-            Unreadable: if it can't be decoded, or has another shape or depth.
+            Unreadable: if the image cannot be decoded or has another shape or depth.
         """
         size = self.shape[:2] if self.resize else None
-        with opened(file, is_decoded=True, side=SHRUNK * max(size) if size else None) as image:
+        with open_image(file, is_decoded=True, side=SHRUNK * max(size) if size else None) as image:
             header = _header(image)
             _check_depth(header, self.depth)
             if size is None and (header.height, header.width) != self.shape[:2]:
@@ -111,8 +111,8 @@ class Decoder:
     def _eight_bit(self, image: Any, header: Header) -> Picture:
         is_one_channel = image.mode in ("1", "L", "LA", "La")
         mode = ("LA" if is_one_channel else "RGBA") if header.has_alpha else "L" if is_one_channel else "RGB"
-        image = upright(image)
-        image = self._smaller(image if image.mode == mode else image.convert(mode))
+        image = turn_upright(image)
+        image = self._shrink(image if image.mode == mode else image.convert(mode))
         pixels = np.asarray(image)
         pixels = pixels if pixels.ndim == 3 else pixels[..., np.newaxis]
         is_transparent = header.has_alpha and int(pixels[..., -1].min()) < 255
@@ -121,7 +121,7 @@ class Decoder:
             pixels = composite(colour, alpha / np.float32(255), self.background) if is_transparent else colour
         if self.value_range is None:
             return Picture(pixels, is_transparent)
-        pixels, outside = in_unit(pixels, self.value_range)
+        pixels, outside = scale_to_unit(pixels, self.value_range)
         return Picture(pixels, is_transparent, bool(outside.any()))
 
     def _deep(self, image: Any) -> Picture:
@@ -131,16 +131,16 @@ class Decoder:
         values, alpha = _deep_values(image)
         if values.dtype.kind == "f" and not (finite := np.isfinite(values)).all():
             raise Unreadable(f"{values.size - int(np.count_nonzero(finite))} NaN or infinite pixels")
-        unit, outside = in_unit(values, self.value_range)
+        unit, outside = scale_to_unit(values, self.value_range)
         is_transparent = not (alpha is None or alpha.all())
         pixels = unit[..., np.newaxis]
         if alpha is not None and is_transparent:
             pixels = composite(pixels, alpha[..., np.newaxis], self.background)
-        planes = [np.asarray(self._smaller(Image.fromarray(plane))) for plane in np.moveaxis(pixels, -1, 0)]
+        planes = [np.asarray(self._shrink(Image.fromarray(plane))) for plane in np.moveaxis(pixels, -1, 0)]
         return Picture(np.stack(planes, axis=-1), is_transparent, bool(outside.any()))
 
-    def _smaller(self, image: Any) -> Any:
-        """A large image, shrunk to a few times the wanted size where it becomes small anyway."""
+    def _shrink(self, image: Any) -> Any:
+        """Reduce a large image to `SHRUNK` times the target size, if it will be resized to a much smaller one."""
         from PIL import Image
 
         if not self.resize or image.width * image.height <= LARGE:
@@ -153,7 +153,7 @@ class Decoder:
 
 
 def tried(work: Callable[[A], B]) -> Callable[[A], B | Unreadable]:
-    """`work` that returns what it can't read, instead of raising it."""
+    """Wrap `work` to return an `Unreadable` instead of raising it."""
 
     def attempt(item: A) -> B | Unreadable:
         try:
@@ -165,17 +165,18 @@ def tried(work: Callable[[A], B]) -> Callable[[A], B | Unreadable]:
 
 
 def decoder_for(name: str, headers: Sequence[tuple[str, Header]], request: Request) -> Decoder:
-    """What decodes images with these headers, given with their names; the range of deep ones may be still to be found.
+    """Return a decoder for images with these headers, given as (file name, header).
+
+    The value range of images deeper than 8 bits may still have to be found.
 
     Raises:
-        DataError: if some have 8 bits and others more, or some are floats: one of each is named; for images that are
-            too small.
+        DataError: if the images have several depths (the message names two of them) or are too small.
     """
     (first_name, first), *others = headers
     for other_name, other in others:
         if _group(other.depth) != _group(first.depth):
             raise DataError(
-                f"{name}: expected images of one depth; convert them, or keep them in folders of their own. "
+                f"{name}: expected images of one depth; convert them or put them into separate folders. "
                 f"Received: {first_name} ({first.depth}) and {other_name} ({other.depth})"
             )
     grey, background = request.grayscale, request.background
@@ -188,7 +189,7 @@ def decoder_for(name: str, headers: Sequence[tuple[str, Header]], request: Reque
 
 
 def _group(depth: str) -> str:
-    """16-bit and 32-bit integers may be together: PGM files with 16 bits come as 32, for example."""
+    """Return the group of a depth: 16-bit and 32-bit integers may be mixed (Pillow reads 16-bit PGM as 32-bit)."""
     return depth if depth in (EIGHT_BIT, FLOAT) else "integer"
 
 
@@ -199,9 +200,9 @@ def _check_depth(header: Header, depth: str) -> None:
 
 def _header(image: Any) -> Header:
     width, height = image.size
-    if image.format == "TIFF":  # newer versions of Pillow have turned the size already
+    if image.format == "TIFF":  # newer versions of Pillow return the rotated size
         width, height = image.tag_v2[256], image.tag_v2[257]
-    if orientation(image) in (5, 6, 7, 8):  # turned by 90 degrees
+    if orientation(image) in (5, 6, 7, 8):  # rotated by 90 degrees
         width, height = height, width
     sixteen = "16-bit" if image.mode.startswith("I;16") else EIGHT_BIT
     depth = {"F": FLOAT, "I": "integer"}.get(image.mode, sixteen)
@@ -210,9 +211,9 @@ def _header(image: Any) -> Header:
 
 
 def _deep_values(image: Any) -> tuple[np.ndarray, np.ndarray | None]:
-    """(H, W) numbers of more than 8 bits, and what is not transparent (H, W), if anything may be."""
-    is_unsigned = image.mode == "I" and raw_mode(image) == "I;32N"  # TIFF: Pillow takes it for signed
+    """Return (H, W) values of more than 8 bits, and a mask (H, W) of opaque pixels, or None without transparency."""
+    is_unsigned = image.mode == "I" and raw_mode(image) == "I;32N"  # TIFF: Pillow treats it as signed
     key = image.info.get("transparency")
-    values = np.asarray(upright(image))
+    values = np.asarray(turn_upright(image))
     values = values.view(np.uint32) if is_unsigned else values
     return values, values != key if isinstance(key, int) else None

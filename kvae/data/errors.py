@@ -1,10 +1,12 @@
-"""What goes wrong with data, as one line a person can act on."""
+"""Errors and warnings about data."""
 
 import re
 
 
 class DataError(ValueError):
-    """The data cannot be used as asked: one line saying what was expected, what came, and what to do.
+    """The data cannot be used as requested.
+
+    The message is one line: what was expected, what was received, and what to do.
 
     Example:
         >>> import kvae
@@ -16,10 +18,10 @@ class DataError(ValueError):
 
 
 class DataWarning(UserWarning):
-    """Part of the data was left out (an unreadable image, say); the rest is used."""
+    """Part of the data was left out or changed, such as an unreadable image or clipped values; the rest is used."""
 
 
 def message_of(error: Exception) -> str:
-    """What an error of TensorFlow says, in one line, without the places in its graphs."""
+    """Return the message of a TensorFlow error as one line, without graph node names."""
     text = re.sub(r"\{\{.*?\}\}|\[Op:.*", "", str(error), flags=re.DOTALL)
     return " ".join(text.split())[:300]

@@ -1,4 +1,4 @@
-"""Image files: finding them, working on many at once, and saying which were left out."""
+"""Image files: finding them, processing them in threads, and reporting the files left out."""
 
 from __future__ import annotations
 
@@ -13,48 +13,48 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from kvae.data.errors import DataWarning
-from kvae.data.pillow import ours
+from kvae.data.pillow import pillow_settings
 
-HIDDEN = (".", "__MACOSX", "@eaDir", "$RECYCLE.BIN")  # how names begin that are passed over
-# Formats that Pillow registers and that are no images to train on: without a decoder of its own (a video, containers
-# of data), or drawn by another program.
+HIDDEN = (".", "__MACOSX", "@eaDir", "$RECYCLE.BIN")  # prefixes of the names to ignore
+# Formats that Pillow registers but that are no training images: it has no decoder for them (video, data containers) or
+# calls another program.
 NO_IMAGES = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
-# What usually lies beside images and is meant for something else: labels, documents, programs, thumbnails.
+# Suffixes of files that usually lie beside images: labels, documents, programs, thumbnails.
 COMPANIONS = frozenset(
     ".txt .csv .tsv .json .jsonl .xml .yaml .yml .toml .md .rst .html .htm .css .js .pdf .doc .docx .odt .xls .xlsx "
     ".log .ini .cfg .conf .lst .list .names .cache .data .db .sqlite .mat .pkl .pickle .py .ipynb .m .sh .bat .url "
     ".md5 .sha1 .sha256 .lock".split()
 )
-SHOWN = 5  # unreadable files that a warning names
+SHOWN = 5  # number of files named in a warning
 
 A = TypeVar("A")
 B = TypeVar("B")
 
 
-Parts = tuple[str, ...]  # the folders of a path below a root, and the name in them
-Reason = tuple[str, str]  # why something is left out, for one and for several
+Parts = tuple[str, ...]  # components of a path below a root
+Reason = tuple[str, str]  # why files are left out, singular and plural
 
 FILE, FOLDER = "file", "folder"
-UNKNOWN_KIND: Reason = ("file of a kind that is not read", "files of kinds that are not read")
-BROKEN: Reason = ("link to nothing", "links to nothing")
-LOOP: Reason = ("link to a folder that it lies in", "links to folders that they lie in")
-CLOSED: Reason = ("folder that cannot be opened", "folders that cannot be opened")
+UNSUPPORTED: Reason = ("file of an unsupported type", "files of unsupported types")
+BROKEN: Reason = ("broken link", "broken links")
+LOOP: Reason = ("link to a parent folder", "links to parent folders")
+INACCESSIBLE: Reason = ("folder that cannot be opened", "folders that cannot be opened")
 
 
 class Found(NamedTuple):
-    """What lies below a folder, each in sorted order."""
+    """The contents of a folder, each list in sorted order."""
 
     images: list[Parts]
-    folders: list[Parts]  # with and without images; and links to nothing, which may have been folders
-    left_out: dict[Reason, list[Parts]]  # what may have been meant as an image
-    others: str  # what files there are besides, for an error
+    folders: list[Parts]  # with and without images; also broken links, which may have been folders
+    left_out: dict[Reason, list[Parts]]  # files that may have been meant as images
+    other_files: str  # summary of the other files, for an error
 
 
 def walk(root: Path) -> Iterator[tuple[Parts, str | Reason]]:
-    """What lies below a folder: files, folders, and with the reason what is neither or can't be opened.
+    """Iterate over the paths below a folder, each with `FILE`, `FOLDER` or the reason why it cannot be used.
 
-    Links are followed, but for those to a folder that they lie in. Hidden files and folders are passed over, and those
-    that systems make (`__MACOSX`).
+    Links are followed, except links to a parent folder. Hidden files and folders, and those made by operating systems
+    (`__MACOSX`), are ignored.
     """
     waiting: list[tuple[Parts, frozenset[tuple[int, int]]]] = [((), frozenset())]
     while waiting:
@@ -69,7 +69,7 @@ def walk(root: Path) -> Iterator[tuple[Parts, str | Reason]]:
             with os.scandir(folder) as found:
                 entries = [entry for entry in found if not entry.name.startswith(HIDDEN)]
         except OSError:
-            yield parts, CLOSED
+            yield parts, INACCESSIBLE
             continue
         if parts:
             yield parts, FOLDER
@@ -87,13 +87,13 @@ def walk(root: Path) -> Iterator[tuple[Parts, str | Reason]]:
 
 
 def files_below(root: Path) -> Iterator[Parts]:
-    """The files in a folder and those below it, in any order."""
+    """Iterate over the files in a folder and its subfolders, in any order."""
     return (parts for parts, what in walk(root) if what == FILE)
 
 
 @cache
 def image_suffixes() -> frozenset[str]:
-    """The suffixes of the images that Pillow can open, in lower case: `.png`, `.jpg`, …"""
+    """Return the suffixes of the images that Pillow can open, in lower case: `.png`, `.jpg`, …"""
     from PIL import Image
 
     return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in _image_formats())
@@ -101,16 +101,16 @@ def image_suffixes() -> frozenset[str]:
 
 @cache
 def _image_formats() -> dict[str, Any]:
-    """For each format of images what tells it by a file's first bytes, None where nothing does."""
+    """Return for each image format the function that recognises the first bytes of a file, or None."""
     from PIL import Image
 
     Image.init()
     known = {name: accept for name, (_, accept) in Image.OPEN.items() if name not in NO_IMAGES}
-    return {**known, "MPO": None}  # a JPEG file of several images, which that format's reader opens
+    return {**known, "MPO": None}  # a JPEG file of several images, opened by the JPEG reader
 
 
 def is_image(path: str | os.PathLike[str]) -> bool:
-    """Whether a file is an image by what it contains."""
+    """Return whether a file is an image, judged by its contents."""
     from PIL import Image
 
     try:
@@ -118,96 +118,96 @@ def is_image(path: str | os.PathLike[str]) -> bool:
             start = file.read(16)
         if not any(accept and accept(start) for accept in _image_formats().values()):
             return False
-        with ours, Image.open(path) as image:
+        with pillow_settings, Image.open(path) as image:
             return image.format in _image_formats()
     except Image.DecompressionBombError:
         return True
-    except Exception:  # Pillow raises nearly anything on what isn't an image
+    except Exception:  # Pillow raises many types of errors for other files
         return False
 
 
 def find_images(root: Path) -> Found:
-    """The image files under a folder: by their suffixes, and by their contents where they have none.
+    """Find the image files under a folder, by their suffixes, or by their contents if they have no suffix.
 
-    Links are followed. Hidden files and folders are passed over. Of other files those are left out without a word that
-    usually lie beside images, such as labels and documents (`COMPANIONS`, and files without a suffix); the others may
-    have been meant as images (`.heic`, `.dcm`, `.npy`, …).
+    Links are followed. Hidden files and folders are ignored. Files that usually lie beside images, such as labels and
+    documents (`COMPANIONS`, and files without a suffix), are left out silently. All remaining files may have been meant
+    as images (`.heic`, `.dcm`, `.npy`, …) and are reported.
     """
     images, folders, others = list[Parts](), list[Parts](), list[Parts]()
     left_out: dict[Reason, list[Parts]] = {}
     for parts, what in walk(root):
         if what == FILE:
             suffix = os.path.splitext(parts[-1])[1].lower()
-            is_named = suffix[1:2].isalpha()  # that of "frame.0001" says nothing
+            is_named = suffix[1:2].isalpha()  # ".0001" of "frame.0001" is not a file type
             taken = suffix in image_suffixes() or (not is_named and is_image(root.joinpath(*parts)))
             (images if taken else others).append(parts)
         elif parts and what != LOOP:
             folders.append(parts)
         if isinstance(what, tuple):
             left_out.setdefault(what, []).append(parts)
-    if odd := [parts for parts in others if kind_of(parts) not in COMPANIONS | {""}]:
-        left_out[UNKNOWN_KIND] = sorted(odd)
+    if odd := [parts for parts in others if suffix_of(parts) not in COMPANIONS | {""}]:
+        left_out[UNSUPPORTED] = sorted(odd)
     for parts_left in left_out.values():
         parts_left.sort()
-    kinds = f"{len(others)} file{'s' * (len(others) != 1)}: {kinds_of(others)}" if others else ""
+    kinds = f"{len(others)} file{'s' * (len(others) != 1)}: {count_suffixes(others)}" if others else ""
     return Found(sorted(images), sorted(folders), left_out, kinds)
 
 
-def kind_of(parts: Parts) -> str:
-    """The suffix of a file in lower case, up to its letters and digits: `.tfrecord` of `a.tfrecord-00000-of-00002`."""
+def suffix_of(parts: Parts) -> str:
+    """Return the suffix of a file, lower case, letters and digits: `.tfrecord` of `a.tfrecord-00000-of-00002`."""
     found = re.search(r"\.[a-z][a-z0-9]*", os.path.splitext(parts[-1])[1].lower())
     return found[0] if found else ""
 
 
-def kinds_of(files: Sequence[Parts]) -> str:
-    """How many files there are of each suffix, the most frequent first.
+def count_suffixes(files: Sequence[Parts]) -> str:
+    """Return the number of files of each suffix as text, the most frequent first.
 
     Example:
-        >>> kinds_of([("a.heic",), ("b.txt",), ("c.TXT",), ("LICENSE",)])
+        >>> count_suffixes([("a.heic",), ("b.txt",), ("c.TXT",), ("LICENSE",)])
         '2 .txt, 1 .heic, 1 without a suffix'
     """
-    counts = Counter(map(kind_of, files)).most_common()
-    return listed([f"{count} {kind or 'without a suffix'}" for kind, count in counts])
+    counts = Counter(map(suffix_of, files)).most_common()
+    return list_first([f"{count} {kind or 'without a suffix'}" for kind, count in counts])
 
 
-def told(left_out: Mapping[Reason, Sequence[Parts]]) -> str:
-    """What was left out, by reason, with the first of each.
+def describe_left_out(left_out: Mapping[Reason, Sequence[Parts]]) -> str:
+    """Return what was left out as text, by reason, with the first names of each.
 
     Example:
-        >>> told({BROKEN: [("cats", "1.png")], UNKNOWN_KIND: [("a.heic",), ("b.svg",)]})
-        '1 link to nothing (cats/1.png), 2 files of kinds that are not read (1 .heic, 1 .svg: a.heic, b.svg)'
+        >>> describe_left_out({BROKEN: [("cats", "1.png")], UNSUPPORTED: [("a.heic",), ("b.svg",)]})
+        '1 broken link (cats/1.png), 2 files of unsupported types (1 .heic, 1 .svg: a.heic, b.svg)'
     """
     clauses = []
     for reason, paths in filter(lambda item: item[1], left_out.items()):
-        examples = listed(["/".join(parts) or "itself" for parts in paths])
-        kinds = f"{kinds_of(paths)}: " if reason is UNKNOWN_KIND else ""
+        examples = list_first(["/".join(parts) or "the folder itself" for parts in paths])
+        kinds = f"{count_suffixes(paths)}: " if reason is UNSUPPORTED else ""
         clauses.append(f"{len(paths)} {reason[len(paths) > 1]} ({kinds}{examples})")
     return ", ".join(clauses)
 
 
 def holds(root: Path, suffixes: Container[str] | None = None) -> bool:
-    """Whether there is an image file, or one of other suffixes, in a folder or below it."""
+    """Return whether a folder or its subfolders contain an image file, or a file with one of `suffixes`."""
     wanted = image_suffixes() if suffixes is None else suffixes
     return any(os.path.splitext(parts[-1])[1].lower() in wanted for parts in files_below(root))
 
 
 def in_threads(work: Callable[[A], B], items: Iterable[A]) -> list[B]:
-    """`work` on every item, several at once; Pillow lets other threads run while it decodes."""
-    with ours, ThreadPoolExecutor() as pool:
+    """Apply `work` to every item in threads; Pillow releases the interpreter lock while it decodes."""
+    with pillow_settings, ThreadPoolExecutor() as pool:
         return list(pool.map(work, items))
 
 
-def listed(names: Sequence[Any]) -> str:
-    """The first of them, as a warning names them."""
+def list_first(names: Sequence[Any]) -> str:
+    """Return the first names as text for a warning."""
     return ", ".join(map(str, names[:SHOWN])) + (", …" if len(names) > SHOWN else "")
 
 
 def warn_unreadable(name: str, reasons: Mapping[str, str], total: int) -> None:
-    """One warning that names the first unreadable files, says why, and counts all of them."""
+    """Warn of unreadable files: their number, and the names of the first ones with the reasons."""
     if reasons:
-        named = listed([f"{file} ({reason})" for file, reason in reasons.items()])
+        named = list_first([f"{file} ({reason})" for file, reason in reasons.items()])
         warnings.warn(
-            f"{name}: skipped {len(reasons)} of {total} images that cannot be read: {named}",
+            f"{name}: skipped {len(reasons)} of {total} images (unreadable): {named}",
             DataWarning,
             stacklevel=2,
         )

@@ -1,4 +1,4 @@
-"""A folder of image files, with class subfolders or not, cut into splits by its own folders or not."""
+"""Folders of image files, with or without class subfolders and split folders."""
 
 from __future__ import annotations
 
@@ -22,62 +22,72 @@ from kvae.data.decoding import (
     read_header,
     tried,
 )
-from kvae.data.depth import EIGHT_BIT, UNIT, found_range, is_outside
+from kvae.data.depth import EIGHT_BIT, UNIT, is_outside, training_range
 from kvae.data.errors import DataError, DataWarning
 from kvae.data.files import in_threads, warn_unreadable
 from kvae.data.images import scale_of
 from kvae.data.layout import Layout, lay_out
-from kvae.data.notices import Notices, warn_dark, where, where_first
-from kvae.data.pillow import Unreadable, ours
-from kvae.data.splits import Memory, MemorySplit, Request, Share, Source, Split, StreamSplit, complete, spread
+from kvae.data.notices import Notices, count_by_split, count_in_first, warn_dark
+from kvae.data.pillow import Unreadable, pillow_settings
+from kvae.data.splits import (
+    Memory,
+    MemorySplit,
+    Request,
+    Share,
+    Source,
+    Split,
+    StreamSplit,
+    complete_splits,
+    stratified_order,
+)
 
-AT_ONCE = 16  # files decoded by one call of Python
-PROBE = 256  # images of a streamed folder looked at to tell 0/1 from 0..255
+AT_ONCE = 16  # files decoded by one Python call
+PROBE = 256  # images of a streamed folder read to distinguish 0/1 from 0..255
 
 B = TypeVar("B")
 
 
 def folder(root: Path, request: Request) -> Source:
-    """Image files under `root` (recursive, in sorted order).
+    """Load image files under `root` (recursive, in sorted order).
 
-    Splits and classes are what the names of the folders say (`kvae.data.layout`); one `DataWarning` says what was left
-    out. Unreadable files are skipped with another one. Images that fit in `cache_bytes` are decoded
-    now, others on every pass; those that only then turn out unreadable are skipped with a warning each. Images
-    deeper than 8 bits are decoded once more before that, for their range, unless it is given.
+    The names of the folders determine splits and classes (`kvae.data.layout`). One `DataWarning` counts the files left
+    out, another one the unreadable files. Images that fit in `cache_bytes` are decoded once, otherwise on every pass;
+    images found unreadable during a pass are skipped with a warning each. Images deeper than 8 bits are decoded once
+    more at the beginning to find their range, unless it is given.
 
     Raises:
-        DataError: for a folder without readable images, or images of several depths, or of several sizes when no
-            `size` is given.
+        DataError: for a folder without readable images, for images of several depths, or for images of several sizes
+            without a `size`.
     """
     name = root.resolve().name
     layout = lay_out(root, name)
-    if layout.said:
-        warnings.warn(f"{name}: {layout.said}", DataWarning, stacklevel=4)
+    if layout.message:
+        warnings.warn(f"{name}: {layout.message}", DataWarning, stacklevel=4)
     files = tuple(path.relative_to(root).as_posix() for path in layout.paths)
-    reasons: dict[int, str] = {}  # why files are left out, by row
+    reasons: dict[int, str] = {}  # why a file is left out, by row
     headers = _each(read_header, layout.paths, reasons)
-    _say_left_out(name, files, reasons, early=True)
+    _warn_left_out(name, files, reasons, early=True)
     decode = _decoder(name, files, headers, request)
     outside = None
     if decode.depth != EIGHT_BIT and decode.value_range is None:
         lows, highs = _extremes(layout, decode, reasons)
-        _say_left_out(name, files, reasons, early=True)
-        training = _splits(name, layout, _good(layout, reasons), request)["train"]
-        value_range = found_range(name, decode.depth, lows[training].min(), highs[training].max())
+        _warn_left_out(name, files, reasons, early=True)
+        training = _splits(name, layout, _is_kept(layout, reasons), request)["train"]
+        value_range = training_range(name, decode.depth, lows[training].min(), highs[training].max())
         decode, outside = replace(decode, value_range=value_range), is_outside(lows, highs, value_range)
     warn_dark(name, decode.depth, decode.value_range)
     readable = [row for row in range(len(layout.paths)) if row not in reasons]
     stream = len(readable) * decode.bytes > request.cache_bytes
     rows = readable[:PROBE] if stream else list(range(len(layout.paths)))
     pictures, transparent, clipped = _decode_all(layout.paths, rows, decode, reasons)
-    _say_left_out(name, files, reasons)
-    splits = _splits(name, layout, _good(layout, reasons), request)
+    _warn_left_out(name, files, reasons)
+    splits = _splits(name, layout, _is_kept(layout, reasons), request)
     notices = Notices(name, decode)
-    notices.transparent(where_first(transparent) if stream else where(_of(transparent, splits)))
+    notices.transparent(count_in_first(transparent) if stream else count_by_split(_by_split(transparent, splits)))
     if outside is not None:
-        notices.clipped(where(_of(outside, splits)))
+        notices.clipped(count_by_split(_by_split(outside, splits)))
     else:
-        notices.clipped(where_first(clipped) if stream else where(_of(clipped, splits)))
+        notices.clipped(count_in_first(clipped) if stream else count_by_split(_by_split(clipped, splits)))
     scale = scale_of(pictures)
     pick: Callable[[np.ndarray], Split]
     if stream:
@@ -85,16 +95,16 @@ def folder(root: Path, request: Request) -> Source:
     else:
         pick = partial(MemorySplit, Memory(lambda: (pictures, layout.labels)))
     made = {part: pick(rows) for part, rows in splits.items()}
-    is_said = request.value_range is not None or decode.value_range != UNIT
+    has_range = request.value_range is not None or decode.value_range != UNIT
     return Source(
         name, made, decode.shape, scale, layout.labels is not None, layout.label_names, layout.unlabelled, files=files,
         catalogue=Catalogue(lambda: file_keys(layout.paths), splits, pick), decode=decode,
-        value_range=decode.value_range if is_said else None,
+        value_range=decode.value_range if has_range else None,
     )  # fmt: skip
 
 
 def _each(work: Callable[[Path], B], paths: list[Path], reasons: dict[int, str]) -> dict[int, B]:
-    """`work` on every file that isn't left out, by row; what can't be read is left out from now on."""
+    """Return `work` of every file that is not left out, by row; unreadable files are left out from then on."""
     rows = [row for row in range(len(paths)) if row not in reasons]
     found = {}
     for row, result in zip(rows, in_threads(tried(work), [paths[row] for row in rows])):
@@ -105,32 +115,32 @@ def _each(work: Callable[[Path], B], paths: list[Path], reasons: dict[int, str])
     return found
 
 
-def _of(flags: np.ndarray, splits: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Flags (N,) by split."""
+def _by_split(flags: np.ndarray, splits: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return flags (N,) by split."""
     return {split: flags[rows] for split, rows in splits.items()}
 
 
-def _good(layout: Layout, reasons: dict[int, str]) -> np.ndarray:
-    """Which files are not left out (N,)."""
+def _is_kept(layout: Layout, reasons: dict[int, str]) -> np.ndarray:
+    """Return which files are not left out (N,)."""
     return np.array([row not in reasons for row in range(len(layout.paths))], bool)
 
 
-def _say_left_out(name: str, files: Sequence[str], reasons: dict[int, str], early: bool = False) -> None:
-    """Warn of the files that are left out, at the end or when nothing else is left: then it is an error."""
+def _warn_left_out(name: str, files: Sequence[str], reasons: dict[int, str], early: bool = False) -> None:
+    """Warn of files left out, unless `early`; if all files are left out, warn in any case and raise a DataError."""
     nothing_left = len(reasons) == len(files)
     if nothing_left or not early:
         warn_unreadable(name, {files[row]: reasons[row] for row in sorted(reasons)}, len(files))
     if nothing_left:
-        raise DataError(f"{name}: expected images that can be read. Received: {len(files)} image files, none readable")
+        raise DataError(f"{name}: expected readable images. Received: {len(files)} image files, none readable")
 
 
 def _decoder(name: str, files: Sequence[str], headers: dict[int, Header], request: Request) -> Decoder:
-    """What reads the files, but for a range that must be found."""
+    """Return the decoder of the files; its value range may still have to be found."""
     (first_row, first), *others = headers.items()
     for row, header in others if request.size is None else ():
         if header[:2] != first[:2]:
             raise DataError(
-                f"{name}: expected images of one size; pass size= (--size on the command). "
+                f"{name}: expected images of one size; pass size= (--size on the command line). "
                 f"Received: {files[first_row]} {first.height}x{first.width} and "
                 f"{files[row]} {header.height}x{header.width} (H x W)"
             )
@@ -138,7 +148,7 @@ def _decoder(name: str, files: Sequence[str], headers: dict[int, Header], reques
 
 
 def _extremes(layout: Layout, decode: Decoder, reasons: dict[int, str]) -> tuple[np.ndarray, np.ndarray]:
-    """The lowest and the highest value of each file (N,)."""
+    """Return the lowest and the highest value of each file (N,)."""
     lows, highs = np.full(len(layout.paths), np.inf), np.full(len(layout.paths), -np.inf)
     for row, found in _each(lambda path: measure(path, decode.depth), layout.paths, reasons).items():
         lows[row], highs[row] = found
@@ -148,7 +158,7 @@ def _extremes(layout: Layout, decode: Decoder, reasons: dict[int, str]) -> tuple
 def _decode_all(
     paths: list[Path], rows: list[int], decode: Decoder, reasons: dict[int, str]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The images of some rows as one array, and which of them are transparent or clipped somewhere."""
+    """Return the images of some rows as one array, and which of them have transparent or clipped pixels."""
     images = np.zeros((len(rows), *decode.shape), decode.dtype)
     transparent, clipped = np.zeros((2, len(rows)), bool)
 
@@ -165,21 +175,21 @@ def _decode_all(
 
 
 def _splits(name: str, layout: Layout, good: np.ndarray, request: Request) -> dict[str, np.ndarray]:
-    """Rows of readable files by split."""
+    """Return the rows of readable files by split."""
     labels = layout.labels
     parts = {str(part): np.flatnonzero(good & (layout.splits == part)) for part in np.unique(layout.splits)}
     if not len(parts["train"]):
-        raise DataError(f"{name}: expected images in its train folder that can be read. Received: none")
-    if labels is not None:  # files come class by class; the first images of a split should be of all classes
+        raise DataError(f"{name}: expected readable images in the train folder. Received: none")
+    if labels is not None:  # files are sorted by class; the first images of a split should have all classes
         for part in parts.keys() - layout.unlabelled:
-            parts[part] = parts[part][spread(labels[parts[part]], len(parts[part]), request.seed)]
+            parts[part] = parts[part][stratified_order(labels[parts[part]], len(parts[part]), request.seed)]
     train_labels = None if labels is None else labels[parts["train"]]
-    found = complete({part: len(rows) for part, rows in parts.items()}, train_labels, request, name)
+    found = complete_splits({part: len(rows) for part, rows in parts.items()}, train_labels, request, name)
     return {split: parts[part][positions] for split, (part, positions) in found.items()}
 
 
 class FileReader:
-    """Decodes files on the way; an unreadable one is skipped, and named by a warning when it is first met."""
+    """Decodes files on every pass. Unreadable files are skipped, with a warning on the first occurrence."""
 
     def __init__(self, name: str, layout: Layout, decode: Decoder, notices: Notices | None = None) -> None:
         self.name, self.layout, self.decode, self.notices = name, layout, decode, notices
@@ -217,7 +227,7 @@ class FileReader:
     def _work(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         images, are_read = np.zeros((len(rows), *self.decode.shape), self.decode.dtype), np.zeros(len(rows), bool)
         paths = [self.layout.paths[row] for row in rows]
-        with ours:
+        with pillow_settings:
             pictures = [tried(self.decode)(path) for path in paths]
         for i, picture in enumerate(pictures):
             if isinstance(picture, Picture):
@@ -226,5 +236,5 @@ class FileReader:
                 self.known_bad.add(int(rows[i]))
                 warn_unreadable(self.name, {paths[i].name: str(picture)}, len(self.layout.paths))
         if self.notices:
-            self.notices.met([picture for picture in pictures if isinstance(picture, Picture)])
+            self.notices.check([picture for picture in pictures if isinstance(picture, Picture)])
         return images, are_read

@@ -1,7 +1,7 @@
-"""Single images and arrays of them: checks, channels, transparency, resizing.
+"""Single images and arrays of images: checks, channels, transparency, resizing.
 
-Images stay `uint8` (or `float32` in [0, 1], where 8 bits don't hold them) until a batch is made. `uint8` images are
-either 0..255 or 0/1; which of the two is a number beside them, the *scale*: `x = image / scale`.
+Images stay `uint8` (or `float32` in [0, 1], if they have more than 8 bits) until a batch is made. The values of `uint8`
+images are 0..255 or 0/1; the *scale* stored with them tells which: `x = image / scale`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Color = tuple[int, int, int]
 
 
 def check_size(size: Any) -> tuple[int, int] | None:
-    """`size` as `(height, width)`, or None.
+    """Return `size` as `(height, width)`, or None.
 
     Example:
         >>> check_size(16)
@@ -36,7 +36,7 @@ def check_size(size: Any) -> tuple[int, int] | None:
 
 
 def check_background(background: Any) -> Color:
-    """A colour as (red, green, blue), each 0..255: a name that Pillow knows, a grey level, or three levels.
+    """Return a colour name, a grey level or three levels as (red, green, blue), each 0..255.
 
     Example:
         >>> check_background("white"), check_background(0), check_background((255, 0, 0))
@@ -59,12 +59,12 @@ def check_background(background: Any) -> Color:
 
 
 def check_shape(height: int, width: int, channels: int, what: str, min_side: int = MIN_SIDE) -> tuple[int, int, int]:
-    """The image shape if a model can take it; DataError otherwise."""
+    """Return the image shape; raise a DataError if no model accepts it."""
     is_channels_first = height != width and channels >= MIN_SIDE and (height < MIN_SIDE or channels == width)
     if channels < 1 or is_channels_first:
         raise DataError(
-            f"{what}: expected the channels in the last axis; channels-first arrays need "
-            f"np.moveaxis(images, 1, -1). Received: images of shape {(height, width, channels)}"
+            f"{what}: expected the channels in the last axis; use np.moveaxis(images, 1, -1) for channels-first "
+            f"arrays. Received: images of shape {(height, width, channels)}"
         )
     if min(height, width) < min_side:
         raise DataError(
@@ -75,24 +75,24 @@ def check_shape(height: int, width: int, channels: int, what: str, min_side: int
 
 
 def check_channels(channels: int, grayscale: bool | None, what: str) -> int:
-    """The channels that images come out with; DataError where there is no colour to change."""
+    """Return the number of channels after conversion; raise a DataError if the images are neither grey nor colour."""
     if grayscale is None:
         return channels
     if channels not in (1, 3):
         raise DataError(
-            f"{what}: expected 1 or 3 channels to change grey and colour; leave grayscale out. "
+            f"{what}: expected 1 or 3 channels to convert between grey and colour; remove grayscale=. "
             f"Received: {channels} channels, grayscale={grayscale}"
         )
     return 1 if grayscale else 3
 
 
 def check_images(images: Any, what: str, min_side: int = MIN_SIDE) -> np.ndarray:
-    """An array of images of shape (N, H, W, C), of numbers that are finite.
+    """Return images as an array (N, H, W, C) of finite numbers.
 
     Args:
         images: (N, H, W) or (N, H, W, C): booleans, integers or floats.
-        what: how an error names the array.
-        min_side: smallest height and width; 1 where the images will be resized.
+        what: name of the array in errors.
+        min_side: smallest height and width; 1 if the images will be resized.
 
     Raises:
         DataError: for another shape or type, or NaN.
@@ -105,12 +105,12 @@ def check_images(images: Any, what: str, min_side: int = MIN_SIDE) -> np.ndarray
     images = np.asarray(images)
     if images.dtype == object or images.dtype.kind not in "buif":
         raise DataError(
-            f"{what}: expected numbers; images of several sizes do not make an array, put them in a folder. "
+            f"{what}: expected numbers; put images of several sizes into a folder instead of an array. "
             f"Received: dtype {images.dtype}"
         )
     if images.ndim not in (3, 4):
         raise DataError(
-            f"{what}: expected an array (N, H, W) or (N, H, W, C) of images; reshape flat ones. "
+            f"{what}: expected an array (N, H, W) or (N, H, W, C) of images; reshape flat images. "
             f"Received: shape {images.shape}"
         )
     if len(images) == 0:
@@ -120,23 +120,23 @@ def check_images(images: Any, what: str, min_side: int = MIN_SIDE) -> np.ndarray
     height, width, channels = images.shape[1:]
     check_shape(height, width, channels, what, min_side)
     if images.dtype.kind == "f" and (bad := extremes(images)[2]):
-        raise DataError(f"{what}: expected finite values; repair or drop them. Received: {bad} NaN or infinite")
+        raise DataError(f"{what}: expected finite values; repair or drop the images. Received: {bad} NaN or infinite")
     return images
 
 
 def scale_of(images: np.ndarray) -> float:
-    """What the images are divided by: 1 for floats and for integers that are all 0 or 1, else 255.
+    """Return the divisor of the images: 1 for floats and for integers that are all 0 or 1, else 255.
 
-    Images that are all 0 say nothing, and 255 is what nearly every file means.
+    Images that are all 0 could have either scale; 255 is the scale of nearly all files.
     """
     return 1.0 if images.dtype.kind == "f" or images.max() == 1 else 255.0
 
 
 def convert(image: np.ndarray, size: tuple[int, int] | None, channels: int | None) -> np.ndarray:
-    """One image (H, W, C), `uint8` or `float32`, at another size, or with 1 channel instead of 3 or 3 instead of 1.
+    """Convert one image (H, W, C), `uint8` or `float32`, to another size, or between 1 and 3 channels.
 
-    The image is cropped about its centre to the wanted aspect and resized (bicubic), as `PIL.ImageOps.fit`
-    does; grey is the ITU-R 601 luma.
+    The image is cropped about its centre to the target aspect ratio and resized (bicubic), as in `PIL.ImageOps.fit`.
+    Grey is the ITU-R 601 luma.
 
     Example:
         >>> import numpy as np
@@ -157,7 +157,7 @@ def _fit(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     from PIL import Image, ImageOps
 
     planes = [
-        np.asarray(ImageOps.fit(Image.fromarray(plane), (size[1], size[0])))  # Pillow says width first
+        np.asarray(ImageOps.fit(Image.fromarray(plane), (size[1], size[0])))  # Pillow's order is width, height
         for plane in np.moveaxis(np.ascontiguousarray(image), -1, 0)
     ]
     fitted = np.stack(planes, axis=-1)
@@ -165,12 +165,12 @@ def _fit(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def composite(colour: np.ndarray, alpha: np.ndarray, background: Color) -> np.ndarray:
-    """An image on a ground: `alpha · colour + (1 − alpha) · background`.
+    """Composite an image on a background: `alpha · colour + (1 − alpha) · background`.
 
     Args:
         colour: (H, W, 1 or 3), `uint8`, or `float32` in [0, 1].
         alpha: (H, W, 1) in [0, 1].
-        background: in 0..255. Of a grey image on a ground that isn't grey, three channels come out.
+        background: in 0..255. A grey image on a background that is not grey becomes an image of three channels.
 
     Example:
         >>> import numpy as np
@@ -192,12 +192,12 @@ def is_grey(color: Color) -> bool:
 def convert_all(
     images: np.ndarray, scale: float, size: tuple[int, int] | None, grayscale: bool | None
 ) -> tuple[np.ndarray, float]:
-    """An array (N, H, W, C) of images through `convert`, and its scale; unchanged where nothing is asked."""
+    """Return an array (N, H, W, C) of converted images and its scale; unchanged if no conversion is needed."""
     channels = check_channels(images.shape[-1], grayscale, "array")
     shape = (*(size or images.shape[1:3]), channels)
     if images.shape[1:] == shape:
         return images, scale
-    widen = images.dtype == np.uint8 and scale == 1  # 0/1 images have no levels for a resized edge
+    widen = images.dtype == np.uint8 and scale == 1  # 0/1 images have no grey levels for resized edges
     out = np.empty((len(images), *shape), images.dtype)
 
     def work(i: int) -> None:

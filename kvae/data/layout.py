@@ -1,4 +1,4 @@
-"""Which split and which class image files are of, by the names of the folders that they lie in."""
+"""The split and the class of image files, determined by the names of their folders."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import NamedTuple
 import numpy as np
 
 from kvae.data.errors import DataError
-from kvae.data.files import UNKNOWN_KIND, Parts, Reason, find_images, listed, told
+from kvae.data.files import UNSUPPORTED, Parts, Reason, describe_left_out, find_images, list_first
 from kvae.data.splits import NAMES
 
-# Words of names, in lower case, and the splits that they speak of. Two of these depend on what else there is:
-# "trainval" is the training split without another, "eval" the test split without another, else the validation split.
+# Words in names, in lower case, and their splits. Two of these depend on the other folders: "trainval" is the training
+# split if there is no other one; "eval" is the test split if there is no other one, else the validation split.
 WORDS = {
     **dict.fromkeys(("train", "training", "trn"), "train"),
     **dict.fromkeys(("trainval", "trainvalid"), "trainval"),
@@ -40,12 +40,12 @@ OUTSIDE: Reason = (
     "image outside the train, validation and test folders",
     "images outside the train, validation and test folders",
 )
-OF_MASKS: Reason = ("image in a folder of masks", "images in folders of masks")
-LOOSE: Reason = ("image in no class folder", "images in no class folder")
+MASK: Reason = ("image in a mask folder", "images in mask folders")
+UNCLASSIFIED: Reason = ("image outside the class folders", "images outside the class folders")
 
 
 class Place(NamedTuple):
-    """Where images belong: their split, and the folders below that."""
+    """The split of images, and the folders below the split."""
 
     split: str
     folders: Parts
@@ -53,38 +53,36 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Layout:
-    """Image files in sorted order, with what their folders say."""
+    """Image files in sorted order, with their splits and labels."""
 
     paths: list[Path]
     splits: np.ndarray  # (N,) names of splits
-    labels: np.ndarray | None  # (N,) int64; -1 in a split that has none
+    labels: np.ndarray | None  # (N,) int64; -1 in a split without labels
     label_names: tuple[str, ...]  # classes with training images first
-    said: str  # what was left out, and what may be a surprise: for a warning
+    message: str  # text of a warning: what was left out, and notes on splits and classes
 
     @property
     def unlabelled(self) -> frozenset[str]:
-        """The splits without labels where training images have some."""
+        """Splits without labels, if the training images have labels."""
         return frozenset() if self.labels is None else frozenset(self.splits[self.labels < 0].tolist())
 
 
 def lay_out(root: Path, name: str) -> Layout:
-    """The image files below a folder, and what the names of their folders say.
+    """Return the image files below a folder, with the splits and labels given by the names of their folders.
 
     Raises:
-        DataError: if there is none, or none to train on.
+        DataError: if there are no images or no training images.
     """
     found = find_images(root)
-    left_out: dict[Reason, list[Parts]] = {OUTSIDE: [], OF_MASKS: [], LOOSE: [], **found.left_out}
+    left_out: dict[Reason, list[Parts]] = {OUTSIDE: [], MASK: [], UNCLASSIFIED: [], **found.left_out}
     if not found.images:
-        left_out.pop(UNKNOWN_KIND, None)  # one of the others
-        raise DataError(
-            f"{name}: expected a folder with images (png, jpg, …) or TFRecord files. "
-            f"Received: neither; {', '.join(filter(None, [found.others, told(left_out)])) or 'no file'}"
-        )
+        left_out.pop(UNSUPPORTED, None)  # included in `other_files`
+        received = ", ".join(filter(None, [found.other_files, describe_left_out(left_out)])) or "no files"
+        raise DataError(f"{name}: expected a folder with images (png, jpg, …) or TFRecord files. Received: {received}")
     counts = Counter(parts[:-1] for parts in found.images)
-    masks = folders_of_masks(counts)
+    masks = mask_folders(counts)
     tree = Tree({parts: count for parts, count in counts.items() if parts not in masks}, found.folders)
-    places = unwrapped(tree.places())
+    places = without_wrappers(tree.places())
     classes = classes_of(places, counts)
     kept: list[Parts] = []
     for parts in found.images:
@@ -92,27 +90,28 @@ def lay_out(root: Path, name: str) -> Layout:
         if folder in classes.labels:
             kept.append(parts)
         else:
-            left_out[OF_MASKS if folder in masks else LOOSE if folder in places else OUTSIDE].append(parts)
+            left_out[MASK if folder in masks else UNCLASSIFIED if folder in places else OUTSIDE].append(parts)
     splits = [places[parts[:-1]].split for parts in kept]
     if "train" not in splits:
-        raise DataError(f"{name}: expected images in its train folder. Received: none, but {told(left_out)}")
-    empty = [f"no image in its {split} folder" for split in NAMES if split in tree.empty - set(splits)]
-    gone = [f"left out {everything}"] if (everything := told(left_out)) else []
-    said = "; ".join([*gone, *empty, *tree.notes, *classes.notes])
+        received = describe_left_out(left_out) or "none"
+        raise DataError(f"{name}: expected images in the train folder. Received: {received}")
+    empty = [f"no image in the {split} folder" for split in NAMES if split in tree.empty - set(splits)]
+    gone = [f"left out {description}"] if (description := describe_left_out(left_out)) else []
+    message = "; ".join([*gone, *empty, *tree.notes, *classes.notes])
     labels = np.array([classes.labels[parts[:-1]] for parts in kept], np.int64) if classes.names else None
-    return Layout([root.joinpath(*parts) for parts in kept], np.array(splits), labels, classes.names, said)
+    return Layout([root.joinpath(*parts) for parts in kept], np.array(splits), labels, classes.names, message)
 
 
 # Names.
 
 
 def words_of(name: str) -> list[str]:
-    """The words of a name, which separators or capitals divide."""
+    """Return the words of a name, separated by punctuation, spaces or capitals."""
     return [word for word in re.split(r"[-_.,/()\s]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)) if word]
 
 
 def split_of(name: str) -> tuple[str, str] | None:
-    """The split that a folder's name speaks of, and what else it says; None if it speaks of none, or of several.
+    """Return the split named by a folder name and the rest of the name; None if it names no split or several.
 
     Example:
         >>> split_of("train"), split_of("Test_Images"), split_of("valset"), split_of("dogs-val")
@@ -130,15 +129,15 @@ def split_of(name: str) -> tuple[str, str] | None:
     return (splits[0], " ".join(rest)) if len(splits) == 1 else None
 
 
-def splits_in(names: Iterable[str], trained: bool = True) -> dict[str, tuple[str, str]]:
-    """Which folders side by side are splits: for each of these the split, and the class that it names or "".
+def splits_in(names: Iterable[str], need_train: bool = True) -> dict[str, tuple[str, str]]:
+    """Return which of the folders in one folder are splits, each with its split and the class that it names, or "".
 
-    What their names say besides must be nothing, or the same for a training and another split; where there are several
-    such pairs, each is a class.
+    The rest of their names must be empty, or the same for the training split and another one; if there are several such
+    groups, each is a class.
 
     Args:
-        names: of the folders.
-        trained: whether one of them must be the training split.
+        names: names of the folders.
+        need_train: whether one of them must be the training split.
 
     Example:
         >>> splits_in(["training", "testing", "docs"])
@@ -148,54 +147,54 @@ def splits_in(names: Iterable[str], trained: bool = True) -> dict[str, tuple[str
         >>> splits_in(["train_station", "bus_stop"])
         {}
     """
-    said = {name: split_of(name) for name in sorted(names)}
-    groups: dict[str, dict[str, str]] = defaultdict(dict)  # by what else the names say
-    for name, found in said.items():
+    named = {name: split_of(name) for name in sorted(names)}
+    groups: dict[str, dict[str, str]] = defaultdict(dict)  # by the rest of the names
+    for name, found in named.items():
         if found:
             groups[found[1]][name] = found[0]
-    chosen = {rest: choose(group) for rest, group in groups.items()}
+    chosen = {rest: resolve(group) for rest, group in groups.items()}
     plain = chosen.pop("", {})
-    if plain and "train" not in plain.values() and all(said.values()):  # train_v2 beside val and test
+    if plain and "train" not in plain.values() and all(named.values()):  # train_v2 beside val and test
         plain |= {name: split for group in chosen.values() for name, split in group.items() if split == "train"}
-    if "train" in plain.values() or (plain and not trained):
+    if "train" in plain.values() or (plain and not need_train):
         return {name: (split, "") for name, split in plain.items()}
     pairs = {rest: group for rest, group in chosen.items() if {"train"} < set(group.values())}
     several = len(pairs) > 1
     return {name: (split, rest if several else "") for rest, group in pairs.items() for name, split in group.items()}
 
 
-def choose(said: Mapping[str, str]) -> dict[str, str]:
-    """The splits of names, where "trainval" and "eval" are what no other name is; without those that are nothing then.
+def resolve(words: Mapping[str, str]) -> dict[str, str]:
+    """Replace "trainval" and "eval" by a split that no other name has; names for which none is left are removed.
 
     Example:
-        >>> choose({"training": "train", "eval": "eval"}), choose({"a": "test", "b": "eval"})
+        >>> resolve({"training": "train", "eval": "eval"}), resolve({"a": "test", "b": "eval"})
         ({'training': 'train', 'eval': 'test'}, {'a': 'test', 'b': 'validation'})
     """
-    taken = set(said.values())
+    taken = set(words.values())
     free = {word: [split for split in choices if split not in taken] for word, choices in CHOICES.items()}
-    return {name: found[0] for name, split in said.items() if (found := free.get(split, [split]))}
+    return {name: found[0] for name, split in words.items() if (found := free.get(split, [split]))}
 
 
 def may_be_class(name: str) -> bool:
-    """Whether a name says more than that of a split, of images, or of what has no label.
+    """Return whether a name may be a class: it is not the name of a split, of images or of unlabelled images.
 
     Example:
         >>> [name for name in ("cats", "dev_board", "test", "images", "unlabeled", "") if may_be_class(name)]
         ['cats', 'dev_board']
     """
-    is_split = (said := split_of(name)) is not None and not said[1]
+    is_split = (found := split_of(name)) is not None and not found[1]
     return bool(name) and not (is_split or IMAGES.fullmatch(name) or NO_CLASS.fullmatch(name))
 
 
 def splits_of_files(paths: Sequence[str]) -> list[str]:
-    """The split that each path speaks of first, "" for one that speaks of none.
+    """Return the first split named in each path, "" if it names none.
 
     Example:
         >>> splits_of_files(["digits-train-0.tfrecord", "Testing/part-0.tfrecord", "readme.tfrecord"])
         ['train', 'test', '']
     """
     matches = {path: next(filter(None, map(SPLIT.fullmatch, map(str.lower, words_of(path)))), None) for path in paths}
-    chosen = choose({path: WORDS[match[1]] for path, match in matches.items() if match})
+    chosen = resolve({path: WORDS[match[1]] for path, match in matches.items() if match})
     return [chosen.get(path, "") for path in paths]
 
 
@@ -203,30 +202,30 @@ def splits_of_files(paths: Sequence[str]) -> list[str]:
 
 
 class Tree:
-    """Folders of images, and where in it the splits are.
+    """A tree of image folders, which finds the splits in it.
 
     Args:
-        images: the number of images in each folder that has some.
-        folders: all folders: an empty one may be named as a split.
+        images: number of images in each folder with images.
+        folders: all folders, including empty ones, which may have the name of a split.
 
     Attributes:
-        notes: what may be a surprise.
-        empty: splits that have a folder without an image.
+        notes: notes for the user on how folders were interpreted.
+        empty: splits with a folder without images.
     """
 
     def __init__(self, images: Mapping[Parts, int], folders: Iterable[Parts]) -> None:
         self.images, self.inside = images, names_inside(images)
-        self.named: dict[Parts, set[str]] = defaultdict(set)  # what folders called as splits lie in each
+        self.named: dict[Parts, set[str]] = defaultdict(set)  # names of the split folders in each folder
         self.notes: list[str] = []
         self.empty: set[str] = set()
         for parts in folders:
             if split_of(parts[-1]):
                 self.named[parts[:-1]].add(parts[-1])
 
-    def places(self, top: Parts = (), trained: bool = True) -> dict[Parts, Place]:
-        """Where the images of each folder belong; those outside the splits belong nowhere."""
+    def places(self, top: Parts = (), need_train: bool = True) -> dict[Parts, Place]:
+        """Return the place of the images of each folder; folders outside the splits are missing."""
         inside = self.inside[top]
-        if splits := self.splits(top, trained, self.notes):
+        if splits := self.splits(top, need_train, self.notes):
             self.empty |= {split for name, (split, _) in splits.items() if name not in inside}
             return {
                 parts: Place(split, (*filter(None, [label]), *parts[len(top) + 1 :]))
@@ -234,52 +233,52 @@ class Tree:
                 for parts in self.below((*top, name))
             }
         divided = {name for name in inside if self.has_splits((*top, name))}
-        if divided and len(divided | {name for name in inside if self.splits((*top, name))}) > 1:  # in each class
-            classes = sorted(name for name in inside if name in divided or self.splits((*top, name), trained=False))
+        if divided and len(divided | {name for name in inside if self.splits((*top, name))}) > 1:  # splits of classes
+            classes = sorted(name for name in inside if name in divided or self.splits((*top, name), need_train=False))
             found = [(name, self.places((*top, name), name in divided)) for name in classes]
             return {parts: Place(at.split, (name, *at.folders)) for name, below in found for parts, at in below.items()}
-        if divided or (len(inside) == 1 and top not in self.images):  # a folder around everything
+        if divided or (len(inside) == 1 and top not in self.images):  # one folder that contains everything
             return self.places((*top, *(divided or inside)))
         depth = len(top)
-        if len(inside) > 1 and all((said := split_of(name)) and not said[1] for name in inside):
+        if len(inside) > 1 and all((named := split_of(name)) and not named[1] for name in inside):
             self.notes.append(f"no train folder: the images in {', '.join(sorted(inside))} are divided into new splits")
             depth += 1
         return {parts: Place("train", parts[depth:]) for parts in self.below(top)}
 
     def below(self, top: Parts) -> Iterator[Parts]:
-        """The folders with images: this one, and those below it."""
+        """Iterate over the folders with images: `top` and those below it."""
         if top in self.images:
             yield top
         for name in self.inside.get(top, ()):
             yield from self.below((*top, name))
 
-    def splits(self, top: Parts, trained: bool = True, notes: list[str] | None = None) -> dict[str, tuple[str, str]]:
-        """`splits_in` a folder."""
+    def splits(self, top: Parts, need_train: bool = True, notes: list[str] | None = None) -> dict[str, tuple[str, str]]:
+        """Return `splits_in` of a folder."""
         inside = self.inside.get(top, set())
-        found = splits_in(inside | self.named.get(top, set()), trained)
+        found = splits_in(inside | self.named.get(top, set()), need_train)
         others = sorted(
             name for name in inside - set(found) if may_be_class(name) and not (split_of(name) or MASKS.fullmatch(name))
         )
         if len(others) > 1 and {split for split, _ in found.values()} == {"train"}:
             deep = {name for name in inside if len(self.inside.get((*top, name), ())) > 1}
-            if deep & set(others) or not deep:  # a vehicle among others
+            if deep & set(others) or not deep:  # "train" is a vehicle
                 if notes is not None:
                     notes.append(
-                        f"{', '.join(found)} is taken as a class, as {listed(others)} are; it would be a split "
-                        "beside a folder of validation or test images"
+                        f"{', '.join(found)} is a class, like {list_first(others)}; it would be a split if there were "
+                        "a folder of validation or test images"
                     )
                 return {}
         return found if inside & set(found) else {}
 
     def has_splits(self, top: Parts) -> bool:
-        """Whether a training split and another lie in a folder, or deeper."""
+        """Return whether a folder or a subfolder contains a training split and another split."""
         if len({split for split, _ in self.splits(top).values()}) > 1:
             return True
         return any(self.has_splits((*top, name)) for name in self.inside.get(top, ()))
 
 
 def names_inside(folders: Iterable[Parts]) -> dict[Parts, set[str]]:
-    """The names of the folders that lie in each one."""
+    """Return the names of the folders in each folder."""
     inside: dict[Parts, set[str]] = defaultdict(set)
     for parts in folders:
         for depth, name in enumerate(parts):
@@ -287,8 +286,8 @@ def names_inside(folders: Iterable[Parts]) -> dict[Parts, set[str]]:
     return inside
 
 
-def folders_of_masks(folders: Iterable[Parts]) -> set[Parts]:
-    """Those of `folders` that are, or lie in, one of masks beside one of images, as in `images/`, `masks/`."""
+def mask_folders(folders: Iterable[Parts]) -> set[Parts]:
+    """Return the folders in a mask folder beside an image folder, such as `masks/` beside `images/`."""
     of_images = {top for top, names in names_inside(folders).items() if any(map(IMAGES.fullmatch, names))}
     return {
         parts
@@ -297,8 +296,8 @@ def folders_of_masks(folders: Iterable[Parts]) -> set[Parts]:
     }
 
 
-def unwrapped(places: Mapping[Parts, Place]) -> dict[Parts, Place]:
-    """Places without a folder around all images of a split that is called as it (or `images`), or around all images."""
+def without_wrappers(places: Mapping[Parts, Place]) -> dict[Parts, Place]:
+    """Remove a folder that contains all images, or all images of a split and has its name (or `images`)."""
     found = dict(places)
     for split in (*NAMES, None):
         inside = [parts for parts, place in places.items() if split in (place.split, None)]
@@ -315,41 +314,41 @@ def unwrapped(places: Mapping[Parts, Place]) -> dict[Parts, Place]:
 
 
 class Classes(NamedTuple):
-    """The class of the images in each folder; images in folders that are missing are left out."""
+    """The class of the images in each folder; images in missing folders are left out."""
 
     names: tuple[str, ...]  # none if there are no labels
     labels: dict[Parts, int]  # -1 for a split without labels
-    notes: list[str]  # what may be a surprise
+    notes: list[str]  # notes for the user
 
 
 def classes_of(places: Mapping[Parts, Place], images: Mapping[Parts, int]) -> Classes:
-    """The classes: the first folders in the splits, if there are two.
+    """Return the classes: the first folders in the splits, if there are at least two.
 
-    A split has labels if at least half of its images are in class folders, and some in one that has training images;
-    its other images are left out then. Classes with training images come first.
+    A split has labels if at least half of its images are in class folders, and some of them in a class with training
+    images. Its images outside the class folders are then left out. Classes with training images come first.
     """
     counts: dict[str, Counter[str]] = {split: Counter() for split in NAMES}
     for parts, place in places.items():
         counts[place.split]["".join(place.folders[:1])] += images[parts]
     trained = {name for name in counts["train"] if name}
     classes: dict[str, set[str]] = {}
-    notes, silent = list[str](), list[str]()
+    notes, unlabelled = list[str](), list[str]()
     for split, found in counts.items():
         known = {name for name in found if name in trained or may_be_class(name)}
         inside = sum(found[name] for name in known)
         if known & trained and 2 * inside >= found.total():
             classes[split] = known
         elif len(known) > (split == "train"):
-            where = f"{found.total() - inside} of {found.total()} images are in no class folder"
-            other = f"no training image is in a folder {listed(sorted(known))}"
+            where = f"{found.total() - inside} of {found.total()} images are outside the class folders"
+            other = f"no training image is in a folder named {list_first(sorted(known))}"
             notes.append(f"no labels in the {split} split: {where if known & trained else other}")
         elif found and trained:
-            silent.append(split)
+            unlabelled.append(split)
     new = sorted(set().union(*classes.values()) - trained)
     names = (*sorted(trained), *new)
     if len(names) < 2 or "train" not in classes:
         return Classes((), dict.fromkeys(places, -1), notes)
-    notes += [f"no labels in the {split} split" for split in silent]
+    notes += [f"no labels in the {split} split" for split in unlabelled]
     if new and not (len(trained) == 1 and ORDINARY.fullmatch(names[0])):
         notes.append(f"no training image of the class{'es' * (len(new) > 1)} {', '.join(new)}")
     number = {name: i for i, name in enumerate(names)}

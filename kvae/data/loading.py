@@ -1,4 +1,4 @@
-"""`load`: any image source by name, path or array, checked and ready."""
+"""`load`: open an image source given by name, path or array."""
 
 from __future__ import annotations
 
@@ -33,45 +33,45 @@ def load(
     background: str | int | tuple[int, int, int] = "white",
     key: str | None = None,
 ) -> Data:
-    """Images in [0, 1] from a named set, a folder, a file or arrays, split for training and evaluation.
+    """Load images in [0, 1] from a named dataset, a folder, a file or arrays, split for training and evaluation.
 
     Args:
-        source: "digits" or "shapes" (no download); a TensorFlow Datasets name, such as "mnist"; a folder of images,
-            with class subfolders or not, and with train/validation/test folders or not (see below); a `.npy` or
-            `.npz` file; a folder of TFRecord files, or one (`tf.train.Example` with `image/encoded` or `image`, and
-            perhaps `image/class/label` or `label`; or as TensorFlow Datasets prepares them); an array (N, H, W) or
-            (N, H, W, C); or `(images, labels)`. A plain name means the named set; write "./name" for a
-            folder that is called the same.
-        batch_size: images in a batch; the last batch of a pass may be smaller.
-        seed: of the splits, the order and the binary draws; >= 0.
-        binarize: "none"; "threshold", `x >= 0.5`; or "stochastic", Bernoulli(x): drawn afresh on every
-            training pass, drawn once for evaluation.
-        size: an integer or (H, W): crop each image about its centre to that aspect, then resize it.
-        grayscale: True for one channel, False for three, None for what the data has.
-        validation_fraction: share of the training images set apart where the source has no validation split.
-        test_fraction: the same for the test split. Each is in [0, 1); 0 leaves that split empty.
-        data_dir: where TensorFlow Datasets keeps its sets; None means `TFDS_DATA_DIR`, or its own default.
-        download: whether a set that is not there may be downloaded.
-        cache_bytes: a split (or folder) whose decoded images need more is read again on every pass. Arrays
-            and `.npy`/`.npz` files are always held in memory.
-        value_range: (low, high), the values that become 0 and 1. None: 0 and 255 (or 1) for 8-bit images; for deeper
-            integers, and floats outside [0, 1], the lowest and the highest value of the training images, with a
-            `DataWarning` that says so. What lies outside is clipped.
-        background: behind transparent pixels of image files: a colour's name, a grey level 0..255, or three levels. (A
-            fourth channel of an array is data.)
-        key: the entry of an `.npz` file that holds the images, where its name doesn't say so.
+        source: "digits" or "shapes" (no download); the name of a TensorFlow Datasets dataset, such as "mnist"; a folder
+            of images, with or without class subfolders and train/validation/test folders (see below); a `.npy` or
+            `.npz` file; a TFRecord file or a folder of them (`tf.train.Example` with `image/encoded` or `image`, and
+            optionally `image/class/label` or `label`; or as prepared by TensorFlow Datasets); an array (N, H, W) or
+            (N, H, W, C); or `(images, labels)`. A plain name means the named dataset; write "./name" for a folder that
+            has the same name.
+        batch_size: number of images in a batch; the last batch of an epoch may be smaller.
+        seed: seed of the splits, the order and the binary draws; >= 0.
+        binarize: "none"; "threshold", `x >= 0.5`; or "stochastic", Bernoulli(x): redrawn on every training pass, drawn
+            once for evaluation.
+        size: an integer or (H, W). Each image is cropped about its centre to that aspect ratio, then resized.
+        grayscale: True for one channel, False for three, None for the channels of the data.
+        validation_fraction: fraction of the training images held out if the source has no validation split.
+        test_fraction: the same for the test split. Each fraction is in [0, 1); 0 leaves that split empty.
+        data_dir: folder of TensorFlow Datasets; None means `TFDS_DATA_DIR`, or the default of TensorFlow Datasets.
+        download: whether a missing dataset may be downloaded.
+        cache_bytes: memory limit in bytes. A split (or folder) is read again on every pass if its decoded images are
+            larger. Arrays and `.npy`/`.npz` files are always held in memory.
+        value_range: (low, high), the values that become 0 and 1. None: 0 and 255 (or 1) for 8-bit images; the lowest
+            and the highest value of the training images for deeper integers and for floats outside [0, 1], with a
+            `DataWarning`. Values outside the range are clipped.
+        background: colour behind transparent pixels of image files: a colour name, a grey level 0..255, or three
+            levels. (The fourth channel of an array is data.)
+        key: name of the entry of an `.npz` file that holds the images, if it cannot be found by its name.
 
-    **Folders.** Files are taken by their suffixes, all that Pillow can open, or by their contents where they have no
-    suffix. Links are followed. Splits are folders whose names say so, a training split among them: `train`,
-    `Training`, `test_images`, `valset`, `dev`, `val2017`, …; what lies beside them is left out. Classes are the folders
-    in the splits, or the folders that the splits are in, or all there are; what lies beside them is left out, unless
-    it is most of a split: that has no labels then (`Data.is_labelled`). Classes with training images come first. A
-    `train` among several folders, without validation or test images, is a class; masks beside images (`masks/`,
-    `images/`) are left out. One `DataWarning` counts by reason what was left out, but for hidden files and what usually
-    lies beside images, such as labels and documents.
+    **Folders.** Files with the suffixes of Pillow's formats are read; images without a suffix are found by content.
+    Links are followed. A split is a folder with the name of a split: `train`, `Training`, `test_images`, `valset`,
+    `dev`, `val2017`, …; one of them must be the training split, and images outside the splits are left out. Classes are
+    the folders in the splits, or the folders around the splits, or all folders if there are no splits. Images outside
+    the classes are left out, unless they are most of a split: then that split has no labels (`Data.is_labelled`).
+    Classes with training images come first. A `train` folder among several folders, without validation or test images,
+    is a class. Masks beside images (`masks/`, `images/`) are left out. One `DataWarning` counts what was left out, by
+    reason, except for hidden files and files that usually lie beside images, such as labels and documents.
 
     Raises:
-        DataError: one line, for anything that cannot be used as asked.
+        DataError: if the data cannot be used as requested; the message is one line.
 
     Example:
         >>> import kvae
@@ -96,7 +96,7 @@ def load(
             f"Received: {validation_fraction!r} and {test_fraction!r}"
         )
     if key is not None and not (isinstance(source, (str, Path)) and Path(source).suffix.lower() == ".npz"):
-        raise DataError(f"Argument 'key' is for an .npz file. Received: key={key!r} for {_short(source)}")
+        raise DataError(f"Argument 'key' requires an .npz file. Received: key={key!r} for {_short(source)}")
     request = Request(
         size=check_size(size),
         grayscale=grayscale,

@@ -1,4 +1,4 @@
-"""Image sets of TensorFlow Datasets, by name."""
+"""Image datasets of TensorFlow Datasets, by name."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ import tensorflow as tf
 
 from kvae.data.catalogue import Catalogue, stretch_keys
 from kvae.data.decoding import Decoder, Picture
-from kvae.data.depth import EIGHT_BIT, UNIT, as_uint8, extremes, found_range, in_unit, is_eight_bit, kind_of
+from kvae.data.depth import EIGHT_BIT, UNIT, as_uint8, depth_of, extremes, is_eight_bit, scale_to_unit, training_range
 from kvae.data.errors import DataError, message_of
 from kvae.data.images import check_channels, check_shape, composite, convert, is_grey
-from kvae.data.notices import Notices, warn_dark, where_first
+from kvae.data.notices import Notices, count_in_first, warn_dark
 from kvae.data.splits import (
     Memory,
     MemorySplit,
@@ -34,48 +34,48 @@ from kvae.data.splits import (
     part_sizes,
 )
 
-PREPARED = "dataset_info.json"  # in the folder of a set that is prepared
-PROBE = 256  # images looked at to tell 0/1 from 0..255
-SHUFFLE_BUFFER = 1_000, 10_000  # images of a streamed set among which the next one is drawn: least and most
+PREPARED = "dataset_info.json"  # a file in the folder of a prepared dataset
+PROBE = 256  # images read to distinguish 0/1 from 0..255
+SHUFFLE_BUFFER = 1_000, 10_000  # images in the shuffle buffer of a streamed dataset: least and most
 
 
 def tfds_set(name: str, request: Request) -> Source:
-    """A TensorFlow Datasets image set: prepared in the data folder already, or downloaded.
+    """Load an image dataset of TensorFlow Datasets from the data folder; download it if it is missing.
 
-    Its own validation and test splits are used. A missing one is the end of its training split, which TFDS
-    has shuffled when it prepared the set.
+    Its own validation and test splits are used. A missing split is the end of the training split, which TFDS shuffled
+    when it prepared the dataset.
 
     Raises:
-        DataError: for an unknown name (with near matches), a set that is neither there nor to be had, one
-            without an `image` feature, or one whose images differ in size when no `size` is given.
+        DataError: for an unknown name (with close matches), a dataset that is missing and cannot be downloaded, a
+            dataset without an `image` feature, or images of several sizes without a `size`.
     """
-    return _set(name, _builder(name, request), request)
+    return _source(name, _builder(name, request), request)
 
 
 def prepared(root: Path, request: Request) -> Source:
-    """A set that TensorFlow Datasets has prepared, by its folder (that of a version)."""
+    """Load a dataset prepared by TensorFlow Datasets, given the folder of a version."""
     import tensorflow_datasets as tfds
 
     try:
         builder = tfds.builder_from_directory(root)
     except Exception as error:
-        raise DataError(f"{root}: TensorFlow Datasets cannot open this set. Received: {_line(error)}") from error
-    return _set(root.parent.name, builder, request)
+        raise DataError(f"{root}: TensorFlow Datasets can't open this dataset. Received: {_one_line(error)}") from error
+    return _source(root.parent.name, builder, request)
 
 
-def _set(name: str, builder: Any, request: Request) -> Source:
+def _source(name: str, builder: Any, request: Request) -> Source:
     import tensorflow_datasets as tfds
 
     features = builder.info.features
     keys = set(features.keys()) if hasattr(features, "keys") else set()
     if "image" not in keys:
         raise DataError(
-            f"{name}: expected a set with an 'image' feature. Received: {', '.join(sorted(keys)) or features}"
+            f"{name}: expected a dataset with an 'image' feature. Received: {', '.join(sorted(keys)) or features}"
         )
     feature = features["image"]
     if len(feature.shape) != 3 or np.dtype(feature.np_dtype).kind not in "buif":
         raise DataError(
-            f"{name}: expected single images of numbers. "
+            f"{name}: expected a feature of single numeric images. "
             f"Received: shape {feature.shape}, {np.dtype(feature.np_dtype).name}"
         )
     height, width, found = feature.shape
@@ -83,7 +83,8 @@ def _set(name: str, builder: Any, request: Request) -> Source:
         height, width = request.size
     elif height is None or width is None:
         raise DataError(
-            f"{name}: expected images of one size; pass size= (--size on the command). Received: shape {feature.shape}"
+            f"{name}: expected images of one size; pass size= (--size on the command line). "
+            f"Received: shape {feature.shape}"
         )
     has_alpha = isinstance(feature, tfds.features.Image) and found in (2, 4)
     channels = 1 if found == 2 and is_grey(request.background) else 3 if has_alpha else found or 3
@@ -91,7 +92,7 @@ def _set(name: str, builder: Any, request: Request) -> Source:
     label = features["label"] if "label" in keys else None
     has_labels = label is not None and label.shape == () and np.issubdtype(label.np_dtype, np.integer)
     decode = Decoder(
-        shape, request.size is not None, kind_of(feature.np_dtype), request.value_range, request.background
+        shape, request.size is not None, depth_of(feature.np_dtype), request.value_range, request.background
     )
     reader = _Reader(name, builder, decode, has_alpha, has_labels)
     pieces = _pieces({key: info.num_examples for key, info in builder.info.splits.items()}, request, name)
@@ -101,16 +102,16 @@ def _set(name: str, builder: Any, request: Request) -> Source:
     splits = {part: reader.split(*piece, request.cache_bytes) for part, piece in pieces.items()}
     names = tuple(getattr(label, "names", None) or ()) if has_labels else ()
     value_range = reader.decode.value_range
-    is_said = request.value_range is not None or value_range != UNIT
+    has_range = request.value_range is not None or value_range != UNIT
     catalogue = Catalogue(lambda: _keys(builder.info.full_name, pieces), _rows(pieces))
     return Source(
         name, splits, shape, scale, has_labels, names, catalogue=catalogue,
-        value_range=value_range if is_said else None,
+        value_range=value_range if has_range else None,
     )  # fmt: skip
 
 
 def _keys(set_name: str, pieces: dict[str, tuple[str, int]]) -> np.ndarray:
-    """Of all images, piece by piece: what they are is said by the set's name and version."""
+    """Return the keys of all images, piece by piece, from the name and the version of the dataset."""
     found = []
     for instruction, count in pieces.values():
         part, _, bounds = instruction.partition("[")
@@ -124,7 +125,7 @@ def _rows(pieces: dict[str, tuple[str, int]]) -> dict[str, np.ndarray]:
 
 
 class _Reader:
-    """Reads stretches of a set as images of one shape."""
+    """Reads pieces of a dataset as images of one shape."""
 
     def __init__(self, name: str, builder: Any, decode: Decoder, has_alpha: bool, has_labels: bool) -> None:
         self.builder, self.decode, self.has_alpha, self.has_labels = builder, decode, has_alpha, has_labels
@@ -137,7 +138,7 @@ class _Reader:
 
     @property
     def is_converted(self) -> bool:
-        """Whether images are others than those that are stored."""
+        """Whether images differ from the stored ones."""
         feature = self.builder.info.features["image"]
         return (
             self.has_alpha
@@ -147,19 +148,19 @@ class _Reader:
         )
 
     def raw(self, instruction: str, share: Share | None = None) -> tf.data.Dataset:
-        """(image, label) as they are stored, in stable order; of a share those in its own files."""
+        """Return (image, label) as stored, in stable order; for a share, only those of its own files."""
         import tensorflow_datasets as tfds
 
         files = len(self.builder.info.splits[instruction].file_instructions)
         if share is not None and files < share.of:
             raise DataError(
-                f"{self.builder.name}: expected at least as many files as workers, for each reads files of its own. "
+                f"{self.builder.name}: expected at least as many files as workers, because each reads its own files. "
                 f"Received: {files} files, {share.of} workers"
             )
         dataset = self.builder.as_dataset(
             split=instruction,
             shuffle_files=False,
-            decoders=self._wanted(),
+            decoders=self._partial_decoding(),
             read_config=tfds.ReadConfig(
                 try_autocache=False,
                 input_context=None if share is None else tf.distribute.InputContext(share.of, share.worker),
@@ -167,8 +168,8 @@ class _Reader:
         )
         return dataset.map(self._pair)
 
-    def _wanted(self) -> Any:
-        """What is decoded; None for everything, which is all that there is."""
+    def _partial_decoding(self) -> Any:
+        """Return the features to decode; None if they are all features."""
         import tensorflow_datasets as tfds
 
         wanted = {"image": True, "label": True} if self.has_labels else {"image": True}
@@ -178,9 +179,9 @@ class _Reader:
         return example["image"], tf.cast(example["label"], tf.int64) if self.has_labels else np.int64(-1)
 
     def find_range(self, instruction: str) -> None:
-        """Let the range of these images become [0, 1]: all of them are read once."""
+        """Find the value range of these images, which becomes [0, 1]. All of them are read once."""
         low, high = np.inf, -np.inf
-        with self._damage_named():
+        with self._damage_as_data_error():
             for image, _ in self.raw(instruction).as_numpy_iterator():
                 colour, alpha = self._parts(image)
                 least, most, bad = extremes(colour if alpha is None else colour[alpha[..., 0] > 0])
@@ -191,21 +192,21 @@ class _Reader:
                 low, high = min(low, least), max(high, most)
         if is_eight_bit(image.dtype, low, high):
             return
-        value_range = found_range(self.notices.name, self.decode.depth, low, high)
+        value_range = training_range(self.notices.name, self.decode.depth, low, high)
         self.decode = self.notices.decode = replace(self.decode, value_range=value_range)
 
     def probe(self, instruction: str) -> float:
-        """The scale, from the first images; converted 0/1 images are widened to 0..255 on the way."""
+        """Return the scale, found from the first images; converted 0/1 images are later scaled to 0..255."""
         largest, pictures = 0, []
-        with self._damage_named():
+        with self._damage_as_data_error():
             for image, _ in self.raw(instruction).take(PROBE).as_numpy_iterator():
                 picture = self._picture(image)
                 largest = max(largest, picture.pixels.max())
                 pictures.append(picture._replace(pixels=picture.pixels[:0]))
                 if largest > 1 and not self.has_alpha and self.decode.value_range is None:
                     break
-        self.notices.transparent(where_first([picture.is_transparent for picture in pictures]))
-        self.notices.clipped(where_first([picture.is_clipped for picture in pictures]))
+        self.notices.transparent(count_in_first([picture.is_transparent for picture in pictures]))
+        self.notices.clipped(count_in_first([picture.is_clipped for picture in pictures]))
         warn_dark(self.notices.name, self.decode.depth, self.decode.value_range)
         if self.decode.value_range is not None:
             return 1.0
@@ -214,7 +215,7 @@ class _Reader:
         return 1.0 if largest == 1 and not self.is_converted else 255.0
 
     def elements(self, instruction: str, share: Share | None = None) -> tf.data.Dataset:
-        """(image of the wanted shape, label), in stable order."""
+        """Return (image of the target shape, label), in stable order."""
         dataset = self.raw(instruction, share)
         if not self.is_converted:
             return dataset
@@ -222,7 +223,7 @@ class _Reader:
 
         def work(image: np.ndarray) -> np.ndarray:
             picture = self._picture(image)
-            self.notices.met([picture])
+            self.notices.check([picture])
             return convert(picture.pixels * np.uint8(factor), size, channels).astype(dtype)
 
         def change(image: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -231,18 +232,18 @@ class _Reader:
         return dataset.map(change, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
     def _parts(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        """Colours, and alpha in [0, 1] if there is one."""
+        """Return the colour channels, and alpha in [0, 1] or None."""
         if not self.has_alpha:
             return image, None
         opaque = 1 if image.dtype.kind == "f" else np.iinfo(image.dtype).max
         return image[..., :-1], image[..., -1:] / np.float32(opaque)
 
     def _picture(self, image: np.ndarray) -> Picture:
-        """An image of its own size and channels, on a ground, as uint8 or in the range."""
+        """Return an image of its own size and channels, on the background, as uint8 or scaled by the value range."""
         colour, alpha = self._parts(image)
         value_range, outside = self.decode.value_range, np.zeros(1, bool)
         if value_range is not None:
-            colour, outside = in_unit(colour, value_range)
+            colour, outside = scale_to_unit(colour, value_range)
         elif colour.dtype != np.uint8:
             colour, outside = as_uint8(colour)
         is_transparent = alpha is not None and bool(alpha.min() < 1)
@@ -251,7 +252,7 @@ class _Reader:
         return Picture(colour, is_transparent, bool(outside.any()))
 
     def split(self, instruction: str, count: int, cache_bytes: int) -> Split:
-        """In memory if it fits; read when it is first needed."""
+        """Return a split in memory (read on first use) if it fits, else a streamed one."""
         if count * self.decode.bytes <= cache_bytes:
             return MemorySplit(Memory(lambda: self._read(instruction, count)), np.arange(count))
         buffer = buffer_size(self.decode.bytes, cache_bytes, *SHUFFLE_BUFFER)
@@ -268,7 +269,7 @@ class _Reader:
     def _read(self, instruction: str, count: int) -> tuple[np.ndarray, np.ndarray | None]:
         images, labels = np.empty((count, *self.shape), self.decode.dtype), np.empty(count, np.int64)
         filled = 0
-        with self._damage_named():
+        with self._damage_as_data_error():
             for image, label in self.elements(instruction).batch(256).prefetch(2).as_numpy_iterator():
                 images[filled : filled + len(image)] = image
                 labels[filled : filled + len(image)] = label
@@ -276,26 +277,26 @@ class _Reader:
         return images, labels if self.has_labels else None
 
     @contextmanager
-    def _damage_named(self) -> Iterator[None]:
-        """What TensorFlow says of a damaged file, as an error that names the set."""
+    def _damage_as_data_error(self) -> Iterator[None]:
+        """Raise errors of TensorFlow about damaged files as a DataError that names the dataset."""
         try:
             yield
         except tf.errors.OpError as error:
             raise DataError(
-                f"{self.builder.name}: its files in {self.builder.data_dir} can't be read to the end; prepare the set "
-                f"anew. Received: {message_of(error)}"
+                f"{self.builder.name}: expected readable files in {self.builder.data_dir}; prepare the dataset again. "
+                f"Received: {message_of(error)}"
             ) from error
 
 
 def _pieces(counts: dict[str, int], request: Request, name: str) -> dict[str, tuple[str, int]]:
-    """For each split a stretch of the set, in TFDS's slicing language, and how many images that is."""
-    held = [key for key in ("validation", "test") if counts.get(key)]
-    main = next((key for key in ("train", *counts) if counts.get(key) and key not in held), None)
+    """Return for each split a slice of the dataset, in the slicing syntax of TFDS, and its number of images."""
+    own_splits = [key for key in ("validation", "test") if counts.get(key)]
+    main = next((key for key in ("train", *counts) if counts.get(key) and key not in own_splits), None)
     if main is None:
-        main = held.pop()  # a set of nothing but a test split
-    missing = [key for key in ("validation", "test") if key not in held]
+        main = own_splits.pop()  # the dataset has only held-out splits
+    missing = [key for key in ("validation", "test") if key not in own_splits]
     fractions = tuple(getattr(request, f"{key}_fraction") for key in missing)
-    pieces = {key: (key, counts[key]) for key in held}
+    pieces = {key: (key, counts[key]) for key in own_splits}
     end = counts[main]
     for key, size in reversed(list(zip(missing, part_sizes(end, fractions, name)))):
         pieces[key] = (f"{main}[{end - size}:{end}]", size)
@@ -305,12 +306,12 @@ def _pieces(counts: dict[str, int], request: Request, name: str) -> dict[str, tu
 
 
 def is_known_name(name: str, request: Request) -> bool:
-    """Whether TFDS has a set of this name, or the data folder has it prepared."""
+    """Return whether TFDS or the data folder has a dataset of this name."""
     return name.split("/")[0].split(":")[0] in _known_names(request)
 
 
 def data_folder(request: Request) -> Path:
-    """Where TFDS keeps its sets."""
+    """Return the data folder of TFDS."""
     import tensorflow_datasets as tfds
 
     return Path(request.data_dir or tfds.core.constants.DATA_DIR).expanduser()
@@ -328,12 +329,12 @@ def _known_names(request: Request) -> set[str]:
 
 
 def _builder(name: str, request: Request) -> Any:
-    """A builder whose set is prepared."""
+    """Return the builder of a prepared dataset."""
     import tensorflow_datasets as tfds
 
     if not is_known_name(name, request):
         near = difflib.get_close_matches(name, sorted(_known_names(request)), n=3)
-        hint = f"did you mean {' or '.join(near)}?" if near else "see the catalogue of TensorFlow Datasets."
+        hint = f"did you mean {' or '.join(near)}?" if near else "see the TensorFlow Datasets catalogue."
         raise DataError(
             f"Expected 'digits', 'shapes', a TensorFlow Datasets name, a folder, or a .npy or .npz file; {hint} "
             f"Received: {name!r}"
@@ -342,27 +343,29 @@ def _builder(name: str, request: Request) -> Any:
         builder = tfds.builder(name, data_dir=request.data_dir)
         is_prepared = builder.is_prepared()
     except Exception as error:
-        raise DataError(f"{name}: TensorFlow Datasets cannot open this set. Received: {_line(error)}") from error
+        raise DataError(f"{name}: TensorFlow Datasets can't open this dataset. Received: {_one_line(error)}") from error
     if is_prepared:
         return builder
     folder = builder.data_dir
-    remedy = "put a prepared copy into data_dir (or the folder that TFDS_DATA_DIR names)"
+    remedy = "put a prepared copy into data_dir (or the folder named by TFDS_DATA_DIR)"
     if Path(name).is_dir():
-        remedy += f", or write ./{name} for the folder of that name"
+        remedy += f", or write ./{name} for the folder of this name"
     if not request.download:
-        raise DataError(f"{name}: not prepared and download=False; {remedy}. Received: {folder}")
+        raise DataError(
+            f"{name}: expected a prepared dataset with download=False; {remedy}. Received: no dataset in {folder}"
+        )
     try:
         _check_network(builder)
         builder.download_and_prepare()
     except Exception as error:
         raise DataError(
-            f"{name}: not prepared, and it could not be downloaded; {remedy}. Received: {_line(error)}"
+            f"{name}: the dataset is not prepared and could not be downloaded; {remedy}. Received: {_one_line(error)}"
         ) from error
     return builder
 
 
 def _check_network(builder: Any) -> None:
-    """Fail at once where no host of the set can be found: TFDS would try for minutes."""
+    """Raise at once if no host of the dataset can be found: TFDS would retry for minutes."""
     if urllib.request.getproxies():
         return
     hosts = {urllib.parse.urlsplit(url).hostname for url in builder.url_infos or {}}
@@ -377,7 +380,7 @@ def _check_network(builder: Any) -> None:
         raise failure
 
 
-def _line(error: BaseException, longest: int = 160) -> str:
-    """An exception of another library as part of one line."""
+def _one_line(error: BaseException, longest: int = 160) -> str:
+    """Return the type and the message of an exception as one line."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text[:longest]}{'…' if len(text) > longest else ''}"

@@ -1,4 +1,4 @@
-"""What is said of the pixels of a source, once: that some were transparent, or outside the range that became [0, 1]."""
+"""Warnings about the pixels of a source, each shown once: transparent pixels, and values outside the range."""
 
 from __future__ import annotations
 
@@ -8,78 +8,79 @@ from collections.abc import Sequence
 import numpy as np
 
 from kvae.data.decoding import Decoder, Picture
-from kvae.data.depth import EIGHT_BIT, Range, shown
+from kvae.data.depth import EIGHT_BIT, Range, format_value
 from kvae.data.errors import DataWarning
 from kvae.data.images import WHITE, Color
 
 
 class Notices:
-    """What is said once of a source's pixels: that some were transparent, that some were clipped."""
+    """Warnings about transparent and clipped pixels, each shown once for a source."""
 
     def __init__(self, name: str, decode: Decoder) -> None:
         self.name, self.decode = name, decode
-        self.said: set[str] = set()
+        self.reported: set[str] = set()
 
     def transparent(self, where: str) -> None:
-        """Say it, if it wasn't said yet; where it is nowhere, say nothing."""
-        if where and "transparent" not in self.said:
-            self.said.add("transparent")
+        """Warn once of transparent pixels; `where` is "" if there are none."""
+        if where and "transparent" not in self.reported:
+            self.reported.add("transparent")
             warn_transparent(self.name, self.decode.background, where)
 
     def clipped(self, where: str) -> None:
-        """As `transparent`."""
-        if where and "clipped" not in self.said and self.decode.value_range is not None:
-            self.said.add("clipped")
+        """Warn once of clipped values; `where` is "" if there are none."""
+        if where and "clipped" not in self.reported and self.decode.value_range is not None:
+            self.reported.add("clipped")
             warn_outside(self.name, self.decode.value_range, where)
 
-    def met(self, pictures: Sequence[Picture]) -> None:
-        """Say it of images that are read on the way."""
-        where = "in images that are read on the way"
+    def check(self, pictures: Sequence[Picture]) -> None:
+        """Warn of images that are decoded while streaming."""
+        where = "in streamed images"
         self.transparent(where if any(picture.is_transparent for picture in pictures) else "")
         self.clipped(where if any(picture.is_clipped for picture in pictures) else "")
 
 
-def where(flags: dict[str, np.ndarray]) -> str:
-    """How many images are meant, by split; nothing if none are.
+def count_by_split(flags: dict[str, np.ndarray]) -> str:
+    """Return the number of flagged images by split as text; "" if there are none.
 
     Example:
-        >>> where({"train": np.array([True, False]), "validation": np.array([False]), "test": np.array([True])})
+        >>> flags = {"train": [True, False], "validation": [False], "test": [True]}
+        >>> count_by_split({split: np.array(part) for split, part in flags.items()})
         'in 1 of 2 train and 1 of 1 test images'
     """
-    parts = [f"{np.count_nonzero(those)} of {len(those)} {split}" for split, those in flags.items() if those.any()]
-    several = ", ".join(parts[:-1]) + " and " if len(parts) > 1 else ""
-    return f"in {several}{parts[-1]} images" if parts else ""
+    parts = [f"{np.count_nonzero(part)} of {len(part)} {split}" for split, part in flags.items() if part.any()]
+    head = ", ".join(parts[:-1]) + " and " if len(parts) > 1 else ""
+    return f"in {head}{parts[-1]} images" if parts else ""
 
 
-def where_first(flags: Sequence[bool] | np.ndarray) -> str:
-    """How many of the first images are meant; nothing if none are."""
+def count_in_first(flags: Sequence[bool] | np.ndarray) -> str:
+    """Return the number of flagged images among the first ones as text; "" if there are none."""
     count = sum(map(bool, flags))
     return f"in {count} of the first {len(flags)} images" if count else ""
 
 
 def warn_transparent(name: str, background: Color, where: str) -> None:
-    """One warning that images were laid on a ground."""
-    ground = {WHITE: "white", (0, 0, 0): "black"}.get(background) or "#" + "".join(f"{v:02x}" for v in background)
+    """Warn that transparent pixels are replaced by the background."""
+    color = {WHITE: "white", (0, 0, 0): "black"}.get(background) or "#" + "".join(f"{v:02x}" for v in background)
     warnings.warn(
-        f"{name}: transparent pixels are laid on {ground}, {where} (background=, --background on the command)",
+        f"{name}: transparent pixels are replaced by {color}, {where} (background=, --background on the command line)",
         DataWarning,
         stacklevel=3,
     )
 
 
 def warn_outside(name: str, value_range: Range, where: str) -> None:
-    """One warning that values are clipped, and where."""
-    low, high = map(shown, value_range)
+    """Warn that values are clipped."""
+    low, high = map(format_value, value_range)
     warnings.warn(f"{name}: values outside {low}..{high} are clipped, {where}", DataWarning, stacklevel=3)
 
 
 def warn_dark(name: str, kind: str, value_range: Range | None) -> None:
-    """A warning where 8-bit images are given the range of deeper ones."""
+    """Warn if the value range given for 8-bit images is wider than 0..255."""
     if kind == EIGHT_BIT and value_range is not None and (value_range[0] < 0 or value_range[1] > 255):
-        low, high = map(shown, value_range)
+        low, high = map(format_value, value_range)
         warnings.warn(
-            f"{name}: the images are 8-bit, with values in 0..255, and value_range=({low}, {high}) is wider: "
-            "they don't reach all of [0, 1]",
+            f"{name}: the images are 8-bit, with values in 0..255, but value_range=({low}, {high}) is wider: "
+            "their values don't cover [0, 1]",
             DataWarning,
             stacklevel=3,
         )

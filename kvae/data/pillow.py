@@ -1,7 +1,7 @@
-"""Image files opened with Pillow, under a limit of our own, and without its warnings.
+"""Image files opened with Pillow, with a size limit of this package and without Pillow's warnings.
 
-Pillow's limit is a variable of its module, and its warnings go where the program's do. Both are ours for as long as a
-file is open here, in any number of threads; what goes wrong with a file is an `Unreadable` with the reason.
+Pillow's limit is a module variable, and its warnings are those of the process. Both are changed while files are open
+here, in any number of threads, and restored afterwards. Every failure is an `Unreadable` with the reason.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from typing import IO, Any
 
 MAX_BYTES = 1 << 30  # of one image as Pillow decodes it
 LARGE = 1 << 25  # pixels: larger images are decoded one at a time
-DRAFT = {"JPEG": 64, "MPO": 64}  # of a format, how many times fewer pixels it may be decoded to
-LONGEST = 120  # letters of a reason
+DRAFT = {"JPEG": 64, "MPO": 64}  # by format: largest factor by which decoding may reduce the pixels
+LONGEST = 120  # characters of a reason
 
 File = Path | IO[bytes]
 
 
 class Unreadable(Exception):
-    """An image that is left out; the message is the reason."""
+    """Raised for an image that is left out; the message is the reason."""
 
 
-class _Ours:
-    """Pillow's limit and its warnings, while any thread is inside: `warnings.catch_warnings` is for one thread.
+class _PillowSettings:
+    """Context manager for Pillow's limit and warnings that many threads may share, unlike `warnings.catch_warnings`.
 
-    `opened` is inside; who opens many files saves time by being inside all along.
+    `open_image` enters it. Code that opens many files saves time by entering it once for all of them.
     """
 
     def __init__(self) -> None:
@@ -41,11 +41,11 @@ class _Ours:
         with self.lock:
             self.inside += 1
             if self.inside == 1:
-                # Errors are raised at twice the limit. It is for images in images; `opened` looks at whole ones.
+                # Pillow raises at twice its limit, which is for images in images; `open_image` checks whole images.
                 self.limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, MAX_BYTES // 2
                 warnings.filterwarnings("ignore", module=r"PIL\.")
                 self.filter = warnings.filters[0]
-                logging.getLogger("PIL.TiffImagePlugin").addFilter(_silent)
+                logging.getLogger("PIL.TiffImagePlugin").addFilter(_reject)
 
     def __exit__(self, *_: Any) -> None:
         from PIL import Image
@@ -56,33 +56,33 @@ class _Ours:
                 Image.MAX_IMAGE_PIXELS = self.limit
                 if self.filter in warnings.filters:
                     warnings.filters.remove(self.filter)  # type: ignore[attr-defined]
-                logging.getLogger("PIL.TiffImagePlugin").removeFilter(_silent)
+                logging.getLogger("PIL.TiffImagePlugin").removeFilter(_reject)
 
 
-def _silent(record: logging.LogRecord) -> bool:
+def _reject(record: logging.LogRecord) -> bool:
     return False
 
 
-ours = _Ours()
+pillow_settings = _PillowSettings()
 _one_large = threading.Lock()
 
 
 @contextmanager
-def opened(file: File, is_decoded: bool = False, side: int | None = None) -> Iterator[Any]:
-    """An image file, before it is decoded; what goes wrong with it is an `Unreadable`.
+def open_image(file: File, is_decoded: bool = False, side: int | None = None) -> Iterator[Any]:
+    """Open an image file without decoding it. Every failure is an `Unreadable`.
 
     Args:
-        file: a path, or what it contains.
-        is_decoded: whether it will be decoded here: large images are, one at a time.
-        side: pixels that are enough for either side, where a large image may be decoded smaller.
+        file: a path or a binary stream.
+        is_decoded: whether the image will be decoded inside the context: large images are decoded one at a time.
+        side: sufficient side length in pixels; a large image may be decoded at a smaller size.
     """
     from PIL import Image, UnidentifiedImageError
 
-    with ours:
+    with pillow_settings:
         try:
-            # By its path, Pillow would map a TIFF into memory, with the sides of a turned one exchanged.
+            # Given a path, Pillow would map a TIFF into memory and exchange the sides of a rotated one.
             with _stream(file) as stream, Image.open(stream) as image:
-                _mend_key(image)
+                _convert_transparency(image)
                 if side is not None and image.width * image.height > LARGE:
                     image.draft(None, (side, side))
                 needed = image.width * image.height * _bytes(image.mode)
@@ -95,8 +95,8 @@ def opened(file: File, is_decoded: bool = False, side: int | None = None) -> Ite
         except Unreadable:
             raise
         except UnidentifiedImageError as error:
-            raise Unreadable(_complaint(file)) from error
-        except Exception as error:  # Pillow raises nearly anything on broken files
+            raise Unreadable(_identify_error(file)) from error
+        except Exception as error:  # Pillow raises many types of errors on damaged files
             raise Unreadable(_reason(error)) from error
 
 
@@ -105,19 +105,19 @@ def _stream(file: File) -> AbstractContextManager[IO[bytes]]:
 
 
 def _bytes(mode: str) -> int:
-    """Of a pixel as Pillow has it."""
+    """Return the bytes of a decoded pixel in Pillow."""
     return 1 if mode in ("1", "L", "P") else 2 if mode.startswith("I;16") else 4
 
 
 def _reason(error: Exception) -> str:
-    """What an exception says, in a few words."""
+    """Return the message of an exception, shortened."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     text = " ".join(text.split()) or type(error).__name__
     return text if len(text) <= LONGEST else text[:LONGEST] + "…"
 
 
-def _complaint(file: File) -> str:
-    """Why no format takes a file: what the one says that it begins like."""
+def _identify_error(file: File) -> str:
+    """Return why Pillow cannot identify a file: the error of the format that its first bytes match."""
     from PIL import Image
 
     with _stream(file) as stream:
@@ -127,7 +127,7 @@ def _complaint(file: File) -> str:
             factory, accept = Image.OPEN[name]
             try:
                 accepted = accept is not None and accept(prefix)
-            except Exception:  # too short for that format
+            except Exception:  # the file is too short for that format
                 continue
             if isinstance(accepted, str):
                 return accepted
@@ -137,30 +137,30 @@ def _complaint(file: File) -> str:
                     factory(stream, "")
                 except Exception as error:
                     return f"{name}: {_reason(error)}"
-    return "no image of a known format" if prefix else "an empty file"
+    return "unknown image format" if prefix else "empty file"
 
 
 def orientation(image: Any) -> int:
-    """The EXIF orientation, 1 for upright, without decoding: Pillow decodes a PNG to look for a late tag."""
+    """Return the EXIF orientation, 1 for upright, without decoding: Pillow would decode a PNG to find a late tag."""
     if image.format == "PNG" and "exif" not in image.info:
         return 1
     return image.getexif().get(0x0112, 1)
 
 
-def upright(image: Any) -> Any:
+def turn_upright(image: Any) -> Any:
     from PIL import ImageOps
 
     return ImageOps.exif_transpose(image) if orientation(image) != 1 else image
 
 
 def raw_mode(image: Any) -> str:
-    """How pixels lie in the file, before it is decoded."""
+    """Return the raw mode of the pixels in the file, before decoding."""
     arguments = image.tile[0][3] if image.tile else ""
     return str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
 
 
-def _mend_key(image: Any) -> None:
-    """The transparent colour of a PNG in the units of its pixels, as Pillow decodes them."""
+def _convert_transparency(image: Any) -> None:
+    """Convert the transparent colour of a PNG to the units of its pixels as Pillow decodes them."""
     key, raw = image.info.get("transparency"), raw_mode(image)
     if isinstance(key, int) and raw in ("L;2", "L;4"):
         image.info["transparency"] = key * {"L;2": 85, "L;4": 17}[raw]

@@ -1,11 +1,11 @@
 """From a split to batches of float32 images in [0, 1].
 
-A batch stays `uint8` until one vectorised step casts, scales and binarises it. Images in memory are never
-shuffled themselves: their row numbers are, and a batch is gathered from one tensor.
+A batch stays `uint8` until one vectorised step casts, scales and binarises it. Images in memory are not shuffled: their
+row numbers are shuffled, and a batch is gathered from one tensor.
 
-Every random choice is a function of the caller's seed and of the place where it is made: the order of a
-training pass and its binary draws of `(seed, pass, batch)`; the fixed draws for evaluation of `(seed, split,
-position in the split)`, whatever the batch size. The global seed of TensorFlow changes none of them.
+Every random choice depends only on the seed and its position: the order of a training pass and its binary draws on
+`(seed, pass, batch)`; the fixed draws for evaluation on `(seed, split, position in the split)`, not on the batch size.
+None of them depends on the global seed of TensorFlow.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ import tensorflow as tf
 from kvae.data.splits import MemorySplit, Share, Split, StreamSplit
 
 BINARIZE = ("none", "threshold", "stochastic")
-DRAW_CHUNK = 64  # images whose fixed binary draws share one generator
+DRAW_CHUNK = 64  # images whose fixed binary draws share a generator
 
-_plain = tf.autograph.experimental.do_not_convert  # nothing here needs AutoGraph, which costs time and warns
+_plain = tf.autograph.experimental.do_not_convert  # AutoGraph is not needed; it takes time and warns
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How batches are made.
+    """Settings of the batches.
 
     Args:
         image_shape: (H, W, C).
         scale: `x = image / scale`.
         binarize: one of `BINARIZE`.
-        seed: of the orders and the draws.
-        split_id: number of the split, for its fixed draws.
-        batch_size: images in a batch; the last one may be smaller.
-        shuffle: a training pass: another order and fresh draws each time.
+        seed: seed of the order and the draws.
+        split_id: index of the split, for its fixed draws.
+        batch_size: number of images in a batch; the last batch may be smaller.
+        shuffle: whether every pass has another order and new draws, as for training.
         labels: whether elements are `(x, label)`.
-        epoch: the number of the first training pass.
-        skip: leave out the first batches of every pass, which are done already.
-        numbers: with `labels`, elements are `(x, [label, number of the image in its source])`.
-        worker: `(index, count)` of the worker whose part of each batch this is.
+        epoch: number of the first training pass.
+        skip: number of batches left out at the beginning of every pass, to resume within an epoch.
+        numbers: whether, with `labels`, elements are `(x, [label, number of the image in its source])`.
+        worker: `(index, count)` of the worker that gets its part of each batch.
     """
 
     image_shape: tuple[int, int, int]
@@ -64,7 +64,7 @@ class Plan:
 
 
 def batches(split: Split, count: int, plan: Plan) -> tf.data.Dataset:
-    """The dataset of the first `count` images of a split: `x` or `(x, label)`, batched and prefetched."""
+    """Return the first `count` images of a split as a dataset of `x` or `(x, label)`, batched and prefetched."""
     if isinstance(split, MemorySplit):
         dataset = _from_memory(split, count, plan)
     else:
@@ -78,10 +78,10 @@ def batches(split: Split, count: int, plan: Plan) -> tf.data.Dataset:
 
 
 def untuned(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """The dataset without tf.data's tuner.
+    """Return the dataset without tf.data's autotuning.
 
-    With it, the end of a pass may wait until the tuner's thread wakes up, 1.3, 2.6, 5.1, … s after it began (TensorFlow
-    2.21).
+    With autotuning, the end of a pass may wait for the tuner's thread, which wakes up 1.3, 2.6, 5.1, … s after it began
+    (TensorFlow 2.21).
     """
     options = tf.data.Options()
     options.autotune.enabled = False
@@ -89,7 +89,7 @@ def untuned(dataset: tf.data.Dataset) -> tf.data.Dataset:
 
 
 def _keys(plan: Plan) -> Callable[[], np.int64]:
-    """A number for every training pass, made of the seed and how many were before."""
+    """Return a function that returns a key for each training pass, from the seed and the number of the pass."""
     passes = itertools.count(plan.epoch)
 
     def key() -> np.int64:
@@ -100,7 +100,7 @@ def _keys(plan: Plan) -> Callable[[], np.int64]:
 
 
 def _each_pass(draw: Callable[[], Any], shape: tuple[int, ...]) -> tf.data.Dataset:
-    """One int64 element per pass over it, drawn when the pass begins."""
+    """Return a dataset of one int64 element, drawn when a pass begins."""
     drawn = _plain(lambda _: tf.ensure_shape(tf.numpy_function(draw, [], tf.int64, stateful=True), shape))
     return tf.data.Dataset.range(1).map(drawn)
 
@@ -119,16 +119,16 @@ def _from_memory(split: MemorySplit, count: int, plan: Plan) -> tf.data.Dataset:
     with tf.device("CPU:0"):
         label_rows = tf.constant(np.full(1, -1) if labels is None else labels, tf.int64)
         numbers = tf.constant(originals, tf.int64)
-    share, of_pass = plan.share, -(-count // plan.batch_size)
+    share, total = plan.share, -(-count // plan.batch_size)
 
-    def in_batches(order: np.ndarray, key: np.int64) -> np.ndarray:
-        """A line for each batch: its rows, filled up with −1 where it is a smaller one; the key; its number."""
-        index = np.full(of_pass * share.local_size, -1)
+    def batch_lines(order: np.ndarray, key: np.int64) -> np.ndarray:
+        """Return a line for each batch: its rows, padded with −1; the key; the number of the batch."""
+        index = np.full(total * share.local_size, -1)
         mine = order[share.rows(count)]
         index[: len(mine)] = mine
-        return np.column_stack([index.reshape(of_pass, -1), np.full(of_pass, key), np.arange(of_pass)])[plan.skip :]
+        return np.column_stack([index.reshape(total, -1), np.full(total, key), np.arange(total)])[plan.skip :]
 
-    def made(line: tf.Tensor) -> tf.Tensor | tuple:
+    def make_batch(line: tf.Tensor) -> tf.Tensor | tuple:
         index, key = tf.boolean_mask(line[:-2], line[:-2] >= 0), line[-2:]
         found = tf.gather(label_rows, index if labels is not None else tf.zeros_like(index))
         if plan.numbers:
@@ -140,13 +140,13 @@ def _from_memory(split: MemorySplit, count: int, plan: Plan) -> tf.data.Dataset:
 
         def shuffled() -> np.ndarray:
             drawn = key()
-            return in_batches(np.random.default_rng(int(drawn)).permutation(rows), drawn)
+            return batch_lines(np.random.default_rng(int(drawn)).permutation(rows), drawn)
 
-        # A dataset for each pass (`flat_map`) would do, too, and takes 50 ms longer to begin.
-        dataset = _each_pass(shuffled, (of_pass - plan.skip, share.local_size + 2)).unbatch()
+        # A dataset for each pass (`flat_map`) takes 50 ms longer to begin.
+        dataset = _each_pass(shuffled, (total - plan.skip, share.local_size + 2)).unbatch()
     else:
-        dataset = tf.data.Dataset.from_tensor_slices(in_batches(rows, np.int64(0)))
-    return dataset.map(_plain(made), tf.data.AUTOTUNE)
+        dataset = tf.data.Dataset.from_tensor_slices(batch_lines(rows, np.int64(0)))
+    return dataset.map(_plain(make_batch), tf.data.AUTOTUNE)
 
 
 def _from_stream(split: StreamSplit, count: int, plan: Plan) -> tf.data.Dataset:
@@ -155,8 +155,7 @@ def _from_stream(split: StreamSplit, count: int, plan: Plan) -> tf.data.Dataset:
 
 
 def _read(split: StreamSplit, count: int, plan: Plan) -> tf.data.Dataset:
-    """Batches `(images, labels, [key, batch number])`, read as they are needed."""
-
+    """Return batches `(images, labels, [key, batch number])`, read on demand."""
     share = plan.share
 
     def keyed(number: tf.Tensor, element: tuple[tf.Tensor, tf.Tensor], key: tf.Tensor) -> tuple[tf.Tensor, ...]:
@@ -183,7 +182,7 @@ def _read(split: StreamSplit, count: int, plan: Plan) -> tf.data.Dataset:
 
 
 def _numbered(split: StreamSplit, count: int) -> tf.data.Dataset:
-    """Elements in stable order with `[label, number]` for labels."""
+    """Return elements in stable order with `[label, number]` instead of labels."""
     if split.numbered is not None:
         return split.numbered(count)
     return (
@@ -192,14 +191,14 @@ def _numbered(split: StreamSplit, count: int) -> tf.data.Dataset:
 
 
 def fixed_draw(images: np.ndarray, chunk: int, plan: Plan) -> np.ndarray:
-    """Bernoulli draws, uint8 0 or 1, for the images of one chunk of `DRAW_CHUNK`: always the same ones."""
+    """Return the fixed Bernoulli draws, uint8 0 or 1, of the images of one chunk of `DRAW_CHUNK`."""
     rng = np.random.Generator(np.random.PCG64([plan.seed, plan.split_id, chunk]))
     uniform = rng.random(images.shape, np.float32)
     return (uniform < images / np.float32(plan.scale)).astype(np.uint8)
 
 
 def _finish(images: tf.Tensor, labels: tf.Tensor, key: tf.Tensor, count: int, plan: Plan) -> tf.Tensor | tuple:
-    """The one step per batch: float32 in [0, 1], binarised as asked."""
+    """Convert a batch to float32 in [0, 1], and binarise it if requested."""
     already_drawn = plan.binarize == "stochastic" and not plan.shuffle
     x = tf.cast(images, tf.float32)
     if plan.scale != 1 and not already_drawn:

@@ -1,7 +1,7 @@
-"""TFRecord files of `tf.train.Example` with encoded images, as other tools write them.
+"""TFRecord files of `tf.train.Example` with encoded images, as written by other tools.
 
-Opening reads the header of every record: where it begins, and its length. A pass then reads stretches of records, in
-another order each time, and checks each record's checksum; one that is damaged is left out and named.
+Opening a file reads the header of every record: its position and its length. A pass then reads stretches of records, in
+another order each time, and checks the checksum of every record. Damaged records are left out with a warning.
 
 The format: length (uint64), its masked CRC-32C, the data, the data's masked CRC-32C; all little-endian
 (https://www.tensorflow.org/tutorials/load_data/tfrecord).
@@ -36,12 +36,12 @@ from kvae.data.decoding import (
     read_header,
     tried,
 )
-from kvae.data.depth import EIGHT_BIT, UNIT, Range, found_range, is_outside
+from kvae.data.depth import EIGHT_BIT, UNIT, Range, is_outside, training_range
 from kvae.data.errors import DataError, DataWarning
-from kvae.data.files import files_below, in_threads, listed
+from kvae.data.files import files_below, in_threads, list_first
 from kvae.data.images import scale_of
 from kvae.data.layout import splits_of_files
-from kvae.data.notices import Notices, warn_dark, where, where_first
+from kvae.data.notices import Notices, count_by_split, count_in_first, warn_dark
 from kvae.data.pillow import Unreadable
 from kvae.data.splits import (
     NAMES,
@@ -60,19 +60,19 @@ from kvae.data.splits import (
 NAME = re.compile(r"\.tfrecords?($|[-.])")
 IMAGE, LABEL = ("image/encoded", "image"), ("image/class/label", "label")
 HEADER, FOOTER = 12, 4  # bytes around the data of a record
-STRETCH = 64  # records that are read at once
-PROBE = 256  # images looked at to tell 0/1 from 0..255, and grey from colour
-MEMORY = 64 << 20  # bytes of images that are shuffled at once, at least
-SHUFFLE_BUFFER = STRETCH, 2_048  # images among which the next one is drawn: least and most; stretches are shuffled, too
+STRETCH = 64  # records read at once
+PROBE = 256  # images read to distinguish 0/1 from 0..255, and grey from colour
+MEMORY = 64 << 20  # least bytes of images in the shuffle buffer
+SHUFFLE_BUFFER = STRETCH, 2_048  # images in the shuffle buffer: least and most; stretches are shuffled, too
 
 
 @dataclass(frozen=True)
 class Shard:
-    """A file, and where its records begin; the last number is where they end."""
+    """A file and the positions of its records; the last offset is their end."""
 
     path: Path
     offsets: np.ndarray  # (count + 1,) int64
-    checksums: np.ndarray  # (count,) uint32, of the records' data, as the file has them
+    checksums: np.ndarray  # (count,) uint32, of the records' data, as stored in the file
 
     @property
     def count(self) -> int:
@@ -80,12 +80,12 @@ class Shard:
 
     @property
     def keys(self) -> np.ndarray:
-        """What each record is, `(count,)` uint64: its length and its checksum."""
+        """Keys of the records, `(count,)` uint64: length and checksum."""
         return np.diff(self.offsets).astype(np.uint64) << np.uint64(32) | self.checksums.astype(np.uint64)
 
 
 class Stretch(NamedTuple):
-    """Records `first … end` of a file, of which the first is record `number` of all."""
+    """Records `first … end` of a file; `number` is the index of the first one among all records."""
 
     shard: int
     first: int
@@ -94,29 +94,31 @@ class Stretch(NamedTuple):
 
 
 class Content(NamedTuple):
-    """What a record holds."""
+    """The content of a record."""
 
     image: bytes  # encoded
-    label: int  # -1 where there is none
+    label: int  # -1 if there is none
 
 
 def find_records(path: Path) -> list[Path]:
-    """The TFRecord files in a folder and those below it, sorted; or the file itself."""
+    """Return the TFRecord files in a folder and its subfolders, sorted; or the file itself."""
     if path.is_file():
         return [path] if NAME.search(path.name) else []
     return sorted(path.joinpath(*parts) for parts in files_below(path) if NAME.search(parts[-1]))
 
 
 def records(root: Path, request: Request) -> Source:
-    """TFRecord files of `tf.train.Example` with `image/encoded` (or `image`) and perhaps `image/class/label` (`label`).
+    """Load TFRecord files of `tf.train.Example` with encoded images.
 
-    Files with train, validation or test (or training, val, dev, testing, eval, …; `kvae.data.layout`) as a word in
-    their names, or in those of their folders, are the splits; what is missing is the end of every training file.
-    Records that are damaged, or hold no image of the shape of the first one (where no `size` is given), are left out
-    with a `DataWarning`.
+    The features are `image/encoded` (or `image`), and optionally `image/class/label` (or `label`).
+
+    A file belongs to a split if its name, or that of its folder, contains the word train, validation or test (or
+    training, val, dev, testing, eval, …; `kvae.data.layout`). A missing split is the end of every training file.
+    Damaged records, and records without an image of the shape of the first one (without a `size`), are left out with a
+    `DataWarning`.
 
     Raises:
-        DataError: if there is no record with an image.
+        DataError: if no record has an image.
     """
     found = open_records(root, request)
     reader, splits = found.reader, found.splits
@@ -136,18 +138,18 @@ def records(root: Path, request: Request) -> Source:
 
 
 class Records(NamedTuple):
-    """TFRecord files whose records are found, and whose first images are read."""
+    """Opened TFRecord files, and properties found from their first images."""
 
     reader: RecordReader
     splits: dict[str, list[Stretch]]
     scale: float
     has_labels: bool
-    unlabelled: frozenset[str]  # splits without labels, where training images have some
+    unlabelled: frozenset[str]  # splits without labels in a source with training labels
     value_range: Range | None  # as in `Source`
 
 
 def open_records(root: Path, request: Request) -> Records:
-    """Finds the records of a folder or file, and reads the first ones."""
+    """Find the records of a folder or file and read the first ones."""
     name = root.resolve().name
     shards = in_threads(lambda path: index(path, name), find_records(root))
     splits = _splits(name, root, shards, request)
@@ -159,21 +161,21 @@ def open_records(root: Path, request: Request) -> Records:
     tries = [tried(reader.decode)(io.BytesIO(content.image)) for content in contents]
     pictures = [picture for picture in tries if isinstance(picture, Picture)]
     if not pictures:
-        raise DataError(f"{name}: expected images that can be read. Received: {tries[0]}, of the first record")
+        raise DataError(f"{name}: expected readable images. Received: {tries[0]} (first record)")
     if reader.total * reader.decode.bytes > request.cache_bytes:
-        reader.notices.transparent(where_first([picture.is_transparent for picture in pictures]))
-        reader.notices.clipped(where_first([picture.is_clipped for picture in pictures]))
+        reader.notices.transparent(count_in_first([picture.is_transparent for picture in pictures]))
+        reader.notices.clipped(count_in_first([picture.is_clipped for picture in pictures]))
     scale = scale_of(np.stack([picture.pixels for picture in pictures]))
     has_labels = all(content.label >= 0 for content in contents)
     held_out = [part for part in ("validation", "test") if has_labels and splits[part]]
     first = {part: reader.decoded(splits[part][0])[1][:, 0] for part in held_out}
     unlabelled = frozenset(part for part, labels in first.items() if len(labels) and labels.max() < 0)
-    is_said = request.value_range is not None or reader.decode.value_range != UNIT
-    return Records(reader, splits, scale, has_labels, unlabelled, reader.decode.value_range if is_said else None)
+    has_range = request.value_range is not None or reader.decode.value_range != UNIT
+    return Records(reader, splits, scale, has_labels, unlabelled, reader.decode.value_range if has_range else None)
 
 
 def index(path: Path, name: str) -> Shard:
-    """Where the records of a file are; a file that ends early, or whose chain of lengths breaks, ends there."""
+    """Find the records of a file, up to its end or to the first damaged length."""
     offsets, checksums, size = [0], bytearray(), path.stat().st_size
     if size:
         with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
@@ -189,7 +191,7 @@ def index(path: Path, name: str) -> Shard:
                 checksums += content[end - FOOTER : end]
     if offsets[-1] < size:
         warnings.warn(
-            f"{name}: {path.name} is damaged behind its record {len(offsets) - 1}: left out the last "
+            f"{name}: {path.name} is damaged after {len(offsets) - 1} records: left out the last "
             f"{size - offsets[-1]:,} of {size:,} bytes",
             DataWarning, stacklevel=2,
         )  # fmt: skip
@@ -202,24 +204,26 @@ def _is_whole(data: bytes, checksum: bytes) -> bool:
 
 
 def _splits(name: str, root: Path, shards: Sequence[Shard], request: Request) -> dict[str, list[Stretch]]:
-    """The stretches of each split, in order."""
+    """Return the stretches of each split, in order."""
     folder = root if root.is_dir() else root.parent
     paths = [shard.path.relative_to(folder).as_posix() for shard in shards]
     named = splits_of_files(paths)
     if "train" not in named:
         named = ["train"] * len(shards)
     if left := [path for path, split in zip(paths, named) if not split]:
-        warnings.warn(f"{name}: left out {len(left)} files of no split: {listed(left)}", DataWarning, stacklevel=3)
+        warnings.warn(
+            f"{name}: left out {len(left)} files outside the splits: {list_first(left)}", DataWarning, stacklevel=3
+        )
     firsts = np.cumsum([0, *(shard.count for shard in shards)])
     missing = [split for split in ("validation", "test") if split not in named]
     fractions = tuple(getattr(request, f"{split}_fraction") for split in missing)
     total = sum(shard.count for shard, split in zip(shards, named) if split == "train")
     sizes = part_sizes(total, fractions, name)
     splits: dict[str, list[Stretch]] = {split: [] for split in NAMES}
-    done = 0  # of the training files' records
+    done = 0  # records of training files
     for i, (shard, split) in enumerate(zip(shards, named)):
         cuts = {split: (0, shard.count)} if split else {}
-        if split == "train":  # of every file its part, so that a file of one class leaves no split without it
+        if split == "train":  # a part of every file: each file may have a class of its own
             end = shard.count
             for part, size in zip(missing, sizes):
                 start = end - (size * (done + shard.count) // total - size * done // total)
@@ -230,18 +234,18 @@ def _splits(name: str, root: Path, shards: Sequence[Shard], request: Request) ->
             starts = range(start, end, STRETCH)
             splits[part] += [Stretch(i, s, min(s + STRETCH, end), int(firsts[i]) + s) for s in starts]
     if not splits["train"]:
-        raise DataError(f"{name}: expected TFRecord files with records to train on. Received: none that can be read")
+        raise DataError(f"{name}: expected TFRecord files with training records. Received: no readable records")
     return splits
 
 
 def numbers_of(stretches: Sequence[Stretch]) -> np.ndarray:
-    """The numbers of their records, `(N,)` int64."""
+    """Return the numbers of the records of stretches, `(N,)` int64."""
     numbers = [np.arange(stretch.number, stretch.number + stretch.end - stretch.first) for stretch in stretches]
     return np.concatenate([np.empty(0, np.int64), *numbers])
 
 
 def stretches_of(numbers: np.ndarray, shards: Sequence[Shard]) -> list[Stretch]:
-    """Records by their numbers, in this order, as stretches: those that follow one another in a file are read at once.
+    """Return records, given by number, as stretches in the same order; consecutive records are read at once.
 
     Example:
 
@@ -262,7 +266,7 @@ def stretches_of(numbers: np.ndarray, shards: Sequence[Shard]) -> list[Stretch]:
 
 
 class RecordReader:
-    """Reads stretches of records; what can't be read is named by a warning when it is first met."""
+    """Reads stretches of records. Unreadable records are skipped, with a warning on the first occurrence."""
 
     def __init__(self, name: str, shards: Sequence[Shard], request: Request) -> None:
         self.name, self.shards, self.request = name, shards, request
@@ -274,11 +278,11 @@ class RecordReader:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(H, W, C), known after `probe`."""
+        """(H, W, C); set by `probe`."""
         return self.decode.shape
 
     def probe(self, stretches: Sequence[Stretch]) -> list[Content]:
-        """The first images, which settle shape, channels and depth."""
+        """Return the first images, after setting shape, channels and depth from them."""
         contents = [
             (f"record {record} of {self.shards[stretch.shard].path.name}", found)
             for stretch in stretches[: PROBE // STRETCH]
@@ -287,44 +291,44 @@ class RecordReader:
         ]
         if not contents:
             raise DataError(
-                f"{self.name}: expected records of tf.train.Example with an encoded image in one of the features "
+                f"{self.name}: expected tf.train.Example records with an encoded image in one of the features "
                 f"{', '.join(IMAGE)}. Received: none in the first {min(PROBE, sum(s.end - s.first for s in stretches))}"
             )
         tries = [(record, tried(read_header)(io.BytesIO(content.image))) for record, content in contents]
         headers = [(record, header) for record, header in tries if isinstance(header, Header)]
         if not headers:
             raise DataError(
-                f"{self.name}: expected images that can be read. Received: none among the first records; "
+                f"{self.name}: expected readable images. Received: none in the first records; "
                 f"{tries[0][0]}: {tries[0][1]}"
             )
-        self._use(decoder_for(self.name, headers, self.request))
+        self._set_decoder(decoder_for(self.name, headers, self.request))
         return [content for _, content in contents]
 
     def find_range(self, splits: dict[str, list[Stretch]]) -> None:
-        """Let the range of the training images become [0, 1]; say so, and where other images lie outside."""
+        """Find the value range of the training images, which becomes [0, 1]. Warn if other images exceed it."""
         lows, highs = np.full(self.total, np.inf), np.full(self.total, -np.inf)
 
         def work(stretch: Stretch) -> None:
             for record, content in self._contents(stretch):
                 if isinstance(content, Content):
                     number = stretch.number + record - stretch.first
-                    with contextlib.suppress(Unreadable):  # said when it is read
+                    with contextlib.suppress(Unreadable):  # reported when it is decoded
                         lows[number], highs[number] = measure(io.BytesIO(content.image), self.decode.depth)
 
         in_threads(work, [stretch for stretches in splits.values() for stretch in stretches])
         rows = {part: numbers_of(stretches) for part, stretches in splits.items()}
         training = rows["train"]
-        value_range = found_range(self.name, self.decode.depth, lows[training].min(), highs[training].max())
-        self._use(replace(self.decode, value_range=value_range))
+        value_range = training_range(self.name, self.decode.depth, lows[training].min(), highs[training].max())
+        self._set_decoder(replace(self.decode, value_range=value_range))
         outside = is_outside(lows, highs, value_range)
-        self.notices.clipped(where({part: outside[numbers] for part, numbers in rows.items()}))
-        self.notices.said.add("clipped")  # of all that there are
+        self.notices.clipped(count_by_split({part: outside[numbers] for part, numbers in rows.items()}))
+        self.notices.reported.add("clipped")  # all images are counted
 
-    def _use(self, decode: Decoder) -> None:
+    def _set_decoder(self, decode: Decoder) -> None:
         self.decode = self.notices.decode = decode
 
     def in_memory(self, splits: dict[str, list[Stretch]]) -> tuple[Memory, dict[str, np.ndarray]]:
-        """All records, by their numbers, and the numbers of each split: of those that can be read."""
+        """Return all records by number, and the numbers of the readable records of each split."""
         images, labels = np.zeros((self.total, *self.shape), self.decode.dtype), np.full(self.total, -1)
         transparent, clipped = np.zeros((2, self.total), bool)
         rows: dict[str, np.ndarray] = {}
@@ -336,12 +340,12 @@ class RecordReader:
             for pictures, numbers in read:
                 for picture, number in zip(pictures, numbers[:, 1]):
                     images[number], transparent[number], clipped[number] = picture
-        self.notices.transparent(where({part: transparent[found] for part, found in rows.items()}))
-        self.notices.clipped(where({part: clipped[found] for part, found in rows.items()}))
+        self.notices.transparent(count_by_split({part: transparent[found] for part, found in rows.items()}))
+        self.notices.clipped(count_by_split({part: clipped[found] for part, found in rows.items()}))
         return Memory(lambda: (images, labels)), rows
 
     def stream(self, stretches: list[Stretch]) -> StreamSplit:
-        """Read on every pass."""
+        """Return a split that is read again on every pass."""
         count = sum(stretch.end - stretch.first for stretch in stretches)
         table = np.array(stretches, np.int64).reshape(-1, 4)
         buffer = buffer_size(self.decode.bytes, self.memory, *SHUFFLE_BUFFER)
@@ -375,14 +379,14 @@ class RecordReader:
         return tf.ensure_shape(images, [None, *self.shape]), tf.ensure_shape(found, [None, 2])
 
     def read(self, stretch: Stretch) -> tuple[np.ndarray, np.ndarray]:
-        """Its images (n, H, W, C), and their [label, number] (n, 2), without those that can't be read."""
+        """Return the readable images (n, H, W, C) of a stretch, and their [label, number] (n, 2)."""
         pictures, found = self.decoded(stretch)
-        self.notices.met(pictures)
+        self.notices.check(pictures)
         pixels = [picture.pixels for picture in pictures]
         return np.stack(pixels) if pixels else np.empty((0, *self.shape), self.decode.dtype), found
 
     def decoded(self, stretch: Stretch) -> tuple[list[Picture], np.ndarray]:
-        """As `read`, with what is known of each image."""
+        """Return the readable images of a stretch as `Picture`, and their [label, number] (n, 2)."""
         pictures, found, bad = [], [], {}
         for record, content in self._contents(stretch):
             number = stretch.number + record - stretch.first
@@ -397,7 +401,7 @@ class RecordReader:
         return pictures, np.array(found, np.int64).reshape(-1, 2)
 
     def _contents(self, stretch: Stretch) -> list[tuple[int, Content | str]]:
-        """For each record its number in the file, and what it holds; or the reason why it is left out."""
+        """Return for each record its index in the file, and its content or the reason why it is left out."""
         shard = self.shards[stretch.shard]
         offsets = shard.offsets[stretch.first : stretch.end + 1]
         with open(shard.path, "rb") as file:
@@ -413,23 +417,23 @@ class RecordReader:
         if new:
             self.known_bad.update(numbers.values())
             height, width, channels = self.shape
-            reasons = listed(list(dict.fromkeys(bad[record] for record in new)))
+            reasons = list_first(list(dict.fromkeys(bad[record] for record in new)))
             warnings.warn(
-                f"{self.name}: left out {len(new)} records that are damaged, or hold no image of "
-                f"{height}x{width}x{channels} ({self.shards[stretch.shard].path.name}: {listed(new)}); "
+                f"{self.name}: left out {len(new)} records that are damaged or have no image of "
+                f"{height}x{width}x{channels} ({self.shards[stretch.shard].path.name}: {list_first(new)}); "
                 f"{len(self.known_bad)} so far: {reasons}",
                 DataWarning, stacklevel=2,
             )  # fmt: skip
 
 
 def _content(data: bytes, checksum: bytes) -> Content | str:
-    """The encoded image of an example, and its label or -1; or what is wrong with it."""
+    """Return the encoded image of an example and its label or -1; or the reason why it is unusable."""
     if not _is_whole(data, checksum):
         return "damaged"
     try:
         features: Any = tf.train.Example.FromString(data).features.feature
-    except Exception:  # protobuf's DecodeError has moved between packages
-        return "no tf.train.Example"
+    except Exception:  # the module of protobuf's DecodeError depends on the version
+        return "not a tf.train.Example"
     image: Any = next((features[key].bytes_list.value for key in IMAGE if key in features), ())
     label: Any = next((features[key].int64_list.value for key in LABEL if key in features), ())
     if len(image) != 1:

@@ -1,4 +1,4 @@
-"""White shapes on black, rendered from factors that are known."""
+"""White shapes on black, rendered from known factors."""
 
 from __future__ import annotations
 
@@ -12,34 +12,35 @@ from kvae.data.errors import DataError
 CLASSES = ("square", "ellipse", "heart")
 FACTORS = {"shape": 3, "scale": 6, "orientation": 8, "x": 16, "y": 16}
 SIDE, STEPS = 32, 16  # pixels of an image, positions along each axis
-BOX = 17  # pixels along the side of what holds the largest shape
-RADIUS = 8.0  # pixels, of a disc around it: no shape is ever cut off
-SUBPIXELS = 8  # along each side of a pixel
+BOX = 17  # side in pixels of a box around the largest shape
+RADIUS = 8.0  # pixels, of a disc around the largest shape: no shape is cut off
+SUBPIXELS = 8  # sample points along each side of a pixel
 
 
 class FactorData(NamedTuple):
-    """Images and the factors that they were made from; values are 0 … size − 1."""
+    """Images and their factors; the values of a factor are 0 … size − 1."""
 
     images: np.ndarray  # (N, H, W, C) float32 in [0, 1]
     factors: np.ndarray  # (N, F) int64
     names: tuple[str, ...]
     sizes: tuple[int, ...]
-    categorical: tuple[int, ...]  # the factors whose values have no order
+    categorical: tuple[int, ...]  # indices of the factors whose values have no order
 
 
 def shapes(n: int | None = None, seed: int = 0) -> FactorData:
-    """Squares, ellipses and hearts, 32×32×1, after dSprites (Matthey et al. 2017), rendered in half a second.
+    """Render squares, ellipses and hearts, 32×32×1, after dSprites (Matthey et al. 2017), in half a second.
 
     Five independent factors, 36,864 images in all: shape (3), scale (6, from half to full size), orientation (8
     over a quarter turn, within which no shape repeats itself), x and y (16 each, one pixel apart, y downwards).
-    `kvae.data.load("shapes")` has the same images, with the shape as their label.
+    `kvae.data.load("shapes")` returns the same images with the shape as label.
 
     Args:
-        n: how many, drawn without replacement; None for all, in the order of the factors, the last one fastest.
-        seed: of the draw.
+        n: number of images, drawn without replacement; None for all, in the order of the factors, the last one
+            fastest.
+        seed: seed of the draw.
 
     Raises:
-        DataError: for an n that is not in 1 … 36,864.
+        DataError: if n is not in 1 … 36,864.
 
     Example:
         >>> data = shapes(100, seed=1)
@@ -57,12 +58,12 @@ def shapes(n: int | None = None, seed: int = 0) -> FactorData:
 
 
 def grid() -> np.ndarray:
-    """Every combination of the factors, (36864, 5) int64."""
+    """Return all combinations of the factors, (36864, 5) int64."""
     return np.indices(tuple(FACTORS.values())).reshape(len(FACTORS), -1).T
 
 
 def render(factors: np.ndarray) -> np.ndarray:
-    """Images (N, 32, 32, 1) uint8 of factors (N, 5)."""
+    """Render factors (N, 5) as images (N, 32, 32, 1) uint8."""
     shape, scale, orientation, x, y = factors.T
     windows = np.lib.stride_tricks.sliding_window_view(_sprites(), (SIDE, SIDE), axis=(-2, -1))
     return windows[shape, scale, orientation, STEPS - 1 - y, STEPS - 1 - x][..., np.newaxis]
@@ -70,12 +71,12 @@ def render(factors: np.ndarray) -> np.ndarray:
 
 @cache
 def _sprites() -> np.ndarray:
-    """Every shape, scale and orientation, in so much black that windows of SIDE show each position: uint8.
+    """Render every shape, scale and orientation, uint8, with a black margin from which windows of SIDE are cut.
 
-    The grey value is the share of a pixel's SUBPIXELS² points that lie inside.
+    The grey value is the fraction of a pixel's SUBPIXELS² sample points inside the shape.
     """
     axis = (np.arange(BOX * SUBPIXELS) + 0.5) / SUBPIXELS - BOX / 2
-    right, up = axis[np.newaxis, :], -axis[:, np.newaxis]  # pixels from the middle
+    right, up = axis[np.newaxis, :], -axis[:, np.newaxis]  # pixels from the centre
     sprites = np.empty((*list(FACTORS.values())[:3], BOX, BOX), np.uint8)
     for i, radius in enumerate(np.linspace(RADIUS / 2, RADIUS, FACTORS["scale"])):
         for j, angle in enumerate(np.arange(FACTORS["orientation"]) * (np.pi / 2 / FACTORS["orientation"])):
@@ -89,7 +90,7 @@ def _sprites() -> np.ndarray:
 
 
 def _inside(u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Whether points are in each shape of `CLASSES`; all three lie in the unit disc."""
+    """Return whether points are in each shape of `CLASSES`; all three lie in the unit disc."""
     square = np.maximum(np.abs(u), np.abs(v)) <= np.sqrt(0.5)
     ellipse = u**2 + (2 * v) ** 2 <= 1
     a, b = (1.45 * u) ** 2, 1.45 * v

@@ -1,6 +1,6 @@
-"""What can be loaded: one function for each kind of source, and the choice between them.
+"""The kinds of image sources: one function for each, and `open_source`, which selects one.
 
-To add a source, write a function that returns a `Source` and give it its place in `open_source`.
+To add a kind, write a function that returns a `Source` and call it in `open_source`.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from kvae.data.depth import (
     FLOAT,
     UNIT,
     Range,
+    depth_of,
     extremes,
-    found_range,
-    in_unit,
     is_eight_bit,
-    kind_of,
+    scale_to_unit,
+    training_range,
 )
 from kvae.data.errors import DataError, DataWarning
 from kvae.data.files import holds, image_suffixes
 from kvae.data.folder import folder
 from kvae.data.images import check_images, convert_all, scale_of
 from kvae.data.named import PREPARED, data_folder, is_known_name, prepared, tfds_set
-from kvae.data.notices import warn_dark, warn_outside, where
+from kvae.data.notices import count_by_split, warn_dark, warn_outside
 from kvae.data.records import find_records, records
 from kvae.data.shapes import CLASSES, grid, render
-from kvae.data.splits import Memory, MemorySplit, Request, Source, Split, complete
+from kvae.data.splits import Memory, MemorySplit, Request, Source, Split, complete_splits
 
 
 def open_source(source: Any, request: Request) -> Source:
-    """The source that `load` was given, whatever its kind."""
+    """Open the source that was given to `load`."""
     if isinstance(source, np.ndarray):
         return arrays("array", {"train": (source, None)}, request)
     if isinstance(source, (tuple, list)):
@@ -51,12 +51,13 @@ def open_source(source: Any, request: Request) -> Source:
             f"Received: {type(source).__name__}"
         )
     if isinstance(source, str) and _is_plain(source):
-        is_there = Path(source).exists()
-        if not is_there or is_known_name(source, request):
-            if is_there and Path(source).resolve().parent != data_folder(request).resolve():
+        path_exists = Path(source).exists()
+        if not path_exists or is_known_name(source, request):
+            if path_exists and Path(source).resolve().parent != data_folder(request).resolve():
                 kind = "folder" if Path(source).is_dir() else "file"
                 warnings.warn(
-                    f"{source}: took the named set of this name, not the {kind}; write ./{source} for the {kind}",
+                    f"{source}: loading the named dataset instead of the {kind} of the same name; "
+                    f"write ./{source} for the {kind}",
                     DataWarning, stacklevel=3,
                 )  # fmt: skip
             return {"digits": digits, "shapes": shapes}.get(source, partial(tfds_set, source))(request)
@@ -81,14 +82,14 @@ def open_source(source: Any, request: Request) -> Source:
 
 
 def _is_plain(source: str) -> bool:
-    """Whether a string cannot be meant as a path: no separator, no `~`, no suffix that files have."""
+    """Return whether a string can only be a name: it has no path separator, no `~` and no suffix of a data file."""
     if not source or source.startswith((".", "~")) or "/" in source or "\\" in source:
         return False
     return Path(source).suffix.lower() not in {".npy", ".npz", ".zip", ".tar", ".gz", ".pt", ".h5", *image_suffixes()}
 
 
 def digits(request: Request) -> Source:
-    """scikit-learn's 1,797 handwritten digits, 8x8x1: nothing to download."""
+    """Load the 1,797 handwritten digits of scikit-learn, 8x8x1, without a download."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
@@ -98,19 +99,19 @@ def digits(request: Request) -> Source:
 
 
 def shapes(request: Request) -> Source:
-    """The 36,864 rendered squares, ellipses and hearts of `kvae.data.shapes`, 32x32x1: nothing to download."""
+    """Load the 36,864 squares, ellipses and hearts of `kvae.data.shapes`, 32x32x1, without a download."""
     factors = grid()
     return arrays("shapes", {"train": (render(factors), factors[:, 0])}, request, CLASSES)
 
 
 def arrays(name: str, parts: dict[str, Pair], request: Request, label_names: tuple[str, ...] = ()) -> Source:
-    """Arrays by split; a split that is missing is cut from the training images.
+    """Make a source of arrays. A missing split is cut from the training images.
 
     Args:
-        name: how the source is called in errors and reports.
-        parts: images (N, H, W) or (N, H, W, C) and labels (N,) or None, for "train" and perhaps the others.
+        name: name of the source in errors and reports.
+        parts: images (N, H, W) or (N, H, W, C) and labels (N,) or None, for "train" and optionally the other splits.
         request: size, channels, fractions and seed.
-        label_names: the names of the classes, where the labels are numbers.
+        label_names: names of the classes, if the labels are numbers.
     """
     min_side = 1 if request.size else 8
     images = {part: check_images(pair[0], f"{name} ({part})", min_side) for part, pair in parts.items()}
@@ -119,57 +120,57 @@ def arrays(name: str, parts: dict[str, Pair], request: Request, label_names: tup
         found = ", ".join(f"{part} {x.shape[1:]} {x.dtype}" for part, x in images.items())
         raise DataError(f"{name}: expected the same image shape and type in every split. Received: {found}")
     labels, label_names = _all_labels(name, parts, label_names)
-    cut = complete({part: len(x) for part, x in images.items()}, labels["train"], request, name)
+    cut = complete_splits({part: len(x) for part, x in images.items()}, labels["train"], request, name)
     value_range = request.value_range
     if depth != EIGHT_BIT and value_range is None:
         low, high, _ = extremes(images["train"], cut["train"][1])
-        value_range = found_range(name, depth, low, high)
+        value_range = training_range(name, depth, low, high)
     warn_dark(name, depth, value_range)
     outside: dict[str, np.ndarray] = {}
     for part, x in images.items():
-        images[part], outside[part] = _stored(x, value_range)
+        images[part], outside[part] = _to_stored(x, value_range)
     scale = max(scale_of(x) for x in images.values())
     converted = {part: convert_all(x, scale, request.size, request.grayscale) for part, x in images.items()}
     images = {part: x for part, (x, _) in converted.items()}
     scale = converted["train"][1]
-    if told := where({split: outside[part][rows] for split, (part, rows) in cut.items()}):
-        warn_outside(name, value_range or UNIT, told)
+    if counts := count_by_split({split: outside[part][rows] for split, (part, rows) in cut.items()}):
+        warn_outside(name, value_range or UNIT, counts)
     memories = {part: _memory(images[part], labels[part]) for part in parts}
     splits: dict[str, Split] = {split: MemorySplit(memories[part], rows) for split, (part, rows) in cut.items()}
     catalogue = _catalogue([pair[0] for pair in parts.values()], memories, cut)
     height, width, channels = images["train"].shape[1:]
-    is_said = request.value_range is not None or value_range != UNIT
+    has_range = request.value_range is not None or value_range != UNIT
     has_labels = labels["train"] is not None
     unlabelled = frozenset(part for part, y in labels.items() if has_labels and y is None)
     return Source(
         name, splits, (height, width, channels), scale, has_labels, label_names, unlabelled,
-        catalogue=catalogue, value_range=value_range if is_said else None,
+        catalogue=catalogue, value_range=value_range if has_range else None,
     )  # fmt: skip
 
 
 def _depth(images: dict[str, np.ndarray]) -> str | None:
-    """The depth of all splits, as `kind_of` calls it; None if they differ."""
-    kinds = {kind_of(x.dtype) for x in images.values()}
+    """Return the depth of all splits, as `depth_of` names it; None if they differ."""
+    kinds = {depth_of(x.dtype) for x in images.values()}
     if FLOAT in kinds:
         return FLOAT if len(kinds) == 1 else None
-    eight_bit = [kind_of(x.dtype) == EIGHT_BIT or is_eight_bit(x.dtype, *extremes(x)[:2]) for x in images.values()]
+    eight_bit = [depth_of(x.dtype) == EIGHT_BIT or is_eight_bit(x.dtype, *extremes(x)[:2]) for x in images.values()]
     if all(eight_bit):
         return EIGHT_BIT
-    return None if EIGHT_BIT in kinds else kind_of(images["train"].dtype)
+    return None if EIGHT_BIT in kinds else depth_of(images["train"].dtype)
 
 
-def _stored(images: np.ndarray, value_range: Range | None) -> tuple[np.ndarray, np.ndarray]:
-    """Images as they are kept, uint8 or float32, and which of them had values outside the range."""
+def _to_stored(images: np.ndarray, value_range: Range | None) -> tuple[np.ndarray, np.ndarray]:
+    """Return images in their stored form, uint8 or float32, and which of them had values outside the range."""
     inside = np.zeros(len(images), bool)
     if value_range is None:
         return images.astype(np.uint8, copy=False), inside
     if value_range == UNIT and images.dtype == np.float32 and images.min() >= 0 and images.max() <= 1:
-        return images, inside  # as they are
-    return in_unit(images, value_range)
+        return images, inside
+    return scale_to_unit(images, value_range)
 
 
 def _catalogue(raw: list[Any], memories: dict[str, Memory], cut: dict[str, tuple[str, np.ndarray]]) -> Catalogue:
-    """The images of all parts, one part after the other."""
+    """Return the catalogue of the images of all parts, in the order of the parts."""
     ends = np.cumsum([len(images) for images in raw])
     firsts = dict(zip(memories, [0, *ends]))
 
@@ -195,15 +196,15 @@ def _memory(images: np.ndarray, labels: np.ndarray | None) -> Memory:
 def _all_labels(
     name: str, parts: dict[str, Pair], label_names: tuple[str, ...]
 ) -> tuple[dict[str, np.ndarray | None], tuple[str, ...]]:
-    """Integer labels by split, and the names of the classes; none at all unless the training images have them."""
+    """Return integer labels by split and the names of the classes; no labels unless the training images have some."""
     found = {part: check_labels(y, len(x), f"{name} ({part})") for part, (x, y) in parts.items()}
     labels = {part: y for part, y in found.items() if y is not None}
     if "train" not in labels:
         if labels:
-            warnings.warn(f"{name}: taken without labels, for the training images have none", DataWarning, stacklevel=5)
+            warnings.warn(f"{name}: labels left out, because the training images have none", DataWarning, stacklevel=5)
         return dict.fromkeys(parts), ()
-    if bare := [part for part in parts if part not in labels]:
-        warnings.warn(f"{name}: no labels in the {' and '.join(bare)} split", DataWarning, stacklevel=5)
+    if unlabelled_parts := [part for part in parts if part not in labels]:
+        warnings.warn(f"{name}: no labels in the {' and '.join(unlabelled_parts)} split", DataWarning, stacklevel=5)
     if any(y.dtype.kind == "U" for y in labels.values()):
         label_names = tuple(sorted({str(v) for y in labels.values() for v in np.unique(y)}))
         labels = {part: np.searchsorted(label_names, y.astype(str)) for part, y in labels.items()}
@@ -211,7 +212,7 @@ def _all_labels(
 
 
 def check_labels(labels: Any, count: int, what: str) -> np.ndarray | None:
-    """Labels as (N,) int64 or strings; None stays None."""
+    """Return labels as (N,) int64 or strings, None for None."""
     if labels is None:
         return None
     labels = np.asarray(labels)
@@ -219,7 +220,7 @@ def check_labels(labels: Any, count: int, what: str) -> np.ndarray | None:
         labels = labels[:, 0]
     if labels.ndim != 1:
         raise DataError(
-            f"{what}: expected one label per image, shape (N,); take np.argmax(labels, -1) of one-hot ones. "
+            f"{what}: expected one label per image, shape (N,); use np.argmax(labels, -1) for one-hot labels. "
             f"Received: shape {labels.shape}"
         )
     if len(labels) != count:
@@ -227,12 +228,12 @@ def check_labels(labels: Any, count: int, what: str) -> np.ndarray | None:
     if labels.dtype.kind in "US":
         return labels.astype(str)
     if labels.dtype.kind not in "buif" or (labels.dtype.kind == "f" and not np.all(labels == np.rint(labels))):
-        raise DataError(f"{what}: expected labels that are integers or strings. Received: dtype {labels.dtype}")
+        raise DataError(f"{what}: expected integer or string labels. Received: dtype {labels.dtype}")
     return labels.astype(np.int64)
 
 
 def array_file(path: Path, request: Request) -> Source:
-    """A `.npy` file of images, or a `.npz` file of images, labels and perhaps splits (see `archive`)."""
+    """Load a `.npy` file of images, or a `.npz` file of images, labels and optionally splits (see `archive`)."""
     if path.suffix.lower() not in (".npy", ".npz"):
         raise DataError(f"Expected an image folder or a .npy or .npz file. Received: {path}")
     try:
@@ -244,7 +245,7 @@ def array_file(path: Path, request: Request) -> Source:
                 parts = pairs(loaded, path.name, request.key)
     except DataError:
         raise
-    except Exception as error:  # zipfile, zlib and NumPy raise nearly anything on damaged files
+    except Exception as error:  # zipfile, zlib and NumPy raise many types of errors
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{path.name}: expected a readable array of numbers. Received: {reason}") from error
     return arrays(path.stem, parts, request)

@@ -1,4 +1,4 @@
-"""The records between a source and the pipeline: a `Request` goes in, a `Source` of splits comes out."""
+"""The interface between sources and the pipeline: a source takes a `Request` and returns a `Source` of splits."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from kvae.data.catalogue import Catalogue
 
 NAMES = ("train", "validation", "test")
-NEW = "new"  # images that a source has got since its splits were written down
+NEW = "new"  # images added to a source after its splits were saved
 
 
 @dataclass(frozen=True)
 class Request:
-    """What the caller of `load` asked for, as a source needs it."""
+    """Arguments of `load` that a source needs."""
 
     size: tuple[int, int] | None = None
     grayscale: bool | None = None
@@ -43,11 +43,11 @@ class Request:
 
 @dataclass(frozen=True)
 class Share:
-    """Which part of every batch is one worker's.
+    """The part of every batch that belongs to one worker.
 
     Args:
-        batch_size: images in a batch of all workers; a multiple of `of`.
-        worker: number of the worker.
+        batch_size: number of images in a batch of all workers; a multiple of `of`.
+        worker: index of the worker.
         of: number of workers.
 
     Example:
@@ -61,15 +61,15 @@ class Share:
 
     @property
     def local_size(self) -> int:
-        """Images of a batch that are this worker's."""
+        """Number of images of a batch that belong to this worker."""
         return self.batch_size // self.of
 
     def within(self, size: Any) -> tuple[Any, Any]:
-        """First and behind the last row of a batch of `size` images."""
+        """Return the first row and the end of the rows in a batch of `size` images."""
         return size * self.worker // self.of, size * (self.worker + 1) // self.of
 
     def rows(self, count: int) -> np.ndarray:
-        """Places, of `count`, that are this worker's."""
+        """Return the positions, of `count`, that belong to this worker."""
         row = np.arange(count)
         in_batch = row % self.batch_size
         size = np.minimum(self.batch_size, count - (row - in_batch))
@@ -78,9 +78,9 @@ class Share:
 
 
 class Memory:
-    """Images and labels in memory, read when they are first needed and shared by the splits cut from them.
+    """Images and labels in memory, read on first use and shared by the splits cut from them.
 
-    They are kept as one TensorFlow tensor, from which batches are gathered; `images` is a view of it.
+    The images are one TensorFlow tensor, from which batches are gathered; `images` is a view of it.
     """
 
     def __init__(self, read: Callable[[], tuple[np.ndarray, np.ndarray | None]]) -> None:
@@ -89,7 +89,7 @@ class Memory:
     @cached_property
     def _pair(self) -> tuple[tf.Tensor, np.ndarray | None]:
         images, labels = self._read()
-        self._read = None  # type: ignore[assignment]  # lets the array go: the tensor is a copy
+        self._read = None  # type: ignore[assignment]  # frees the array: the tensor is a copy
         with tf.device("CPU:0"):
             return tf.constant(images), labels
 
@@ -125,12 +125,12 @@ class StreamSplit:
 
     Args:
         count: number of images; an upper bound unless `exact`.
-        elements: `elements(key, limit, share)` is a dataset of `(image (H, W, C), label)`, in stable order if `key`
-            is None, else those of a worker's share, shuffled by that int64 tensor; the label is -1 where there is none.
-            What isn't in the share isn't read.
-        exact: False where images may turn out unreadable on the way.
-        numbered: `numbered(limit)` is as `elements(None, limit)`, with `[label, number in the source]` for labels;
-            None where the numbers are the positions in the split.
+        elements: `elements(key, limit, share)` is a dataset of `(image (H, W, C), label)`. If `key` is None, the order
+            is stable. Otherwise the elements are those of a worker's share, shuffled by that int64 tensor; images
+            outside the share are not read. The label is -1 if there is none.
+        exact: False if images may be unreadable.
+        numbered: `numbered(limit)` is `elements(None, limit)` with `[label, number in the source]` instead of labels;
+            None if the numbers are the positions in the split.
     """
 
     count: int
@@ -144,7 +144,7 @@ Split = MemorySplit | StreamSplit
 
 @dataclass(frozen=True)
 class Source:
-    """Images by split, and what is the same for all of them."""
+    """Images by split, and the properties that all splits share."""
 
     name: str
     splits: dict[str, Split]
@@ -152,16 +152,16 @@ class Source:
     scale: float  # x = image / scale
     has_labels: bool = False
     label_names: tuple[str, ...] = field(default=())
-    unlabelled: frozenset[str] = frozenset()  # splits without labels, where training images have some
-    path: Path | None = None  # of the folder or file, absolute
-    files: tuple[str, ...] = ()  # of a folder: image files relative to it, by the number of the image
-    decode: Decoder | None = None  # of a folder: what reads its files
-    value_range: Range | None = None  # what became 0 and 1; None where the type of the values says it
+    unlabelled: frozenset[str] = frozenset()  # splits without labels in a source with training labels
+    path: Path | None = None  # absolute path of the folder or file
+    files: tuple[str, ...] = ()  # image files of a folder, relative to it, by image number
+    decode: Decoder | None = None  # decoder of the files of a folder
+    value_range: Range | None = None  # the values that become 0 and 1; None if fixed by their type
     catalogue: Catalogue | None = None
 
 
 def buffer_size(image_bytes: int, memory: int, least: int, most: int) -> int:
-    """Images to shuffle at once: as many as `memory` bytes hold, from `least` to `most`.
+    """Return the number of images to shuffle at once: as many as fit in `memory` bytes, from `least` to `most`.
 
     Example:
         >>> [buffer_size(side * side * 3, 64 << 20, 128, 4096) for side in (64, 128, 1024)]
@@ -171,7 +171,7 @@ def buffer_size(image_bytes: int, memory: int, least: int, most: int) -> int:
 
 
 def part_sizes(count: int, fractions: tuple[float, ...], what: str) -> list[int]:
-    """How many images go to each fraction, at least one to each that is above 0; the rest is for training.
+    """Return the number of images of each fraction, at least one if it is above 0; the rest is for training.
 
     Example:
         >>> part_sizes(100, (0.1, 0.25), "array")
@@ -187,50 +187,50 @@ def part_sizes(count: int, fractions: tuple[float, ...], what: str) -> list[int]
     return sizes
 
 
-def spread(labels: np.ndarray | None, count: int, seed: int) -> np.ndarray:
-    """A seeded order of `count` images; if they have labels, every stretch holds each class in proportion.
+def stratified_order(labels: np.ndarray | None, count: int, seed: int) -> np.ndarray:
+    """Return a seeded order of `count` images; with labels, every stretch has the class proportions of the whole.
 
     Example:
         >>> import numpy as np
         >>> labels = np.repeat([0, 1], 50)
-        >>> int(labels[spread(labels, 100, seed=0)[:20]].sum())
+        >>> int(labels[stratified_order(labels, 100, seed=0)[:20]].sum())
         10
     """
     order = np.random.default_rng([seed, 0]).permutation(count)
     if labels is None:
         return order
-    place = np.empty(count)  # in [0, 1): the members of each class at equal distances
+    place = np.empty(count)  # in [0, 1): the members of each class are equally spaced
     for label in np.unique(labels):
         members = order[labels[order] == label]
         place[members] = (np.arange(len(members)) + 0.5) / len(members)
     return order[np.argsort(place[order], kind="stable")]
 
 
-def complete(
+def complete_splits(
     counts: dict[str, int], train_labels: np.ndarray | None, request: Request, what: str
 ) -> dict[str, tuple[str, np.ndarray]]:
-    """All three splits from the parts that a source has, those that are missing cut from "train".
+    """Return all three splits of a source; missing ones are cut from "train".
 
-    The cut is seeded, disjoint, and takes each class in proportion where there are labels.
+    The splits are seeded and disjoint. With labels, each split has the class proportions of the training images.
 
     Args:
-        counts: images in each part; "train" must be one.
+        counts: number of images in each part; "train" is required.
         train_labels: (counts["train"],) or None.
         request: the fractions and the seed.
-        what: how an error names the source.
+        what: name of the source in errors.
 
     Returns:
-        For each split the part that it is in, and the positions (n,) in that part.
+        For each split, the part that contains it and the positions (n,) in that part.
 
     Example:
-        >>> splits = complete({"train": 10, "test": 5}, None, Request(validation_fraction=0.2), "array")
+        >>> splits = complete_splits({"train": 10, "test": 5}, None, Request(validation_fraction=0.2), "array")
         >>> {name: (part, len(rows)) for name, (part, rows) in splits.items()}
         {'train': ('train', 8), 'validation': ('train', 2), 'test': ('test', 5)}
     """
     fractions = {"validation": request.validation_fraction, "test": request.test_fraction}
     missing = [name for name in fractions if name not in counts]
     sizes = part_sizes(counts["train"], tuple(fractions[name] for name in missing), what)
-    order = spread(train_labels, counts["train"], request.seed) if sum(sizes) else np.arange(counts["train"])
+    order = stratified_order(train_labels, counts["train"], request.seed) if sum(sizes) else np.arange(counts["train"])
     cut: dict[str, np.ndarray] = {}
     for name, size in zip(missing, sizes):
         cut[name], order = order[:size], order[size:]
@@ -239,15 +239,15 @@ def complete(
     return {name: own[name] for name in NAMES}
 
 
-def no_such_split(name: Any) -> DataError:
+def unknown_split(name: Any) -> DataError:
     return DataError(f"Unknown split: expected one of {', '.join(NAMES)}. Received: {name!r}")
 
 
 @contextmanager
 def no_global_seed() -> Iterator[None]:
-    """Inside a graph, operations are seeded by their own seed alone.
+    """Seed operations in a graph by their own seed alone.
 
-    Otherwise TensorFlow mixes in the global seed, and asks whether both are 0, which a tensor can't answer.
+    Otherwise TensorFlow mixes in the global seed and tests whether both are 0, which fails for a tensor.
     """
     graph = tf.compat.v1.get_default_graph()
     seed, graph.seed = graph.seed, None

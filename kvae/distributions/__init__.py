@@ -1,4 +1,4 @@
-"""Families of distributions: posteriors q(z|x) and likelihoods p(x|z), and the table of closed-form KLs."""
+"""Families of distributions: posteriors q(z|x), likelihoods p(x|z), and the table of closed-form KLs."""
 
 from kvae.distributions.autoregressive import InverseAutoregressive
 from kvae.distributions.base import Distribution

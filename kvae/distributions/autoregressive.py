@@ -1,4 +1,4 @@
-"""Inverse autoregressive flow: a posterior that is more than a normal."""
+"""Inverse autoregressive flow: a posterior that is more flexible than a normal."""
 
 from typing import Any
 
@@ -11,18 +11,18 @@ from kvae.distributions.diagonal_normal import DiagonalNormal, normal_log_densit
 from kvae.distributions.log_sigmoid import log_sigmoid
 from kvae.distributions.noise import Seed, standard_normal
 
-PAIRS = 8  # of antithetic draws that mean and variance are averaged over
-MORE_PAIRS = 512  # the same for the covariance
+PAIRS = 8  # antithetic pairs of draws for the mean and the variance
+MORE_PAIRS = 512  # antithetic pairs of draws for the covariance
 
 
 @keras.saving.register_keras_serializable("kvae")
 class MaskedNetwork(layers.Layer):
-    """From z and a context to two numbers for each z_d that depend on z_1 … z_{d−1} alone (MADE, Germain et al. 2015).
+    """Two numbers for each z_d that depend only on z_1 … z_{d−1} and a context (MADE, Germain et al. 2015).
 
-    One hidden layer with masked weights; the context is added to it.
+    The network has one hidden layer with masked weights. The context is added to the hidden layer.
 
     Args:
-        units: of the hidden layer, and size of the context.
+        units: width of the hidden layer, and size of the context.
         reverse: whether the order of the latents is z_D … z_1.
     """
 
@@ -56,16 +56,17 @@ class InverseAutoregressive(Distribution):
     """Inverse autoregressive flow (Kingma et al. 2016, https://arxiv.org/abs/1606.04934) on a diagonal normal.
 
     z₀ ~ N(mean, scale²) and z_t = σ_t ⊙ z_{t−1} + (1 − σ_t) ⊙ m_t (eq. 10, 13–14), where σ_t = sigmoid(s_t + 2) and
-    m_t are functions of the earlier entries of z_{t−1} and of a context h that the encoder gives; the order of the
-    latents is turned round from step to step. Samples and their densities take one pass; the density of any other
-    value takes D passes a step, for the flow has to be inverted: far from where its samples lie that may overflow,
-    and the density isn't finite. It starts near a diagonal normal.
+    m_t are functions of the earlier entries of z_{t−1} and of a context h from the encoder. Each step reverses the
+    order of the latents. The flow starts near a diagonal normal.
+
+    Samples and their densities require one pass. The density of any other value requires D passes per step, because
+    the flow must be inverted. Far from the samples, the inverse may overflow, and the density isn't finite.
 
     `mean` and `variance` have no closed form: they are averages over 16 fixed antithetic draws.
 
     Args:
-        num_steps: T.
-        units: of the hidden layer of each step's network, and size of h.
+        num_steps: number of steps, T.
+        units: width of the hidden layer of each step's network, and size of h.
 
     Raises:
         ValueError: if num_steps or units are not positive.
@@ -98,7 +99,7 @@ class InverseAutoregressive(Distribution):
             network = MaskedNetwork(self.units, bool(i % 2), dtype="float32")
             network.build((None, size))
             self.networks.append(network)
-        # The same for every batch and platform.
+        # The draws are the same for every batch and platform.
         self.draws = _draws(PAIRS, size)
         super().build(input_shape)
 
@@ -106,13 +107,13 @@ class InverseAutoregressive(Distribution):
         return 2 * event_shape[-1] + self.units
 
     def split(self, params: Any) -> tuple[Any, Any, Any]:
-        """Mean and log-scale of the normal, and the context h."""
+        """Return the mean and log-scale of the normal, and the context h."""
         params = ops.cast(params, "float32")
         normal, context = params[..., : -self.units], params[..., -self.units :]
         return (*self.base.split(normal), context)
 
     def transform(self, params: Any, epsilon: Any) -> tuple[Any, Any]:
-        """Standard normal numbers `(n, B, D)` to samples and their log-density `(n, B)`."""
+        """Transform standard normal numbers `(n, B, D)` to samples and their log-density `(n, B)`."""
         mean, log_scale, context = self.split(params)
         z = mean + ops.exp(log_scale) * epsilon
         log_q = ops.sum(normal_log_density(epsilon, 0.0, 0.0) - log_scale, axis=-1)
@@ -135,11 +136,11 @@ class InverseAutoregressive(Distribution):
         z, log_det = ops.cast(value, "float32"), 0.0
         for network in reversed(self.networks):
             u, last = z, z.shape[-1] - 1
-            for d in range(last + 1):  # pass d makes the entry right that depends on d others
+            for d in range(last + 1):  # pass d corrects the entry that depends on d other entries
                 shift, gate = network(u, context)
                 sigma = ops.sigmoid(gate + 2.0)
-                turn = ops.arange(last + 1, dtype="int32") == (last - d if network.reverse else d)
-                u = ops.where(turn, (z - (1.0 - sigma) * shift) / sigma, u)
+                is_current = ops.arange(last + 1, dtype="int32") == (last - d if network.reverse else d)
+                u = ops.where(is_current, (z - (1.0 - sigma) * shift) / sigma, u)
             z, log_det = u, log_det + ops.sum(log_sigmoid(network(u, context)[1] + 2.0), axis=-1)
         return ops.sum(normal_log_density(z, mean, log_scale), axis=-1) - log_det
 
@@ -150,17 +151,17 @@ class InverseAutoregressive(Distribution):
         return ops.var(self.transform(params, self.draws)[0], axis=0)
 
     def covariance(self, params: Any) -> Any:
-        """Covariance matrix, `(B, D, D)`, of 1,024 fixed draws: within some hundredths of the standard deviations."""
+        """Return the covariance `(B, D, D)` of 1,024 fixed draws: within some hundredths of the standard deviations."""
         z = self.transform(params, _draws(MORE_PAIRS, (params.shape[-1] - self.units) // 2))[0]
-        apart = z - ops.mean(z, axis=0)
-        return ops.einsum("nbi,nbj->bij", apart, apart) / (2 * MORE_PAIRS)
+        centred = z - ops.mean(z, axis=0)
+        return ops.einsum("nbi,nbj->bij", centred, centred) / (2 * MORE_PAIRS)
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "num_steps": self.num_steps, "units": self.units}
 
 
 def _draws(pairs: int, size: int) -> Any:
-    """Antithetic standard normal numbers `(2·pairs, 1, D)`, each latent's of variance 1."""
+    """Return antithetic standard normal numbers `(2·pairs, 1, D)`, with variance 1 for each latent."""
     draws = np.random.default_rng(0).standard_normal((pairs, 1, size))
     draws /= np.sqrt(np.mean(np.square(draws), axis=0))
     return np.concatenate([draws, -draws]).astype("float32")

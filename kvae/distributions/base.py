@@ -1,4 +1,4 @@
-"""What a family of distributions must provide."""
+"""The interface of families of distributions."""
 
 from typing import Any
 
@@ -9,22 +9,22 @@ from kvae.distributions.noise import Seed
 
 
 class Distribution(keras.layers.Layer):
-    """A family of distributions: turns the raw parameters that a network puts out into densities and samples.
+    """A family of distributions: densities and samples from the raw parameters that a network returns.
 
     The same interface serves posteriors q(z|x), whose event is a vector `(D,)`, and likelihoods p(x|z), whose
-    event is an image `(H, W, C)`. Raw parameters have the shape of the event, but for the last axis, which has
-    `param_size(event_shape)` entries. A family holds settings and at most a few weights, never batch tensors,
-    and so can be saved. Densities are float32 whatever the policy.
+    event is an image `(H, W, C)`. Raw parameters have the shape of the event, except for the last axis, which has
+    `param_size(event_shape)` entries. A family has settings and at most a few weights, but no batch tensors, so it
+    can be saved. Densities are float32 under every policy.
 
-    A subclass writes `param_size`, `log_prob`, `sample`, `mean` and `variance`, its settings in `get_config`,
-    and `add_weight`s in `build`, if it has any. Called as a layer, a family gives its mean.
+    A subclass defines `param_size`, `log_prob`, `sample`, `mean` and `variance`. It returns its settings in
+    `get_config` and adds weights, if any, in `build`. Called as a layer, a family returns its mean.
 
     Attributes:
-        support: values that it is a distribution of: "real" numbers, the "unit" interval [0, 1], "binary" 0 and 1,
-            or "levels" k / (levels − 1).
-        roles: what it can be, "posterior" or "likelihood".
-        unbounded: which of its raw parameters have no bounds, as an error names them where a network's last activation
-            has; None for a family that takes bounded ones.
+        support: values of the distribution: "real" numbers, the "unit" interval [0, 1], "binary" 0 and 1, or
+            "levels" k / (levels − 1).
+        roles: possible roles, "posterior" or "likelihood".
+        unbounded: names of the raw parameters without bounds, for the error about a network whose last activation has
+            bounds. None for a family that accepts bounded raw parameters.
     """
 
     support = "real"
@@ -37,41 +37,41 @@ class Distribution(keras.layers.Layer):
         self.event_rank = 1
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
-        """`input_shape` is that of the raw parameters, `(batch, …)`."""
+        """Build for the shape of the raw parameters, `(batch, …)`."""
         self.event_rank = len(input_shape) - 1
         self.built = True
 
     def param_size(self, event_shape: tuple[int, ...]) -> int:
-        """Size of the last axis of the raw parameters for an event of this shape."""
+        """Return the size of the last axis of the raw parameters for an event of this shape."""
         raise NotImplementedError(f"{type(self).__name__} must define `param_size`.")
 
     def log_prob(self, params: Any, value: Any) -> Any:
-        """Log-density of `value` `(…, B, *event)` in nats, summed over the event: `(…, B)`."""
+        """Return the log-density of `value` `(…, B, *event)` in nats, summed over the event: `(…, B)`."""
         raise NotImplementedError(f"{type(self).__name__} must define `log_prob`.")
 
     def training_log_prob(self, params: Any, value: Any) -> Any:
-        """`log_prob` in a training step: a family that learns other than by gradients does it here."""
+        """Return `log_prob` in a training step. A family that learns without gradients updates its state here."""
         return self.log_prob(params, value)
 
     def sample(self, params: Any, n: int, seed: Seed) -> Any:
-        """`n` samples for each row of `params` `(B, …)`: `(n, B, *event)`, reparametrised where the family can."""
+        """Return `n` samples for each row of `params` `(B, …)`: `(n, B, *event)`, reparametrised if possible."""
         raise NotImplementedError(f"{type(self).__name__} must define `sample`.")
 
     def sample_and_log_prob(self, params: Any, n: int, seed: Seed) -> tuple[Any, Any]:
-        """Samples `(n, B, *event)` and their log-density `(n, B)`."""
+        """Return samples `(n, B, *event)` and their log-density `(n, B)`."""
         z = self.sample(params, n, seed)
         return z, self.log_prob(params, z)
 
     def mean(self, params: Any) -> Any:
-        """Mean, `(B, *event)`: deterministic, what export uses."""
+        """Return the mean, `(B, *event)`. It is deterministic and used in exported files."""
         raise NotImplementedError(f"{type(self).__name__} must define `mean`.")
 
     def variance(self, params: Any) -> Any:
-        """Variance of every entry, `(B, *event)`: the diagonal of the covariance."""
+        """Return the variance of every entry, `(B, *event)`: the diagonal of the covariance."""
         raise NotImplementedError(f"{type(self).__name__} must define `variance`.")
 
     def covariance(self, params: Any) -> Any:
-        """Covariance matrix of the flattened event, `(B, N, N)`."""
+        """Return the covariance matrix of the flattened event, `(B, N, N)`."""
         variance = self.variance(params)
         size = 1
         for axis in variance.shape[1:]:
@@ -80,12 +80,12 @@ class Distribution(keras.layers.Layer):
 
     @property
     def is_discrete(self) -> bool:
-        """Whether `log_prob` is that of a probability, which is at most 0, and not of a density."""
+        """Whether `log_prob` is the logarithm of a probability (at most 0) instead of a density."""
         return self.support in ("binary", "levels")
 
     def call(self, params: Any) -> Any:
         return self.mean(params)
 
     def sum_event(self, values: Any) -> Any:
-        """Sum over the event axes (never a mean: it would change the bound)."""
+        """Sum over the event axes (never a mean, because a mean would change the bound)."""
         return ops.sum(values, axis=tuple(range(-self.event_rank, 0)))

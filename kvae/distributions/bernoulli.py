@@ -12,10 +12,10 @@ from kvae.distributions.noise import Seed, uniform
 
 @keras.saving.register_keras_serializable("kvae")
 class Bernoulli(Distribution):
-    """Bernoulli likelihood: the decoder gives the logit of each pixel (Kingma & Welling 2014, appendix C.1).
+    """Bernoulli likelihood: the decoder returns the logit of each pixel (Kingma & Welling 2014, appendix C.1).
 
-    For x in {0, 1} this is log p(x|z). For grey values in between it is the usual cross-entropy: finite and
-    widely used, but not a normalised density of x; binarise the data if the number is to be quoted, or take
+    For x in {0, 1}, `log_prob` is log p(x|z). For grey values between 0 and 1, it is the usual cross-entropy: finite
+    and widely used, but not a normalised density of x. To quote the number, binarise the data or use
     `ContinuousBernoulli`.
 
     Example:

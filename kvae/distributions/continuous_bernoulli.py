@@ -12,7 +12,7 @@ BELOW_ONE = 1 - 2.0**-24  # the largest float32 below 1
 
 
 def log_one_minus_exp_over(a: Any) -> Any:
-    """log((1 − e^−a) / a) for a >= 0: 0 at a = 0, where the series of log(sinh(a/2) / (a/2)) − a/2 takes over."""
+    """Return log((1 − e^−a) / a) for a >= 0. Below a = 1, use the series of log(sinh(a/2) / (a/2)) − a/2."""
     small = a < 1
     y2 = ops.square(ops.where(small, a, 0.0) / 2)
     series = y2 * (1 / 6 - y2 * (1 / 180 - y2 * (1 / 2835 - y2 / 37800))) - a / 2
@@ -22,11 +22,11 @@ def log_one_minus_exp_over(a: Any) -> Any:
 
 @keras.saving.register_keras_serializable("kvae")
 class ContinuousBernoulli(Distribution):
-    """Continuous Bernoulli likelihood for grey values in [0, 1]; the decoder gives the logit λ of each pixel.
+    """Continuous Bernoulli likelihood for grey values in [0, 1]: the decoder returns the logit l of each pixel.
 
-    p(x) = C eˣˡ / (1 + eˡ) for the logit l, with the normaliser C = l / tanh(l/2) that a Bernoulli "likelihood" of
-    grey values lacks (Loaiza-Ganem & Cunningham 2019, https://arxiv.org/abs/1907.06845, eq. 6–8): altogether
-    p(x) = eˣˡ l / (eˡ − 1), an exponential density cut off at 0 and 1. The log-density is in nats for x in [0, 1].
+    p(x) = C eˣˡ / (1 + eˡ), with the normaliser C = l / tanh(l/2), which a Bernoulli "likelihood" of grey values lacks
+    (Loaiza-Ganem & Cunningham 2019, https://arxiv.org/abs/1907.06845, eq. 6–8). In short, p(x) = eˣˡ l / (eˡ − 1), an
+    exponential density cut off at 0 and 1. The log-density is in nats for x in [0, 1].
 
     Example:
 

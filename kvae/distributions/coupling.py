@@ -10,14 +10,14 @@ from kvae.distributions.exact import log_rational_scale, rational_scale
 
 @keras.saving.register_keras_serializable("kvae")
 class AffineCoupling(layers.Layer):
-    """One half of the vector is scaled and shifted by a function of the other (Dinh et al. 2017, eq. 4–5).
+    """Affine coupling: one half of the vector is scaled and shifted by a function of the other half.
 
-    `z = [a, b]` becomes `[a, (b − t(a)) / s(a)]`, or with `swap` the other half changes; s and t come from a small
-    ReLU network, and the scale is `rational_scale`. It starts as the identity.
+    (Dinh et al. 2017, eq. 4–5.) `z = [a, b]` becomes `[a, (b − t(a)) / s(a)]`; with `swap`, the other half changes. A
+    small ReLU network returns t and the raw scale, and s is `rational_scale`. The coupling starts as the identity.
 
     Args:
         units: widths of the hidden layers.
-        swap: whether the first half changes, not the second.
+        swap: whether the first half changes instead of the second.
 
     Example:
 
@@ -36,7 +36,7 @@ class AffineCoupling(layers.Layer):
         size = input_shape[-1]
         assert size is not None
         if size < 2:
-            raise ValueError(f"A coupling needs a vector of at least 2 numbers. Received: {size}")
+            raise ValueError(f"A coupling requires a vector of at least 2 numbers. Received: {size}")
         self.cut = size // 2
         changed = self.cut if self.swap else size - self.cut
         self.network = [layers.Dense(units, activation="relu", dtype="float32") for units in self.units]
@@ -48,7 +48,7 @@ class AffineCoupling(layers.Layer):
         self.built = True
 
     def split(self, z: Any) -> tuple[Any, Any]:
-        """`(a, b)`: what stays and what changes."""
+        """Return `(a, b)`: the half that stays and the half that changes."""
         first, second = z[..., : self.cut], z[..., self.cut :]
         return (second, first) if self.swap else (first, second)
 
@@ -56,14 +56,14 @@ class AffineCoupling(layers.Layer):
         return ops.concatenate([b, a] if self.swap else [a, b], axis=-1)
 
     def scale_and_shift(self, a: Any) -> tuple[Any, Any]:
-        """Raw scale and shift of the half that changes."""
+        """Return the raw scale and the shift of the half that changes."""
         for layer in self.network:
             a = layer(a)
         raw, shift = ops.split(a, 2, axis=-1)
         return raw, shift
 
     def call(self, z: Any) -> tuple[Any, Any]:
-        """`z` `(…, D)` mapped towards the noise, and log |det ∂u/∂z| `(…,)`."""
+        """Map `z` `(…, D)` towards the noise u. Return u and log |det ∂u/∂z| `(…,)`."""
         a, b = self.split(z)
         raw, shift = self.scale_and_shift(a)
         b = (b - shift) / rational_scale(raw)

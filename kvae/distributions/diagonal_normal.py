@@ -1,4 +1,4 @@
-"""N(mean, diag(scale²)), both from the network: a posterior, or a likelihood with a variance for each pixel."""
+"""N(mean, diag(scale²)) with mean and scale from the network."""
 
 import math
 from typing import Any
@@ -13,17 +13,17 @@ LOG_2PI = math.log(2 * math.pi)
 
 
 def normal_log_density(value: Any, mean: Any, log_scale: Any) -> Any:
-    """Elementwise log N(value; mean, exp(log_scale)²), constants included."""
+    """Return the elementwise log N(value; mean, exp(log_scale)²), including constants."""
     return -0.5 * (LOG_2PI + ops.square((value - mean) * ops.exp(-log_scale))) - log_scale
 
 
 @keras.saving.register_keras_serializable("kvae")
 class DiagonalNormal(NetworkScale):
-    """Normal distribution with a diagonal covariance; the network gives `[mean, raw log-scale]`.
+    """Normal distribution with a diagonal covariance; the network returns `[mean, raw log-scale]`.
 
-    As a posterior it is eq. 9 of Kingma & Welling 2014 (https://arxiv.org/abs/1312.6114); as a likelihood, a
-    decoder that gives a mean and a variance for each pixel. The scale is bounded smoothly, so that neither an
-    untrained network nor a constant pixel gives an infinite density.
+    As a posterior it is eq. 9 of Kingma & Welling 2014 (https://arxiv.org/abs/1312.6114). As a likelihood, it has a
+    mean and a variance for each pixel. The scale is bounded smoothly, so that neither an untrained network nor a
+    constant pixel gives an infinite density.
 
     Args:
         min_scale, max_scale: bounds of the standard deviation, 0 < min_scale < 1 < max_scale.

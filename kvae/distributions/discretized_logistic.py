@@ -12,15 +12,15 @@ from kvae.distributions.location_scale import soft_clip
 from kvae.distributions.log_sigmoid import log_sigmoid
 from kvae.distributions.noise import Seed, uniform
 
-MOST_LEVELS = 2**16  # of images with 16 bits
-LOW, HIGH = -7.0, 3.0  # of the log-scale: from a seventh of an 8-bit level to ten times the whole range
+MOST_LEVELS = 2**16  # levels of 16-bit images
+LOW, HIGH = -7.0, 3.0  # bounds of the log-scale: from a seventh of an 8-bit level to ten times the whole range
 
 
 class Levels(Distribution):
-    """Values k / (levels − 1), k = 0 … levels − 1; in [0, 1] as images have them, in [−1, 1] as y in the formulas.
+    """Values k / (levels − 1), k = 0 … levels − 1. Images have them in [0, 1]; the formulas use y in [−1, 1].
 
-    A logistic variable X with mean μ and scale s, of the distribution function σ((X − μ) / s), is rounded to the
-    nearest level; the lowest and the highest take all that lies beyond.
+    A logistic variable X has mean μ, scale s and the distribution function σ((X − μ) / s). It is rounded to the
+    nearest level. Values beyond the range are rounded to the lowest or the highest level.
     """
 
     support = "levels"
@@ -34,13 +34,13 @@ class Levels(Distribution):
         self.levels = levels
 
     def rounded(self, y: Any) -> Any:
-        """The level next to y, in [−1, 1]."""
+        """Return the level nearest to y, in [−1, 1]."""
         k = ops.round((ops.clip(y, -1.0, 1.0) + 1) * (0.5 * (self.levels - 1)))
         return k * (2 / (self.levels - 1)) - 1
 
     def log_bin(self, y: Any, mean: Any, log_scale: Any) -> Any:
-        """Elementwise log-probability of the level y."""
-        # σ(b) − σ(a) = σ(b) σ(−a) (1 − e^(a−b)) for the ends a < b of a bin: exact, and no difference of near equals.
+        """Return the elementwise log-probability of the level y."""
+        # σ(b) − σ(a) = σ(b) σ(−a) (1 − e^(a−b)) for the ends a < b of a bin: exact, without a small difference.
         half = 1 / (self.levels - 1)
         inverse = ops.exp(-log_scale)
         upper = log_sigmoid((y + half - mean) * inverse)
@@ -50,14 +50,14 @@ class Levels(Distribution):
         return ops.where(y < half - 1, upper, ops.where(y > 1 - half, lower, inner))
 
     def clipped_mean(self, mean: Any, log_scale: Any) -> Any:
-        """E[clip(X, −1, 1)] = 1 − s (log(1 + e^((1−μ)/s)) − log(1 + e^((−1−μ)/s))), elementwise."""
+        """Return E[clip(X, −1, 1)] = 1 − s (log(1 + e^((1−μ)/s)) − log(1 + e^((−1−μ)/s))), elementwise."""
         inverse = ops.exp(-log_scale)
         # log(1 + eˣ) = x − log σ(x)
         rest = log_sigmoid((-1 - mean) * inverse) - log_sigmoid((1 - mean) * inverse)
         return ops.clip(-1 - ops.exp(log_scale) * rest, -1.0, 1.0)
 
     def level_moments(self, mean: Any, log_scale: Any) -> tuple[Any, Any]:
-        """Mean and variance of the level, elementwise and exact: sums over all levels."""
+        """Return the exact elementwise mean and variance of the level, as sums over all levels."""
         inverse, step = ops.exp(-log_scale), 2 / (self.levels - 1)
 
         def add(k: Any, sums: tuple[Any, Any]) -> tuple[Any, Any]:
@@ -71,7 +71,7 @@ class Levels(Distribution):
         return first - 1, ops.maximum(second - ops.square(first), 0.0)
 
     def draw(self, u: Any, mean: Any, log_scale: Any) -> Any:
-        """The level for u from U(0, 1), by the inverse of the distribution function."""
+        """Return the level for u from U(0, 1), by the inverse of the distribution function."""
         u = ops.clip(u, 2.0**-24, 1 - 2.0**-24)
         return self.rounded(mean + ops.exp(log_scale) * (ops.log(u) - ops.log1p(-u)))
 
@@ -87,20 +87,20 @@ def bounded_log_scale(raw: Any) -> Any:
 class DiscretizedLogistic(Levels):
     """Probabilities of the grey levels of an image (Kingma et al. 2016, https://arxiv.org/abs/1606.04934, C.1).
 
-    The network gives `[mean, raw log-scale]` of a logistic variable for every pixel and channel, both for values
-    y = 2x − 1 in [−1, 1]. Its probabilities of the levels, P(y) = σ((y + h − μ) / s) − σ((y − h − μ) / s) with
-    h = 1 / (levels − 1), and the tails for the outer two, sum to 1: −log p(x|z) in nats is a number of bits / ln 2 in
-    a lossless code, and can be compared with published bits per dimension of 8-bit data. Values of x between
-    two levels are rounded. The log-scale is smoothly bounded to (−7, 3).
+    The network returns `[mean, raw log-scale]` of a logistic variable for every pixel and channel, both for values
+    y = 2x − 1 in [−1, 1]. The probabilities of the levels are P(y) = σ((y + h − μ) / s) − σ((y − h − μ) / s) with
+    h = 1 / (levels − 1), and the tails for the lowest and the highest level. They sum to 1. −log p(x|z) in nats,
+    divided by ln 2, is therefore a number of bits of a lossless code, which can be compared with published bits per
+    dimension of 8-bit data. Values of x between two levels are rounded. The log-scale is smoothly bounded to (−7, 3).
 
-    `mean` is that of the logistic variable clipped to the range, in closed form: within half a level of the mean of
-    the levels. `variance` is a sum over all levels, right to about 1e-7.
+    `mean` is the mean of the logistic variable clipped to the range, in closed form. It is within half a level of the
+    mean of the levels. `variance` is a sum over all levels, with an error of about 1e-7.
 
     Args:
-        levels: that x in [0, 1] stands for, from 2 to 65,536.
+        levels: number of levels of x in [0, 1], from 2 to 65,536.
 
     Raises:
-        ValueError: for fewer, or more.
+        ValueError: for another number of levels.
 
     Example:
 
@@ -114,7 +114,7 @@ class DiscretizedLogistic(Levels):
         return 2 * event_shape[-1]
 
     def split(self, params: Any) -> tuple[Any, Any]:
-        """Mean and log-scale, each of the shape of the event."""
+        """Return the mean and the log-scale, each with the shape of the event."""
         mean, raw = ops.split(ops.cast(params, "float32"), 2, axis=-1)
         return mean, bounded_log_scale(raw)
 

@@ -12,43 +12,43 @@ from kvae.distributions.noise import Seed, uniform
 
 
 class Components(NamedTuple):
-    """Raw parameters in their places; every tensor is `(…, H, W, K)`, one entry for each component."""
+    """Parameters of the mixture; every tensor is `(…, H, W, K)`, one entry for each component."""
 
     log_weight: Any
-    means: list[Any]  # of each channel
-    log_scales: list[Any]  # of each channel
-    slopes: list[list[Any]]  # of each channel on every earlier one
+    means: list[Any]  # for each channel
+    log_scales: list[Any]  # for each channel
+    slopes: list[list[Any]]  # for each channel on every earlier channel
 
     def location(self, channel: int, earlier: list[Any]) -> Any:
-        """Mean of a channel given the earlier ones."""
+        """Return the mean of a channel given the earlier ones."""
         return self.means[channel] + sum(slope * y for slope, y in zip(self.slopes[channel], earlier))
 
 
 @keras.saving.register_keras_serializable("kvae")
 class DiscretizedLogisticMixture(Levels):
-    """Probabilities of the colours of each pixel, a mixture of K logistic components as in PixelCNN++.
+    """Probabilities of the colours of each pixel: a mixture of K logistic components as in PixelCNN++.
 
-    One component is chosen for a pixel, with weight π; its channels are logistic variables cut into levels as in
-    `DiscretizedLogistic`, each with a mean that depends linearly on the earlier ones: green on red, and blue on red
-    and green (Salimans et al. 2017, https://arxiv.org/abs/1701.05517, eq. 2–3). For each pixel of C channels the
-    network gives K · (1 + 2C + C (C − 1) / 2) numbers: logits of π, means, raw log-scales (smoothly bounded to
-    (−7, 3)) and raw slopes (their tanh is taken), for values y = 2x − 1 in [−1, 1]. The probabilities of all colours
-    of a pixel sum to 1: −log p(x|z) in nats is exact for 8-bit data. Values of x between two levels are rounded.
+    A pixel selects one component with weight π. The channels of the component are logistic variables cut into levels as
+    in `DiscretizedLogistic`. The mean of each channel depends linearly on the earlier channels: green on red, and blue
+    on red and green (Salimans et al. 2017, https://arxiv.org/abs/1701.05517, eq. 2–3). For each pixel of C channels the
+    network returns K · (1 + 2C + C (C − 1) / 2) numbers for values y = 2x − 1 in [−1, 1]: logits of π, means, raw
+    log-scales (smoothly bounded to (−7, 3)) and raw slopes (bounded by tanh). The probabilities of all colours of a
+    pixel sum to 1, so −log p(x|z) in nats is exact for 8-bit data. Values of x between two levels are rounded.
 
-    `mean` is in closed form: that of each component, clipped to the range, given the means of the earlier channels.
-    The first channel is within half a level; in later ones clipping isn't linear, and what a component spreads
-    beyond the range makes the difference. `variance` is that of the components' means plus the components' own:
-    exact given the means of the earlier channels, and what their variances add to the first order. `covariance`
-    knows that the channels of a pixel depend on each other. Of random mixtures, the means of blue and those of its
-    samples differ by 0.002 on average where log s is about log 0.05, and by 0.015 (at most 0.1) about log 0.5; green's
-    by less than half of that.
+    `mean` has a closed form: the mean of each component, clipped to the range, given the means of the earlier channels.
+    The mean of the first channel is exact within half a level. The means of later channels deviate if a component
+    extends beyond the range, because clipping isn't linear. `variance` is the variance of the components' means plus
+    the components' own variances: exact given the means of the earlier channels, and to the first order in their
+    variances. `covariance` includes the dependence between the channels of a pixel. For random mixtures, the mean of
+    blue and the mean of its samples differ by 0.002 on average if log s is about log 0.05, and by 0.015 (at most 0.1)
+    if it is about log 0.5. The difference for green is less than half of that.
 
     Args:
-        components: K, >= 1.
-        levels: that x in [0, 1] stands for, from 2 to 65,536.
+        components: number of components, K, >= 1.
+        levels: number of levels of x in [0, 1], from 2 to 65,536.
 
     Raises:
-        ValueError: for fewer levels or components, or more levels.
+        ValueError: for fewer components, or another number of levels.
 
     Example:
 
@@ -71,7 +71,7 @@ class DiscretizedLogisticMixture(Levels):
         return self.components * (1 + 2 * channels + channels * (channels - 1) // 2)
 
     def split(self, params: Any) -> Components:
-        """The raw parameters, bounded, in their places."""
+        """Split the raw parameters by their meaning, and bound them."""
         blocks = params.shape[-1] // self.components
         channels = next(c for c in range(blocks) if self.param_size((c,)) == blocks * self.components)
         weight, *parts = ops.split(ops.cast(params, "float32"), blocks, axis=-1)
@@ -100,12 +100,12 @@ class DiscretizedLogisticMixture(Levels):
         chosen = ops.sum(ops.cast(u[..., :1] > cumulative, "int32"), axis=-1)  # (n, B, H, W)
         one_hot = ops.one_hot(chosen, self.components, dtype="float32")
 
-        def of_chosen(values: Any) -> Any:
+        def select(values: Any) -> Any:
             return ops.sum(one_hot * values, axis=-1, keepdims=True)
 
-        y: list[Any] = []  # of (n, B, H, W, 1)
+        y: list[Any] = []  # C × (n, B, H, W, 1)
         for c, log_scale in enumerate(parts.log_scales):
-            y.append(self.draw(u[..., c + 1 : c + 2], of_chosen(parts.location(c, y)), of_chosen(log_scale)))
+            y.append(self.draw(u[..., c + 1 : c + 2], select(parts.location(c, y)), select(log_scale)))
         return 0.5 * ops.concatenate(y, axis=-1) + 0.5
 
     def mean(self, params: Any) -> Any:
@@ -115,7 +115,7 @@ class DiscretizedLogisticMixture(Levels):
         return 0.5 * ops.stack(means, axis=-1) + 0.5
 
     def component_means(self, parts: Components) -> list[Any]:
-        """Mean of each channel in each component, C × `(…, H, W, K)`, in [−1, 1]."""
+        """Return the mean of each channel in each component, C × `(…, H, W, K)`, in [−1, 1]."""
         means: list[Any] = []
         for c, log_scale in enumerate(parts.log_scales):
             means.append(self.clipped_mean(parts.location(c, means), log_scale))
@@ -133,16 +133,16 @@ class DiscretizedLogisticMixture(Levels):
         return ops.reshape(pixel * same, (-1, pixels * channels, pixels * channels))
 
     def pixel_covariance(self, params: Any) -> Any:
-        """Covariance of the channels of each pixel, `(B, H, W, C, C)`."""
+        """Return the covariance of the channels of each pixel, `(B, H, W, C, C)`."""
         parts = self.split(params)
         weight = ops.exp(parts.log_weight)
         means = self.component_means(parts)
         own: list[Any] = []  # variance of each channel given the earlier ones
-        responses: list[list[Any]] = []  # of each channel to what each earlier one, and it itself, deviates by
+        responses: list[list[Any]] = []  # of each channel to a deviation of each earlier channel, and of itself
         for c, log_scale in enumerate(parts.log_scales):
             location, inverse = parts.location(c, means), ops.exp(-log_scale)
             own.append(self.level_moments(location, log_scale)[1])
-            # The derivative of the clipped mean by the location is the probability of not being clipped.
+            # The derivative of the clipped mean with respect to the location is the probability of not being clipped.
             inside = ops.sigmoid((1 - location) * inverse) - ops.sigmoid((-1 - location) * inverse)
             slopes = parts.slopes[c]
             response = [inside * sum(slopes[j] * responses[j][i] for j in range(i, c)) for i in range(c)]
@@ -161,6 +161,6 @@ class DiscretizedLogisticMixture(Levels):
 
 
 def log_sum_exp(x: Any) -> Any:
-    """log Σ eˣ over the last axis, kept, in elementary operators."""
+    """Return log Σ eˣ over the last axis, which is kept, from elementary operators."""
     top = ops.stop_gradient(ops.max(x, axis=-1, keepdims=True))
     return top + ops.log(ops.sum(ops.exp(x - top), axis=-1, keepdims=True))

@@ -1,9 +1,9 @@
 """Arithmetic of samplers that gives the same bits on every platform.
 
-Of float32 numbers, one sum, difference, product or quotient is rounded the same way everywhere, and so are comparisons,
-selections and roundings down to integers. What differs is the last bit of exponentials, logarithms and roots, the order
-in which a sum is taken, and whether a product is rounded before something is added to it: compilers fuse the two. So a
-product is rounded down to a grid before it is added to anything, and sums of many products are taken in integers.
+For float32 numbers, one sum, difference, product or quotient is the same everywhere, and so are comparisons, selections
+and rounding down to integers. Platforms differ in the last bit of exponentials, logarithms and roots, in the order of
+the terms of a sum, and in the rounding of a product before an addition, because compilers fuse the two. So a product is
+rounded down to a grid before it is added to anything, and sums of many products are computed in integers.
 """
 
 from typing import Any
@@ -11,28 +11,28 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-GRID = 2.0**-24  # of products
-UNIT = 2.0**-17  # of the terms of a sum
-LARGEST = 2.0**31 - 2.0**10  # of a sum, in units, with room for how float32 rounds a part of it
+GRID = 2.0**-24  # grid of products
+UNIT = 2.0**-17  # unit of the terms of a sum
+LARGEST = 2.0**31 - 2.0**10  # largest sum in units, with room for float32 rounding of its terms
 
 
 def on_grid(x: Any) -> Any:
-    """`x` rounded down to a multiple of 2⁻²⁴; numbers of magnitude 1 and more are left as they are.
+    """Round `x` down to a multiple of 2⁻²⁴. Numbers of magnitude 1 and more don't change.
 
-    Between a product and a sum it keeps compilers from fusing them.
+    Between a product and a sum, it keeps compilers from fusing them.
     """
     return ops.floor(x * (1 / GRID)) * GRID
 
 
 def exact_dense(x: Any, kernel: Any, bias: Any = None) -> Any:
-    """x · kernel + bias for `x` `(B, I)`: `(B, O)`.
+    """Return x · kernel + bias for `x` `(B, I)`: `(B, O)`.
 
-    Each product is cut to a multiple of 2⁻¹⁷, and their sum is exact. Products, and the bias, beyond ±2¹⁴ / (I + 1)
-    are clipped. Quantised files round what goes through a matrix product, or a change of shape, to 8 bits: the first
-    isn't used, and shapes are changed of integers alone.
+    Each product is cut to a multiple of 2⁻¹⁷, and the sum of the products is exact. Products and biases beyond
+    ±2¹⁴ / (I + 1) are clipped. Quantised files round the inputs of matrix products and of shape changes to 8 bits. So
+    this function uses no matrix product, and changes shapes only of integers.
 
     Args:
-        kernel: the matrix `(I, O)` row by row, `(1, I·O)`, or one for each row of `x`, `(B, I·O)`.
+        kernel: the matrix `(I, O)` row by row, `(1, I·O)`, or one matrix for each row of `x`, `(B, I·O)`.
         bias: `(O,)`.
 
     Example:
@@ -54,9 +54,9 @@ def exact_dense(x: Any, kernel: Any, bias: Any = None) -> Any:
 
 
 def rational_scale(raw: Any) -> Any:
-    """A positive scale from a real number: 1 + r for r >= 0, 1/(1 − r) below; smooth, and without an exponential.
+    """Return a positive scale for a real number r: 1 + r for r >= 0, and 1/(1 − r) for r < 0.
 
-    Growing linearly where an exponential would explode, it is also the same to the last bit on every platform.
+    The scale is smooth. It grows linearly instead of exponentially, and is the same to the last bit on every platform.
 
     Example:
 
@@ -67,14 +67,14 @@ def rational_scale(raw: Any) -> Any:
 
 
 def log_rational_scale(raw: Any) -> Any:
-    """Logarithm of `rational_scale`: sign(r) · log(1 + |r|), with its gradient, 1, at r = 0."""
+    """Return the logarithm of `rational_scale`: sign(r) · log(1 + |r|), with the gradient 1 at r = 0."""
     return ops.where(raw >= 0, ops.log1p(ops.maximum(raw, 0.0)), -ops.log1p(ops.maximum(-raw, 0.0)))
 
 
 def exact_stretch(x: Any, raw: Any) -> Any:
-    """`x` times `rational_scale(raw)`, ready to be added to something; neither may be a constant.
+    """Return `x` times `rational_scale(raw)`, safe to add to another number. Neither argument may be a constant.
 
-    The reciprocal of the scale isn't taken: graph optimisers replace it by an approximation.
+    The function doesn't compute the reciprocal of the scale, because graph optimisers replace it by an approximation.
 
     Example:
 

@@ -11,24 +11,23 @@ from kvae.distributions.diagonal_normal import LOG_2PI, normal_log_density
 from kvae.distributions.location_scale import BoundedScale, soft_clip
 from kvae.distributions.noise import Seed, standard_normal
 
-MAX_SLOPE = 10.0  # of one latent on another, in units of its own scale
+MAX_SLOPE = 10.0  # bound of the slope of one latent on another, in units of its own scale
 
 
 @keras.saving.register_keras_serializable("kvae")
 class FullCovarianceNormal(BoundedScale):
-    """Normal posterior with a full covariance; the network gives `[mean, raw log-scale, raw entries below]`.
+    """Normal posterior with a full covariance; the network returns `[mean, raw log-scale, raw entries below]`.
 
     z = μ + L ε with the Cholesky factor L = diag(σ) (I + T), T strictly lower triangular (Kingma & Welling 2019,
-    https://arxiv.org/abs/1906.02691, §2.5.1): D + D (D + 1) / 2 numbers for D latents. In units of σ the entries of T
-    are smoothly bounded to ±10. log q(z|x) = −½ |ε|² − ½ D log 2π − Σ log σ, nats: known without solving for ε when z
-    has just been drawn. `log_prob` of any other value takes a triangular solve, which LiteRT hasn't got; exported
-    files need none.
+    https://arxiv.org/abs/1906.02691, §2.5.1): D + D (D + 1) / 2 numbers for D latents. The entries of T, in units of σ,
+    are smoothly bounded to ±10. log q(z|x) = −½ |ε|² − ½ D log 2π − Σ log σ, nats. For a new sample, ε is known.
+    `log_prob` of any other value requires a triangular solve. LiteRT has none, but exported files don't need it.
 
     Args:
         min_scale, max_scale: smooth bounds of σ, 0 < min_scale < 1 < max_scale.
 
     Raises:
-        ValueError: for other bounds; for an event that isn't a vector.
+        ValueError: for other bounds, or for an event that isn't a vector.
 
     Example:
 
@@ -48,18 +47,18 @@ class FullCovarianceNormal(BoundedScale):
         return event_shape[0] + event_shape[0] * (event_shape[0] + 1) // 2
 
     def split(self, params: Any) -> tuple[Any, Any, Any]:
-        """Mean `(…, D)`, log σ `(…, D)` and T `(…, D, D)`."""
+        """Return the mean `(…, D)`, log σ `(…, D)` and T `(…, D, D)`."""
         params = ops.cast(params, "float32")
         size = (math.isqrt(9 + 8 * params.shape[-1]) - 3) // 2  # P = D (D + 3) / 2
         mean, raw, below = ops.split(params, [size, 2 * size], axis=-1)
-        # Every entry of T is one of the numbers below the diagonal, row by row, or the zero in front of them.
+        # Every entry of T is a number below the diagonal, row by row, or the zero before these numbers.
         place = np.zeros((size, size), "int32")
         place[np.tril_indices(size, -1)] = 1 + np.arange(size * (size - 1) // 2)
         entries = ops.concatenate([ops.zeros_like(mean[..., :1]), soft_clip(below, -MAX_SLOPE, MAX_SLOPE)], axis=-1)
         return mean, self.bounded(raw), ops.take(entries, place, axis=-1)
 
     def cholesky(self, params: Any) -> Any:
-        """L, `(…, D, D)`."""
+        """Return L, `(…, D, D)`."""
         _, log_scale, slopes = self.split(params)
         return ops.exp(log_scale)[..., None] * (ops.eye(log_scale.shape[-1], dtype="float32") + slopes)
 

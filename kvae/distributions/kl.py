@@ -1,4 +1,4 @@
-"""The pair table of closed-form Kullback–Leibler divergences KL(q ‖ p)."""
+"""The table of closed-form Kullback–Leibler divergences KL(q ‖ p) for pairs of families."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,5 +17,5 @@ def register_kl(posterior: type, prior: type) -> Callable[[Callable[..., Any]], 
 
 
 def closed_form_kl(posterior: Any, prior: Any) -> Callable[..., Any] | None:
-    """The closed form for these two, or None: then the rate is estimated as log q(z|x) − log p(z)."""
+    """Return the closed form for this pair, or None. Without it, the rate is estimated as log q(z|x) − log p(z)."""
     return _CLOSED_FORMS.get((type(posterior), type(prior)))

@@ -1,4 +1,4 @@
-"""What families x = mean + scale · ε share: a density that is stretched, and where its scale comes from."""
+"""Bases of the families x = mean + scale · ε."""
 
 import math
 from collections.abc import Callable
@@ -15,7 +15,7 @@ LOW, HIGH = math.log(MIN_SCALE), math.log(MAX_SCALE)
 
 
 def soft_clip(x: Any, low: float, high: float) -> Any:
-    """Smoothly bounded to (low, high), low < 0 < high; the identity near 0."""
+    """Bound `x` smoothly to (low, high), low < 0 < high. Near 0 the function is the identity."""
     return ops.where(x > 0, high * ops.tanh(x / high), low * ops.tanh(x / low))
 
 
@@ -27,24 +27,24 @@ def check_scale(scale: float) -> None:
 class LocationScale(Distribution):
     """x = mean + scale · ε, independently for every entry of the event.
 
-    A subclass says what ε is (`log_density`, `noise`, `unit_variance`) and where the scale comes from (`split`,
-    which by default gives the property `log_scale`).
+    A subclass defines ε (`log_density`, `noise`, `unit_variance`) and the scale (`split`, which returns the property
+    `log_scale` by default).
     """
 
-    #: of (value, mean, log-scale): elementwise log-density
+    #: elementwise log-density of (value, mean, log-scale)
     log_density: Callable[..., Any]
-    #: of (shape, seed): ε
+    #: draws ε for (shape, seed)
     noise: Callable[..., Any]
-    #: of ε
+    #: variance of ε
     unit_variance = 1.0
-    #: of scales that aren't a function of the raw parameters
+    #: logarithm of a scale that isn't a function of the raw parameters
     log_scale: Any
 
     def param_size(self, event_shape: tuple[int, ...]) -> int:
         return event_shape[-1]
 
     def split(self, params: Any) -> tuple[Any, Any]:
-        """Mean and log-scale, of shapes that broadcast."""
+        """Return the mean and the log-scale, with shapes that broadcast."""
         return ops.cast(params, "float32"), self.log_scale
 
     def log_prob(self, params: Any, value: Any) -> Any:
@@ -63,7 +63,7 @@ class LocationScale(Distribution):
 
 
 class SharedScale(LocationScale):
-    """The scale is a number, or a weight (or one for each entry of the event), the same for every example."""
+    """A scale that is the same for every example: a number, a weight, or a weight for each entry of the event."""
 
     roles = ("likelihood",)
 
@@ -72,7 +72,7 @@ class SharedScale(LocationScale):
         check_scale(scale)
         if per_pixel and not learned:
             raise ValueError(
-                "Argument `per_pixel` needs a learned scale: pass `learned=True`. "
+                "Argument `per_pixel` requires a learned scale: pass `learned=True`. "
                 f"Received: per_pixel={per_pixel}, learned={learned}"
             )
         self.scale, self.learned, self.per_pixel = scale, learned, per_pixel
@@ -90,7 +90,7 @@ class SharedScale(LocationScale):
 
     @property
     def log_scale(self) -> Any:
-        """Logarithm of the scale, a scalar or of the shape of the event."""
+        """Logarithm of the scale, a scalar or an array with the shape of the event."""
         if not self.learned:
             return math.log(self.scale)
         return soft_clip(ops.convert_to_tensor(self.raw_log_scale), LOW, HIGH)
@@ -101,7 +101,7 @@ class SharedScale(LocationScale):
 
 
 class BoundedScale(Distribution):
-    """The scale comes from the network, bounded smoothly, so that no density is infinite."""
+    """A scale from the network, bounded smoothly, so that no density is infinite."""
 
     unbounded = "means and log-scales"
 
@@ -115,7 +115,7 @@ class BoundedScale(Distribution):
         self.min_scale, self.max_scale = min_scale, max_scale
 
     def bounded(self, raw: Any) -> Any:
-        """The log-scale of a raw one."""
+        """Return the bounded log-scale of a raw log-scale."""
         return soft_clip(raw, math.log(self.min_scale), math.log(self.max_scale))
 
     def get_config(self) -> dict[str, Any]:
@@ -123,12 +123,12 @@ class BoundedScale(Distribution):
 
 
 class NetworkScale(BoundedScale, LocationScale):
-    """The network gives `[mean, raw log-scale]`."""
+    """Mean and scale from the network, which returns `[mean, raw log-scale]`."""
 
     def param_size(self, event_shape: tuple[int, ...]) -> int:
         return 2 * event_shape[-1]
 
     def split(self, params: Any) -> tuple[Any, Any]:
-        """Mean and log-scale, each of the shape of the event."""
+        """Return the mean and the log-scale, each with the shape of the event."""
         mean, raw = ops.split(ops.cast(params, "float32"), 2, axis=-1)
         return mean, self.bounded(raw)

@@ -1,4 +1,4 @@
-"""The logarithm of the logistic function, which the densities of pixels are made of."""
+"""The logarithm of the logistic function, for the densities of pixels."""
 
 import math
 from typing import Any
@@ -6,13 +6,13 @@ from typing import Any
 import keras
 from keras import ops
 
-MOST_FACTORS = 112  # 2¹¹² is in the range of float32, with room for what is multiplied on
+MOST_FACTORS = 112  # 2¹¹² is in the range of float32, with a margin
 
 
 def log_sigmoid(x: Any) -> Any:
-    """log σ(x), finite for every x, also in LiteRT.
+    """Return log σ(x), finite for every x, also in LiteRT.
 
-    Its derivative is σ(−x), written down: that of each operation in turn takes four times as long.
+    Its derivative is defined as σ(−x). Differentiating each operation would take four times as long.
 
     Example:
 
@@ -23,8 +23,8 @@ def log_sigmoid(x: Any) -> Any:
     @ops.custom_gradient
     def function(x: Any) -> Any:
         def gradient(*args: Any, upstream: Any = None) -> Any:
-            (given,) = args or (upstream,)
-            return given * ops.sigmoid(-x)
+            (incoming,) = args or (upstream,)
+            return incoming * ops.sigmoid(-x)
 
         return _log_sigmoid(x), gradient
 
@@ -36,15 +36,15 @@ def _log_sigmoid(x: Any) -> Any:
 
 
 def _is_symbolic(x: Any) -> bool:
-    """Whether `x` stands for a tensor of a functional model, which a custom gradient can't take."""
+    """Return whether `x` is a symbolic tensor of a functional model, which a custom gradient doesn't accept."""
     return isinstance(x, keras.KerasTensor)
 
 
 def sum_log_sigmoid(x: Any, plus: Any, rank: int) -> Any:
-    """Σ plus + log σ(x) over the last `rank` axes, whose sizes are known; `plus` has the shape of `x`.
+    """Return Σ plus + log σ(x) over the last `rank` axes, whose sizes are known. `plus` has the shape of `x`.
 
-    Σ log(1 + e^−|x|) is a logarithm of products: a factor lies in (1, 2], and up to 112 of them stay in the range of
-    float32. A logarithm for each group in place of one for each number takes half of the time.
+    Σ log(1 + e^−|x|) is computed as a sum of logarithms of products. Each factor lies in (1, 2], so a product of up to
+    112 factors stays in the range of float32. One logarithm per group instead of one per number takes half the time.
 
     Example:
 
@@ -58,9 +58,9 @@ def sum_log_sigmoid(x: Any, plus: Any, rank: int) -> Any:
     @ops.custom_gradient
     def total(x: Any, plus: Any) -> Any:
         def gradient(*args: Any, upstream: Any = None) -> Any:
-            (given,) = args or (upstream,)
-            given = ops.expand_dims(given, axes) * ops.ones_like(x)
-            return given * ops.sigmoid(-x), given
+            (incoming,) = args or (upstream,)
+            incoming = ops.expand_dims(incoming, axes) * ops.ones_like(x)
+            return incoming * ops.sigmoid(-x), incoming
 
         groups = (*ops.shape(x)[:-rank], factors, size // factors)
         product = ops.prod(ops.reshape(1.0 + ops.exp(-ops.abs(x)), groups), axis=-2)

@@ -10,13 +10,13 @@ from kvae.distributions.diagonal_normal import LOG_2PI
 from kvae.distributions.location_scale import BoundedScale, soft_clip
 from kvae.distributions.noise import Seed, standard_normal
 
-MAX_FACTOR = 100.0  # of an entry of V, in units of its own σ
+MAX_FACTOR = 100.0  # bound of an entry of V, in units of its own σ
 
 
 def cholesky_of_identity_plus(gram: Any) -> list[list[Any]]:
-    """The rows of L with L Lᵀ = I + `gram` `(…, R, R)`, R small, entry by entry: LiteRT has no Cholesky.
+    """Return the rows of L with L Lᵀ = I + `gram` `(…, R, R)`, for small R, entry by entry: LiteRT has no Cholesky.
 
-    The pivots are at least 1, since `gram` has no negative eigenvalue; the bound keeps rounding from breaking that.
+    The pivots are at least 1, because `gram` has no negative eigenvalue. The bound enforces that in spite of rounding.
     """
     rows: list[list[Any]] = []
     for i in range(gram.shape[-1]):
@@ -29,7 +29,7 @@ def cholesky_of_identity_plus(gram: Any) -> list[list[Any]]:
 
 
 def cholesky_solve(rows: list[list[Any]], b: Any) -> Any:
-    """x with L Lᵀ x = b `(…, R)`, by substitution forwards and backwards."""
+    """Return x with L Lᵀ x = b `(…, R)`, by forward and backward substitution."""
     size = len(rows)
     y: list[Any] = []
     for i in range(size):
@@ -43,12 +43,12 @@ def cholesky_solve(rows: list[list[Any]], b: Any) -> Any:
 class LowRankNormal(BoundedScale):
     """Normal likelihood with correlated pixels: x | z ~ N(μ, D + V Vᵀ), D = diag(σ²), V with `rank` columns.
 
-    Each factor, a column of V, is an image by which all pixels vary together, such as a stroke that is thicker; what
-    pixels that are independent given z have to put into the latents, or into blur. (Structured covariances: Dorta et
-    al. 2018, https://arxiv.org/abs/1802.07079; this form: Monteiro et al. 2020, https://arxiv.org/abs/2006.06015,
-    eq. 5.) The network gives `[mean, raw log σ, raw A]`, 2 + `rank` numbers for each entry of the event, where
-    A = D^−½ V is V in units of σ, smoothly bounded to ±100. With e = D^−½ (x − μ), M = I + AᵀA, and N entries, the
-    log-density in nats is, by the matrix determinant lemma and the Woodbury identity,
+    Each factor, a column of V, is an image by which all pixels vary together, such as a thicker stroke. A likelihood
+    of pixels that are independent given z has to represent such variations in the latents, or as blur. (Structured
+    covariances: Dorta et al. 2018, https://arxiv.org/abs/1802.07079; this form: Monteiro et al. 2020,
+    https://arxiv.org/abs/2006.06015, eq. 5.) The network returns `[mean, raw log σ, raw A]`, 2 + `rank` numbers for
+    each entry of the event. A = D^−½ V is V in units of σ, smoothly bounded to ±100. With e = D^−½ (x − μ),
+    M = I + AᵀA, and N entries, the log-density in nats is, by the matrix determinant lemma and the Woodbury identity,
 
         −½ (N log 2π + log |D| + log |M| + |e − A u|² + |u|²),  u = M⁻¹ Aᵀ e.
 
@@ -81,7 +81,7 @@ class LowRankNormal(BoundedScale):
         return (2 + self.rank) * event_shape[-1]
 
     def split(self, params: Any) -> tuple[Any, Any, Any]:
-        """Mean and log σ of the shape of the event, and A `(…, *event, R)`."""
+        """Return the mean and log σ with the shape of the event, and A `(…, *event, R)`."""
         params = ops.cast(params, "float32")
         channels = params.shape[-1] // (2 + self.rank)
         mean, raw, a = ops.split(params, [channels, 2 * channels], axis=-1)
@@ -89,7 +89,7 @@ class LowRankNormal(BoundedScale):
         return mean, self.bounded(raw), a
 
     def flat(self, values: Any, *last: int) -> Any:
-        """`(…, *event, *last)` as `(…, N, *last)`."""
+        """Reshape `(…, *event, *last)` to `(…, N, *last)`."""
         shape, end = ops.shape(values), len(values.shape) - len(last)
         event = values.shape[end - self.event_rank : end]
         return ops.reshape(values, (*shape[: end - self.event_rank], math.prod(event), *last))
@@ -100,7 +100,7 @@ class LowRankNormal(BoundedScale):
         a = self.flat(a, self.rank)  # (…, N, R)
         rows = cholesky_of_identity_plus(ops.matmul(ops.swapaxes(a, -1, -2), a))
         u = cholesky_solve(rows, ops.matmul(e[..., None, :], a)[..., 0, :])  # (…, R)
-        # |e − A u|² + |u|² is least at this u: its rounding hardly matters, where that of |e|² − (Aᵀe)ᵀu would.
+        # |e − A u|² + |u|² is minimal at this u, so rounding of u hardly matters, unlike in |e|² − (Aᵀe)ᵀu.
         rest = e - ops.matmul(a, u[..., None])[..., 0]
         square = ops.sum(ops.square(rest), axis=-1) + ops.sum(ops.square(u), axis=-1)
         log_determinant = 2 * (self.sum_event(log_scale) + sum(ops.log(row[-1]) for row in rows))

@@ -14,19 +14,20 @@ Seed: TypeAlias = int | keras.random.SeedGenerator
 
 
 class Noise(keras.random.SeedGenerator):
-    """A source of random numbers with no state: they are a function of the two words that it is given.
+    """A source of random numbers without state: the numbers are a function of the seed and the step.
 
-    A `keras.random.SeedGenerator` counts in a variable that a `.keras` file leaves out, so a resumed training
-    draws other numbers than an unbroken one. A model that owns its step counter (a saved weight) draws from
-    `Noise(seed, step)` instead and loses nothing.
+    A `keras.random.SeedGenerator` counts in a variable that a `.keras` file doesn't contain, so a resumed training run
+    draws other numbers than an uninterrupted one. A model with its own step counter (a saved weight) draws from
+    `Noise(seed, step)` instead, so that resuming doesn't change the numbers.
 
-    A replica gets the rows of its own examples, of what one replica would have drawn for the whole batch, so that
-    training doesn't depend on the number of replicas.
+    A replica gets the rows of its own examples from the numbers that one replica would draw for the whole batch, so
+    that training doesn't depend on the number of replicas.
 
     Args:
         seed: integer.
         step: integer or scalar tensor.
-        rows: `(first, own, total)` of a replica that has `own` of the batch's `total` examples, behind `first` others.
+        rows: `(first, own, total)` of a replica that has `own` of the batch's `total` examples, after the first `first`
+            examples.
 
     Example:
 
@@ -38,22 +39,22 @@ class Noise(keras.random.SeedGenerator):
     """
 
     def __init__(self, seed: int, step: Any = 0, rows: tuple[Any, Any, Any] | None = None):
-        # Deliberately no super().__init__(): it would create the variable that this class does without.
+        # Deliberately no super().__init__(): it would create the variable that this class avoids.
         self.seed, self.step, self.rows = seed, step, rows
         self.draws = 0
 
     def next(self, ordered: bool = True) -> Any:
-        """The two seed words of the next draw; draws of one step differ in the first."""
+        """Return the two seed words of the next draw. Draws of one step differ in the first word."""
         self.draws += 1
         word = (self.seed + 0x9E3779B1 * self.draws) % 0x7FFFFFFF
         return ops.stack([ops.cast(word, "int32"), ops.cast(self.step, "int32")])
 
     def normal(self, shape: Sequence[Any]) -> Any:
-        """float32 numbers from N(0, 1) of shape `(n, batch, …)`; `batch` is a multiple of the examples."""
+        """Return float32 numbers from N(0, 1) of shape `(n, batch, …)`; `batch` is a multiple of the examples."""
         return self._draw(keras.random.normal, shape)
 
     def uniform(self, shape: Sequence[Any]) -> Any:
-        """float32 numbers from U(0, 1) of shape `(n, batch, …)`; `batch` is a multiple of the examples."""
+        """Return float32 numbers from U(0, 1) of shape `(n, batch, …)`; `batch` is a multiple of the examples."""
         return self._draw(keras.random.uniform, shape)
 
     def _draw(self, sampler: Callable[..., Any], shape: Sequence[Any]) -> Any:
@@ -61,18 +62,18 @@ class Noise(keras.random.SeedGenerator):
             return sampler(shape, dtype="float32", seed=self)
         n, batch, *event = shape
         first, own, total = self.rows
-        times = batch // ops.maximum(own, 1)  # rows of an example: more than one where it stands for each class
+        times = batch // ops.maximum(own, 1)  # rows per example: more than one if an example is repeated for each class
         whole = sampler((n, total * times, *event), dtype="float32", seed=self)
         return ops.take(whole, first * times + ops.arange(batch, dtype="int32"), axis=1)
 
 
 class IndexedNoise(Noise):
-    """Noise of which row i depends on the seed and `index[i]` alone, bit for bit the same on every platform.
+    """Noise whose row i depends only on the seed and `index[i]`, bit for bit the same on every platform.
 
-    It is what exported files draw from (`kvae.distributions.threefry`), and so what they are compared with.
+    Exported files draw from the same numbers (`kvae.distributions.threefry`), so they are compared with this noise.
 
     Args:
-        seed: int32 `(2,)`; of an integer: `kvae.distributions.seed_words`.
+        seed: int32 `(2,)`. For an integer, use `kvae.distributions.seed_words`.
         index: int32 `(B,)`, one for each row of the batch.
 
     Example:
@@ -103,10 +104,10 @@ class IndexedNoise(Noise):
 
 
 def standard_normal(shape: Sequence[Any], seed: Seed) -> Any:
-    """float32 numbers from N(0, 1) of shape `(n, batch, …)`; `seed` is an int, a `SeedGenerator` or `Noise`."""
+    """Return float32 numbers from N(0, 1) of shape `(n, batch, …)`. `seed` is an int, a `SeedGenerator` or `Noise`."""
     return seed.normal(shape) if isinstance(seed, Noise) else keras.random.normal(shape, dtype="float32", seed=seed)
 
 
 def uniform(shape: Sequence[Any], seed: Seed) -> Any:
-    """float32 numbers from U[0, 1) of shape `(n, batch, …)`; `seed` is an int, a `SeedGenerator` or `Noise`."""
+    """Return float32 numbers from U[0, 1) of shape `(n, batch, …)`. `seed` is an int, a `SeedGenerator` or `Noise`."""
     return seed.uniform(shape) if isinstance(seed, Noise) else keras.random.uniform(shape, dtype="float32", seed=seed)

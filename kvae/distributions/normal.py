@@ -1,4 +1,4 @@
-"""N(mean, scale²) with one scale for all pixels, or one for each, that is no output of the network."""
+"""N(mean, scale²) with a scale that isn't an output of the network: one for all pixels, or one for each."""
 
 import keras
 
@@ -9,20 +9,20 @@ from kvae.distributions.noise import standard_normal
 
 @keras.saving.register_keras_serializable("kvae")
 class Normal(SharedScale):
-    """Normal likelihood: the decoder gives the mean of x, and one standard deviation serves every pixel.
+    """Normal likelihood: the decoder returns the mean of x, and all pixels have the same standard deviation.
 
-    Fixed, it weighs the squared error (a fixed scale σ is the same trade as β = 2σ² in front of the KL term);
-    learned, the data decide (Rybkin et al. 2021, "σ-VAE", https://arxiv.org/abs/2006.13202, §3.1). The density
-    keeps its constants, so that the ELBO is a bound on log p(x) for x in [0, 1]. For a variance from the network
-    take `DiagonalNormal`; for the best scale of each batch, without a weight to train, `OptimalNormal`.
+    A fixed scale weights the squared error: the scale σ has the same effect as β = 2σ² before the KL term. A learned
+    scale fits the data (Rybkin et al. 2021, "σ-VAE", https://arxiv.org/abs/2006.13202, §3.1). The density includes its
+    constants, so that the ELBO is a bound on log p(x) for x in [0, 1]. For a variance from the network, use
+    `DiagonalNormal`. For the best scale of each batch, without a trainable weight, use `OptimalNormal`.
 
     Args:
         scale: standard deviation (initial value, if learned), > 0.
-        learned: whether the scale is a weight that is trained.
-        per_pixel: whether each pixel has a learned scale of its own, the same for all images.
+        learned: whether the scale is a trainable weight.
+        per_pixel: whether each pixel has its own learned scale, the same for all images.
 
     Raises:
-        ValueError: if scale is not a number between 0.001 and 1000, or for scales per pixel that aren't learned.
+        ValueError: if scale is not a number between 0.001 and 1000, or if `per_pixel` is true and `learned` is not.
 
     Example:
 

@@ -14,15 +14,15 @@ from kvae.distributions.noise import standard_normal
 class OptimalNormal(LocationScale):
     """Normal likelihood with the maximum-likelihood scale, in closed form: the optimal σ-VAE.
 
-    For any mean μ the σ that makes the data likeliest is σ*² = mean (x − μ)², over the batch and the pixels
-    (Rybkin et al. 2021, https://arxiv.org/abs/2006.13202, eq. 11): nothing to tune or to train. In training the
-    density, in nats, is that of σ* of the batch. Evaluation, sampling and export take σ² from a moving average over
-    about 1 / (1 − momentum) batches, which is saved with the model. In gradients σ* counts as a constant: exact for the
-    ELBO, of which σ* is a maximum, and not for importance-weighted objectives.
+    For any mean μ, the maximum-likelihood scale is σ*² = mean (x − μ)², over the batch and the pixels (Rybkin et al.
+    2021, https://arxiv.org/abs/2006.13202, eq. 11). There is nothing to tune or to train. In training, the density, in
+    nats, uses σ* of the batch. Evaluation, sampling and export use a moving average of σ² over about 1 / (1 − momentum)
+    batches, which is saved with the model. Gradients treat σ* as a constant. This is exact for the ELBO, because σ*
+    maximises it, but not for importance-weighted objectives.
 
     Args:
         scale: standard deviation before training; it counts as one batch.
-        momentum: of the moving average, in [0, 1).
+        momentum: momentum of the moving average, in [0, 1).
 
     Raises:
         ValueError: if scale is not a number between 0.001 and 1000, or for another momentum.
@@ -49,7 +49,7 @@ class OptimalNormal(LocationScale):
         self.scale, self.momentum = scale, momentum
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
-        # Sums over the batches, older ones counting less, of σ*² and of 1. Replicas take the mean of theirs.
+        # Sums of σ*² and of 1 over the batches, with smaller weights for older batches. Replicas average their sums.
         settings: dict[str, Any] = {"shape": (), "trainable": False, "aggregation": "mean"}
         self.total = self.add_weight(name="total", initializer=keras.initializers.Constant(self.scale**2), **settings)
         self.count = self.add_weight(name="count", initializer="ones", **settings)
@@ -62,7 +62,7 @@ class OptimalNormal(LocationScale):
 
     def training_log_prob(self, params: Any, value: Any) -> Any:
         value, mean = ops.cast(value, "float32"), self.mean(params)
-        # The derivative of the batch's density by σ is 0 at σ*: the ELBO's gradient is the same without that of σ*.
+        # The derivative of the batch's density with respect to σ is 0 at σ*, so the ELBO's gradient doesn't need it.
         squares = ops.stop_gradient(ops.square(value - mean))
         size = ops.cast(ops.size(squares), "float32")
         squared_error = ops.sum(squares) / ops.maximum(size, 1.0)

@@ -7,16 +7,16 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-_BITS = 6  # of the mantissa that choose the bin: 64 bins in each octave of the probability
-_HALF = 126  # exponent, as float32 stores it, of 0.5
+_BITS = 6  # bits of the mantissa that select the bin: 64 bins in each octave of the probability
+_HALF = 126  # stored float32 exponent of 0.5
 
 
 @functools.cache
 def _table() -> tuple[np.ndarray, np.ndarray]:
-    """Base and slope of |Φ⁻¹(u)| in each bin, for probabilities u from 2⁻³³ to ½; the last bin is ½ itself.
+    """Return base and slope of |Φ⁻¹(u)| in each bin, for probabilities u from 2⁻³³ to ½. The last bin is ½ itself.
 
-    The base lies half a step inside the bin. Slopes have 12 bits, so that slope · step (12 bits) is exact:
-    nothing changes where a compiler fuses the multiplication with the addition.
+    The base lies half a step inside the bin. Slopes have 12 bits, so that slope · step (12 bits) is exact. So the
+    result doesn't change if a compiler fuses the multiplication with the addition.
     """
     edges = np.concatenate([2.0 ** (octave - 33) * (1 + np.arange(2**_BITS) / 2**_BITS) for octave in range(32)])
     z = np.array([abs(NormalDist().inv_cdf(u)) for u in [*edges, 0.5]])
@@ -27,11 +27,11 @@ def _table() -> tuple[np.ndarray, np.ndarray]:
 
 
 def normal_from_words(words: Any) -> Any:
-    """float32 numbers from N(0, 1) for int32 random words, by the inverse of the distribution function.
+    """Return float32 numbers from N(0, 1) for int32 random words, by the inverse of the distribution function.
 
-    Bit for bit the same on every platform, for the logarithms and roots of other methods are not: a table, and
-    a linear interpolation of which every product is exact. It is within 2·10⁻⁵ of the true quantile, and reaches
-    to ±6.34 (probability 2⁻³³).
+    The numbers are bit for bit the same on every platform, unlike the logarithms and roots of other methods: they come
+    from a table and a linear interpolation with exact products. They are within 2·10⁻⁵ of the true quantile, and within
+    ±6.34 (probability 2⁻³³).
 
     Example:
 
@@ -50,7 +50,7 @@ def normal_from_words(words: Any) -> Any:
 
 
 def uniform_from_words(words: Any) -> Any:
-    """float32 numbers from U(0, 1) for int32 random words: odd multiples of 2⁻²⁴, never 0 or 1.
+    """Return float32 numbers from U(0, 1) for int32 random words: odd multiples of 2⁻²⁴, never 0 or 1.
 
     Example:
 

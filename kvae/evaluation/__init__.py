@@ -1,4 +1,4 @@
-"""Numbers: likelihood bounds in nats, active units, and what a linear probe reads from the features."""
+"""Measurements: likelihood bounds in nats, active units, linear probes, disentanglement and sample quality."""
 
 from kvae.evaluation.comparison import over_runs, rate_distortion
 from kvae.evaluation.compression import CodeRow, compression_table
@@ -11,7 +11,7 @@ from kvae.evaluation.diagnosis import (
     diagnose,
     generalisation_gap,
 )
-from kvae.evaluation.disentanglement import dci, disentanglement, factor_vae_score, mig, sap
+from kvae.evaluation.factors import dci, disentanglement, factor_vae_score, mig, sap
 from kvae.evaluation.importance import score_images
 from kvae.evaluation.latents import LatentStatistics, aggregate_posterior, latent_statistics
 from kvae.evaluation.likelihood import evaluate

@@ -1,17 +1,17 @@
-"""Codes `(N, D)` that may be degenerate: constant, equal, or a few values only."""
+"""Codes `(N, D)` that may be degenerate: constant, equal, or with few values."""
 
 from typing import Any
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-ROUNDING = 4 * float(np.finfo(np.float32).eps)  # relative: what float32 can't tell from equal
+ROUNDING = 4 * float(np.finfo(np.float32).eps)  # relative difference below which float32 values count as equal
 
-FEW = 5000  # examples: for fewer, threads wait for each other longer than they work; on a busy machine 50 times as long
+FEW = 5000  # with fewer examples, threads wait longer than they work: up to 50 times as long on a busy machine
 
 
 def threads_for(count: int) -> threadpool_limits:
-    """Inside, libraries of linear algebra compute in one thread if there are few examples.
+    """Limit libraries of linear algebra to one thread inside the block if there are few examples.
 
     Example:
 
@@ -22,14 +22,14 @@ def threads_for(count: int) -> threadpool_limits:
 
 
 def as_codes(codes: Any, name: str = "latents") -> np.ndarray:
-    """Codes `(N, D)` as floats; a column that varies by rounding alone becomes constant.
+    """Return codes `(N, D)` as floats; a column that varies only by rounding becomes constant.
 
     Args:
         codes: numbers of any type.
-        name: what they are, for the message.
+        name: name of the codes for the message.
 
     Raises:
-        ValueError: for another shape, no codes, or values that are not finite.
+        ValueError: if the shape is wrong, there are no codes, or values are not finite.
 
     Example:
 
@@ -42,20 +42,20 @@ def as_codes(codes: Any, name: str = "latents") -> np.ndarray:
     codes = codes.astype(np.result_type(codes, np.float32), copy=False)
     bad = ~np.isfinite(codes).all(axis=1)
     if bad.any():
-        raise ValueError(f"Expected finite {name}. Received: {bad.sum()} of {len(codes)} with NaN or infinite values")
+        raise ValueError(f"Expected finite {name}. Received: {bad.sum()} of {len(codes)} rows with NaN or infinity")
     constant = np.ptp(codes, axis=0) <= ROUNDING * np.abs(codes).max(axis=0)
     return np.where(constant, codes[0], codes) if constant.any() else codes
 
 
 def principal_components(codes: np.ndarray, count: int = 2) -> tuple[np.ndarray, np.ndarray]:
-    """Coordinates along the directions of most variance, `(N, count)`, and their shares of the variance, `(count,)`.
+    """Return coordinates `(N, count)` along the directions of most variance, and their variance shares `(count,)`.
 
-    Directions that aren't there (fewer latents, fewer codes, codes that are equal but for rounding) have coordinates
-    and shares of 0. Each points to where the latent that it has most of grows.
+    Missing directions (with fewer latents, fewer codes, or codes that are equal up to rounding) have coordinates and
+    shares of 0. The largest coefficient of each direction is positive.
 
     Args:
-        codes: from `as_codes`.
-        count: how many directions.
+        codes: result of `as_codes`.
+        count: number of directions.
 
     Example:
 

@@ -1,4 +1,4 @@
-"""Several runs beside each other."""
+"""Comparisons of several training runs."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,22 +7,22 @@ import numpy as np
 
 from kvae.evaluation.likelihood import standard_error
 
-SAME = ("split", "num_samples", "examples", "images", "binarisation")  # for all runs
+SAME = ("split", "num_samples", "examples", "images", "binarisation")  # must be equal for all runs
 COMPARED = ("distortion", "rate", "elbo", "nll", "bits_per_dim", "bits_per_dim_nll", "active_units")
 
 
 def over_runs(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Mean over runs (seeds of one configuration) of what `evaluate` gives, with two errors that answer two questions.
+    """Return the mean of the results of `evaluate` over training runs (seeds of one configuration), with two errors.
 
-    * `nll_error_runs`, …: standard error over the runs: how much another seed of training changes the mean;
-    * `nll_error`, …: standard error over the examples, root mean square over the runs: how much other test images
-      do. All runs are scored on the same ones, so it doesn't shrink with their number.
+    * `nll_error_runs`, …: standard error over the runs: the effect of another training seed on the mean;
+    * `nll_error`, …: standard error over the examples, root mean square over the runs: the effect of other test
+      images. All runs are scored on the same images, so it doesn't shrink with the number of runs.
 
     Args:
-        results: one dict per run, of the same images (by number, checksum and binarisation) and K.
+        results: one dict per run, with the same images (by number, checksum and binarisation) and K.
 
     Raises:
-        ValueError: if there are none, or if they differ in these.
+        ValueError: if there are no results, or if they differ in the images or in K.
 
     Example:
 
@@ -32,7 +32,7 @@ def over_runs(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """
     same = {name: {result.get(name) for result in results} for name in SAME}
     if not results or any(len(values) > 1 for values in same.values()):
-        raise ValueError(f"Expected results of the same images and number of samples. Received: {same}")
+        raise ValueError(f"Expected results for the same images and number of samples. Received: {same}")
     mean: dict[str, Any] = {"runs": len(results)}
     for name in COMPARED:
         if name not in results[0]:
@@ -46,16 +46,16 @@ def over_runs(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def rate_distortion(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The rate–distortion curve of several runs, such as one for each β (Alemi et al. 2018, eq. 8).
+    """Return the rate–distortion curve of several training runs, such as one for each β (Alemi et al. 2018, eq. 8).
 
-    A run is a point (R, D); at the best D for its R the slope of the curve is −β. A run is on the `frontier` if no
-    other has both a lower rate and a lower distortion. The points of equal ELBO lie on lines D = −ELBO − R.
+    A run is a point (R, D); at the best D for its R the slope of the curve is −β. A run is on the `frontier` unless
+    another run has both a lower rate and a lower distortion. Points of equal ELBO are on lines D = −ELBO − R.
 
     Args:
-        results: dicts with `rate` and `distortion`, such as those of `evaluate`; `beta` is kept.
+        results: dicts with `rate` and `distortion`, such as the results of `evaluate`; `beta` is kept.
 
     Returns:
-        A row per run, by rising rate: `rate`, `distortion`, `elbo`, `frontier`, and `beta` if it is known.
+        A row per run, by increasing rate: `rate`, `distortion`, `elbo`, `frontier`, and `beta` if it is known.
 
     Example:
 

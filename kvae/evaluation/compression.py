@@ -1,4 +1,4 @@
-"""Latents as a compact code: what they cost by the KL term, beside image files."""
+"""Latents as a compact code: their cost by the KL term, compared with image files."""
 
 import io
 import math
@@ -15,14 +15,14 @@ LOSSY, LOSSLESS = "lossy", "lossless"
 
 
 class CodeRow(NamedTuple):
-    """One way to keep images.
+    """One code of images.
 
     Attributes:
-        code: its name.
+        code: name of the code.
         kind: "lossy" or "lossless".
-        bits: of an image, mean.
-        payload: bits without the header, which is what a constant image of that shape takes; for the latents, all.
-        psnr: dB, mean over images of −10 log₁₀ of the mean squared error; None for lossless codes.
+        bits: mean number of bits of an image.
+        payload: bits without the header, which is the size of a constant image of that shape; all bits of the latents.
+        psnr: mean over images of −10 log₁₀ of the mean squared error, in dB; None for lossless codes.
         reached: share of the images for which the code can be as good as the reconstruction.
     """
 
@@ -35,27 +35,27 @@ class CodeRow(NamedTuple):
 
 
 def compression_table(vae: VAE, images: np.ndarray, seed: int = 0) -> list[CodeRow]:
-    """What a VAE's latents cost, beside JPEG, WebP, PNG and CCITT group 4 files of the same images.
+    """Compare the cost of a VAE's latents with JPEG, WebP, PNG and CCITT group 4 files of the same images.
 
-    The latents' rate is KL(q(z|x) ‖ p(z)) / ln 2 bits, what bits-back coding (Hinton & van Camp 1993; Townsend et al.
-    2019, https://arxiv.org/abs/1901.04866) or relative entropy coding takes on average for a sample of q(z|x): a
-    number by theory, no coder is run. It leaves out the decoder, which both sides must have. Their reconstruction is
-    the decoded mean of a posterior sample, as the receiver has it. A JPEG or WebP file is, for each image, the smallest
-    of `QUALITIES` with at least the PSNR of this image's reconstruction; where none is, the best one counts.
+    The latents' rate is KL(q(z|x) ‖ p(z)) / ln 2 bits, which bits-back coding (Hinton & van Camp 1993; Townsend et al.
+    2019, https://arxiv.org/abs/1901.04866) or relative entropy coding requires on average for a sample of q(z|x). It is
+    a theoretical number; no coder is run. It excludes the decoder, which both sides must have. The reconstruction is
+    the decoded mean of a posterior sample, which the receiver has. For each image, the JPEG or WebP file is the
+    smallest of `QUALITIES` with at least the PSNR of this image's reconstruction, or the best one if none reaches it.
 
-    A PNG file is without loss, of 8-bit values (1 bit per pixel for binary images). CCITT group 4 is the code of fax
-    machines, for binary images of one channel, here in a TIFF file (where Pillow was built with libtiff). Latents and
-    pixels together are without loss, too, by bits-back coding: −ELBO / ln 2 bits, if the likelihood is one of grey
-    levels, or if it is Bernoulli's and the images are binary. (Of grey values Bernoulli's cross-entropy is no length of
-    a code, and a density has none.)
+    A PNG file is lossless, with 8-bit values (1 bit per pixel for binary images). CCITT group 4 is the code of fax
+    machines for binary images of one channel, here in a TIFF file (if Pillow was built with libtiff). Latents and
+    pixels together are lossless by bits-back coding, too. They cost −ELBO / ln 2 bits if the likelihood is one of grey
+    levels, or if it is Bernoulli and the images are binary. (Bernoulli's cross-entropy of grey values is not the length
+    of a code, and a density has none.)
 
     Args:
         vae: a built `kvae.VAE` without conditions.
         images: `(N, H, W, C)` in [0, 1] with 1 or 3 channels, each side of 8 pixels or more.
-        seed: of the posterior samples.
+        seed: seed of the posterior samples.
 
     Raises:
-        ValueError: for a conditional model, or other channels.
+        ValueError: if the model is conditional, or the images have other channels.
 
     Example:
 
@@ -90,7 +90,7 @@ def compression_table(vae: VAE, images: np.ndarray, seed: int = 0) -> list[CodeR
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Peak signal-to-noise ratio of images in [0, 1], `(N,)` dB: −10 log₁₀ of the mean squared error.
+    """Return the peak signal-to-noise ratio of images in [0, 1], `(N,)` dB: −10 log₁₀ of the mean squared error.
 
     Example:
 
@@ -110,23 +110,25 @@ def _reconstructions(vae: VAE, images: np.ndarray, seed: int, batch: int = 256) 
 
 
 def _lossy(name: str, levels: np.ndarray, images: np.ndarray, wanted: np.ndarray, options: dict[str, Any]) -> CodeRow:
-    header = min(size for size, _ in _tries(np.zeros_like(levels[0]), name, options))
+    header = min(size for size, _ in _encodings(np.zeros_like(levels[0]), name, options))
     found = []
     for image, exact, least in zip(levels, images, wanted, strict=True):
-        tries = [(size, float(psnr(decoded[None], exact[None])[0])) for size, decoded in _tries(image, name, options)]
+        tries = [
+            (size, float(psnr(decoded[None], exact[None])[0])) for size, decoded in _encodings(image, name, options)
+        ]
         good = [entry for entry in tries if entry[1] >= least]
         found.append((*(min(good) if good else max(tries, key=lambda entry: entry[1])), bool(good)))
     sizes, qualities, reached = np.array(found, float).T
     return CodeRow(name, LOSSY, sizes.mean(), sizes.mean() - header, qualities.mean(), reached.mean())
 
 
-def _tries(image: np.ndarray, name: str, options: dict[str, Any]) -> Iterator[tuple[float, np.ndarray]]:
-    """Bits, and what comes out, `(H, W, C)` in [0, 1], for every quality."""
+def _encodings(image: np.ndarray, name: str, options: dict[str, Any]) -> Iterator[tuple[float, np.ndarray]]:
+    """Yield the bits and the decoded image, `(H, W, C)` in [0, 1], for every quality."""
     from PIL import Image
 
     for quality in QUALITIES:
         file = io.BytesIO()
-        _picture(image).save(file, name, quality=quality, **options)
+        _as_pil(image).save(file, name, quality=quality, **options)
         mode = "RGB" if image.shape[-1] == 3 else "L"
         decoded = np.asarray(Image.open(file).convert(mode), np.float64).reshape(image.shape) / 255
         yield 8 * file.tell(), decoded
@@ -140,12 +142,12 @@ def _lossless(name: str, levels: np.ndarray, binary: bool, options: dict[str, An
 
 def _size(image: np.ndarray, binary: bool, options: dict[str, Any]) -> float:
     file = io.BytesIO()
-    picture = _picture(image)
-    (picture.convert("1") if binary and image.shape[-1] == 1 else picture).save(file, **options)
+    pil = _as_pil(image)
+    (pil.convert("1") if binary and image.shape[-1] == 1 else pil).save(file, **options)
     return 8 * len(file.getbuffer())
 
 
-def _picture(image: np.ndarray) -> Any:
+def _as_pil(image: np.ndarray) -> Any:
     from PIL import Image
 
     return Image.fromarray(image if image.shape[-1] == 3 else image[..., 0])

@@ -1,4 +1,4 @@
-"""What is wrong with a VAE, by its numbers, and what to do about it."""
+"""Diagnose problems of a VAE from its scores, with remedies."""
 
 import math
 from collections.abc import Mapping
@@ -7,29 +7,29 @@ from typing import Any, NamedTuple
 from kvae.evaluation.latents import mismatch
 
 TRUSTED = 0.9  # share of images with two effective samples or more
-ENOUGH_SAMPLES = 64  # with fewer, nobody takes the bound for the likelihood
-CLEAR = 4.0  # standard errors
-GAP = 1.0  # nats that are worth a remark
-WASTED = 0.1  # share of the rate that may go to the aggregate posterior's distance from the prior
+ENOUGH_SAMPLES = 64  # with fewer samples, the bound isn't expected to be close to the likelihood
+CLEAR = 4.0  # standard errors of a significant gap
+GAP = 1.0  # nats of a relevant gap
+WASTED = 0.1  # acceptable share of the aggregate posterior's KL from the prior in the rate
 
 
 class EvaluationWarning(UserWarning):
-    """The numbers of an evaluation point at something wrong."""
+    """A warning about a problem that the scores of an evaluation show."""
 
 
 class CollapseWarning(EvaluationWarning):
-    """The posterior has collapsed onto the prior: the latents carry (almost) nothing about x."""
+    """A warning that the posterior has collapsed onto the prior: the latents carry (almost) no information about x."""
 
 
 class NonFiniteWarning(EvaluationWarning):
-    """Some images have terms that are infinite or not a number."""
+    """A warning that some images have terms that are infinite or NaN."""
 
 
 class WeightWarning(EvaluationWarning):
-    """For many images the importance-weighted likelihood is that of one or two samples."""
+    """A warning that for many images one or two samples dominate the importance-weighted likelihood."""
 
 
-#: findings that `evaluate` warns of, by name; the others it leaves to `diagnose`
+#: findings of which `evaluate` warns, by name; only `diagnose` reports the others
 WARNINGS: dict[str, type[EvaluationWarning]] = {
     "posterior collapse": CollapseWarning,
     "not finite": NonFiniteWarning,
@@ -38,26 +38,26 @@ WARNINGS: dict[str, type[EvaluationWarning]] = {
 
 
 class Finding(NamedTuple):
-    """One thing that is wrong: its name, and a sentence with the numbers and a remedy."""
+    """A problem of a model: its name, and a message with the numbers and a remedy."""
 
     name: str
     message: str
 
 
 def diagnose(scores: Mapping[str, Any], train: Mapping[str, Any] | None = None) -> list[Finding]:
-    """What the scores point at; nothing for a model of which nothing is known to be wrong.
+    """Return the problems that the scores show; an empty list if they show none.
 
     * "posterior collapse": fewer than 2 latents, and at most a quarter, are active;
-    * "not finite": which terms, and for how many images;
-    * "outside the support": images that the likelihood gives no probability to, such as grey ones for Bernoulli;
+    * "not finite": names the terms, and the number of images of each;
+    * "outside the support": images without a probability under the likelihood, such as grey ones for Bernoulli;
     * "degenerate weights": K ≥ 64, and the effective sample size is below 2 for more than 10% of the images;
     * "prior mismatch": the KL of the aggregate posterior from the prior is over 1 nat, and over 10% of the rate;
     * "overfitting": test images cost over 1 nat more than training images, and over 4 standard errors;
-    * "underfitting": they cost no more than training images (within 2 standard errors).
+    * "underfitting": test images cost no more than training images (within 2 standard errors).
 
     Args:
-        scores: what `evaluate` gives, and perhaps `aggregate_posterior`, in one dict.
-        train: the scores of as many training images with the same K.
+        scores: result of `evaluate`, optionally merged with that of `aggregate_posterior`.
+        train: scores of the same number of training images with the same K.
 
     Example:
 
@@ -76,12 +76,11 @@ def _collapse(scores: Mapping[str, Any]) -> Finding | None:
         return None
     rate = f"rate {scores['rate']:.2f} nats"
     if scores["rate"] > latents:  # far from the prior, and still without information
-        rate += ", paid for a posterior that is nearly the same for every image"
+        rate += ", for a posterior that is nearly the same for every image"
     return Finding(
         "posterior collapse",
-        f"Posterior collapse: {active} of {latents} latents are active ({rate}), so the "
-        "decoder draws nearly the same image for every z. Train longer, warm up or lower beta, or use a likelihood "
-        "with a smaller variance.",
+        f"Posterior collapse: {active} of {latents} latents are active ({rate}), so the decoder gives nearly the same "
+        "image for every z. Train longer, warm up or lower beta, or use a likelihood with a smaller variance.",
     )
 
 
@@ -91,8 +90,8 @@ def _not_finite(scores: Mapping[str, Any]) -> Finding | None:
     terms = ", ".join(f"{name} of {count} images" for name, count in scores["non_finite"].items())
     return Finding(
         "not finite",
-        f"Not finite: {terms} of {scores['examples']}, and the means are not either. Train again with a lower "
-        "learning rate or in float32, or bound the scale of the posterior and the likelihood from below.",
+        f"Not finite: {terms} of {scores['examples']}; the means are not finite, either. Train again with a lower "
+        "learning rate or in float32, or bound the scales of the posterior and the likelihood from below.",
     )
 
 
@@ -101,11 +100,11 @@ def _outside(scores: Mapping[str, Any]) -> Finding | None:
         return None
     share = f"{scores['outside_support']} of {scores['examples']} images"
     if scores["support"] == "binary":
-        message = f"{share} have grey values: under Bernoulli the number is not a likelihood of x. Binarise the " \
-                  "images, or take ContinuousBernoulli."  # fmt: skip
+        message = f"{share} have grey values: with Bernoulli the number is not a likelihood of x. Binarise the " \
+                  "images, or use ContinuousBernoulli."  # fmt: skip
     else:
-        message = f"{share} have values between the levels, which are rounded: the number is that of other images. " \
-                  "Give images of k / (levels − 1), such as 8-bit ones that aren't resized."  # fmt: skip
+        message = f"{share} have values between the levels, which are rounded: the number is that of the rounded " \
+                  "images. Use values k / (levels − 1), such as 8-bit images that aren't resized."  # fmt: skip
     return Finding("outside the support", f"Outside the support: {message}")
 
 
@@ -116,7 +115,7 @@ def _weights(scores: Mapping[str, Any]) -> Finding | None:
     return Finding(
         "degenerate weights",
         f"Degenerate importance weights: for {few:.0%} of the images fewer than 2 of {scores['num_samples']} samples "
-        f"count (median {scores['ess_median']:.1f}), so that the nll is a loose bound there. Take more samples, or a "
+        f"count (median {scores['ess_median']:.1f}), so the nll is a loose bound for them. Use more samples, or a "
         "richer posterior (InverseAutoregressive, FullCovarianceNormal).",
     )
 
@@ -130,8 +129,8 @@ def _mismatch(scores: Mapping[str, Any]) -> Finding | None:
     return Finding(
         "prior mismatch",
         f"Prior mismatch: the aggregate posterior is {f'{bound} {nats:.1f}'.lstrip()} nats from the "
-        f"prior (of a rate of {scores['rate']:.1f}), so samples come from where the decoder was never trained. Fit a "
-        "prior to the latents (VampPrior, RealNVP), or raise beta.",
+        f"prior (of a rate of {scores['rate']:.1f}), so samples come from regions on which the decoder was not "
+        "trained. Fit a prior to the latents (VampPrior, RealNVP), or raise beta.",
     )
 
 
@@ -142,7 +141,7 @@ def _gap(scores: Mapping[str, Any], train: Mapping[str, Any]) -> list[Finding]:
             Finding(
                 "overfitting",
                 f"Overfitting: {scores['split']} images cost {gap:.2f} ± {error:.2f} nats more than training images. "
-                "Stop earlier, take a smaller decoder or more data, or draw binary images afresh in each epoch.",
+                "Stop earlier, use a smaller decoder or more data, or redraw binary images in each epoch.",
             )
         ]
     if gap < 2 * error:
@@ -150,14 +149,14 @@ def _gap(scores: Mapping[str, Any], train: Mapping[str, Any]) -> list[Finding]:
             Finding(
                 "underfitting",
                 f"No overfitting: {scores['split']} images cost {gap:.2f} ± {error:.2f} nats more than training "
-                "images. A larger network or longer training has room to lower both.",
+                "images. A larger network or longer training may lower both.",
             )
         ]
     return []
 
 
 def generalisation_gap(scores: Mapping[str, Any], train: Mapping[str, Any]) -> tuple[float, float]:
-    """Nll of one set of images minus that of training images, and its standard error over the examples.
+    """Return the nll of other images minus that of training images, and its standard error over the examples.
 
     Example:
 

@@ -1,13 +1,9 @@
-"""Importance sampling of log p(x), image by image: fast, in bounded memory, and the same however it is cut up."""
+"""Importance sampling of log p(x), image by image: fast, in bounded memory, and independent of batches and chunks."""
 
-import collections
 import math
-import os
-import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -17,26 +13,17 @@ from keras import ops
 from kvae.data.pipeline import untuned
 from kvae.distributions import Noise, closed_form_kl, normal_from_words, seed_words, uniform_from_words
 from kvae.distributions.threefry import threefry
+from kvae.evaluation.graphs import decoding_floats, decoding_graph, few_at_a_time, has_convolutions, one_at_a_time
 from kvae.models import VAE
 from kvae.models.batches import batch_of
-from kvae.priors import Prior
 
 MEMORY = 64 << 20  # bytes of the largest tensor while decoding
-MOST_LATENTS = 8192  # decoded at once: more doesn't make it faster
-XLA_SAMPLES = 256  # from this K on, compiling pays
+MOST_LATENTS = 8192  # decoded at once; more is not faster
+XLA_SAMPLES = 256  # the smallest K for which compiling is worthwhile
 SAVE_SECONDS = 20.0
-OTHERS = "Expected the images that the unfinished evaluation began with. Received: others"
-STREAM = 0x45000000  # random numbers apart from those of samples of the same seed
+STREAM = 0x45000000  # separates these random numbers from those of samples with the same seed
 
 Rows = dict[str, np.ndarray]
-
-
-def cores() -> int:
-    """That this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-THREADS = min(4, cores())  # groups of images at a time: much of one group's work is done by one core
 
 
 def score_images(
@@ -49,7 +36,7 @@ def score_images(
     save: Callable[[Rows], None] | None = None,
     sampler: "ImportanceSampler | None" = None,
 ) -> Rows:
-    """Distortion, rate and importance-weighted likelihood of every image, in nats.
+    """Compute distortion, rate and importance-weighted likelihood of every image, in nats.
 
     With z_k ~ q(z|x), k = 1 … K, and weights w_k = p(x, z_k) / q(z_k|x):
 
@@ -57,31 +44,31 @@ def score_images(
     * `nll` = −log 1/K Σ w_k (Burda et al. 2016, https://arxiv.org/abs/1509.00519, eq. 8), sums in float64;
     * `ess` = (Σ w_k)² / Σ w_k², the effective sample size, from 1 to K.
 
-    The encoder sees an image once. Noise is a function of the seed, the number of the image and k alone: batches,
-    and how the K samples are cut into chunks, change results by no more than rounding.
+    The encoder sees each image once. The noise is a function of only the seed, the number of the image and k, so that
+    batches and chunks of the K samples change results by no more than rounding.
 
-    Memory beside the rows, 2·D + 7 numbers per image, and a batch of images: the largest tensor of a chunk has at
-    most 64 MiB (or is that of a single latent), a network has a few of them at a time, and as many chunks are worked
-    on as there are cores, up to four.
+    In addition to the rows (2·D + 7 numbers per image) and a batch of images, memory is bounded: the largest tensor of
+    a chunk has at most 64 MiB (or the size for a single latent), a network has a few of them at a time, and one chunk
+    per core is processed at a time, up to four.
 
     Args:
         model: a built `kvae.VAE`.
         data: dataset of batches as for `fit`, or an array `(N, H, W, C)`, or a pair of arrays. With a pair of noisy and
-            clean images it is the clean ones that are scored, with z ~ q(z|noisy).
+            clean images, the clean images are scored with z ~ q(z|noisy).
         num_samples: K.
-        seed: of the noise.
+        seed: seed of the noise.
         progress: whether to show a progress bar.
-        done: rows of a call that was interrupted: it goes on behind them and ends with equal results.
-        save: is called with the rows so far from time to time, and on Ctrl-C.
-        sampler: of an earlier call with the same model, K and seed, so that nothing is compiled again.
+        done: rows of an interrupted call. The call resumes after them, and its results are the same.
+        save: function that is called with the finished rows from time to time, and on Ctrl-C.
+        sampler: sampler of an earlier call with the same model, K and seed, to avoid compiling again.
 
     Returns:
-        Rows, each with an entry per image: those above, `(N,)`; `mean` and `variance` of q(z|x), `(N, D)`;
-        `outside`, whether the image lies outside the likelihood's support; `binary`, whether all of its values are
+        Rows, each with an entry per image: the values above, `(N,)`; `mean` and `variance` of q(z|x), `(N, D)`;
+        `outside`, whether the image is outside the likelihood's support; `binary`, whether all of its values are
         0 or 1; `image`, a checksum.
 
     Raises:
-        ValueError: for num_samples < 1, or if `done` are rows of other images.
+        ValueError: if num_samples < 1, or the rows `done` have other images.
 
     Example:
 
@@ -109,7 +96,10 @@ def score_images(
                 bar.total = max(0, int(dataset.cardinality())) * len(x) or None
             known = max(0, min(finished - first, len(x)))
             if known and np.any(rows["image"][:known] != done["image"][first : first + known]):  # type: ignore[index]
-                raise ValueError(OTHERS)
+                raise ValueError(
+                    "Expected the images of the interrupted evaluation. "
+                    f"Received: different images among {first} to {first + known - 1}; start again without `done`"
+                )
             bar.update(known)
             if known < len(x):
                 for group, scores in sampler.groups(x, model.condition(y, labels=True), first, known, target):
@@ -120,7 +110,10 @@ def score_images(
                         saved = time.monotonic()
             first += len(x)
         if finished > first:
-            raise ValueError(OTHERS)
+            raise ValueError(
+                f"Expected at least the {finished} images of the interrupted evaluation. "
+                f"Received: {first} images; start again without `done`"
+            )
     except KeyboardInterrupt:
         if save is not None and parts:
             save(_joined(parts))
@@ -131,14 +124,14 @@ def score_images(
 
 
 def as_batches(data: Any, batch_size: int = 256) -> tf.data.Dataset:
-    """An array of images or `(images, labels)` as a dataset of batches; a dataset as it is."""
+    """Return a dataset of batches of an array of images or a pair `(images, labels)`; return a dataset unchanged."""
     if isinstance(data, tf.data.Dataset):
         return data
     return untuned(tf.data.Dataset.from_tensor_slices(data).batch(batch_size))
 
 
 class SampleNoise(Noise):
-    """Noise of sample k of image i: a function of (seed, i, k) alone.
+    """Noise of sample k of image i: a function of only (seed, i, k).
 
     Args:
         seed: int32 `(2,)`, from `kvae.distributions.seed_words`.
@@ -178,14 +171,14 @@ class SampleNoise(Noise):
 
 
 class ImportanceSampler:
-    """Scores of images, a group at a time, of all groups of the same size: one graph, compiled once.
+    """A sampler that scores groups of images; all groups have the same size, so that one graph is compiled once.
 
     Args:
-        model: a built `kvae.VAE`; its prior is taken as it is now.
+        model: a built `kvae.VAE`; later changes of its prior have no effect.
         num_samples: K.
-        seed: of the noise.
-        batch_size: the most images at once.
-        same_noise: whether all images get the noise of the first: a score depends on its image alone then.
+        seed: seed of the noise.
+        batch_size: largest number of images at once.
+        same_noise: whether all images have the noise of the first one, so that a score depends only on its image.
     """
 
     def __init__(self, model: VAE, num_samples: int, seed: int, batch_size: int, same_noise: bool = False):
@@ -194,7 +187,7 @@ class ImportanceSampler:
         latents = max(1, min(MOST_LATENTS, MEMORY // (4 * decoding_floats(decoding))))
         chunks = -(-num_samples // latents)
         self.model, self.num_samples, self.same_noise = model, num_samples, same_noise
-        self.chunk = -(-num_samples // chunks)  # samples at once, of
+        self.chunk = -(-num_samples // chunks)  # samples of each image at once
         self.group = max(1, min(batch_size, latents // num_samples))  # images at once
         self.kl, self.prior = closed_form_kl(posterior, prior), prior
         words = tf.constant(seed_words(seed))
@@ -203,19 +196,20 @@ class ImportanceSampler:
             z, log_q = posterior.sample_and_log_prob(q, self.chunk, SampleNoise(words, index, start))
             return z, prior.log_prob(z, c) - log_q  # (n, B, D), (n, B)
 
-        def terms(parts: bool) -> Callable[..., tuple[Any, Any]]:
-            drawn, log_prob = (tf.function(part, jit_compile=parts) for part in (draw, likelihood.log_prob))
+        def make_terms(compile_parts: bool) -> Callable[..., tuple[Any, Any]]:
+            drawn, log_prob = (tf.function(part, jit_compile=compile_parts) for part in (draw, likelihood.log_prob))
 
-            def of(x: Any, q: Any, c: Any, index: Any, start: Any) -> tuple[Any, Any]:
+            def terms(x: Any, q: Any, c: Any, index: Any, start: Any) -> tuple[Any, Any]:
                 z, log_ratio = drawn(q, c, index, start)
                 return log_prob(model.decoder_params(z, c), x), log_ratio  # (n, B) each: log p(x|z), log p(z)/q(z|x)
 
-            return of
+            return terms
 
-        self.terms = terms
-        self.pays = num_samples >= XLA_SAMPLES
+        self.make_terms = make_terms
+        self.compile_parts = num_samples >= XLA_SAMPLES
         # oneDNN's convolutions, and its products of bfloat16, are faster than XLA's.
-        self.compile = self.pays and model.decoder.compute_dtype == "float32" and not has_convolutions(decoding)
+        plain = model.decoder.compute_dtype == "float32" and not has_convolutions(decoding)
+        self.compile = self.compile_parts and plain
         self.graph: Any = None
 
     def encode(self, x: Any, c: Any) -> tuple[Any, Any, Any, Any]:
@@ -224,9 +218,9 @@ class ImportanceSampler:
         return q, self.model.posterior.mean(q), self.model.posterior.variance(q), rate
 
     def groups(self, x: Any, c: Any, first: int, known: int, target: Any = None) -> Iterator[tuple[slice, Rows]]:
-        """Scores of the images of a batch but the first `known`; `first` is the number of its first image.
+        """Yield the scores of the images of a batch after the first `known`; `first` is the number of its first image.
 
-        `target` are the images that the likelihood is of, where these aren't `x`.
+        `target` has the images of the likelihood, if they aren't `x`.
         """
         x = self.model.check_images(x)
         q, mean, variance, rate = self.encode(x, c)
@@ -248,15 +242,16 @@ class ImportanceSampler:
         yield from few_at_a_time(work, range(known, len(x), self.group))
 
     def _graph(self, *inputs: Any) -> Any:
-        """All of it compiled, or all but the decoder, or nothing: as far as it pays, and XLA can."""
-        for whole in [True] * self.compile + [False] * self.pays:
-            graph = tf.function(self.terms(parts=True), jit_compile=whole).get_concrete_function(*inputs)
+        """Compile everything, everything except the decoder, or nothing: what is worthwhile and XLA supports."""
+        for whole in [True] * self.compile + [False] * self.compile_parts:
+            terms = self.make_terms(compile_parts=True)
+            graph = tf.function(terms, jit_compile=whole).get_concrete_function(*inputs)
             try:
                 graph(*inputs)
                 return graph if whole else one_at_a_time(graph)
             except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError):
                 pass  # an operation that XLA can't compile
-        return one_at_a_time(tf.function(self.terms(parts=False)).get_concrete_function(*inputs))
+        return one_at_a_time(tf.function(self.make_terms(compile_parts=False)).get_concrete_function(*inputs))
 
     def _scores(self, x: Any, q: Any, c: Any, index: Any) -> Rows:
         log_sums, log_squares, log_p_xs, log_ratios = [], [], [], []
@@ -281,7 +276,7 @@ class ImportanceSampler:
 
 
 def log_sum_exp(values: np.ndarray) -> np.ndarray:
-    """log Σ exp over the first axis, without overflow; NaN and ±∞ come through.
+    """Compute log Σ exp over the first axis without overflow; NaN and ±∞ are kept.
 
     Example:
 
@@ -294,66 +289,8 @@ def log_sum_exp(values: np.ndarray) -> np.ndarray:
         return np.log(np.sum(np.exp(values - shift), axis=0)) + shift
 
 
-def one_at_a_time(graph: Callable[..., Any]) -> Callable[..., Any]:
-    """A graph that threads call in turn.
-
-    TensorFlow may rewrite a long sum so that it accumulates in a temporary variable; those of two calls have one name.
-    """
-    turn = threading.Lock()
-
-    def call(*inputs: Any) -> Any:
-        with turn:
-            return graph(*inputs)
-
-    return call
-
-
-def few_at_a_time(work: Callable[[int], Any], items: Sequence[int]) -> Iterator[Any]:
-    """What `work` makes of each item, in order, a few of them at a time; whoever stops waits for those alone.
-
-    Example:
-
-        >>> list(few_at_a_time(lambda item: item**2, range(4)))
-        [0, 1, 4, 9]
-    """
-    waiting: collections.deque[Future] = collections.deque()
-    with ThreadPoolExecutor(THREADS) as pool:
-        try:
-            for item in items:
-                waiting.append(pool.submit(work, item))
-                if len(waiting) > THREADS:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
-
-
-def decoding_graph(model: VAE, prior: Prior) -> tf.Graph:
-    """The operations from latents (and conditions) to log p(x|z) and log p(z)."""
-    x = tf.zeros((1, *model.image_shape))
-
-    @tf.function
-    def decode(latents: Any) -> Any:
-        z, c = latents[:, : model.latent_dim], latents[:, model.latent_dim :] if model.condition_dim else None
-        return model.likelihood.log_prob(model.decoder(latents), x), prior.log_prob(z, c)
-
-    return decode.get_concrete_function(tf.TensorSpec((None, *model.decoder_shape))).graph
-
-
-def decoding_floats(graph: tf.Graph) -> int:
-    """Numbers in the largest tensor of a decoding graph, per latent vector: of those with one axis for latents."""
-    shapes = [output.shape.as_list() for op in graph.get_operations() for output in op.outputs if output.shape.rank]
-    return max(math.prod(size or 1 for size in shape) for shape in shapes if shape.count(None) == 1)
-
-
-def has_convolutions(graph: tf.Graph) -> bool:
-    return any("Conv" in operation.type for operation in graph.get_operations())
-
-
 def _image_rows(model: VAE, x: Any) -> Rows:
-    """What there is to know about images before the model sees them."""
+    """Return the columns that don't require the model: checksums, whether images are binary or outside the support."""
     x = np.asarray(x)
     flat = x.reshape(len(x), -1).astype(np.float32)
     binary = np.all((flat == 0) | (flat == 1), axis=1)

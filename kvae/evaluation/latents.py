@@ -1,4 +1,4 @@
-"""What the latents do, over a whole data set."""
+"""Statistics of the latents over a whole dataset."""
 
 import math
 from collections.abc import Mapping
@@ -15,11 +15,11 @@ from kvae.models.metrics import ACTIVE_VARIANCE
 from kvae.priors import StandardNormal
 
 PAIRS_AT_ONCE = 1 << 15  # densities of one latent vector under one image's posterior
-SATURATED = 1.0  # nats: mutual information that is as near to log N, its largest value, is a lower bound only
+SATURATED = 1.0  # nats: mutual information within this distance of log N, its largest value, is only a lower bound
 
 
 class LatentStatistics(NamedTuple):
-    """Per latent: `kl` (nats, mean over the data) and `active`; `order` lists latents from most to least KL."""
+    """Statistics per latent: `kl` (nats, mean over the data), `active`, and `order`, the latents by descending KL."""
 
     kl: np.ndarray  # (D,)
     active: np.ndarray  # (D,) bool
@@ -27,10 +27,11 @@ class LatentStatistics(NamedTuple):
 
 
 def latent_statistics(mean: np.ndarray, variance: np.ndarray) -> LatentStatistics:
-    """KL of each latent's marginal posterior from N(0, 1), and which latents are active.
+    """Return the KL of each latent's marginal posterior from N(0, 1), and which latents are active.
 
     Args:
-        mean, variance: moments of q(z|x), `(N, D)`. What isn't finite stays so in `kl`, and its latent isn't active.
+        mean, variance: moments of q(z|x), `(N, D)`. With values that aren't finite, `kl` isn't finite and the latent
+            isn't active.
 
     Example:
 
@@ -38,31 +39,31 @@ def latent_statistics(mean: np.ndarray, variance: np.ndarray) -> LatentStatistic
         >>> statistics.active.tolist(), statistics.kl.round(2).tolist()
         ([True, False], [1.2, 0.0])
     """
-    with np.errstate(divide="ignore", invalid="ignore"):  # of a variance of 0 the KL is infinite
+    with np.errstate(divide="ignore", invalid="ignore"):  # with a variance of 0 the KL is infinite
         kl = 0.5 * np.mean(np.square(mean) + variance - 1 - np.log(variance), axis=0)
     return LatentStatistics(kl, mean.var(axis=0) > ACTIVE_VARIANCE, np.argsort(-kl, kind="stable"))
 
 
 def aggregate_posterior(model: VAE, data: Any, seed: int = 0) -> dict[str, float]:
-    """The rate in two parts: what the latents know about the image, and how far they are from the prior, in nats.
+    """Return the two parts of the rate: mutual information of image and latents, and their KL from the prior, in nats.
 
     With q(z) = 1/N Σ_n q(z|x_n), the rate is I(n; z) + KL(q(z) ‖ p(z)) (Hoffman & Johnson 2016, "ELBO surgery", eq.
-    7). Both parts are means over one z_n ~ q(z|x_n) per image, with q(z_n) from all N² pairs. So N images are taken
-    for the whole of the data: I is at most log N. Where it is within 1 nat of that (`is_saturated`), it is a lower
-    bound of what it is for the data's distribution, and the marginal KL an upper one. Compare numbers of the same N.
+    7). Both parts are means over one z_n ~ q(z|x_n) per image, with q(z_n) from all N² pairs. The N images stand for
+    all data, and I is at most log N. If I is within 1 nat of log N (`is_saturated`), it is a lower bound of its value
+    for the data's distribution, and the marginal KL is an upper bound. Compare only numbers with the same N.
 
-    `marginal_kl_normal` doesn't saturate, and is at most the marginal KL: that of the normal distribution with the
-    mean and covariance of q(z), less D (D + 3) / 4N for what these of N draws differ by. It is given for a standard
-    normal prior and more images than latents. `mismatch` says which of the two to take.
+    `marginal_kl_normal` doesn't saturate, and is at most the marginal KL. It is the KL of the normal distribution with
+    the mean and covariance of q(z), minus D (D + 3) / 4N, the bias of moments of N draws. It requires a standard
+    normal prior and more images than latents. `mismatch` chooses between the two.
 
     Args:
-        model: a built `kvae.VAE`, not a conditional one.
-        data: images, as for `evaluate`; 2,000 are enough to tell a mismatch from none.
-        seed: of the latents.
+        model: a built `kvae.VAE` without conditions.
+        data: images, as for `evaluate`; 2,000 are enough to detect a mismatch.
+        seed: seed of the latents.
 
     Returns:
-        Dict with `mutual_information`, `marginal_kl`, `log_n`, the most that the first can be, and perhaps
-        `marginal_kl_normal`.
+        Dict with `mutual_information`, `marginal_kl`, `log_n` (the largest value of the mutual information), and
+        `marginal_kl_normal` if it is defined.
 
     Raises:
         ValueError: if there is no data, or the model is conditional.
@@ -79,7 +80,7 @@ def aggregate_posterior(model: VAE, data: Any, seed: int = 0) -> dict[str, float
     batches = (unpack(batch)[0] for batch in as_batches(data))
     params = [model.encoder_params(model.check_images(x)) for x in batches]
     if not params:
-        raise ValueError("Expected images. Received: none")
+        raise ValueError("Expected images. Received: 0 images")
     q = tf.concat(params, axis=0)  # (N, P)
     n = int(q.shape[0])
     noise = SampleNoise(tf.constant(seed_words(seed)), tf.range(n), tf.constant(0))
@@ -102,15 +103,15 @@ def aggregate_posterior(model: VAE, data: Any, seed: int = 0) -> dict[str, float
 
 
 def is_saturated(parts: Mapping[str, Any]) -> bool:
-    """Whether the mutual information that `aggregate_posterior` gives is a lower bound only: within 1 nat of log N."""
+    """Return whether the mutual information of `aggregate_posterior` is only a lower bound: within 1 nat of log N."""
     return parts["mutual_information"] > parts["log_n"] - SATURATED
 
 
 def mismatch(parts: Mapping[str, Any]) -> tuple[str, float]:
-    """KL(q(z) ‖ p(z)) by the estimate that holds: "" and the number, or "at least" or "at most", where it is a bound.
+    """Return the best estimate of KL(q(z) ‖ p(z)): "" and the number, or "at least" or "at most" if it is a bound.
 
     Args:
-        parts: what `aggregate_posterior` gives.
+        parts: result of `aggregate_posterior`.
 
     Example:
 
@@ -126,22 +127,22 @@ def mismatch(parts: Mapping[str, Any]) -> tuple[str, float]:
 
 
 def parts_of_the_rate(parts: Mapping[str, Any]) -> str:
-    """What `aggregate_posterior` gives in a line, which says where a number is a bound only.
+    """Return the result of `aggregate_posterior` in one line, which marks bounds.
 
     Example:
 
         >>> print(parts_of_the_rate({"mutual_information": 6.18, "marginal_kl": 9.0, "log_n": 6.21}))
-        mutual information at least 6.18 (of N images at most log N = 6.21 is seen), KL(q(z) ‖ p) at most 9.00 nats
+        mutual information at least 6.18 (N images limit it to log N = 6.21), KL(q(z) ‖ p) at most 9.00 nats
     """
     bound, nats = mismatch(parts)
     information = f"{parts['mutual_information']:.2f}"
     if is_saturated(parts):
-        information = f"at least {information} (of N images at most log N = {parts['log_n']:.2f} is seen)"
+        information = f"at least {information} (N images limit it to log N = {parts['log_n']:.2f})"
     return f"mutual information {information}, KL(q(z) ‖ p) {f'{bound} {nats:.2f}'.lstrip()} nats"
 
 
 def _normal_kl(z: np.ndarray) -> float:
-    """KL(N(m, S) ‖ N(0, I)) with the moments of draws `(N, D)`, less its bias."""
+    """Return KL(N(m, S) ‖ N(0, I)) with the moments of draws `(N, D)`, minus its bias."""
     n, d = z.shape
     mean, covariance = z.mean(axis=0), np.atleast_2d(np.cov(z.T, bias=True))
     _, log_det = np.linalg.slogdet(covariance)

@@ -1,4 +1,4 @@
-"""Distortion, rate, ELBO and an importance-weighted likelihood, over a whole split."""
+"""Distortion, rate, ELBO and importance-weighted likelihood over a whole split."""
 
 import math
 import warnings
@@ -13,7 +13,7 @@ from kvae.evaluation.importance import Rows, score_images
 from kvae.evaluation.latents import latent_statistics
 from kvae.models import VAE
 
-FEW = 2.0  # effective samples: with fewer, one weight is most of the sum
+FEW = 2.0  # effective samples; with fewer, one weight dominates the sum
 GREY, BINARY = "grey values: not a likelihood of binary data", "binary images as given"
 
 
@@ -29,38 +29,38 @@ def evaluate(
     done: Mapping[str, np.ndarray] | None = None,
     save: Callable[[Rows], None] | None = None,
 ) -> dict[str, Any]:
-    """Score a VAE: everything in nats per example, a bound or an estimate of −log p(x).
+    """Score a VAE in nats per example.
 
     * `distortion` and `rate`: −E_q log p(x|z) and KL(q ‖ p), means over the same K posterior samples;
     * `elbo` = −(distortion + rate), the evidence lower bound (Kingma & Welling 2014, eq. 3);
-    * `nll`: −log p̂(x) with p̂ = mean_k p(x, z_k)/q(z_k|x), the importance-weighted bound with K samples (Burda
-      et al. 2016, eq. 8), from above: it falls towards −log p(x) as K grows; papers quote it at K = 5000;
-    * `bits_per_dim`: −ELBO / (ln 2 · H·W·C), and `bits_per_dim_nll`, the same of the nll. For a discrete likelihood
-      these are bits per dimension of the data. For a density (Normal) they refer to x in [0, 1]; add log₂ 255 = 7.99,
-      the levels of 8-bit images being 1/255 apart, to compare with bits of these;
+    * `nll`: −log p̂(x) with p̂ = mean_k p(x, z_k)/q(z_k|x), the importance-weighted upper bound on −log p(x) with K
+      samples (Burda et al. 2016, eq. 8). It falls towards −log p(x) as K grows; papers quote it at K = 5000;
+    * `bits_per_dim`: −ELBO / (ln 2 · H·W·C), and `bits_per_dim_nll`, the same for the nll. For a discrete likelihood
+      these are bits per dimension of the data. For a density (Normal) they refer to x in [0, 1]; add log₂ 255 = 7.99 to
+      compare with bits of 8-bit images, whose levels are 1/255 apart;
     * `ess_median` and `ess_below_2`: median of the effective sample size (Σw)²/Σw², and the share of images where
-      it is below 2: there the nll is one weight's, and not to be trusted;
+      it is below 2. The nll of such an image depends on one weight and can't be trusted;
     * `kl_per_dimension`: KL from N(0, 1) of each latent's marginal posterior, mean over the images.
 
-    Errors (`nll_error`, …) are standard errors over the examples; None for a single one. The noise is a function of
-    the seed and the number of the image: `score_images` says more, also on memory, and has a row for each image.
+    Errors (`nll_error`, …) are standard errors over the examples; None for a single example. The noise is a function
+    of the seed and the number of the image. `score_images` returns a row for each image and describes the memory.
 
     Args:
         model: a built `kvae.VAE`.
-        data: what `kvae.data.load` gives; or a dataset of batches `x` or `(x, label)`, an array `(N, H, W, C)`, or
-            a pair of arrays. Labels are the conditions of a conditional model, and ignored by any other.
+        data: the result of `kvae.data.load`; or a dataset of batches `x` or `(x, label)`, an array `(N, H, W, C)`, or
+            a pair of arrays. Labels are the conditions of a conditional model; other models ignore them.
         num_samples: K.
-        split: which split of `data`, or what the data is called in the result.
+        split: split of `data`, or the name of the data in the result.
         progress: whether to show a progress bar.
-        seed: of the posterior samples.
-        limit: only the first images, of what `kvae.data.load` gives.
-        done, save: to go on where an evaluation was interrupted, see `score_images`.
+        seed: seed of the posterior samples.
+        limit: number of first images to score, for the result of `kvae.data.load`.
+        done, save: rows and function to resume an interrupted evaluation, see `score_images`.
 
     Returns:
-        Dict with the above, and `active_units`, `num_samples`, `seed`, `split`, `examples`; `images`, a checksum of
-        these, the same for the same images; `precision`, that the decoder computes in; `binarisation`, how they became
-        binary, where the likelihood is one of binary data; `outside_support`, how many aren't in the likelihood's
-        support; `non_finite`, how many have an infinite value or NaN, by term.
+        Dict with the values above, and `active_units`, `num_samples`, `seed`, `split`, `examples`; `images`, a
+        checksum of the images; `precision`, the precision of the decoder; `binarisation`, how the images became binary,
+        if the likelihood is one of binary data; `outside_support`, the number of images outside the likelihood's
+        support; `non_finite`, the number of images with an infinite value or NaN, by term.
 
     Raises:
         ValueError: if there is no data, or num_samples < 1.
@@ -68,13 +68,13 @@ def evaluate(
     Warns:
         CollapseWarning: if few or no latents are active.
         NonFiniteWarning: if some terms are not finite.
-        WeightWarning: if the nll is not to be trusted.
+        WeightWarning: if the nll can't be trusted.
 
     Example:
 
         >>> import kvae
         >>> vae = kvae.VAE(latent_dim=2, image_shape=(8, 8, 1))
-        >>> with warnings.catch_warnings(action="ignore"):  # untrained, it carries nothing
+        >>> with warnings.catch_warnings(action="ignore"):  # the latents of an untrained model are inactive
         ...     scores = evaluate(vae, np.zeros((10, 8, 8, 1), "float32"), num_samples=8)
         >>> scores["examples"], scores["nll"] <= -scores["elbo"], scores["binarisation"]
         (10, True, 'binary images as given')
@@ -84,11 +84,11 @@ def evaluate(
         described = data.binarisation
         data = data.split(split, labels=model.condition_dim is not None, limit=limit)
     elif limit is not None:
-        raise ValueError(f"Argument `limit` is for what `kvae.data.load` gives. Received: limit={limit}")
+        raise ValueError(f"Argument `limit` requires data from `kvae.data.load`. Received: limit={limit}")
     rows = score_images(model, data, num_samples, seed, progress, done, save)
     if not rows:
         raise ValueError(f"Expected images to evaluate. Received: an empty {split} split")
-    with np.errstate(all="ignore"):  # what isn't finite is counted and named
+    with np.errstate(all="ignore"):  # values that aren't finite are counted by term
         summary = _summary(model, rows, described)
     scores = {**summary, "num_samples": num_samples, "seed": seed, "split": split}
     for finding in diagnose(scores):
@@ -128,6 +128,6 @@ def _summary(model: VAE, rows: Rows, described: str | None) -> dict[str, Any]:
 
 
 def standard_error(values: Any) -> float | None:
-    """Of the mean of independent values; None for a single one."""
+    """Return the standard error of the mean of independent values; None for a single value."""
     values = np.asarray(values, np.float64)
     return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else None

@@ -1,4 +1,4 @@
-"""The linear probe: what a linear classifier can read from the features, beside its controls."""
+"""Linear probes: the accuracy of linear classifiers on features, compared with controls."""
 
 from typing import Any, NamedTuple
 
@@ -10,7 +10,7 @@ C_GRID = (0.01, 0.1, 1.0, 10.0)
 
 
 class ProbeRow(NamedTuple):
-    """One line of the probe's table."""
+    """A row of the probe's table."""
 
     features: str
     size: int
@@ -23,18 +23,18 @@ def linear_probe(
     test: dict[str, np.ndarray],
     test_labels: np.ndarray,
 ) -> list[ProbeRow]:
-    """Test accuracy of logistic regression on each set of features (Alain & Bengio 2016).
+    """Return the test accuracy of logistic regression on each set of features (Alain & Bengio 2016).
 
-    Features are not rescaled: scaling a dead latent up to unit variance makes it noise. The strength of the
-    L2 penalty is chosen from `C_GRID` on the last fifth of each class's training examples, for every set alike.
+    Features are not rescaled, because an inactive latent scaled to unit variance would be noise. The strength of the
+    L2 penalty is chosen from `C_GRID` on the last fifth of each class's training examples, for each set of features.
 
     Args:
-        train, test: arrays `(N, …)` by name; anything but the first axis is flattened.
-        train_labels, test_labels: integers `(N,)`; examples with a label below 0 have none, and are left out.
+        train, test: arrays `(N, …)` by name; all axes except the first are flattened.
+        train_labels, test_labels: integers `(N,)`; examples with a label below 0 are unlabelled and left out.
 
     Raises:
-        ValueError: if there are fewer than 10 labelled training examples, no two classes with two of them each, no
-            labelled test example, or features that are not finite.
+        ValueError: if there are fewer than 10 labelled training examples, if no two classes have two of them each, if
+            there is no labelled test example, or if features are not finite.
 
     Example:
 
@@ -49,7 +49,7 @@ def linear_probe(
     counts = np.unique(y, return_counts=True)[1]
     if len(y) < 10 or np.sum(counts > 1) < 2:
         raise ValueError(
-            "Expected at least 10 labelled training examples, two or more of each of two classes. "
+            "Expected at least 10 labelled training examples, two or more in each of two classes. "
             f"Received: {len(y)} examples of {len(counts)} classes"
         )
     if not len(y_test):
@@ -68,17 +68,17 @@ def probe_with_controls(
     test: dict[str, np.ndarray],
     test_images: np.ndarray,
 ) -> list[ProbeRow]:
-    """The probe on z mean and the last hidden layer, beside raw pixels and as many principal components as latents.
+    """Probe z mean and the last hidden layer; the controls are raw pixels and as many principal components as latents.
 
     Args:
-        train, test: what `kvae.features.extract` returns, with `label`.
+        train, test: results of `kvae.features.extract` with `label`.
         train_images, test_images: the same images, `(N, H, W, C)`.
     """
     from sklearn.decomposition import PCA
 
     raw, raw_test = _flat(train_images), _flat(test_images)
     size = min(train["mean"].shape[1], *raw.shape)
-    # Of images that are all equal there is no share of the variance.
+    # Equal images have no variance to divide by.
     with np.errstate(divide="ignore", invalid="ignore"), threads_for(len(raw)):
         pca = PCA(size, random_state=0).fit(raw)
     features = {"z mean": (train["mean"], test["mean"])}
@@ -99,18 +99,18 @@ def _flat(x: np.ndarray) -> np.ndarray:
 
 
 def _accuracy(x: np.ndarray, y: np.ndarray, x_test: np.ndarray, y_test: np.ndarray) -> float:
-    held = _held_out(y)
-    scores = [_fit(x[~held], y[~held], c).score(x[held], y[held]) for c in C_GRID]
+    held_out = _held_out(y)
+    scores = [_fit(x[~held_out], y[~held_out], c).score(x[held_out], y[held_out]) for c in C_GRID]
     return float(_fit(x, y, C_GRID[int(np.argmax(scores))]).score(x_test, y_test))
 
 
 def _held_out(y: np.ndarray) -> np.ndarray:
-    """The last fifth of each class, `(N,)` bool: one example or more where it has two or more."""
-    held = np.zeros(len(y), bool)
+    """Return the last fifth of each class, `(N,)` bool: at least one example of a class with two or more."""
+    held_out = np.zeros(len(y), bool)
     for label in np.unique(y):
         own = np.flatnonzero(y == label)
-        held[own[max(1, len(own) * 4 // 5) :]] = True
-    return held
+        held_out[own[max(1, len(own) * 4 // 5) :]] = True
+    return held_out
 
 
 def _fit(x: np.ndarray, y: np.ndarray, c: float) -> Any:

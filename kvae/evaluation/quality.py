@@ -1,4 +1,4 @@
-"""How good samples look, in numbers that need no download: a Fréchet distance and sharpness."""
+"""Sample quality without downloads: a Fréchet distance and sharpness."""
 
 import math
 from collections.abc import Callable
@@ -14,34 +14,34 @@ BATCH = 256
 
 
 def sample_quality(model: Any, data: Any, n: int = 2000, classifier: Any = None, seed: int = 0) -> dict:
-    """Samples of a VAE against test images: how near their distributions are, and how sharp they look.
+    """Compare samples of a VAE with test images: the distance of their distributions, and their sharpness.
 
-    Fréchet distances are between the features (`frechet_distance`, `feature_classifier`) of the first n test images
-    and of as many others, 0 being best. They have a bias that falls with n: compare only those of the same n and
-    classifier, and look at the floor, that of training images, which no model is expected to get below.
+    Fréchet distances are measured between the features (`frechet_distance`, `feature_classifier`) of the first n test
+    images and of n other images; 0 is best. Their bias falls with n: compare only distances with the same n and
+    classifier. The floor is the distance of training images; no model is expected to be below it.
 
     Args:
-        model: a `kvae.VAE`; a conditional one gets the labels of the test images.
-        data: what `kvae.data.load` gives, with labels; a conditional model is given the labelled test images only.
-        n: images on either side, at most (there may be fewer to test on).
-        classifier: from `feature_classifier`, so that models are compared by the same features; or any
+        model: a `kvae.VAE`; a conditional model generates images with the labels of the test images.
+        data: the result of `kvae.data.load`, with labels; a conditional model uses only the labelled test images.
+        n: largest number of images on either side (there may be fewer test images).
+        classifier: the result of `feature_classifier`, so that models are compared in the same features; or any
             `keras.Sequential` whose last layer gives logits. None trains one.
-        seed: of the samples, and of the classifier.
+        seed: seed of the samples and of the classifier.
 
     Returns:
         Dict with
 
-        * `frechet_means`, `frechet_draws`: of samples, as the means of x given z, and as draws of x given z; with
-          a simple likelihood the draws have the pixel noise that the means lack;
-        * `frechet_floor`: of training images;
-        * `sharpness_samples`, `sharpness_reconstructions`: of means of x, see `sharpness`; NaN where the test images
-          have no edges, or are below 3×3;
-        * `classifier_accuracy`: on the labelled test images (NaN where there are none); features of a poor classifier
-          say little;
-        * `measure`: what the Fréchet distance is; `n`.
+        * `frechet_means`, `frechet_draws`: distances of samples, as means of x given z and as draws of x given z; with
+          a simple likelihood the draws have pixel noise and the means don't;
+        * `frechet_floor`: distance of training images;
+        * `sharpness_samples`, `sharpness_reconstructions`: sharpness of means of x, see `sharpness`; NaN if the test
+          images have no edges, or are smaller than 3×3;
+        * `classifier_accuracy`: accuracy on the labelled test images (NaN without any); features of an inaccurate
+          classifier have little meaning;
+        * `measure`: description of the Fréchet distance; `n`.
 
     Raises:
-        ValueError: without labels, or for n < 2.
+        ValueError: if labels are missing, or n < 2.
 
     Example:
 
@@ -73,29 +73,29 @@ def sample_quality(model: Any, data: Any, n: int = 2000, classifier: Any = None,
     given = (test,) if condition is None else (test, condition)
     reconstructions = np.clip(_in_batches(model.reconstruct, *given), 0, 1)
     has_edges = min(test.shape[1:3]) >= 3 and _laplacian_energy(test) > 0
-    right = (_in_batches(classifier, test).argmax(axis=1) == labels)[known]
+    correct = (_in_batches(classifier, test).argmax(axis=1) == labels)[known]
     return {
         **to_test,
         "sharpness_samples": sharpness(means, test) if has_edges else math.nan,
         "sharpness_reconstructions": sharpness(reconstructions, test) if has_edges else math.nan,
-        "classifier_accuracy": float(np.mean(right)) if len(right) else math.nan,
+        "classifier_accuracy": float(np.mean(correct)) if len(correct) else math.nan,
         "measure": MEASURE,
         "n": len(test),
     }
 
 
 def frechet_distance(features_a: Any, features_b: Any) -> float:
-    """Squared Fréchet (2-Wasserstein) distance between normal distributions fitted to two sets of features.
+    """Return the squared Fréchet (2-Wasserstein) distance between normal distributions fitted to two sets of features.
 
-    |μ_a − μ_b|² + tr(Σ_a + Σ_b − 2 (Σ_a Σ_b)^½) (Heusel et al. 2017, https://arxiv.org/abs/1706.08500, eq. 6). With
-    Σ = RᵀR from a QR decomposition, the trace of the root is the sum of the singular values of R_a R_bᵀ: exact for
-    singular covariances also, where a matrix root of the product is not.
+    It is |μ_a − μ_b|² + tr(Σ_a + Σ_b − 2 (Σ_a Σ_b)^½) (Heusel et al. 2017, https://arxiv.org/abs/1706.08500, eq. 6).
+    With Σ = RᵀR from a QR decomposition, the trace of the root is the sum of the singular values of R_a R_bᵀ. This is
+    exact for singular covariances, too, unlike a matrix root of the product.
 
     Args:
         features_a, features_b: `(N, D)` and `(M, D)`, at least two of each.
 
     Raises:
-        ValueError: for arrays of another shape, or values that are not finite.
+        ValueError: if an array has another shape, or values are not finite.
 
     Example:
 
@@ -109,25 +109,25 @@ def frechet_distance(features_a: Any, features_b: Any) -> float:
             f"Expected features (N, D) and (M, D) of at least two images each. Received: {a.shape} and {b.shape}"
         )
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
-        raise ValueError("Expected finite features. Received: NaN or infinite ones")
+        raise ValueError("Expected finite features. Received: NaN or infinity")
     root_a, root_b = (np.linalg.qr(x - x.mean(axis=0), mode="r") / np.sqrt(len(x) - 1) for x in (a, b))
     cross = np.linalg.svd(root_a @ root_b.T, compute_uv=False).sum()
     squares = np.sum(root_a**2) + np.sum(root_b**2) + np.sum((a.mean(axis=0) - b.mean(axis=0)) ** 2)
-    return float(max(squares - 2 * cross, 0.0))  # equal sets differ by rounding
+    return float(max(squares - 2 * cross, 0.0))  # rounding may make it negative for equal sets
 
 
 def sharpness(images: Any, reference: Any) -> float:
-    """Mean energy of the Laplacian of images over that of a reference: 1 is as sharp, 0 is flat.
+    """Return the mean energy of the Laplacian of images divided by that of a reference: 1 is as sharp, 0 is flat.
 
-    The Laplacian, the four neighbours less four times the pixel, weighs a spatial frequency ω by about |ω|², its
-    energy by |ω|⁴: edges and texture, which an average over possible images loses, and hardly any of what blur
-    leaves. Pixel noise counts as sharp too, so give it means of x, not draws.
+    The Laplacian, the four neighbours minus four times the pixel, weights a spatial frequency ω by about |ω|², and its
+    energy by |ω|⁴. It measures edges and texture, which an average over possible images loses, and hardly the low
+    frequencies that blur leaves. Pixel noise counts as sharp, too: use means of x, not draws.
 
     Args:
         images, reference: `(N, H, W, C)` and `(M, H, W, C)`, at least 3×3.
 
     Raises:
-        ValueError: for images of another shape, or a reference that is flat.
+        ValueError: if images have another shape, or the reference is flat.
 
     Example:
 
@@ -151,15 +151,15 @@ def sharpness(images: Any, reference: Any) -> float:
 
 
 def feature_classifier(data: Any, epochs: int = 5, seed: int = 0) -> keras.Model:
-    """A small convolutional network that is trained to classify the images of `data`; images to logits.
+    """Train a small convolutional network to classify the images of `data`; images to logits.
 
-    Its last hidden layer (64 numbers) is what `sample_quality` compares images by. The features are those that
-    tell these classes apart: it sees what matters for them, and may overlook the rest.
+    `sample_quality` compares images in its last hidden layer (64 numbers). These features distinguish the classes of
+    the data and may ignore other properties.
 
     Args:
-        data: what `kvae.data.load` gives, with labels; images without one (−1) count for nothing.
+        data: the result of `kvae.data.load`, with labels; images without a label (−1) have no weight.
         epochs: passes over the training images.
-        seed: of the initial weights. The order of the images is the data's own.
+        seed: seed of the initial weights. The data determines the order of the images.
 
     Raises:
         ValueError: if the data has no labels, or epochs < 1.
@@ -195,17 +195,17 @@ def feature_classifier(data: Any, epochs: int = 5, seed: int = 0) -> keras.Model
         ]
     )
     classifier.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    classifier.fit(train, epochs=epochs, shuffle=False, verbose=0)  # the data shuffles itself
+    classifier.fit(train, epochs=epochs, shuffle=False, verbose=0)  # the data is shuffled already
     return classifier
 
 
 def _weighted(x: Any, label: Any) -> tuple[Any, Any, Any]:
-    """Images, labels and weights: 0 where there is no label."""
+    """Return images, labels and weights; an image without a label has weight 0."""
     return x, ops.maximum(label, 0), ops.cast(label >= 0, "float32")
 
 
 def classifier_features(classifier: keras.Model, images: Any) -> np.ndarray:
-    """What the classifier's last hidden layer makes of images, `(N, H, W, C)` to `(N, 64)`.
+    """Return the output of the classifier's last hidden layer, images `(N, H, W, C)` to features `(N, 64)`.
 
     Example:
 
@@ -222,7 +222,7 @@ def _in_batches(function: Callable[..., Any], *arrays: np.ndarray) -> np.ndarray
 
 
 def _laplacian_energy(x: np.ndarray) -> float:
-    """Mean square of the discrete Laplacian, without the border."""
+    """Return the mean square of the discrete Laplacian, without the border."""
     neighbours = x[:, :-2, 1:-1] + x[:, 2:, 1:-1] + x[:, 1:-1, :-2] + x[:, 1:-1, 2:]
     return float(np.mean(np.square(neighbours - 4 * x[:, 1:-1, 1:-1])))
 
@@ -230,6 +230,6 @@ def _laplacian_energy(x: np.ndarray) -> float:
 def _check_labels(data: Any, *splits: str) -> None:
     if not getattr(data, "has_labels", False) or not all(map(data.is_labelled, splits)):
         raise ValueError(
-            "Sample quality is measured in the features of a classifier, which needs labels: load data that has them, "
-            f"for example kvae.data.load((images, labels)). Received: {data!r:.200}"
+            "Expected data with labels, for the classifier that measures sample quality. "
+            f"Received: {data!r:.200}; load labels, for example with kvae.data.load((images, labels))"
         )

@@ -1,13 +1,13 @@
 """The encoder as a feature extractor: arrays, a scikit-learn transformer, a classifier's trunk, anomaly scores.
 
-What needs scikit-learn is loaded when it is first used: that takes a second to import.
+Names that require scikit-learn are imported on first use, because scikit-learn takes a second to import.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from kvae.features.classifier import Classifier, GradualUnfreezing, classifier
-from kvae.features.extract import extract, feature_model
+from kvae.features.classifiers import Classifier, GradualUnfreezing, classifier
+from kvae.features.extraction import extract, feature_model
 
 _NAMES = {
     "AnomalyDetector": "kvae.features.anomaly",

@@ -1,4 +1,4 @@
-"""`AnomalyDetector`: what the model finds unlikely, or untypical."""
+"""`AnomalyDetector`: an outlier detector with the scores of a VAE."""
 
 import io
 import math
@@ -15,48 +15,48 @@ from kvae.evaluation.importance import Rows
 from kvae.features.estimator import LatentEstimator
 from kvae.models import LatentModel
 
-#: score: what it is, for one row; the higher, the more anomalous
+#: the score of a row by criterion; a higher score is more anomalous
 CRITERIA = {
     "elbo": "−ELBO: distortion + rate",
     "likelihood": "−log p(x), importance-weighted with `num_samples` samples",
-    "distortion": "what the latents don't explain: −E log p(x|z)",
-    "rate": "how far the posterior is from the prior",
-    "typicality": "how far −log p(x) is from that of ordinary rows, on either side",
-    "complexity": "−log p(x) less what a lossless compressor (PNG) takes: for images",
+    "distortion": "−E log p(x|z), which the latents don't explain",
+    "rate": "distance of the posterior from the prior",
+    "typicality": "distance of −log p(x) from its median over the training rows",
+    "complexity": "−log p(x) minus the length of a PNG file (images only)",
 }
 
 
 class AnomalyDetector(OutlierMixin, LatentEstimator):
-    """Outliers are what a variational autoencoder, trained on ordinary rows, gives a bad score.
+    """An outlier detector whose scores come from a variational autoencoder.
 
-    It follows scikit-learn's protocol for outlier detectors: `predict` gives 1 for ordinary rows and −1 for outliers,
-    `score_samples` is higher for ordinary ones, `decision_function` is positive for them. Fitted on clean data it is a
-    novelty detector; fitted on data with some outliers, an outlier detector. Labels only measure it: where
-    `kvae.data.load` has taken a folder such as MVTec AD's (`train/good`, `test/good`, `test/crack`), 0 is the ordinary
-    class, and larger ones are anomalies (docs/features.md has an example).
+    It follows scikit-learn's protocol for outlier detectors: `predict` returns 1 for ordinary rows and −1 for outliers,
+    `score_samples` is higher for ordinary rows, `decision_function` is positive for them. Fitted on clean data it is a
+    novelty detector; fitted on data with some outliers, an outlier detector. Labels are only used to measure it: if
+    `kvae.data.load` has loaded a folder such as MVTec AD's (`train/good`, `test/good`, `test/crack`), label 0 is the
+    ordinary class, and larger labels are anomalies (docs/features.md has an example).
 
-    **Likelihoods fail on simpler data.** A model of clothes gives digits, which it never saw, a higher likelihood than
-    clothes: they are smoother (Nalisnick et al. 2019, https://arxiv.org/abs/1810.09136). So "elbo" and "likelihood"
-    find rows that are more complicated than the training rows, not simpler ones. Two scores correct for it:
-    "typicality", the distance of −log p(x) from its median over the training rows (after Nalisnick et al. 2019,
-    https://arxiv.org/abs/1906.02994, for a batch of one); and, for images, "complexity": −log p(x) less the length of
-    the image as a PNG file, in nats (Serrà et al. 2020, https://arxiv.org/abs/1909.11480, eq. 1). The latter takes a
+    **Likelihoods fail on simpler data.** A model of clothes gives unseen digits a higher likelihood than clothes,
+    because digits are smoother (Nalisnick et al. 2019, https://arxiv.org/abs/1810.09136). "elbo" and "likelihood"
+    therefore find rows that are more complicated than the training rows, not simpler ones. Two scores correct for it.
+    "typicality" is the distance of −log p(x) from its median over the training rows (after Nalisnick et al. 2019,
+    https://arxiv.org/abs/1906.02994, for a batch of one). "complexity", for images, is −log p(x) minus the length of
+    the image as a PNG file, in nats (Serrà et al. 2020, https://arxiv.org/abs/1909.11480, eq. 1). It requires a
     likelihood of grey levels, or a density; Bernoulli's cross-entropy of grey values is neither.
 
     Args:
         latent_dim: D.
-        criterion: one of "elbo", "likelihood", "distortion", "rate", "typicality", "complexity". With the last, the
-            model of images that is made where none is given has a likelihood of 256 grey levels, not Bernoulli's.
-        contamination: share of the training rows that is beyond the threshold, above 0 and at most 0.5.
+        criterion: one of "elbo", "likelihood", "distortion", "rate", "typicality", "complexity". With "complexity", the
+            default model of images has a likelihood of 256 grey levels instead of Bernoulli.
+        contamination: share of the training rows beyond the threshold, above 0 and at most 0.5.
         model, image_shape, units, epochs, batch_size, learning_rate, patience, validation_fraction, random_state,
-            verbose: of the model and its training, as in `kvae.features.VAETransformer`.
-        num_samples: posterior samples for each row. They are the same for all rows and calls.
+            verbose: settings of the model and its training, as in `kvae.features.VAETransformer`.
+        num_samples: number of posterior samples for each row. All rows and calls share the samples.
 
     Attributes:
         model_: the trained model.
-        offset_: the threshold: `decision_function` is `score_samples` less it.
+        offset_: the threshold: `decision_function` is `score_samples` minus it.
         typical_: median of −log p(x) over the training rows, in nats.
-        n_features_in_: columns of X.
+        n_features_in_: number of columns of X.
 
     Example:
 
@@ -97,15 +97,15 @@ class AnomalyDetector(OutlierMixin, LatentEstimator):
         self.contamination = contamination
 
     def fit(self, X: Any, y: Any = None) -> "AnomalyDetector":
-        """Train the model, and set the threshold by the scores of X.
+        """Train the model, and set the threshold from the scores of X.
 
         Args:
             X: rows `(N, features)`, or images `(N, H, W)` or `(N, H, W, C)`.
-            y: is not looked at.
+            y: ignored.
 
         Raises:
-            ValueError: for settings out of range, rows that the model can't take, and a model that the criterion means
-                nothing for.
+            ValueError: if a setting is out of range, if the rows don't fit the model, or if the criterion is undefined
+                for the model.
         """
         if self.criterion not in CRITERIA:
             raise ValueError(
@@ -123,28 +123,28 @@ class AnomalyDetector(OutlierMixin, LatentEstimator):
         return self
 
     def score_samples(self, X: Any) -> np.ndarray:
-        """The negated score of each row, `(N,)` in nats: higher is more ordinary."""
+        """Return the negated score of each row, `(N,)` in nats: higher is more ordinary."""
         check_is_fitted(self)
         images = self._images(self._validate(X))
         return -self._anomaly(self._scores(images), images)[self.criterion]()
 
     def score_by_criterion(self, X: Any) -> dict[str, np.ndarray]:
-        """`score_samples` by every criterion, from one pass: `(N,)` each.
+        """Return `score_samples` for every criterion, `(N,)` each, in one pass.
 
-        (By "complexity" only of images of 1 or 3 channels, and of models whose likelihood isn't Bernoulli's.)
+        "complexity" is left out unless the rows are images of 1 or 3 channels and the likelihood isn't Bernoulli.
         """
         check_is_fitted(self)
         images = self._images(self._validate(X))
         scores = self._anomaly(self._scores(images), images)
-        compressible = _no_complexity(self.model_) is None
+        compressible = _complexity_problem(self.model_) is None
         return {name: -score() for name, score in scores.items() if compressible or name != "complexity"}
 
     def decision_function(self, X: Any) -> np.ndarray:
-        """`score_samples(X) - offset_`, `(N,)`: negative for outliers."""
+        """Return `score_samples(X) - offset_`, `(N,)`: negative for outliers."""
         return self.score_samples(X) - self.offset_
 
     def predict(self, X: Any) -> np.ndarray:
-        """1 for ordinary rows, −1 for outliers, `(N,)`."""
+        """Return 1 for ordinary rows and −1 for outliers, `(N,)`."""
         return np.where(self.decision_function(X) < 0, -1, 1)
 
     def _likelihood(self) -> Distribution:
@@ -153,9 +153,9 @@ class AnomalyDetector(OutlierMixin, LatentEstimator):
     def _make(self, rows: int) -> LatentModel:
         model = super()._make(rows)
         if not hasattr(model, "prior"):
-            raise ValueError(f"Scores need a prior, which an Autoencoder hasn't. Received: model={self.model!r}")
-        if self.criterion == "complexity" and (reason := _no_complexity(model)):
-            raise ValueError(reason)
+            raise ValueError(f"Expected a model with a prior, not an Autoencoder. Received: model={self.model!r}")
+        if self.criterion == "complexity" and (problem := _complexity_problem(model)):
+            raise ValueError(problem)
         return model
 
     def _anomaly(self, rows: Rows, images: np.ndarray) -> dict[str, Callable[[], np.ndarray]]:
@@ -169,15 +169,15 @@ class AnomalyDetector(OutlierMixin, LatentEstimator):
         }
 
 
-def _no_complexity(model: LatentModel) -> str | None:
-    """Why the criterion "complexity" means nothing for a model; None if it does mean something."""
+def _complexity_problem(model: LatentModel) -> str | None:
+    """Return why the criterion "complexity" is undefined for a model, or None."""
     if not model.bounded:
-        return "criterion='complexity' is for images in [0, 1], which PNG can keep. Received: rows of numbers"
+        return "criterion='complexity' requires images in [0, 1]. Received: rows of numbers"
     if model.image_shape[-1] not in (1, 3):
-        return f"criterion='complexity' is for images of 1 or 3 channels. Received: images {model.image_shape}"
+        return f"criterion='complexity' requires images of 1 or 3 channels. Received: images {model.image_shape}"
     if model.likelihood.support == "binary":
         return (
-            "criterion='complexity' needs a likelihood that a file's length can be held against, such as "
+            "criterion='complexity' requires a likelihood that can be compared with the length of a file, such as "
             "kvae.likelihoods.DiscretizedLogistic(), not one of binary values. "
             f"Received: likelihood={type(model.likelihood).__name__}"
         )
@@ -185,10 +185,13 @@ def _no_complexity(model: LatentModel) -> str | None:
 
 
 def png_nats(images: np.ndarray) -> np.ndarray:
-    """Length of each image `(H, W, C)` in [0, 1], of 1 or 3 channels, as a PNG file of 8 bits, in nats, `(N,)`.
+    """Return the length of each image as an 8-bit PNG file, `(N,)` in nats.
+
+    Args:
+        images: `(N, H, W, C)` in [0, 1], with 1 or 3 channels.
 
     Raises:
-        ValueError: for other shapes.
+        ValueError: if the images have another shape.
 
     Example:
 

@@ -1,4 +1,4 @@
-"""Directions in latent space: what separates two groups of images, and what moving along it looks like."""
+"""Directions in latent space: find the direction between two groups of images, and move images along it."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -14,24 +14,24 @@ METHODS = ("mean", "logistic")
 
 
 class Direction(NamedTuple):
-    """A unit vector in latent space, `(D,)`, and how far apart two groups are along it: `distance`, of their means."""
+    """A unit vector `(D,)` in latent space, and the `distance` of the means of two groups along it."""
 
     vector: np.ndarray
     distance: float
 
 
 def direction(model: LatentModel, first: Any, second: Any, method: str = "mean") -> Direction:
-    """The direction in latent space from the first group of images to the second.
+    """Return the direction in latent space from the first group of images to the second.
 
     Args:
         model: a `kvae.VAE` or `kvae.Autoencoder` without conditions.
-        first, second: images `(N, H, W, C)`, datasets, or latents `(N, D)`: such as faces without and with a smile.
+        first, second: images `(N, H, W, C)`, datasets, or latents `(N, D)`, such as faces without and with a smile.
         method: "mean", the difference of the groups' mean latents (Larsen et al. 2016,
-            https://arxiv.org/abs/1512.09300, §4.3); or "logistic", the normal of the plane by which a logistic
-            regression separates them, which leaves alone what the groups don't differ in.
+            https://arxiv.org/abs/1512.09300, §4.3); or "logistic", the normal of the plane that separates the groups
+            in a logistic regression. It doesn't change properties that the groups share.
 
     Raises:
-        ValueError: for another method, or if the groups' means are the same but for rounding.
+        ValueError: if the method is unknown, or the groups' means are equal up to rounding.
 
     Example:
 
@@ -47,7 +47,7 @@ def direction(model: LatentModel, first: Any, second: Any, method: str = "mean")
     both = as_codes(np.concatenate([a, b]))
     apart = both[len(a) :].mean(axis=0, dtype=np.float64) - both[: len(a)].mean(axis=0, dtype=np.float64)
     if not np.linalg.norm(apart) > ROUNDING * np.abs(both).max():
-        raise ValueError("Expected two groups that differ. Received: groups of the same mean in latent space")
+        raise ValueError("Expected two groups that differ. Received: groups with the same mean in latent space")
     if method == "logistic":
         labels = np.repeat([0, 1], [len(a), len(b)])
         with threads_for(len(both)):
@@ -59,13 +59,13 @@ def direction(model: LatentModel, first: Any, second: Any, method: str = "mean")
 
 
 def move(model: LatentModel, images: Any, along: Direction | np.ndarray, steps: Sequence[float]) -> np.ndarray:
-    """Each image at several places along a direction, itself at step 0: `(N, S, H, W, C)`.
+    """Move each image along a direction in latent space: `(N, S, H, W, C)`; step 0 is its reconstruction.
 
     Args:
         model: a `kvae.VAE` or `kvae.Autoencoder` without conditions.
         images: `(N, H, W, C)`, or latents `(N, D)`.
-        along: from `direction`, whose distance a step of 1 is; or a vector `(D,)`.
-        steps: S of them.
+        along: the result of `direction`, where a step of 1 is its distance; or a vector `(D,)`.
+        steps: S multiples of the direction.
 
     Example:
 
@@ -83,13 +83,14 @@ def move(model: LatentModel, images: Any, along: Direction | np.ndarray, steps: 
 
 
 def arithmetic(model: LatentModel, a: Any, b: Any, c: Any) -> np.ndarray:
-    """What is to c as a is to b: the decoded z(a) − z(b) + z(c), `(N, H, W, C)`.
+    """Return the decoded z(a) − z(b) + z(c), `(N, H, W, C)`.
 
-    (Radford et al. 2016, https://arxiv.org/abs/1511.06434, §6.3.2; means of several images are steadier than one.)
+    It is to c as a is to b (Radford et al. 2016, https://arxiv.org/abs/1511.06434, §6.3.2). Means over several images
+    are more stable than single images.
 
     Args:
         model: a `kvae.VAE` or `kvae.Autoencoder` without conditions.
-        a, b: images `(M, H, W, C)` or latents `(M, D)`, of which the means are taken.
+        a, b: images `(M, H, W, C)` or latents `(M, D)`; their mean latents are used.
         c: images `(N, H, W, C)` or latents `(N, D)`.
 
     Example:

@@ -1,4 +1,4 @@
-"""What our scikit-learn estimators share: settings, training, and rows that don't depend on their neighbours."""
+"""The base class of the scikit-learn estimators: settings, training, and results that depend on a single row."""
 
 import contextlib
 import copy
@@ -22,14 +22,14 @@ from kvae.models import VAE, LatentModel
 from kvae.networks import MLP, Decoder, Encoder
 from kvae.optimizers import FusedAdam
 
-ROWS = 128  # encoded at once, always as many: a row's result doesn't depend on how many others there are
-SCORED = 32  # the same for scores, which take K times as much
+ROWS = 128  # rows encoded at once, always the same number, so that a row's result doesn't depend on the others
+SCORED = 32  # the same for scores, which require K times as much memory
 
 
 class LatentEstimator(BaseEstimator):
-    """A `kvae` model behind scikit-learn's protocol; `VAETransformer` and `AnomalyDetector` say what it is for."""
+    """The common base class of `VAETransformer` and `AnomalyDetector`."""
 
-    # Fitted attributes; annotated, for they aren't made in __init__.
+    # Fitted attributes, annotated because __init__ doesn't set them.
     model_: Any
     history_: dict[str, list[float]]
     n_iter_: int
@@ -69,7 +69,7 @@ class LatentEstimator(BaseEstimator):
 
         Args:
             X: rows `(N, features)`, or images `(N, H, W)` or `(N, H, W, C)`.
-            y: is not looked at.
+            y: ignored.
 
         Returns:
             The estimator.
@@ -85,9 +85,7 @@ class LatentEstimator(BaseEstimator):
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
-        return {**state, "_samplers": {}} if "_samplers" in state else state  # they can't be pickled
-
-    # Input.
+        return {**state, "_samplers": {}} if "_samplers" in state else state  # samplers can't be pickled
 
     def _validate(self, X: Any, reset: bool = False) -> np.ndarray:
         X = validate_data(self, X, dtype=np.float32, allow_nd=True, reset=reset)
@@ -98,15 +96,15 @@ class LatentEstimator(BaseEstimator):
         return X
 
     def _images(self, X: np.ndarray) -> np.ndarray:
-        """Rows as the model takes them, `(N, H, W, C)`."""
+        """Return rows in the shape of the model's images, `(N, H, W, C)`."""
         return X.reshape(-1, *self.model_.image_shape)
 
     def _shape(self) -> tuple[int, int, int]:
-        """`(H, W, C)` of a row."""
+        """Return the shape `(H, W, C)` of a row."""
         size = int(np.prod(self.row_shape_))
         if self.image_shape is not None:
             if int(np.prod(self.image_shape)) != size:
-                raise ValueError(f"Expected rows of image_shape={self.image_shape}. Received: {size} numbers in each")
+                raise ValueError(f"Expected rows of image_shape={self.image_shape}. Received: rows of {size} numbers")
             return tuple(self.image_shape)  # type: ignore[return-value]
         if len(self.row_shape_) == 1:
             return (1, size, 1)
@@ -122,10 +120,8 @@ class LatentEstimator(BaseEstimator):
                 f"Received: validation_fraction={self.validation_fraction}"
             )
 
-    # Training.
-
     def _make(self, rows: int) -> LatentModel:
-        """The model that training begins with; `rows` are all that `fit` got."""
+        """Make the model before training; `rows` is the number of rows given to `fit`."""
         shape = self._shape()
         with seeded_weights(self.seed_):
             if isinstance(self.model, LatentModel):
@@ -161,11 +157,11 @@ class LatentEstimator(BaseEstimator):
         return made
 
     def _likelihood(self) -> Distribution:
-        """That of the model of images which is made where none is given."""
+        """Return the likelihood of the default model of images."""
         return likelihoods.Bernoulli()
 
     def _num_validation(self, rows: int) -> int:
-        """How many rows are set aside, by which training stops early."""
+        """Return how many rows are set aside for early stopping."""
         return 0 if self.patience is None else min(rows - 1, max(1, round(self.validation_fraction * rows)))
 
     def _train(self, images: np.ndarray) -> None:
@@ -198,19 +194,17 @@ class LatentEstimator(BaseEstimator):
         if diverged or not np.isfinite(self.history_["loss"][-1]):
             raise ValueError(
                 "Training gave a loss that is not finite: scale X (such as with StandardScaler), or lower "
-                f"`learning_rate`. Received: X of values from {images.min():.3g} to {images.max():.3g}"
+                f"`learning_rate`. Received: X with values from {images.min():.3g} to {images.max():.3g}"
             ) from diverged
 
-    # Results.
-
     def _rows(self, function: Callable[[np.ndarray], Any], inputs: np.ndarray) -> np.ndarray:
-        """`function` of `ROWS` inputs at a time."""
+        """Apply a function to `ROWS` inputs at a time."""
         padded = _padded(inputs, ROWS)
         pieces = [np.asarray(function(padded[start : start + ROWS])) for start in range(0, len(padded), ROWS)]
         return np.concatenate(pieces)[: len(inputs)]
 
     def _scores(self, images: np.ndarray) -> Rows:
-        """Distortion, rate and importance-weighted likelihood of each image; all of them share their noise."""
+        """Return distortion, rate and importance-weighted likelihood of each image; all images share the noise."""
         model, k = self.model_, self.num_samples
         if k not in self._samplers:
             self._samplers[k] = ImportanceSampler(model, k, self.seed_, SCORED, same_noise=True)
@@ -225,7 +219,7 @@ class LatentEstimator(BaseEstimator):
 
 
 class _BestWeights(BestEpoch):
-    """Keeps the best epoch in memory, and gives the model its weights in the end."""
+    """A callback that keeps the best weights in memory and restores them after training."""
 
     def __init__(self, patience: int | None):
         super().__init__("", patience)
@@ -240,15 +234,15 @@ class _BestWeights(BestEpoch):
 
 
 def _padded(rows: np.ndarray, size: int) -> np.ndarray:
-    """With the last row again, up to a multiple of `size`."""
+    """Repeat the last row until the number of rows is a multiple of `size`."""
     return np.concatenate([rows, np.repeat(rows[-1:], -len(rows) % size, axis=0)])
 
 
 @contextlib.contextmanager
 def seeded_weights(seed: int) -> Iterator[None]:
-    """New layers inside get weights that depend on the seed alone, and nothing global changes.
+    """Give new layers weights that depend on the seed alone, without changing global state afterwards.
 
-    (Keras takes the seeds of initializers from Python's `random`.)
+    Keras takes the seeds of initializers from Python's `random`.
     """
     state = random.getstate()
     random.seed(seed)

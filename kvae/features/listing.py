@@ -1,7 +1,7 @@
-"""Collections of images as a cluster reads them: listed in one place, read in many.
+"""Collections of images for a cluster: listed on one machine, read on many.
 
-A `Listing` says where the images are, not what they hold: it has a row for a file, a stretch of records or a row group,
-and what reads the images that some of its rows name.
+A `Listing` has the locations of the images, not their contents: a row for each file, stretch of records or row group,
+and a reader for the images of some rows.
 """
 
 import io
@@ -20,11 +20,12 @@ from kvae.data.depth import EIGHT_BIT, REMEDY, check_range
 from kvae.data.files import files_below, holds
 from kvae.data.images import check_background, check_size, scale_of
 from kvae.data.named import PREPARED
+from kvae.data.order import folder_rows
 from kvae.data.pillow import Unreadable
 from kvae.data.records import STRETCH, RecordReader, Stretch, find_records, open_records
 from kvae.data.splits import NAMES, Request
-from kvae.features.extract import ROWS
-from kvae.features.streaming import as_table, folder_rows
+from kvae.features.extraction import ROWS
+from kvae.features.streaming import as_table
 
 PARQUET = ".parquet"
 
@@ -32,38 +33,38 @@ Shape = tuple[int, int, int]
 
 
 class Reader(Protocol):
-    """What reads the images that some rows of a `Listing` name: (n, H, W, C) as `Decoder` gives them, and n rows."""
+    """A reader for some rows of a `Listing`: images (n, H, W, C) as from `Decoder`, and n rows."""
 
     def __call__(self, rows: pa.Table) -> Iterator[tuple[np.ndarray, pa.Table]]: ...
 
 
 class Listing(NamedTuple):
-    """A collection, before it is read."""
+    """A collection of images and its reader."""
 
     name: str
     read: Reader
-    rows: pa.Table  # for `read`
+    rows: pa.Table  # the input of `read`
     images: int
-    at_once: int  # rows for about ROWS images
+    at_once: int  # number of rows for about ROWS images
     shape: Shape
     scale: float  # x = image / scale
 
 
 @dataclass(frozen=True)
 class FolderReader:
-    """Reads image files: rows with their `path` in a folder."""
+    """A reader for image files; each row has a `path` in a folder."""
 
     root: str
     decode: Decoder
 
     def __call__(self, rows: pa.Table) -> Iterator[tuple[np.ndarray, pa.Table]]:
         paths = [Path(self.root, path) for path in rows["path"].to_pylist()]
-        yield _readable([tried(self.decode)(path) for path in paths], rows, self.decode)
+        yield _only_readable([tried(self.decode)(path) for path in paths], rows, self.decode)
 
 
 @dataclass(frozen=True)
 class StretchReader:
-    """Reads stretches of TFRecord files."""
+    """A reader for stretches of TFRecord files."""
 
     records: RecordReader
     labels: bool
@@ -81,7 +82,7 @@ class StretchReader:
 
 @dataclass(frozen=True)
 class ParquetReader:
-    """Reads row groups of Parquet files; images of another shape are left out, or resized."""
+    """A reader for row groups of Parquet files; images of a different shape are left out, or resized."""
 
     filesystem: Any
     decode: Decoder
@@ -93,12 +94,14 @@ class ParquetReader:
                 pictures = [tried(self.decode)(io.BytesIO(content)) for content in _contents(table)]
                 others = {name: table[name] for name in table.column_names if name != "image"}
                 numbers = pa.array(np.arange(number, number + len(table)))
-                yield _readable(pictures, pa.table({"id": numbers, **others}), self.decode)
+                yield _only_readable(pictures, pa.table({"id": numbers, **others}), self.decode)
                 number += len(table)
 
 
-def _readable(pictures: Sequence[Picture | Unreadable], rows: pa.Table, decode: Decoder) -> tuple[np.ndarray, pa.Table]:
-    """Those that there are, in one array, and their rows."""
+def _only_readable(
+    pictures: Sequence[Picture | Unreadable], rows: pa.Table, decode: Decoder
+) -> tuple[np.ndarray, pa.Table]:
+    """Return the readable images in one array, and their rows."""
     good = [isinstance(picture, Picture) for picture in pictures]
     found = [picture.pixels for picture in pictures if isinstance(picture, Picture)]
     return np.array(found, decode.dtype).reshape(-1, *decode.shape), rows.filter(pa.array(good, pa.bool_()))
@@ -111,12 +114,13 @@ def list_images(
     value_range: tuple[float, float] | None = None,
     background: Any = "white",
 ) -> Listing:
-    """The images of a folder, of TFRecord or of Parquet files, as `kvae.data.load` finds them.
+    """List the images of a folder, of TFRecord files or of Parquet files, as `kvae.data.load` finds them.
 
-    Of image files it reads the headers; of TFRecord files where their records are; and of each kind the first images.
+    It reads the headers of image files, the positions of the records in TFRecord files, and the first images of each
+    kind.
 
     Raises:
-        ValueError: for another source, or one without images.
+        ValueError: if the source has another kind, or no images.
 
     Example:
 
@@ -141,10 +145,10 @@ def list_images(
     if "://" in source or path.suffix == PARQUET or (path.is_dir() and holds(path, [PARQUET])):
         return _parquet(source if "://" in source else str(path.resolve()), request)
     if path.is_dir() and not (path / PREPARED).is_file():
-        return _folder(path, request)  # of files without a suffix, or of none
+        return _folder(path, request)  # files without a suffix, or no files
     raise ValueError(
-        "Expected a folder of images, of TFRecord or of Parquet files (or one of these) that every machine can read. "
-        f"Received: {source}"
+        "Expected a folder of image, TFRecord or Parquet files, or one TFRecord or Parquet file, which every machine "
+        f"can read. Received: {source}"
     )
 
 
@@ -174,7 +178,7 @@ def _records(path: Path, request: Request) -> Listing:
 
 
 def _split_column(counts: dict[str, int]) -> dict[str, np.ndarray]:
-    """The split of each row, where they are of several."""
+    """Return a column with the split of each row, if there are several splits."""
     several = sum(count > 0 for count in counts.values()) > 1
     return {"split": np.repeat(np.array(NAMES), [counts[name] for name in NAMES])} if several else {}
 
@@ -184,17 +188,21 @@ def _parquet(source: str, request: Request) -> Listing:
     filesystem, files = parquet_files(source)
     first = next((table for file in files for table in _parquet_tables(filesystem, file) if len(table)), None)
     if first is None:
-        raise ValueError(f"{name}: expected Parquet files with rows. Received: {len(files)} files, and no row")
+        raise ValueError(f"{name}: expected Parquet files with rows. Received: {len(files)} files without rows")
     contents = _contents(first)
     tries = [(f"row {i}", tried(read_header)(io.BytesIO(content))) for i, content in enumerate(contents)]
     headers = [(row, header) for row, header in tries if isinstance(header, Header)]
     if not headers:
-        raise ValueError(f"{name}: expected images that can be read. Received: none among the first {len(first)} rows")
+        raise ValueError(
+            f"{name}: expected images that can be read. Received: no readable image in the first {len(first)} rows"
+        )
     decode = decoder_for(name, headers, request)
     if decode.depth != EIGHT_BIT and decode.value_range is None:
-        raise ValueError(f"{name}: expected {REMEDY} for {decode.depth} images in Parquet files. Received: none")
+        raise ValueError(
+            f"{name}: expected {REMEDY} for {decode.depth} images in Parquet files. Received: value_range=None"
+        )
     read = ParquetReader(filesystem, decode)
-    scale = scale_of(_readable([tried(decode)(io.BytesIO(content)) for content in contents], first, decode)[0])
+    scale = scale_of(_only_readable([tried(decode)(io.BytesIO(content)) for content in contents], first, decode)[0])
     groups = [(file, group, rows) for file in files for group, rows in enumerate(group_sizes(filesystem, file))]
     paths, indices, sizes = zip(*groups)
     numbers = np.cumsum([0, *sizes[:-1]])
@@ -203,10 +211,10 @@ def _parquet(source: str, request: Request) -> Listing:
 
 
 def parquet_files(source: str) -> tuple[Any, list[str]]:
-    """Where they are, and the files: one, or those in a folder and below it, sorted; without hidden ones."""
+    """Return the file system, and the Parquet file or the sorted Parquet files below a folder, without hidden ones."""
     from pyarrow import fs
 
-    if "://" not in source and Path(source).is_dir():  # Arrow walks around in links to folders that they lie in
+    if "://" not in source and Path(source).is_dir():  # Arrow follows links to parent folders endlessly
         below = [parts for parts in files_below(Path(source)) if parts[-1].endswith(PARQUET)]
         shown = [parts for parts in below if not any(part.startswith("_") for part in parts)]
         return fs.LocalFileSystem(), sorted(os.path.join(source, *parts) for parts in shown)
@@ -220,7 +228,7 @@ def parquet_files(source: str) -> tuple[Any, list[str]]:
 
 
 def group_sizes(filesystem: Any, file: str) -> list[int]:
-    """The rows of each row group."""
+    """Return the number of rows of each row group."""
     from pyarrow import parquet
 
     with filesystem.open_input_file(file) as opened:
@@ -229,7 +237,7 @@ def group_sizes(filesystem: Any, file: str) -> list[int]:
 
 
 def _parquet_tables(filesystem: Any, file: str, groups: list[int] | None = None) -> Iterator[pa.Table]:
-    """The rows of some row groups, or of all, as many at a time as are encoded at once."""
+    """Read the rows of some row groups, or of all, `ROWS` at a time."""
     from pyarrow import parquet
 
     with filesystem.open_input_file(file) as opened:
@@ -238,13 +246,13 @@ def _parquet_tables(filesystem: Any, file: str, groups: list[int] | None = None)
 
 
 def _contents(table: pa.Table) -> list[bytes]:
-    """The encoded images."""
+    """Return the encoded images."""
     kind = table.schema.field("image").type if "image" in table.column_names else None
     if isinstance(kind, pa.StructType) and kind.get_field_index("bytes") >= 0:
         return [(image or {}).get("bytes") or b"" for image in table["image"].to_pylist()]
     if kind is None or not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
         raise ValueError(
-            "Expected a column `image` of encoded images, bytes or {bytes, path}. "
+            "Expected a column `image` of encoded images: bytes, or {bytes, path}. "
             f"Received: {', '.join(f'{field.name} ({field.type})' for field in table.schema)}"
         )
     return [image or b"" for image in table["image"].to_pylist()]

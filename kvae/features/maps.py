@@ -1,4 +1,4 @@
-"""Latents on a plane."""
+"""Two coordinates for each latent."""
 
 from typing import Any
 
@@ -11,18 +11,18 @@ METHODS = ("pca", "tsne")
 
 
 def latent_plane(latents: Any, method: str = "tsne", seed: int = 0) -> np.ndarray:
-    """Two coordinates for each latent, `(N, 2)`, in which neighbours stay neighbours.
+    """Return two coordinates for each latent, `(N, 2)`, which keep neighbours close to each other.
 
-    Equal latents lie at the same place; if all of them are equal, this is 0.
+    Equal latents have the same coordinates. If all latents are equal, the coordinates are 0.
 
     Args:
         latents: `(N, D)`.
         method: "pca", the two directions of most variance, a linear map; or "tsne", which keeps neighbours together and
-            says nothing by distances (van der Maaten & Hinton 2008), started from PCA.
-        seed: of t-SNE.
+            whose distances have no meaning (van der Maaten & Hinton 2008), started from PCA.
+        seed: seed of t-SNE.
 
     Raises:
-        ValueError: for another method, fewer than three latents, or latents that are not finite.
+        ValueError: if the method is unknown, there are fewer than three latents, or latents are not finite.
 
     Example:
 
@@ -42,9 +42,9 @@ def latent_plane(latents: Any, method: str = "tsne", seed: int = 0) -> np.ndarra
 
 
 def _tsne(latents: np.ndarray, seed: int) -> np.ndarray:
-    """t-SNE of distinct latents: its tree of points and its start are undefined where all are equal."""
+    """Return t-SNE of distinct latents; with equal latents its tree of points and its start are undefined."""
     start, _ = principal_components(latents)
-    scale = start[:, 0].std()  # t-SNE doesn't depend on it, but its squares have the range of float32
+    scale = start[:, 0].std()  # t-SNE doesn't depend on the scale, but its squares have the range of float32
     if len(latents) < 3 or not scale > 0:
         return start
     start = (start / scale * 1e-4).astype(np.float32)

@@ -1,4 +1,4 @@
-"""What an encoder offers: moments of the posterior, and its hidden layers."""
+"""Outputs of an encoder: moments of the posterior, and hidden layers."""
 
 from typing import Any
 
@@ -7,17 +7,17 @@ from keras import ops
 
 from kvae.models import LatentModel
 
-#: name: what it is
+#: descriptions of the outputs by name
 OUTPUTS = {
     "mean": "the latent mean `(B, D)`, or an autoencoder's code",
-    "moments": "mean and variance of q(z|x), one after the other, `(B, 2·D)`",
-    "hidden": "the encoder's last hidden layer `(B, units)`, which often serves a classifier better",
-    "layers": "all hidden layers side by side; those with a grid are averaged over it",
+    "moments": "mean and variance of q(z|x), concatenated, `(B, 2·D)`",
+    "hidden": "the encoder's last hidden layer `(B, units)`, which is often better for a classifier",
+    "layers": "all hidden layers, concatenated; layers with a grid are averaged over it",
 }
 
 
 def encoder_inputs(model: LatentModel) -> tuple[list[Any], Any]:
-    """Inputs of a Keras model, and what the encoder gets of them."""
+    """Return the inputs of a Keras model, and the input of the encoder."""
     inputs = [keras.Input(model.image_shape, name="image")]
     if model.condition_dim is not None:
         inputs.append(keras.Input((model.condition_dim,), name="condition"))
@@ -25,10 +25,10 @@ def encoder_inputs(model: LatentModel) -> tuple[list[Any], Any]:
 
 
 def encoder_output(model: Any, x: Any, output: str) -> Any:
-    """One of `OUTPUTS` for what the encoder gets; `model` has an `encoder` and maybe a `posterior`.
+    """Return one of `OUTPUTS` for the encoder's input `x`; `model` has an `encoder`, and may have a `posterior`.
 
     Raises:
-        ValueError: for another output, or when the encoder is a model whose hidden layers can't be found.
+        ValueError: if the output is unknown, or the hidden layers of the encoder can't be found.
 
     Example:
 
@@ -44,7 +44,7 @@ def encoder_output(model: Any, x: Any, output: str) -> Any:
         return params if posterior is None else posterior.mean(params)
     if output == "moments":
         if posterior is None:
-            raise ValueError("An Autoencoder has no variance: take 'mean'. Received: output='moments'")
+            raise ValueError("Expected output='mean' for an Autoencoder without a variance. Received: output='moments'")
         params = model.encoder(x)
         return ops.concatenate([posterior.mean(params), posterior.variance(params)], axis=-1)
     if output == "hidden":
@@ -57,7 +57,7 @@ def encoder_output(model: Any, x: Any, output: str) -> Any:
 
 
 def hidden_layers(encoder: keras.Model, x: Any) -> list[Any]:
-    """The output of each hidden layer with weights of our `Encoder`, or of a Sequential or functional model."""
+    """Return the output of each hidden layer with weights of an `Encoder`, or of a Sequential or functional model."""
     if hasattr(encoder, "body"):
         chain = getattr(encoder.body, "chain", [encoder.body])
     elif isinstance(encoder, keras.Sequential) and len(encoder.layers) > 1:
@@ -68,8 +68,8 @@ def hidden_layers(encoder: keras.Model, x: Any) -> list[Any]:
         return keras.Model(encoder.inputs, [*hidden, encoder.layers[-1].input])(x)
     else:
         raise ValueError(
-            "The encoder's hidden layers can't be found: expected kvae.Encoder, a keras.Sequential of two layers or "
-            f"more, or a functional keras.Model; or ask for output='mean'. Received: encoder={encoder!r}"
+            "Expected a kvae.Encoder, a keras.Sequential of two or more layers, or a functional keras.Model, whose "
+            f"hidden layers can be found. Received: encoder={encoder!r}; output='mean' requires no hidden layers"
         )
     outputs = []
     for i, layer in enumerate(chain):

@@ -1,6 +1,6 @@
-"""Features beyond one machine: the same per-batch function in an actor pool of Ray Data (extra `ray`).
+"""Features on several machines: the same per-batch function in an actor pool of Ray Data (extra `ray`).
 
-What travels to the actors is where the images are, not what they hold: each reads for itself.
+The actors receive the locations of the images, and each actor reads its images itself.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from kvae.data import DataWarning
-from kvae.features.extract import ROWS
+from kvae.features.extraction import ROWS
 from kvae.features.listing import Listing, Reader, group_sizes, list_images, parquet_files
 from kvae.features.streaming import PART_ROWS, as_table
 from kvae.files import atomic_directory
@@ -24,21 +24,21 @@ LOCAL = "local"
 
 
 class RayMissing(ImportError):
-    """Ray isn't installed."""
+    """An error for a missing Ray installation."""
 
     def __init__(self) -> None:
         super().__init__("Features on Ray need the extra `ray`: pip install 'keras-vae[ray]'")
 
 
 class ImageEncoder:
-    """What an actor does: rows that name images to rows of features, with a model that it loads once.
+    """The function of an actor: from rows with locations of images to rows of features. It loads the model once.
 
     Args:
         model: path of a `.keras` file that every machine can read.
-        read: reads the images that rows name.
-        hidden: whether to give the last hidden layer, too.
+        read: reader of the images of some rows.
+        hidden: whether to return the last hidden layer, too.
         binarize: "none" or "threshold".
-        scale: what the images are divided by.
+        scale: divisor of the images.
 
     Example:
 
@@ -59,7 +59,7 @@ class ImageEncoder:
     def __init__(
         self, model: str, read: Reader, hidden: bool = True, binarize: str = "none", scale: float = 255.0
     ) -> None:
-        from kvae.features.extract import BatchEncoder
+        from kvae.features.extraction import BatchEncoder
         from kvae.models import load
 
         self.encode = BatchEncoder(load(model), hidden)
@@ -67,7 +67,7 @@ class ImageEncoder:
         self.binarize, self.scale = binarize, scale
 
     def __call__(self, rows: pa.Table) -> Iterator[pa.Table]:
-        """Tables of the readable images, with their features behind what was known of them."""
+        """Yield tables of the readable images: their known columns, then their features."""
         for images, known in self.read(rows):
             x = images.astype(np.float32) / np.float32(self.scale)
             if self.binarize == "threshold":
@@ -94,31 +94,32 @@ def write_features_on_ray(
 ) -> int:
     """Encode a whole collection of images into a folder of Parquet files.
 
-    The rows are those of `kvae.features.streaming.write_features` with the split "all", in the same order (that of the
-    files' names), with the same columns; those of a Parquet source have its other columns as well. Images are found,
-    decoded, cropped and resized as `kvae.data` does. An actor that dies is started again, and its batches with it.
+    Rows and columns are those of `kvae.features.streaming.write_features` with the split "all", in the same order (by
+    file name). A Parquet source keeps its other columns. Images are found, decoded, cropped and resized as in
+    `kvae.data`. An actor that dies is started again with its batches.
 
     Args:
         model: a `.keras` file that every machine can read.
-        source: what every machine can read: a folder of image files; TFRecord files as `kvae.data.load` takes them, or
-            one; or Parquet files with a column `image` of encoded images (bytes, or the `{bytes, path}` of Hugging
-            Face), or one, also as `s3://…`. Where Parquet has no column `id`, it is the number of the row.
-        out: the folder to write, or as `s3://…` any place that Ray can write to where nothing is yet.
+        source: images that every machine can read: a folder of image files; one or more TFRecord files as for
+            `kvae.data.load`; or one or more Parquet files with a column `image` of encoded images (bytes, or the
+            `{bytes, path}` of Hugging Face), also as `s3://…`. If Parquet files have no column `id`, it is the number
+            of the row.
+        out: the folder to write, or an address such as `s3://…` that Ray can write to and that has no files yet.
         hidden: whether to write the last hidden layer.
-        binarize: "none" or "threshold", as the model was trained.
-        address: of a Ray cluster, or "local", which starts Ray on this machine.
-        workers: actors.
-        gpus_per_worker: 0 for CPUs.
-        size: crop and resize images to that; None for images that have the size of the model's.
-        grayscale, value_range, background: as `kvae.data.load`.
+        binarize: "none" or "threshold", as in training.
+        address: address of a Ray cluster, or "local", which starts Ray on this machine.
+        workers: number of actors.
+        gpus_per_worker: number of GPUs for each actor; 0 uses CPUs.
+        size: crop and resize images to this size; None for images that have the model's size.
+        grayscale, value_range, background: as for `kvae.data.load`.
 
     Returns:
         The number of rows written.
 
     Raises:
-        ImportError: without Ray.
-        ValueError: for a source of another kind, or without images, or whose images have another shape than the
-            model's; for a conditional model; for stochastic binarisation; where Ray is connected elsewhere.
+        ImportError: if Ray is missing.
+        ValueError: if the source has another kind, no images, or images of a different shape than the model's; if the
+            model is conditional; for stochastic binarisation; or if Ray is connected to another cluster.
     """
     try:
         import ray
@@ -127,26 +128,26 @@ def write_features_on_ray(
         raise RayMissing from error
     if binarize not in ("none", "threshold"):
         raise ValueError(
-            "Expected images as they are, or thresholded: random binary draws depend on the place in a collection, "
-            f"which an actor doesn't know. Received: binarize={binarize!r}"
+            "Expected binarize='none' or 'threshold': stochastic binarisation depends on the position in the "
+            f"collection, which an actor doesn't know. Received: binarize={binarize!r}"
         )
     from kvae.models import load as load_model
 
     target = str(out)
     if "://" in target and parquet_files(target)[1]:
-        raise ValueError(f"Expected a place where no Parquet file is yet. Received: {target}")
+        raise ValueError(f"Expected an address without Parquet files. Received: {target}")
     model = str(Path(model).resolve())
     loaded = load_model(model)
     if loaded.condition_dim is not None:
         raise ValueError(
-            "Expected a model without conditions: conditional ones are encoded on one machine, without Ray. "
+            "Expected a model without conditions: conditional models encode images on one machine, without Ray. "
             f"Received: condition_dim={loaded.condition_dim}"
         )
     found = list_images(os.fspath(source), size, grayscale, value_range, background)
     if found.shape != loaded.image_shape:
         raise ValueError(
-            f"Expected images of shape {loaded.image_shape}, as the model was trained on. "
-            f"Received: {source} with {found.shape}"
+            f"Expected images of shape {loaded.image_shape}, the model's. "
+            f"Received: {source} with images of shape {found.shape}"
         )
     batches = max(1, min(PART_ROWS // ROWS, len(found.rows) // (4 * workers * found.at_once)))
     per_block = batches * found.at_once
@@ -172,14 +173,16 @@ def write_features_on_ray(
 
 
 def _count(target: str, found: Listing) -> int:
-    """The rows that were written."""
+    """Return the number of rows written, and warn of images that were left out."""
     filesystem, files = parquet_files(target)
     rows = sum(sum(group_sizes(filesystem, file)) for file in files)
     if not rows:
-        raise ValueError(f"{found.name}: expected images that can be read. Received: {found.images}, none readable")
+        raise ValueError(
+            f"{found.name}: expected images that can be read. Received: {found.images} images, none of them readable"
+        )
     if left_out := found.images - rows:
         warnings.warn(
-            f"{found.name}: left out {left_out} of {found.images} images that cannot be read, or have another shape "
+            f"{found.name}: left out {left_out} of {found.images} images that cannot be read, or have a shape other "
             f"than {found.shape}",
             DataWarning, stacklevel=3,
         )  # fmt: skip
@@ -188,7 +191,7 @@ def _count(target: str, found: Listing) -> int:
 
 @contextlib.contextmanager
 def _connected(ray: Any, address: str) -> Iterator[None]:
-    """A connection to Ray: the one that there is, if it is that one, or one for as long as the block lasts."""
+    """Use the existing connection to Ray if it has this address, or connect for the duration of the block."""
     if not ray.is_initialized():
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         try:
@@ -200,15 +203,15 @@ def _connected(ray: Any, address: str) -> Iterator[None]:
     here = connected.rpartition(":")[0] in (ray.util.get_node_ip_address(), "127.0.0.1")
     if address not in (connected, "auto") and not (address == LOCAL and here):
         raise ValueError(
-            f"Expected Ray not to be connected, or to {address}: leave that out, or call ray.shutdown() first. "
-            f"Received: a connection to {connected}"
+            f"Expected no connection to Ray, or a connection to {address}. "
+            f"Received: a connection to {connected}; leave out the address, or call ray.shutdown() first"
         )
     yield
 
 
 @contextlib.contextmanager
 def _in_order(context: Any) -> Iterator[None]:
-    """Ray Data keeps the order of rows, as long as the block lasts."""
+    """Make Ray Data keep the order of rows for the duration of the block."""
     options = context.execution_options
     before, options.preserve_order = options.preserve_order, True
     try:

@@ -6,29 +6,29 @@ import numpy as np
 from sklearn.neighbors import NearestNeighbors
 
 from kvae.evaluation.codes import as_codes
-from kvae.features.extract import extract
+from kvae.features.extraction import extract
 from kvae.models import LatentModel
 
 
 class Neighbours(NamedTuple):
-    """Of each query, nearest first: `indices` of images and `distances`, `(Q, k)` each."""
+    """Neighbours of each query, nearest first: `indices` of images and `distances`, `(Q, k)` each."""
 
     indices: np.ndarray
     distances: np.ndarray
 
 
 def nearest(model: LatentModel | None, images: Any, queries: Any, k: int = 5, metric: str = "euclidean") -> Neighbours:
-    """The images whose latent means are nearest to those of the queries.
+    """Find the images whose latent means are nearest to those of the queries.
 
-    Latents that the model doesn't use hardly move, and hardly count.
+    Latents that the model doesn't use vary little, and hardly affect the result.
 
     Args:
         model: a `kvae.VAE` or `kvae.Autoencoder` without conditions; None if images and queries are latents.
-        images: to search among, `(N, H, W, C)`, a dataset of batches, or their latent means `(N, D)`, from an earlier
-            search.
+        images: the images to search, `(N, H, W, C)`, a dataset of batches, or their latent means `(N, D)`, so that
+            several searches encode them once.
         queries: images `(Q, H, W, C)`, or latents `(Q, D)`.
-        k: neighbours of each, at most N.
-        metric: of scikit-learn's `NearestNeighbors`: "euclidean", "cosine", …
+        k: number of neighbours of each query, at most N.
+        metric: metric of scikit-learn's `NearestNeighbors`: "euclidean", "cosine", …
 
     Raises:
         ValueError: if k is out of range, or latents are not finite.
@@ -41,17 +41,17 @@ def nearest(model: LatentModel | None, images: Any, queries: Any, k: int = 5, me
         >>> found.indices[:, 0].tolist(), found.indices.shape
         ([3, 4], (2, 2))
     """
-    among, sought = latents_of(model, images), latents_of(model, queries)
-    if not 1 <= k <= len(among):
-        raise ValueError(f"Argument `k` must be from 1 to {len(among)}, the number of images. Received: k={k}")
-    distances, indices = NearestNeighbors(n_neighbors=k, metric=metric).fit(among).kneighbors(sought)
+    latents, wanted = latents_of(model, images), latents_of(model, queries)
+    if not 1 <= k <= len(latents):
+        raise ValueError(f"Argument `k` must be from 1 to {len(latents)}, the number of images. Received: k={k}")
+    distances, indices = NearestNeighbors(n_neighbors=k, metric=metric).fit(latents).kneighbors(wanted)
     return Neighbours(indices, distances)
 
 
 def latents_of(model: LatentModel | None, x: Any) -> np.ndarray:
-    """Latent means `(N, D)` of images, or latents as they are."""
+    """Return the latent means `(N, D)` of images; return latents unchanged."""
     if np.ndim(x) == 2:
         return as_codes(x)
     if model is None:
-        raise ValueError(f"Expected latents (N, D) where there is no model. Received: shape {np.shape(x)}")
+        raise ValueError(f"Expected latents (N, D) without a model. Received: shape {np.shape(x)}")
     return as_codes(extract(model, x if np.ndim(x) == 0 else np.asarray(x, np.float32), hidden=False)["mean"])

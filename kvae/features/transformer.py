@@ -17,45 +17,46 @@ from kvae.models.metrics import ACTIVE_VARIANCE
 
 
 def _is_generative(estimator: Any) -> bool:
-    """Whether it has scores; who has no model yet will have one."""
+    """Return whether the estimator has scores, or will have them after `fit`."""
     model = getattr(estimator, "model_", estimator.model)
     return hasattr(model, "prior") or not isinstance(model, LatentModel)
 
 
 class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, LatentEstimator):
-    """Features of a variational autoencoder, in scikit-learn's protocol.
+    """Features of a variational autoencoder as a scikit-learn transformer.
 
-    `fit` trains a `kvae.VAE` on X, and `transform` gives what its encoder says of X. It works in a `Pipeline`, in
-    `GridSearchCV` and with `clone`; pickling keeps the model as the bytes of a `.keras` file. A row's features depend
-    on this row alone. X is never scaled: for tables put a `StandardScaler` in front. Rows of numbers get dense networks
-    and a normal likelihood with a learned scale, images (in [0, 1]) the default networks of `kvae.VAE`.
+    `fit` trains a `kvae.VAE` on X, and `transform` returns the encoder's features of X. It works in a `Pipeline`, in
+    `GridSearchCV` and with `clone`; pickling saves the model as the bytes of a `.keras` file. A row's features depend
+    on this row alone. X is never scaled: for tables put a `StandardScaler` before it. The default model of rows of
+    numbers has dense networks and a normal likelihood with a learned scale; the default model of images (in [0, 1]) has
+    the default networks of `kvae.VAE`.
 
     Args:
         latent_dim: D.
         features: "mean", the latent means; "moments", means and variances; "hidden", the last hidden layer; "layers",
             all hidden layers.
-        mask_inactive: whether latents that fail the active-unit test on the training rows (the variance of their means
-            is not above 0.01, Burda et al. 2016) are set to 0: what they vary is noise, which a later scaling would
-            blow up. It concerns "mean" and "moments" of a VAE.
-        model: what is trained, instead of the default: a `kvae.VAE` or `kvae.Autoencoder`, of which a copy is trained
-            further (or used as it is, with epochs=0); a function of `(image_shape, latent_dim)`; or the name of a
+        mask_inactive: whether to set latents to 0 that fail the active-unit test on the training rows (the variance of
+            their means is not above 0.01, Burda et al. 2016). Their variation is noise, which a later scaling would
+            amplify. The option affects "mean" and "moments" of a VAE.
+        model: the model to train instead of the default: a `kvae.VAE` or `kvae.Autoencoder`, whose copy is trained
+            further (or used unchanged, with epochs=0); a function of `(image_shape, latent_dim)`; or the name of a
             recipe.
-        image_shape: `(H, W, C)`, for images that come as flat rows.
+        image_shape: `(H, W, C)`, for images given as flat rows.
         units: widths of the default dense networks.
-        epochs, batch_size, learning_rate: of the training, with Adam.
-        patience: None trains for all epochs; a number stops after so many epochs without a better bound on
-            `validation_fraction` of the rows, and returns to the best weights.
-        validation_fraction: of the rows that `patience` looks at.
+        epochs, batch_size, learning_rate: settings of the training with Adam.
+        patience: None trains for all epochs; a number stops after this many epochs without a better bound on the
+            validation rows, and restores the best weights.
+        validation_fraction: share of the rows used for validation by `patience`.
         num_samples: K of `score_samples`.
-        random_state: of the weights, the order of the rows and the noise. An integer makes `fit` reproducible.
+        random_state: seed of the weights, the order of the rows and the noise. An integer makes `fit` reproducible.
         verbose: as in `keras.Model.fit`.
 
     Attributes:
         model_: the trained model.
-        history_: what `fit` reported in each epoch, in nats.
-        n_iter_: epochs that were run.
+        history_: metrics of `fit` by epoch, in nats.
+        n_iter_: number of epochs run.
         active_: `(D,)`, which latents pass the active-unit test.
-        n_features_in_: columns of X.
+        n_features_in_: number of columns of X.
 
     Example:
 
@@ -103,10 +104,10 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, LatentEs
 
         Args:
             X: rows `(N, features)`, or images `(N, H, W)` or `(N, H, W, C)`.
-            y: is not looked at.
+            y: ignored.
 
         Raises:
-            ValueError: for settings out of range, and rows that the model can't take.
+            ValueError: if a setting is out of range, or the rows don't fit the model.
         """
         if self.features not in OUTPUTS:
             raise ValueError(
@@ -121,8 +122,8 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, LatentEs
             self.active_[:] = True  # an autoencoder's latents have no scale
         elif len(images) > 1 and not self.active_.any():
             warnings.warn(
-                "No latent is active: the posterior has collapsed, and the latents say nothing about X. Train for "
-                "longer (`epochs`), scale X, or give the model less to pay (an objective with a small β or free bits).",
+                "No latent is active: the posterior has collapsed, and the latents carry no information about X. Train "
+                "longer (`epochs`), scale X, or lower the cost of the rate (an objective with a small β or free bits).",
                 ConvergenceWarning,
                 stacklevel=2,
             )
@@ -130,7 +131,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, LatentEs
         return self
 
     def transform(self, X: Any) -> np.ndarray:
-        """Features of X, `(N, size)` float32."""
+        """Return the features of X, `(N, size)` float32."""
         check_is_fitted(self)
         features = self._rows(self._encode(self.features), self._images(self._validate(X)))
         if self.mask_inactive and self.features in ("mean", "moments"):
@@ -138,14 +139,14 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, LatentEs
         return features
 
     def inverse_transform(self, X: Any) -> np.ndarray:
-        """Mean of x for latents `(N, D)`, in the shape of what was fitted.
+        """Return the mean of x for latents `(N, D)`, in the shape of the training rows.
 
         Raises:
-            ValueError: if `features` isn't "mean", or for another number of latents.
+            ValueError: if `features` isn't "mean", or the number of latents is wrong.
         """
         check_is_fitted(self)
         if self.features != "mean":
-            raise ValueError(f"Only latent means can be decoded. Received: features={self.features!r}")
+            raise ValueError(f"Expected features='mean': only means can be decoded. Received: {self.features!r}")
         z = check_array(X, dtype=np.float32)
         if z.shape[1] != self.model_.latent_dim:
             raise ValueError(f"Expected {self.model_.latent_dim} latents in each row. Received: {z.shape[1]}")
@@ -153,17 +154,17 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, LatentEs
 
     @available_if(_is_generative)
     def score_samples(self, X: Any) -> np.ndarray:
-        """Importance-weighted estimate of log p(x) of each row with `num_samples` samples, `(N,)` in nats.
+        """Return an importance-weighted estimate of log p(x) of each row, with `num_samples` samples, `(N,)` in nats.
 
-        All rows share the noise of the posterior samples, so that a row's score is its own. (Burda et al. 2016,
-        https://arxiv.org/abs/1509.00519, eq. 8)
+        All rows share the noise of the posterior samples, so that a row's score doesn't depend on the others (Burda et
+        al. 2016, https://arxiv.org/abs/1509.00519, eq. 8).
         """
         check_is_fitted(self)
         return -self._scores(self._images(self._validate(X)))["nll"]
 
     @available_if(_is_generative)
     def score(self, X: Any, y: Any = None) -> float:
-        """Mean of `score_samples`: what `GridSearchCV` maximises."""
+        """Return the mean of `score_samples`, which `GridSearchCV` maximises."""
         return float(np.mean(self.score_samples(X)))
 
     def _encode(self, output: str) -> Any:

@@ -1,8 +1,8 @@
-"""The models: `VAE`, `SemiSupervisedVAE` for few labels, and `Autoencoder` for comparison."""
+"""Models: `VAE`, `SemiSupervisedVAE` for few labels, and `Autoencoder` for comparison."""
 
 import importlib
 
-from kvae.models import backend  # noqa: F401  # first: it refuses to run on others
+from kvae.models import backend  # noqa: F401  # first: it refuses other backends
 from kvae.models.autoencoder import Autoencoder
 from kvae.models.base import LatentModel, Posterior
 from kvae.models.loading import load
@@ -22,6 +22,6 @@ __all__ = [
     "load",
 ]
 
-# What a saved model may name besides: `keras.models.load_model` finds the classes that have been imported.
-for _module in ("kvae.callbacks", "kvae.features.classifier", "kvae.optimizers", "kvae.schedules"):
+# A saved model may use classes of these modules; `keras.models.load_model` finds only imported classes.
+for _module in ("kvae.callbacks", "kvae.features.classifiers", "kvae.optimizers", "kvae.schedules"):
     importlib.import_module(_module)

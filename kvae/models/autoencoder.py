@@ -1,4 +1,4 @@
-"""The plain autoencoder: where the idea starts."""
+"""The plain autoencoder, for comparison with the VAE."""
 
 from typing import Any, NoReturn
 
@@ -13,16 +13,16 @@ from kvae.objectives import Criterion
 class Autoencoder(LatentModel):
     """Deterministic autoencoder: a bottleneck and a reconstruction loss, for comparison with `kvae.VAE`.
 
-    It minimises the distortion −log p(x|z) at z = encoder(x) (Hinton & Salakhutdinov 2006). Nothing shapes its
-    latent space: it reconstructs, and can't generate.
+    It minimises the distortion −log p(x|z) at z = encoder(x) (Hinton & Salakhutdinov 2006). Its latent space has no
+    prior: the model reconstructs images, but can't generate them.
 
     Args:
         encoder: images to D latents, any Keras model (default `kvae.Encoder`).
         decoder: latents to raw likelihood parameters, any Keras model (default `kvae.Decoder`).
-        likelihood: what the reconstruction is measured by (default `kvae.likelihoods.Bernoulli`).
-        latent_dim: D; needed unless the encoder knows it.
-        image_shape: `(H, W, C)`; needed unless the decoder knows it.
-        condition_dim: size of the condition that encoder and decoder get beside the image, as in `kvae.VAE`.
+        likelihood: likelihood of the reconstruction (default `kvae.likelihoods.Bernoulli`).
+        latent_dim: D; required unless the encoder defines it.
+        image_shape: `(H, W, C)`; required unless the decoder defines it.
+        condition_dim: size of the condition of encoder and decoder, as in `kvae.VAE`.
         bounded: whether x must be in [0, 1], as in `kvae.VAE`.
 
     Raises:
@@ -69,17 +69,17 @@ class Autoencoder(LatentModel):
         return self.encoder_params(x, c, training)
 
     def criterion(self) -> Criterion:
-        """Which epoch of a training run is kept: the one with the lowest distortion in validation."""
+        """Return the criterion for the epoch that is kept: the lowest validation distortion."""
         return Criterion("distortion", lambda values: values["distortion"])
 
     def encode(self, x: Any, condition: Any = None) -> Posterior:
-        """Latents, `(B, D)`, as `mean`; `variance` is None."""
+        """Return latents, `(B, D)`, as `mean`; `variance` is None."""
         return Posterior(self.encode_mean(x, condition), None)
 
     def generate(self, n: int, seed: int | None = None) -> NoReturn:
-        """Always raises: an autoencoder has no prior to generate from."""
+        """Raise a TypeError: an autoencoder has no prior to generate from."""
         raise TypeError(
-            "An Autoencoder can't generate: nothing says where in its latent space images are. Train a kvae.VAE, "
-            "whose prior p(z) says it, or decode points near the codes of real images: "
-            f"autoencoder.decode(autoencoder.encode(x).mean). Received: generate(n={n})"
+            "An Autoencoder can't generate images, because it has no prior p(z). Train a kvae.VAE, or decode points "
+            "near the codes of real images: autoencoder.decode(autoencoder.encode(x).mean). "
+            f"Received: generate(n={n})"
         )

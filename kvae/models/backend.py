@@ -1,19 +1,19 @@
-"""Models run on Keras with TensorFlow: importing this module raises where Keras runs on anything else.
+"""The check that Keras runs on TensorFlow: importing this module raises a BackendError for any other backend.
 
-Densities, priors, objectives and networks are written in `keras.ops`, and need not be.
+Models require TensorFlow. Densities, priors, objectives and networks are written in `keras.ops`, and don't.
 """
 
 import os
 
 
 class BackendError(ImportError):
-    """Keras runs on a backend that kvae's models don't."""
+    """Keras runs on a backend that kvae's models don't support."""
 
 
 def _backend() -> str:
     try:
         import keras
-    except (ImportError, ValueError) as error:  # of a backend that isn't installed, or isn't one
+    except (ImportError, ValueError) as error:  # a backend that isn't installed or doesn't exist
         if getattr(error, "name", None) == "keras":
             raise
         return os.environ.get("KERAS_BACKEND", str(error))

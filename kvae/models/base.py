@@ -1,4 +1,4 @@
-"""What the VAE and the plain autoencoder share: parts that fit together, and the Keras training protocol."""
+"""The base class of the VAE and the plain autoencoder: matching parts, and the Keras training protocol."""
 
 import re
 from collections.abc import Callable
@@ -29,26 +29,29 @@ from kvae.networks.composite import Composite
 from kvae.objectives import Criterion
 from kvae.state import Before, restore, restore_replicas
 
-NO_CONDITION = "Expected conditions that are integers from 0 to condition_dim − 1, or finite vectors. Received: others"
+NO_CONDITION = (
+    "Expected conditions that are integers from 0 to condition_dim − 1, or finite vectors. Received: a number outside "
+    "this range, NaN or infinity"
+)
 OUTSIDE = "Expected images with values in [0, 1] and no NaN; scale them, for example x / 255. Received: values outside"
-NO_LABEL = "Expected labels that are integers from 0 to num_classes − 1, or −1 for none. Received: others"
+NO_LABEL = "Expected labels that are integers from 0 to num_classes − 1, or −1 for none. Received: another number"
+NOT_FINITE = "Expected finite values. Received: NaN or infinity"
 NETWORKS = ("encoder", "decoder", "classifier")
-CLIP_NORM = 200.0  # of the gradient, in nats: far above ordinary ones, only an explosion is cut
-NOT_FINITE = "Expected values that are finite. Received: NaN or infinite ones"
+CLIP_NORM = 200.0  # nats: far above ordinary gradients, so that only an explosion is clipped
 
 
 class Posterior(NamedTuple):
-    """Moments of q(z|x) for a batch: `mean` and `variance`, `(B, D)` each; of an autoencoder there is no variance."""
+    """Moments of q(z|x) for a batch: `mean` and `variance`, `(B, D)` each. An autoencoder has no variance."""
 
     mean: Any
     variance: Any
 
 
 class LatentModel(Composite, keras.Model):
-    """An encoder, a decoder and a likelihood around a latent vector; `fit`, `evaluate` and `predict` work.
+    """An encoder, a decoder and a likelihood around a latent vector, with `fit`, `evaluate` and `predict`.
 
-    A subclass says which raw parameters its encoder puts out (`posterior_size`), what a batch costs
-    (`batch_values`) and which point of latent space stands for an image (`point`).
+    A subclass defines the number of raw parameters that its encoder outputs (`posterior_size`), the values of a batch
+    (`batch_values`), and the point in latent space that represents an image (`point`).
     """
 
     def __init__(
@@ -67,15 +70,15 @@ class LatentModel(Composite, keras.Model):
         likelihood = check_family("likelihood", Bernoulli() if likelihood is None else likelihood)
         if not bounded and likelihood.support != "real":
             raise ValueError(
-                f"Argument `bounded=False` needs a likelihood of real numbers, such as kvae.likelihoods.Normal. "
-                f"Received: likelihood={type(likelihood).__name__}, of {likelihood.support} values"
+                f"Argument `bounded=False` requires a likelihood of real numbers, such as kvae.likelihoods.Normal. "
+                f"Received: likelihood={type(likelihood).__name__}, with {likelihood.support} values"
             )
         self.bounded = bounded
         if condition_dim is not None and condition_dim < 1:
             raise ValueError(f"Argument `condition_dim` must be >= 1. Received: condition_dim={condition_dim}")
         self.condition_dim = condition_dim
-        self.latent_dim = int(_given("latent_dim", latent_dim, "encoder", encoder))
-        self.image_shape = check_image_shape(_given("image_shape", image_shape, "decoder", decoder))
+        self.latent_dim = int(_size_of("latent_dim", latent_dim, "encoder", encoder))
+        self.image_shape = check_image_shape(_size_of("image_shape", image_shape, "decoder", decoder))
         self.seed = seed
         self.likelihood = likelihood
         self.encoder = check_network("encoder", Encoder(self.latent_dim) if encoder is None else encoder)
@@ -87,34 +90,37 @@ class LatentModel(Composite, keras.Model):
         self.skipped = SkippedSteps()
         self.trackers = {name: StepMean(name=name) for name in self.value_names}
 
-    # What a subclass defines.
+    # To be defined by a subclass.
 
     value_names: tuple[str, ...] = ("loss",)
 
     def posterior_size(self) -> int:
-        """Numbers per image that the encoder puts out."""
+        """Return the number of raw parameters that the encoder outputs for an image."""
         raise NotImplementedError(f"{type(self).__name__} must define `posterior_size`.")
 
     def batch_values(self, x: Any, noise: Noise, training: bool, y: Any = None, target: Any = None) -> dict[str, Any]:
-        """One value per example, `(B,)`, for each of `value_names`, and perhaps others for the model's metrics.
+        """Return one value per example, `(B,)`, for each of `value_names`, and optionally more for the model's metrics.
 
-        `y` are the conditions (or labels) of the images, and `target` the images that the likelihood is of (default
+        `y` are the conditions (or labels) of the images. `target` are the images that the likelihood evaluates (default
         `x`).
         """
         raise NotImplementedError(f"{type(self).__name__} must define `batch_values`.")
 
     def criterion(self) -> Criterion:
-        """Which epoch of a training run is kept (`kvae.callbacks.BestEpoch`)."""
+        """Return the criterion for the epoch that is kept (`kvae.callbacks.BestEpoch`)."""
         raise NotImplementedError(f"{type(self).__name__} must define `criterion`.")
 
     def after_step(self, values: dict[str, Any]) -> None:
-        """What else changes with a training step; `values` are the means over its whole batch."""
+        """Update the state of the model after a training step; `values` are the means over its whole batch."""
 
     def point(self, x: Any, c: Any = None, training: bool = False) -> Any:
-        """The point in latent space that stands for an image, `(B, D)`; `x` is checked, `c` its condition's vectors."""
+        """Return the points in latent space that represent images, `(B, D)`.
+
+        `x` are checked images, `c` the vectors of their conditions.
+        """
         raise NotImplementedError(f"{type(self).__name__} must define `point`.")
 
-    # Building: the parts are fitted to each other here, so that a compiled model is always a built one.
+    # Building: the constructor matches the parts, so that a compiled model is always built.
 
     def build(self, input_shape: Any = None) -> None:
         if self.built:  # type: ignore[has-type]
@@ -143,21 +149,21 @@ class LatentModel(Composite, keras.Model):
 
     @property
     def encoder_shape(self) -> tuple[int, ...]:
-        """Shape of what the encoder gets, without the batch: the image, and the condition as further channels."""
+        """Input shape of the encoder, without the batch: the image, and the condition as additional channels."""
         *grid, channels = self.image_shape
         return (*grid, channels + (self.condition_dim or 0))
 
     @property
     def decoder_shape(self) -> tuple[int, ...]:
-        """Shape of what the decoder gets, without the batch: latents and condition."""
+        """Input shape of the decoder, without the batch: latents and condition."""
         return (self.latent_dim + (self.condition_dim or 0),)
 
     def check_images(self, x: Any, training: bool = False) -> Any:
-        """`x` as float32 images of the right shape with values in [0, 1]; ValueError otherwise.
+        """Return `x` as float32 images of the right shape with values in [0, 1]; raise a ValueError otherwise.
 
-        What rounding has put beyond 0 or 1 is 0 or 1. Of a model with `bounded=False`, any finite values will do. In
-        training NaN will, too: the step is skipped. (Inside a `tf.function` the values are checked by an assertion,
-        which XLA leaves out.)
+        Values beyond 0 or 1 by a rounding error are clipped. A model with `bounded=False` accepts any finite values. In
+        training NaN is accepted, too: the step is skipped. (Inside a `tf.function` an assertion checks the values; XLA
+        omits it.)
         """
         x = ops.cast(x, "float32")
         check_shape(x, self.image_shape)
@@ -173,14 +179,15 @@ class LatentModel(Composite, keras.Model):
     # Conditions.
 
     def condition(self, c: Any, batch: Any = None, labels: bool = False) -> Any:
-        """`c` as float32 vectors `(B, condition_dim)`; None for a model without conditions.
+        """Return `c` as float32 vectors `(B, condition_dim)`; None for a model without conditions.
 
-        (As with images, values inside a `tf.function` are checked by an assertion, which XLA leaves out.)
+        (Inside a `tf.function` an assertion checks the values; XLA omits it.)
 
         Args:
             c: integers below `condition_dim`, `(B,)` or one for all; or vectors, `(B, condition_dim)` or one for all.
             batch: B, if it is known.
-            labels: whether `c` came with the data: one for each image then, and ignored by a model without conditions.
+            labels: whether `c` came with the data: then there is one for each image, and a model without conditions
+                ignores them.
 
         Raises:
             ValueError: if a condition is missing, or doesn't fit.
@@ -189,15 +196,15 @@ class LatentModel(Composite, keras.Model):
             if c is None or labels:
                 return None
             raise ValueError(
-                f"This {type(self).__name__} takes no condition: make it with `condition_dim=...` to train a "
-                f"conditional one. Received: condition={c}"
+                f"This {type(self).__name__} takes no condition: create it with `condition_dim=...` to train a "
+                f"conditional model. Received: condition={c}"
             )
         expected = (
             f"Expected a condition for each image: integers below {self.condition_dim}, or vectors of "
             f"{self.condition_dim} numbers."
         )
         if c is None:
-            raise ValueError(f"{expected} Received: none; `fit` and `evaluate` take it where labels go")
+            raise ValueError(f"{expected} Received: none; pass conditions to `fit` and `evaluate` as labels")
         try:
             c = ops.convert_to_tensor(c)
             integers = len(c.shape) < 2 and keras.backend.is_int_dtype(c.dtype)
@@ -216,15 +223,15 @@ class LatentModel(Composite, keras.Model):
         return ops.broadcast_to(vectors, (1 if batch is None else batch, self.condition_dim)) if single else vectors
 
     def encoder_input(self, x: Any, c: Any = None) -> Any:
-        """What the encoder gets, `(B, *encoder_shape)`, for checked images and the condition's vectors."""
+        """Return the input of the encoder, `(B, *encoder_shape)`, for checked images and the condition's vectors."""
         return x if c is None else ops.concatenate([x, ops.ones_like(x[..., :1]) * c[:, None, None, :]], axis=-1)
 
     def encoder_params(self, x: Any, c: Any = None, training: bool = False) -> Any:
-        """Raw parameters `(B, P)` of q(z|x) for checked images and the condition's vectors."""
+        """Return raw parameters `(B, P)` of q(z|x) for checked images and the condition's vectors."""
         return self.encoder(self.encoder_input(x, c), training=training)
 
     def decoder_params(self, z: Any, c: Any = None, training: bool = False) -> Any:
-        """Raw parameters `(…, B, H, W, P)` of p(x|z) for latents `(…, B, D)` and the condition's vectors `(B, C)`."""
+        """Return raw parameters `(…, B, H, W, P)` of p(x|z), for latents `(…, B, D)` and condition vectors `(B, C)`."""
         z = ops.cast(z, "float32")
         if c is not None:
             z = ops.concatenate([z, ops.ones_like(z[..., :1]) * c], axis=-1)
@@ -236,7 +243,7 @@ class LatentModel(Composite, keras.Model):
     # Latents and images.
 
     def call(self, x: Any, training: bool = False) -> Any:
-        """Reconstruction without noise, `(B, H, W, C)`: the mean of x given the mean of z.
+        """Return the reconstruction without noise, `(B, H, W, C)`: the mean of x given the mean of z.
 
         A conditional model takes the pair `(x, condition)`.
         """
@@ -245,30 +252,30 @@ class LatentModel(Composite, keras.Model):
         return self.likelihood.mean(self.decoder_params(self.point(x, c, training), c, training))
 
     def encode_mean(self, x: Any, condition: Any = None) -> Any:
-        """Where images `(B, H, W, C)` lie in latent space, `(B, D)`: the posterior mean, or an autoencoder's code."""
+        """Return the latents of images `(B, H, W, C)`, `(B, D)`: the posterior mean, or an autoencoder's code."""
         x = self.check_images(x)
         return self.point(x, self.condition(condition, x.shape[0]))
 
     def decode(self, z: Any, condition: Any = None) -> Any:
-        """Mean image for each latent, `(B, D)` to `(B, H, W, C)`.
+        """Return the mean image for each latent, `(B, D)` to `(B, H, W, C)`.
 
         The variance of the pixels is `vae.likelihood.variance(vae.decoder(z))`.
         """
         return self.likelihood.mean(self.decoder_params(z, self.condition(condition, z.shape[0])))
 
     def reconstruct(self, x: Any, condition: Any = None) -> Any:
-        """Images encoded and decoded again without noise, `(B, H, W, C)`."""
+        """Encode and decode images without noise, `(B, H, W, C)`."""
         x = self.check_images(x)
         c = self.condition(condition, x.shape[0])
         return self(x) if c is None else self((x, c))
 
     def interpolate(self, start: Any, end: Any, steps: int = 8, condition: Any = None) -> Any:
-        """Images on the straight line between two latents or batches of latents, both ends included.
+        """Return images on the straight line between two latents or batches of latents, both ends included.
 
         Args:
-            start, end: `(D,)` or `(B, D)`.
+            start, end: latents, `(D,)` or `(B, D)`.
             steps: number of images.
-            condition: of a conditional model, one for all images.
+            condition: condition of all images, for a conditional model.
 
         Returns:
             `(steps, H, W, C)` or `(B, steps, H, W, C)`.
@@ -293,7 +300,7 @@ class LatentModel(Composite, keras.Model):
         return images[0] if single else images
 
     def interpolate_images(self, first: Any, second: Any, steps: int = 8, condition: Any = None) -> Any:
-        """`interpolate` between the latents of two images `(H, W, C)` or batches of images `(B, H, W, C)`.
+        """Interpolate between the latents of two images `(H, W, C)` or batches of images `(B, H, W, C)`.
 
         Raises:
             ValueError: if steps < 2, or for images of another shape.
@@ -306,15 +313,15 @@ class LatentModel(Composite, keras.Model):
     # Training.
 
     def compile(self, optimizer: Any = "adam", *, global_clipnorm: float | None = CLIP_NORM, **kwargs: Any) -> None:
-        """As `keras.Model.compile`; the loss and the metrics are the model's own.
+        """Compile as `keras.Model.compile` does, with the model's own loss and metrics.
 
-        An optimizer that is given by its name has an epsilon that float16 can hold where weights are float16. Under
-        MultiWorkerMirroredStrategy there is one step per execution: Keras 3.15 can't do more there.
+        For float16 weights, an optimizer given by name gets an epsilon that float16 can represent. Under
+        MultiWorkerMirroredStrategy there is one step per execution, because Keras 3.15 doesn't support more.
 
         Args:
             optimizer: name, or instance.
-            global_clipnorm: largest norm of the gradient, in nats, for an optimizer that doesn't clip by itself; only
-                an explosion reaches the default. None leaves gradients as they are.
+            global_clipnorm: largest norm of the gradient, in nats, for an optimizer that doesn't clip itself. Only an
+                explosion reaches the default. None doesn't clip.
             **kwargs: as for `keras.Model.compile`.
 
         Raises:
@@ -335,28 +342,28 @@ class LatentModel(Composite, keras.Model):
         fit_epsilon(self.optimizer, self.trainable_weights, change=named)
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
-        """Compile as before saving; the model is always built, so the optimizer's slots are there to be loaded."""
+        """Compile as before saving. The model is always built, so the optimizer's slots exist and can be loaded."""
         self.compile(**keras.saving.deserialize_keras_object(config), global_clipnorm=None)  # the optimizer's own
         self.optimizer.build(self.trainable_variables)
 
     def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
-        """As `keras.Model.fit`, on arrays, or a dataset of batches.
+        """Train as `keras.Model.fit` does, on arrays or a dataset of batches.
 
         Steps whose loss or gradients aren't finite are skipped; a `kvae.callbacks.TrainingWarning` says how many.
 
         Args:
-            x: images `(N, H, W, C)`; of a conditional model, also the pair `(images, conditions)`. A dataset has
+            x: images `(N, H, W, C)`; for a conditional model, also the pair `(images, conditions)`. A dataset has
                 batches `x`, `(x, y)`, `(x, y, sample_weight)`, or dictionaries with `image` and `label`.
-            y: labels: the conditions of a conditional model; others ignore them. Or images of the shape of `x`, the
-                targets of a denoising model (Im et al. 2017, https://arxiv.org/abs/1511.06406): `x` goes to the
-                encoder, and the likelihood is that of `y`.
+            y: labels, which are the conditions of a conditional model; other models ignore them. Or images of the shape
+                of `x`, the targets of a denoising model (Im et al. 2017, https://arxiv.org/abs/1511.06406): the encoder
+                gets `x`, and the likelihood evaluates `y`.
             *args, **kwargs: as for `keras.Model.fit`.
 
         Raises:
-            ValueError: for images of another shape or range, a `y` that is none of these, or if no step could be taken.
+            ValueError: for images of another shape or range, any other `y`, or if no step could be taken.
         """
         if isinstance(x, tf.data.Dataset):
-            kwargs.setdefault("shuffle", False)  # Keras's default only makes it warn
+            kwargs.setdefault("shuffle", False)  # Keras's default causes a warning
         callbacks = kwargs.get("callbacks")
         listed = list(
             getattr(callbacks, "callbacks", callbacks if isinstance(callbacks, list | tuple) else [callbacks])
@@ -372,11 +379,11 @@ class LatentModel(Composite, keras.Model):
         return self._run(super().fit, x, y, *args, **kwargs)
 
     def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """As `keras.Model.evaluate`, on what `fit` takes; the same data gives the same numbers every time."""
+        """Evaluate as `keras.Model.evaluate` does, on the same inputs as `fit`. The result is deterministic."""
         return self._run(super().evaluate, x, y, *args, **kwargs)
 
     def predict(self, x: Any, *args: Any, **kwargs: Any) -> Any:
-        """As `keras.Model.predict`: reconstructions of images, or of pairs `(x, condition)`."""
+        """Return reconstructions of images, or of pairs `(x, condition)`, as `keras.Model.predict` does."""
 
         def run(x: Any, y: Any) -> Any:
             x = x if y is None or self.condition_dim is None else (x, y)
@@ -386,11 +393,11 @@ class LatentModel(Composite, keras.Model):
 
     def _run(self, run: Callable[..., Any], x: Any, y: Any, *args: Any, **kwargs: Any) -> Any:
         if isinstance(x, tf.data.Dataset):
-            self._batch(x.element_spec)  # told before anything is traced
+            self._batch(x.element_spec)  # checked before anything is traced
         elif isinstance(x, dict | tuple) or hasattr(x, "shape"):
             x, y, _ = unpack((x, y))
             self._batch((x, y))
-            if y is None and kwargs.get("sample_weight") is not None:  # which Keras drops where there is no y
+            if y is None and kwargs.get("sample_weight") is not None:  # Keras drops it if there is no y
                 y = x[0] if isinstance(x, tuple) else x
         try:
             return run(x, y, *args, **kwargs)
@@ -404,15 +411,15 @@ class LatentModel(Composite, keras.Model):
         return batch_of(data, self.image_shape, self.condition_dim is not None)
 
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
-        """With replicas, Keras would begin a pass over the data to build the model, which is built already."""
+        """Build the optimizer. With replicas, Keras would start a pass over the data to build the model, too."""
         if self.optimizer is not None and not self.optimizer.built:
             with self.distribute_strategy.scope():
                 self.optimizer.build(self.trainable_variables)
 
     def noise(self, step: Any, rows: tuple[Any, Any, Any] | None = None, stream: int = 0) -> Noise:
-        """Random numbers for one step: a function of the model's seed, `stream` and `step`, on any replica.
+        """Return the noise of one step: a function of the model's seed, `stream` and `step`, on any replica.
 
-        `rows` are those of this replica (`kvae.distributions.Noise`).
+        `rows` are the rows of this replica (`kvae.distributions.Noise`).
         """
         return Noise(self.seed + 7919 * stream, step, rows)
 
@@ -421,11 +428,11 @@ class LatentModel(Composite, keras.Model):
         part, rows, count = self._share(data, training=True)
         with tf.GradientTape() as tape:
             values = self.batch_values(part.x, self.noise(self.step, rows), True, part.y, part.target)
-            # Gradients of the replicas are summed; float16 needs the loss scaled.
+            # Gradients of the replicas are summed; float16 requires a scaled loss.
             replicas = tf.distribute.get_strategy().num_replicas_in_sync
             loss = part_of_mean(values["loss"], part.weight, count) + ops.cast(sum(self.losses), "float32") / replicas
             loss = self.optimizer.scale_loss(loss)
-        # In one dtype: a norm over all of them is clipped, and float16 would overflow in it.
+        # In float32: the norm over all gradients would overflow in float16.
         gradients = [
             gradient if gradient is None else tf.cast(gradient, "float32")
             for gradient in tape.gradient(loss, self.trainable_weights)
@@ -441,7 +448,7 @@ class LatentModel(Composite, keras.Model):
         return self._update_metrics({name: ops.where(finite, v, 0.0) for name, v in values.items()}, weight)
 
     def test_step(self, data: Any) -> dict[str, Any]:
-        # Numbered by the examples seen so far: the same noise in every evaluation.
+        # The number of examples seen so far is the step of the noise: the same noise in every evaluation.
         seen = self.trackers["loss"].count * tf.distribute.get_strategy().num_replicas_in_sync
         part, rows, _ = self._share(data)
         noise = self.noise(seen, rows, stream=1)
@@ -453,7 +460,7 @@ class LatentModel(Composite, keras.Model):
         return outputs[:count]
 
     def _share(self, data: Any, training: bool = False) -> Share:
-        """What this replica has of a batch, checked."""
+        """Return this replica's share of a batch, checked."""
         batch = self._batch(data)
         x, target = (
             None if images is None else self.check_images(images, training) for images in (batch.x, batch.target)
@@ -465,7 +472,7 @@ class LatentModel(Composite, keras.Model):
             tracker.update_state(values[name], sample_weight=sample_weight)
         results = self.get_metrics_result()
         if many_workers():
-            # Keras 3.15 sums what the workers report over a first axis, which scalars haven't.
+            # Keras 3.15 sums the workers' results over a first axis, which scalars don't have.
             return {name: ops.reshape(value, (1,)) for name, value in results.items()}
         return results
 
@@ -473,7 +480,7 @@ class LatentModel(Composite, keras.Model):
     def metrics(self) -> list[keras.metrics.Metric]:
         return list(self.trackers.values())
 
-    # Saving, and what else Keras does with a model.
+    # Saving, and other methods of Keras.
 
     _parts: tuple[str, ...] = ("encoder", "decoder", "likelihood")
 
@@ -485,23 +492,23 @@ class LatentModel(Composite, keras.Model):
         input_signature: Any = None,
         **kwargs: Any,
     ) -> None:
-        """As `keras.Model.export`: the model as it is called, images (or images and conditions) to reconstructions.
+        """Export as `keras.Model.export` does: images (or images and conditions) to reconstructions.
 
-        For encoder, decoder and generator in checked files: `kvae.export.export`.
+        Use `kvae.export.export` for verified files with encoder, decoder and generator.
         """
         if input_signature is None:
             input_signature = [self._call_spec()]
         super().export(filepath, format, verbose, input_signature, **kwargs)
 
     def _call_spec(self) -> Any:
-        """What the model is called with."""
+        """Return the input specification of the model."""
         image = keras.InputSpec(shape=(None, *self.image_shape), dtype="float32", name="image")
         if self.condition_dim is None:
             return image
         return [image, keras.InputSpec(shape=(None, self.condition_dim), dtype="float32", name="condition")]
 
     def quantize(self, mode: Any = None, config: Any = None, filters: Any = None, **kwargs: Any) -> None:
-        """As `keras.Model.quantize`, but of the networks alone: densities stay in float32."""
+        """Quantize the networks as `keras.Model.quantize` does; densities stay in float32."""
         networks = [getattr(self, name) for name in self._parts if name in NETWORKS]
         inside = {id(layer) for network in networks for layer in network._flatten_layers()}
         patterns = [filters] if isinstance(filters, str) else filters
@@ -516,7 +523,7 @@ class LatentModel(Composite, keras.Model):
         super().quantize(mode, config=config, filters=chosen, **kwargs)
 
     def _settings(self) -> dict[str, Any]:
-        """Arguments of the constructor that aren't parts."""
+        """Return the constructor arguments that aren't parts."""
         settings: dict[str, Any] = {"latent_dim": self.latent_dim, "image_shape": self.image_shape, "seed": self.seed}
         if self.condition_dim is not None:
             settings["condition_dim"] = self.condition_dim
@@ -538,7 +545,7 @@ class LatentModel(Composite, keras.Model):
 
 
 def _apply_or_restore(finite: Any, optimizer: Any, gradients: list[Any], weights: list[Any], before: Before) -> None:
-    """Take the step; or leave weights, optimizer and everything that the forward pass has assigned as they were."""
+    """Apply the gradients if all is finite; otherwise restore everything that the forward pass has assigned."""
     if not optimizer.built:
         optimizer.build(weights)
     pairs = before.assigned()
@@ -548,7 +555,7 @@ def _apply_or_restore(finite: Any, optimizer: Any, gradients: list[Any], weights
         optimizer.apply(gradients, weights)
 
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-        # It skips by itself, and lowers the scale, where a gradient isn't finite.
+        # It skips the step itself and lowers the scale if a gradient isn't finite.
         lost = tf.where(finite, 0.0, float("nan"))
         take([g if g is None else tf.convert_to_tensor(g) + tf.cast(lost, g.dtype) for g in gradients])
         take = lambda gradients: None  # noqa: E731
@@ -557,7 +564,7 @@ def _apply_or_restore(finite: Any, optimizer: Any, gradients: list[Any], weights
         return
 
     def in_all_replicas(strategy: Any, finite: Any, gradients: list[Any], values: list[Any]) -> None:
-        """A condition in a replica can't have a branch in which replicas meet: it is put around them."""
+        """Put the condition around the replicas: inside a replica, no branch may communicate with others."""
         tf.cond(
             strategy.experimental_local_results(finite)[0],
             lambda: strategy.extended.call_for_each_replica(take, args=(gradients,)),
@@ -568,17 +575,17 @@ def _apply_or_restore(finite: Any, optimizer: Any, gradients: list[Any], weights
 
 
 def _range(x: Any) -> str:
-    """What an error says of values; all their digits."""
+    """Describe the range of values for an error message, with all digits."""
     low, high = (float(extreme(x)) for extreme in (tf.reduce_min, tf.reduce_max))
     return "NaN" if low != low or high != high else f"values from {low:.9g} to {high:.9g}"
 
 
-def _given(name: str, value: Any, part_name: str, part: Any) -> Any:
-    """A size from the argument, or from the part that knows it."""
+def _size_of(name: str, value: Any, part_name: str, part: Any) -> Any:
+    """Return a size from the argument, or from the part that defines it."""
     known = getattr(part, name, None)
     if value is None and known is None:
         raise ValueError(
-            f"Argument `{name}` is missing, and the {part_name} doesn't know it: pass `{name}=...`. "
+            f"Argument `{name}` is missing, and the {part_name} doesn't define it: pass `{name}=...`. "
             f"Received: {part_name}={part!r}"
         )
     if known is not None and value is not None and known != (tuple(value) if name == "image_shape" else value):
@@ -589,13 +596,13 @@ def _given(name: str, value: Any, part_name: str, part: Any) -> Any:
 
 
 def _fit_param_size(network: Any, size: int) -> None:
-    """Tell one of our own networks, if it isn't built yet, how many numbers are wanted."""
+    """Set the number of outputs of an `Encoder` or `Decoder` that isn't built yet."""
     if isinstance(network, Encoder | Decoder) and not network.built and network.param_size is None:
         network.param_size = size
 
 
 def _clip(optimizer: keras.optimizers.Optimizer, norm: float | None) -> None:
-    """Let the optimizer clip gradients to this norm, unless it clips them already."""
-    inner = getattr(optimizer, "inner_optimizer", optimizer)  # of one that scales the loss
+    """Make the optimizer clip gradients to this norm, unless it clips them already."""
+    inner = getattr(optimizer, "inner_optimizer", optimizer)  # inside a LossScaleOptimizer
     if norm is not None and not (inner.clipnorm or inner.clipvalue or inner.global_clipnorm):
         inner.global_clipnorm = float(norm)

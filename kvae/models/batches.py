@@ -1,4 +1,4 @@
-"""What a model is given: images, labels or conditions, targets and weights, in the forms that datasets have."""
+"""The inputs of a model: images, labels or conditions, targets and weights, in the forms that datasets have."""
 
 import math
 from collections.abc import Mapping
@@ -15,12 +15,12 @@ class Batch(NamedTuple):
 
     x: Any  # (B, H, W, C) images
     y: Any = None  # (B,) or (B, k): labels, or conditions of a conditional model
-    target: Any = None  # (B, H, W, C) images that the likelihood is of, where these aren't x: a denoising model
+    target: Any = None  # (B, H, W, C) images that the likelihood evaluates instead of x: a denoising model
     weight: Any = None  # (B,)
 
 
 def unpack(data: Any) -> tuple[Any, Any, Any]:
-    """`(x, y, sample_weight)` of an element of a dataset; a dictionary of TensorFlow Datasets is `(image, label)`.
+    """Return `(x, y, sample_weight)` of a dataset element; a dictionary of TensorFlow Datasets is `(image, label)`.
 
     Raises:
         ValueError: for a dictionary without images.
@@ -35,17 +35,17 @@ def unpack(data: Any) -> tuple[Any, Any, Any]:
         return x, y, weight
     if IMAGE not in x:
         raise ValueError(
-            f"Expected batches of images, of pairs, or dictionaries with the key '{IMAGE}' (and '{LABEL}'), as "
-            f"TensorFlow Datasets has them. Received: a dictionary with the keys {', '.join(map(str, x)) or 'none'}"
+            f"Expected batches of images, of pairs, or dictionaries with the key '{IMAGE}' (and '{LABEL}'), as in "
+            f"TensorFlow Datasets. Received: a dictionary with the keys {', '.join(map(str, x)) or 'none'}"
         )
     return x[IMAGE], x.get(LABEL) if y is None else y, weight
 
 
 def batch_of(data: Any, image_shape: tuple[int, ...], conditional: bool) -> Batch:
-    """An element of a dataset as a `Batch`.
+    """Convert an element of a dataset to a `Batch`.
 
-    `y` of the images' shape is the target. A model without conditions has no use for labels, and gets none; that of a
-    conditional model stands beside the target as `((x, condition), target)`.
+    A `y` of the images' shape is the target; a conditional model then gets its condition as `((x, condition), target)`.
+    A model without conditions ignores labels.
 
     Raises:
         ValueError: for images of another shape, or a `y` that is neither labels, nor a condition, nor a target.
@@ -58,29 +58,29 @@ def batch_of(data: Any, image_shape: tuple[int, ...], conditional: bool) -> Batc
         x, condition = x
         if not conditional:
             raise ValueError(
-                "Expected images as x, since this model takes no condition: make it with `condition_dim=...` to train "
-                "a conditional one. Received: a pair"
+                "Expected images as x, because this model takes no condition: create it with `condition_dim=...` to "
+                "train a conditional model. Received: a pair"
             )
     check_shape(x, image_shape)
     if y is None or _is_target(y, image_shape):
         return Batch(x, condition, y, weight)
     if condition is not None:
         raise ValueError(
-            f"Expected y to be target images of shape (batch, {_text(image_shape)}), beside a pair (images, condition) "
-            f"as x. Received: y of shape {tuple(tf.TensorShape(y.shape))}"
+            f"Expected y to be target images of shape (batch, {_text(image_shape)}), because x is a pair (images, "
+            f"condition). Received: y of shape {tuple(tf.TensorShape(y.shape))}"
         )
     return Batch(x, y if conditional else None, None, weight)
 
 
 def check_shape(x: Any, image_shape: tuple[int, ...]) -> None:
-    """ValueError unless `x` is a batch of images of this shape."""
+    """Raise a ValueError unless `x` is a batch of images of this shape."""
     shape = tf.TensorShape(getattr(x, "shape", None))
     if shape.rank is None or tuple(shape[1:]) != image_shape:
         raise ValueError(f"Expected a batch of images of shape (batch, {_text(image_shape)}). Received: shape {shape}")
 
 
 def _is_target(y: Any, image_shape: tuple[int, ...]) -> bool:
-    """Whether `y` is of the images' shape; ValueError if it can be neither a target nor labels."""
+    """Return whether `y` has the images' shape; raise a ValueError if it is neither a target nor labels."""
     shape = tf.TensorShape(getattr(y, "shape", None))
     if shape.rank is None:
         return False

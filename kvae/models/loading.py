@@ -1,4 +1,4 @@
-"""Loading `.keras` files, also those of strangers."""
+"""Loading `.keras` files, including untrusted ones."""
 
 import io
 import json
@@ -17,10 +17,10 @@ from keras.src.backend.common import global_state
 from kvae.networks.layout import check_layout
 
 CONFIG, WEIGHTS = "config.json", "model.weights.h5"
-BYTES_PER_BYTE = 100  # of an archive, that it may unpack to: Keras doesn't compress
-FEW = 10_000  # a number in a configuration may be as large, and a list as long, whatever weights the file has
-ACTIVATION = 2**28  # numbers in an activation of one example: 1 GiB
-#: what may be larger than the model is, since nothing is made in that number: only compared and computed with
+BYTES_PER_BYTE = 100  # largest ratio of unpacked to stored bytes: Keras doesn't compress
+FEW = 10_000  # numbers and list lengths in a configuration up to this are accepted, whatever weights the file has
+ACTIVATION = 2**28  # largest number of elements in an activation of one example: 1 GiB
+#: entries that may be larger than the model, because they are only compared and computed with, not allocated
 LARGE = {
     "boundaries", "dataset_size", "decay_steps", "dynamic_growth_steps", "ema_overwrite_frequency", "first_decay_steps",
     "levels", "sampling_rate", "seed", "shared_object_id", "steps", "warmup_steps",
@@ -30,16 +30,16 @@ LARGE = {
 def load(path: str | os.PathLike[str]) -> Any:
     """Load a model from a `.keras` file: `keras.models.load_model` in its safe mode, with kvae's classes registered.
 
-    The file may come from anywhere: nothing in it is executed, nothing is written, and every number in its
-    configuration is compared with the weights that it has before memory or time is taken for it. (Models with Lambda
-    layers, or of classes that aren't registered with Keras, are for `keras.models.load_model` and its options.)
+    The file may be untrusted: nothing in it is executed, nothing is written, and every number in its configuration is
+    compared with the stored weights before memory or time is spent on it. (Use `keras.models.load_model` and its
+    options for models with Lambda layers, or with classes that aren't registered with Keras.)
 
     Args:
-        path: of the file.
+        path: path of the file.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it isn't a model that Keras saved, is damaged, or isn't safe.
+        ValueError: if the file isn't a saved Keras model, is damaged, or isn't safe.
 
     Example:
 
@@ -53,7 +53,7 @@ def load(path: str | os.PathLike[str]) -> Any:
     check_layout()
     path = os.fspath(path)
     if not os.path.isfile(path):
-        raise FileNotFoundError(f"Expected a .keras file. Received: {path}, which is not there")
+        raise FileNotFoundError(f"Expected a .keras file. Received: {path}, which doesn't exist")
     try:
         with zipfile.ZipFile(path) as archive:
             _check_archive(archive, os.path.getsize(path))
@@ -61,10 +61,10 @@ def load(path: str | os.PathLike[str]) -> Any:
             sizes = _weight_sizes(archive.read(WEIGHTS))
         _check_sizes(config, sizes)
         return keras.models.load_model(path, safe_mode=True)
-    except Exception as error:  # whatever Keras, h5py or TensorFlow make of a damaged file
+    except Exception as error:  # Keras, h5py and TensorFlow raise nearly anything on damaged files
         reason = " ".join(str(error).split())[:300]
         raise ValueError(
-            f"Expected a model in a .keras file, whole and safe. Received: {path} ({type(error).__name__}: {reason})"
+            f"Expected an undamaged, safe .keras file. Received: {path} ({type(error).__name__}: {reason})"
         ) from error
 
 
@@ -73,24 +73,24 @@ def _check_archive(archive: zipfile.ZipFile, size: int) -> None:
     if missing := {CONFIG, WEIGHTS} - set(names):
         raise ValueError(f"no {min(missing)} in it")
     if len(set(names)) < len(names):
-        raise ValueError("it has two files of one name")
+        raise ValueError("two of its files have the same name")
     for name in names:
         if name.startswith("/") or "\\" in name or ":" in name or ".." in PurePosixPath(name).parts:
-            raise ValueError(f"it has a file that points elsewhere: {name}")
+            raise ValueError(f"one of its files points outside of it: {name}")
     if sum(entry.file_size for entry in archive.infolist()) > BYTES_PER_BYTE * size + 2**20:
-        raise ValueError("it would unpack to far more than its size")
+        raise ValueError("its unpacked size is far larger than the file")
     if damaged := archive.testzip():
         raise ValueError(f"{damaged} is damaged")
 
 
 def _weight_sizes(content: bytes) -> list[int]:
-    """How many numbers each array in a file of weights has; all of them have to be there."""
+    """Return the size of each array in a file of weights; raise a ValueError if its data are missing."""
     sizes = []
 
     def visit(name: str, found: Any) -> None:
         if isinstance(found, h5py.Dataset):
             if found.is_virtual or found.external:
-                raise ValueError(f"weights {name} are said to be in another file")
+                raise ValueError(f"weights {name} refer to another file")
             if found.nbytes > BYTES_PER_BYTE * max(1, found.id.get_storage_size()):
                 raise ValueError(f"weights {name} of shape {found.shape} aren't in the file")
             sizes.append(math.prod(found.shape))
@@ -101,19 +101,20 @@ def _weight_sizes(content: bytes) -> list[int]:
 
 
 def _check_sizes(config: Any, sizes: list[int]) -> None:
-    """ValueError if a model is larger than the arrays of weights in its file, whose `sizes` are given.
+    """Raise a ValueError if a model is larger than the arrays of weights in its file, whose `sizes` are given.
 
-    Its numbers are looked at one by one. Then it is built, without memory for weights, until they are too many.
+    First the numbers in the configuration are checked. Then the model is built without memory for weights; building
+    stops when they are too many.
     """
     _check_numbers(config, max(sum(sizes), FEW), [1000 + 50 * len(sizes)])
     config = dict(config)
-    compile_config = {**(config.pop("compile_config", None) or {}), "optimizer": None}  # as large as the weights are
+    compile_config = {**(config.pop("compile_config", None) or {}), "optimizer": None}  # as large as the weights
     with _weights_within(sizes):
         model = keras.saving.deserialize_keras_object(config, safe_mode=True)
         keras.saving.deserialize_keras_object(compile_config, safe_mode=True)
         declared = sum(math.prod(weight.shape) for weight in model.weights)
     if declared > sum(sizes):
-        raise ValueError(f"it declares {declared:,} weights, and has {sum(sizes):,}")
+        raise ValueError(f"it declares {declared:,} weights, but has {sum(sizes):,}")
     for layer in model._flatten_layers():
         for output in (output for node in layer._inbound_nodes for output in node.output_tensors):
             if math.prod(size or 1 for size in output.shape[1:]) > ACTIVATION:
@@ -121,7 +122,7 @@ def _check_sizes(config: Any, sizes: list[int]) -> None:
 
 
 def _check_numbers(value: Any, most: int, objects: list[int], key: str = "") -> None:
-    """ValueError for a number above `most`, a list that is longer, or more Keras objects than are left in `objects`."""
+    """Raise a ValueError for a number above `most`, a longer list, or more Keras objects than `objects` allows."""
     if isinstance(value, dict):
         objects[0] -= "class_name" in value
         if objects[0] < 0:
@@ -135,12 +136,12 @@ def _check_numbers(value: Any, most: int, objects: list[int], key: str = "") -> 
             _check_numbers(entry, most, objects, key)
     elif isinstance(value, int) and abs(value) > (2**64 if key in LARGE else most):
         raise ValueError(
-            f"{key} = {value}, more than its weights allow; a file you trust opens with keras.models.load_model"
+            f"{key} = {value}, more than its weights allow; open a file you trust with keras.models.load_model"
         )
 
 
 class _Uninitialized:
-    """Where Keras puts the variables that are made in a scope without state; it holds a limited number of them."""
+    """Keras's list of the variables that are created in a stateless scope, limited to a number of them."""
 
     def __init__(self, arrays: int, numbers: int):
         self.arrays, self.numbers = arrays, numbers
@@ -154,12 +155,12 @@ class _Uninitialized:
 
 @contextmanager
 def _weights_within(sizes: list[int]) -> Iterator[None]:
-    """Variables that are made inside take no memory; ValueError as soon as they are far more than these arrays.
+    """Create variables without memory inside the block; raise a ValueError if they are far more than these arrays.
 
-    More than the arrays are counters, states of metrics and random numbers, which aren't saved, and float weights
-    that are quantized at once.
+    Counters, states of metrics and random numbers, which aren't saved, and float weights that are quantized at once
+    exceed the arrays.
     """
-    name = "uninitialized_variables"  # nobody but Keras knows it; left there, they would be initialised later
+    name = "uninitialized_variables"  # private to Keras; variables left there would be initialised later
     before = global_state.get_global_attribute(name)
     global_state.set_global_attribute(name, _Uninitialized(100 + 2 * len(sizes), 2**20 + 3 * sum(sizes)))
     try:

@@ -9,9 +9,7 @@ ACTIVE_VARIANCE = 0.01
 
 
 class StepMean(keras.metrics.Mean):
-    """A mean over examples, in float32 whatever the policy; not a number, instead of 0, where there was none: when
-    every step was skipped.
-    """
+    """A mean over examples, in float32 whatever the policy; NaN instead of 0 if every step was skipped."""
 
     def __init__(self, name: str = "mean", dtype: Any = "float32"):
         super().__init__(name=name, dtype=dtype)
@@ -21,12 +19,14 @@ class StepMean(keras.metrics.Mean):
 
 
 class SkippedSteps:
-    """Training steps that were not taken, since the loss or a gradient was not finite; not saved with the model.
+    """Counters of training steps that were skipped because the loss or a gradient was not finite.
+
+    They are not saved with the model.
 
     Attributes:
-        total: how many, since the model was made.
-        in_a_row: how many of them were the last ones.
-        missing: in how many of them images held NaN.
+        total: number of skipped steps since the model was created.
+        in_a_row: number of consecutive skipped steps up to now.
+        missing: number of skipped steps whose images held NaN.
     """
 
     def __init__(self) -> None:
@@ -52,7 +52,7 @@ class SkippedSteps:
         return _integer(self._missing)
 
     def update(self, finite: Any, images_finite: Any) -> None:
-        """Count a step; inside the graph."""
+        """Count a step, inside the graph."""
         skipped = 1 - ops.cast(finite, "int32")
         self._total.assign_add(skipped)
         self._in_a_row.assign(skipped * (self._in_a_row + 1))
@@ -71,7 +71,7 @@ class ActiveUnits(keras.metrics.Metric):
     """Number of latents whose posterior mean varies over the data: Var_x(E[z_d|x]) > 0.01.
 
     Burda, Grosse & Salakhutdinov 2016 (https://arxiv.org/abs/1509.00519), §5.2. A latent that is not active
-    carries nothing about x: its posterior has collapsed onto the prior.
+    carries no information about x: its posterior has collapsed onto the prior.
 
     Example:
 
@@ -99,7 +99,7 @@ class ActiveUnits(keras.metrics.Metric):
         self.squares.assign(self.squares + ops.sum(weight * ops.square(z_mean), axis=0))
 
     def variance(self) -> Any:
-        """Variance over the data of each latent's posterior mean, `(D,)`."""
+        """Return the variance over the data of each latent's posterior mean, `(D,)`."""
         count = ops.maximum(self.count, 1e-30)
         return ops.maximum(self.squares / count - ops.square(self.total / count), 0.0)
 

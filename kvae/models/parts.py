@@ -1,4 +1,4 @@
-"""Checks that a part is what its argument says, and that a network puts out raw parameters."""
+"""Checks that a part fits its argument, and that a network outputs raw parameters."""
 
 import math
 from typing import Any
@@ -11,10 +11,10 @@ from keras.src.backend import in_stateless_scope
 from kvae.distributions import Distribution
 from kvae.networks import Decoder, Encoder
 
-NEEDED = -3.0, 3.0  # a network must reach from one to the other: as logits, probabilities of 0.05 and 0.95
-FED = (-1e4, -30.0, -1.0, 0.0, 1.0, 30.0, 1e4)  # values of the last affine operation that are tried
+NEEDED = -3.0, 3.0  # range that a network's output must cover: as logits, probabilities of 0.05 and 0.95
+FED = (-1e4, -30.0, -1.0, 0.0, 1.0, 30.0, 1e4)  # tested outputs of the last affine operation
 
-#: operations of activations and of what only moves values, behind which the last affine operation is looked for
+#: operations of activations and of rearrangements, which may follow the last affine operation
 PASSED = {
     "Abs", "Add", "AddV2", "BroadcastTo", "Cast", "ClipByValue", "ConcatV2", "Cos", "DepthToSpace", "Elu", "Equal",
     "Erf", "Erfc", "Exp", "ExpandDims", "Expm1", "Greater", "GreaterEqual", "Identity", "LeakyRelu", "Less",
@@ -26,16 +26,16 @@ PASSED = {
 
 
 def check_part(name: str, part: Any, kind: type, example: str = "") -> Any:
-    """`part`, an instance of `kind`; ValueError otherwise."""
+    """Return `part` if it is an instance of `kind`; raise a ValueError otherwise."""
     if isinstance(part, kind):
         return part
     wanted = f"a {kind.__module__.rsplit('.', 1)[0]}.{kind.__name__}" + (f", such as {example}" if example else "")
-    remedy = f"; call it: {part.__name__}(…)" if isinstance(part, type) and issubclass(part, kind) else ""
+    remedy = f"; create an instance: {part.__name__}(…)" if isinstance(part, type) and issubclass(part, kind) else ""
     raise ValueError(f"Argument `{name}` must be {wanted}. Received: {name}={part!r}{remedy}")
 
 
 def check_family(role: str, family: Any) -> Distribution:
-    """`family`, if it can be a "posterior" or "likelihood", as `role` says; ValueError otherwise."""
+    """Return `family` if it supports the `role`, "posterior" or "likelihood"; raise a ValueError otherwise."""
     example = {"posterior": "kvae.posteriors.DiagonalNormal()", "likelihood": "kvae.likelihoods.Bernoulli()"}[role]
     check_part(role, family, Distribution, example)
     if role not in family.roles:
@@ -47,9 +47,9 @@ def check_family(role: str, family: Any) -> Distribution:
 
 
 def check_network(name: str, network: Any) -> Any:
-    """`network`, a Keras model or layer that can be the encoder or decoder; ValueError otherwise."""
-    others = (Distribution, Decoder if name == "encoder" else Encoder)
-    if not isinstance(network, keras.layers.Layer) or isinstance(network, others):
+    """Return `network` if it is a Keras model or layer for the encoder or decoder; raise a ValueError otherwise."""
+    wrong = (Distribution, Decoder if name == "encoder" else Encoder)
+    if not isinstance(network, keras.layers.Layer) or isinstance(network, wrong):
         raise ValueError(
             f"Argument `{name}` must be a Keras model or layer, such as kvae.{name.capitalize()}(…). "
             f"Received: {name}={network!r}"
@@ -58,10 +58,10 @@ def check_network(name: str, network: Any) -> Any:
 
 
 def output_shape(name: str, network: keras.layers.Layer, input_shape: tuple[int, ...]) -> tuple[int | None, ...]:
-    """Shape of the network's only output, without the batch; builds the network if it isn't.
+    """Return the shape of the network's only output, without the batch; build the network if necessary.
 
     Raises:
-        ValueError: for several outputs; the message shows how to make one of them.
+        ValueError: for several outputs; the message shows how to join them.
     """
     outputs = network(keras.KerasTensor((None, *input_shape)))
     if isinstance(outputs, keras.KerasTensor):
@@ -80,27 +80,27 @@ def output_shape(name: str, network: keras.layers.Layer, input_shape: tuple[int,
 def check_raw_outputs(
     name: str, network: keras.layers.Layer, input_shape: tuple[int, ...], family: Distribution
 ) -> None:
-    """ValueError if the network ends in an activation that bounds parameters which `family` takes unbounded.
+    """Raise a ValueError if the network ends in an activation that bounds parameters which `family` takes unbounded.
 
-    A decoder of probabilities under a likelihood that takes logits, say, which would be squashed twice.
+    An example is a decoder of probabilities with a likelihood that takes logits: the values would be squashed twice.
     """
     if family.unbounded is None or isinstance(network, Encoder | Decoder) or in_stateless_scope():
         return
     try:
         low, high = output_range(network, input_shape)
-    except Exception:  # a layer that needs Python values, which nothing but a step can show, or an export
+    except Exception:  # a layer that requires Python values can't be traced here
         return
     if low > NEEDED[0] or high < NEEDED[1]:
         values = f"[{low:.3g}, {high:.3g}]".replace("inf]", "∞)").replace("[-inf", "(−∞")
         raise ValueError(
             f"Expected the {name} to end without an activation: {type(family).__name__} takes {family.unbounded}, "
-            f"which have no bounds. Received: a {name} whose last activation leaves values in {values}. Remove it "
+            f"which are unbounded. Received: a {name} whose last activation limits values to {values}. Remove it "
             "(activation=None)"
         )
 
 
 def output_range(network: keras.layers.Layer, input_shape: tuple[int, ...]) -> tuple[float, float]:
-    """Bounds of what a network can put out, whatever the last operation with weights gives: its last activation's.
+    """Return the bounds that the last activation puts on a network's output, whatever its weights are.
 
     Example:
 
@@ -122,12 +122,12 @@ def output_range(network: keras.layers.Layer, input_shape: tuple[int, ...]) -> t
             fed = [tf.constant(value * signs(np.zeros(shape)), source.dtype) for shape, source in zip(shapes, sources)]
             result = tf.cast(activation(*fed), "float32").numpy()
             low, high = min(low, float(result.min())), max(high, float(result.max()))
-    beyond = 0.5 * FED[-1]  # grows with what it is fed
+    beyond = 0.5 * FED[-1]  # grows with the input of the activation
     return -math.inf if low < -beyond else low, math.inf if high > beyond else high
 
 
 def _last_affine(x: Any, output: Any) -> list[Any]:
-    """The tensors from which activations alone lead to `output`: of the last operations on `x` that have weights."""
+    """Return the results of the last operations with weights on `x`; only activations lead from them to `output`."""
     from_x = _reached([x])
     from_weights = _reached([t for op in x.graph.get_operations() if op.type == "ReadVariableOp" for t in op.outputs])
     found: dict[Any, Any] = {}
@@ -147,7 +147,7 @@ def _last_affine(x: Any, output: Any) -> list[Any]:
 
 
 def _reached(tensors: list[Any]) -> set[Any]:
-    """References of tensors, and of all that are computed from them."""
+    """Return references of tensors and of all tensors that are computed from them."""
     found: set[Any] = set()
     waiting = list(tensors)
     while waiting:

@@ -1,4 +1,4 @@
-"""In which precision networks compute, and learn."""
+"""The precision in which networks compute and are trained."""
 
 import copy
 import warnings
@@ -9,10 +9,10 @@ from typing import Any
 
 @contextmanager
 def float32_compute(model: Any) -> Iterator[None]:
-    """The model computes in float32 inside, whatever its dtype policy: exported files do.
+    """Make a model compute in float32 inside the block, as exported files do, whatever its dtype policy.
 
-    Weights stay as they are: float32 in mixed precision, and float16, bfloat16 or float64 under these policies. What
-    was compiled before, such as `model.predict`, stays as it is.
+    Weights keep their dtype: float32 in mixed precision, and float16, bfloat16 or float64 under these policies.
+    Functions that were compiled before, such as `model.predict`, stay as they are.
 
     Args:
         model: any Keras model, built.
@@ -46,10 +46,10 @@ FLOAT16_EPSILON = 0.01
 
 
 def fit_epsilon(optimizer: Any, weights: list[Any], change: bool) -> None:
-    """See to it that an optimizer such as Adam doesn't divide by nothing where weights are float16.
+    """Prevent an optimizer such as Adam from dividing by almost zero if weights are float16.
 
-    Its average of squared gradients is float16, too: (1 − β₂) g² is 0 for gradients below 0.008, and an `epsilon` of
-    1e-7 is all that is left of the divisor, so that steps are a thousand times too long.
+    Its average of squared gradients is float16, too: (1 − β₂) g² is 0 for gradients below 0.008. The divisor is then an
+    `epsilon` of 1e-7, and steps are a thousand times too long.
 
     Args:
         change: whether to raise `epsilon` to 0.01. If not, a warning says so.
@@ -62,14 +62,14 @@ def fit_epsilon(optimizer: Any, weights: list[Any], change: bool) -> None:
         optimizer.epsilon = FLOAT16_EPSILON
     else:
         warnings.warn(
-            f"Weights are float16, too coarse for {type(optimizer).__name__}(epsilon={epsilon}): take the policy "
+            f"Weights are float16, too coarse for {type(optimizer).__name__}(epsilon={epsilon}): use the policy "
             f"'mixed_float16', or epsilon={FLOAT16_EPSILON}",
             stacklevel=3,
         )
 
 
 def _computing_in_float32(policy: Any) -> Any:
-    """The policy, but for its compute dtype; Keras has none by name that computes in float32 with other weights."""
+    """Return the policy with compute dtype float32. Keras has no named policy for this with other weights."""
     policy = copy.copy(policy)
     policy._compute_dtype = "float32"
     return policy

@@ -1,4 +1,4 @@
-"""M2: labels as part of the generative model, for data of which few have one."""
+"""M2: labels as part of the generative model, for datasets in which few images have one."""
 
 import math
 from typing import Any
@@ -19,27 +19,27 @@ UNLABELLED = -1
 
 @keras.saving.register_keras_serializable("kvae")
 class SemiSupervisedVAE(VAE):
-    """A conditional VAE that infers the labels that are missing: model M2 of Kingma et al. 2014.
+    """A conditional VAE that infers missing labels: model M2 of Kingma et al. 2014.
 
-    p(x, y, z) = p(y) p(z) p(x|y, z), with q(z|x, y) and a classifier q(y|x). Labels come beside the images as
-    integers; −1 marks an image without one (as in scikit-learn's semi-supervised estimators). With
-    L(x, y) = −ELBO(x|y) − log p(y) the loss of an image is (https://arxiv.org/abs/1406.5298, eq. 6–9)
+    p(x, y, z) = p(y) p(z) p(x|y, z), with q(z|x, y) and a classifier q(y|x). Labels are integers; −1 marks an image
+    without a label (as in scikit-learn's semi-supervised estimators). With L(x, y) = −ELBO(x|y) − log p(y) the loss of
+    an image is (https://arxiv.org/abs/1406.5298, eq. 6–9)
 
     * L(x, y) − α log q(y|x), with its label y;
-    * Σ_y q(y|x) L(x, y) − H(q(y|x)), without one.
+    * Σ_y q(y|x) L(x, y) − H(q(y|x)), without a label.
 
-    `fit` and `evaluate` report `elbo` (of log p(x, y), or of log p(x) without a label), `distortion` and `rate` in
-    nats, means over q(y|x) where there is no label; and the classifier's `accuracy` on images with a label. Every step
-    computes every image with every label: it takes `num_classes` times as long as a VAE's.
+    `fit` and `evaluate` report `elbo` (a bound on log p(x, y), or on log p(x) without a label), `distortion` and `rate`
+    in nats, and the classifier's `accuracy` on images with a label. For images without a label, the terms are means
+    over q(y|x). Each step computes every image with every label: it takes `num_classes` times as long as a VAE's.
 
     Args:
         classifier: images to logits `(B, num_classes)`, any Keras model (default: another `kvae.Encoder`).
         num_classes: C, >= 2; the `condition_dim` of the VAE.
-        alpha: α, >= 0, weight of the classification loss. The paper takes 0.1 · N for its sum over a data set in which
-            N images are labelled; here, where each image has its own loss, that is 0.1 · N / (number of labelled images
-            that an epoch sees).
+        alpha: α, >= 0, weight of the classification loss. The paper uses 0.1 · N for its sum over a dataset with N
+            labelled images; here, each image has its own loss, and this becomes 0.1 · N / (number of labelled images in
+            an epoch).
         vae: encoder, decoder, posterior, likelihood, prior, objective, latent_dim, image_shape, bounded and seed of
-            `kvae.VAE`. The objective must be of one sample.
+            `kvae.VAE`. The objective must have one sample.
 
     Raises:
         ValueError: if parts don't fit together.
@@ -80,7 +80,7 @@ class SemiSupervisedVAE(VAE):
         super().__init__(encoder, decoder, condition_dim=num_classes, **vae)
         if self.objective.num_samples > 1:
             raise ValueError(
-                f"Expected an objective of one sample, such as ELBO(). Received: {type(self.objective).__name__} "
+                f"Expected an objective with one sample, such as ELBO(). Received: {type(self.objective).__name__} "
                 f"with num_samples={self.objective.num_samples}"
             )
 
@@ -107,15 +107,15 @@ class SemiSupervisedVAE(VAE):
         return [*super().metrics, self.accuracy]
 
     def classify(self, x: Any) -> Any:
-        """Probabilities q(y|x) of the labels of images, `(B, num_classes)`."""
+        """Return the probabilities q(y|x) of the labels of images, `(B, num_classes)`."""
         return ops.softmax(ops.cast(self.classifier(self.check_images(x)), "float32"))
 
     def probable_labels(self, x: Any, training: bool = False) -> Any:
-        """The most probable label of each image by q(y|x), `(B,)`."""
-        return tf.argmax(self.classifier(x, training=training), axis=-1)  # that of Keras isn't built into LiteRT
+        """Return the most probable label of each image under q(y|x), `(B,)`."""
+        return tf.argmax(self.classifier(x, training=training), axis=-1)  # LiteRT has no built-in for Keras's argmax
 
     def call(self, x: Any, training: bool = False) -> Any:
-        """Reconstruction of images, or of a pair `(x, condition)`; alone, they get their most probable labels."""
+        """Return reconstructions of a pair `(x, condition)`, or of images with their most probable labels."""
         if not isinstance(x, tuple | list):
             x = (x, self.probable_labels(x, training))
         return super().call(x, training)
@@ -153,7 +153,7 @@ class SemiSupervisedVAE(VAE):
         }  # fmt: skip
 
     def criterion(self) -> Criterion:
-        return Criterion(why="the loss of the classifier is no validation value")
+        return Criterion(why="the loss of the classifier is not a validation value")
 
     def _update_metrics(self, values: dict[str, Any], sample_weight: Any) -> dict[str, Any]:
         weight = values["known"] if sample_weight is None else values["known"] * ops.cast(sample_weight, "float32")
@@ -161,12 +161,14 @@ class SemiSupervisedVAE(VAE):
         return super()._update_metrics(values, sample_weight)
 
     def _labels(self, y: Any, x: Any) -> Any:
-        """Labels as int32 `(B,)`, −1 where there is none."""
+        """Return labels as int32 `(B,)`, −1 for an image without a label."""
         if y is None:
             return ops.full((ops.shape(x)[0],), UNLABELLED, dtype="int32")
         y = ops.cast(y, "int32")
         valid = tf.reduce_all((y >= UNLABELLED) & (y < self.num_classes))
-        if len(y.shape) != 1 or (not tf.is_symbolic_tensor(valid) and not valid):
+        if len(y.shape) != 1:
+            raise ValueError(NO_LABEL.replace("another number", f"an array of shape {tuple(y.shape)}"))
+        if not tf.is_symbolic_tensor(valid) and not valid:
             raise ValueError(NO_LABEL)
         tf.debugging.Assert(valid, [NO_LABEL])
         return y

@@ -1,4 +1,4 @@
-"""The variational autoencoder: six parts, wired together."""
+"""The variational autoencoder: a composition of six parts."""
 
 import secrets
 from typing import Any
@@ -29,14 +29,14 @@ DECODE_BATCH = 256
 class VAE(LatentModel):
     """Variational autoencoder (Kingma & Welling 2014, https://arxiv.org/abs/1312.6114).
 
-    An encoder, a decoder, a posterior q(z|x), a likelihood p(x|z), a prior p(z) and an objective. Every part
-    has a default; a variant is another part, not a subclass. Images are float32 in [0, 1]; rows of a table are
+    A VAE has an encoder, a decoder, a posterior q(z|x), a likelihood p(x|z), a prior p(z) and an objective. Every part
+    has a default; a variant replaces a part instead of subclassing. Images are float32 in [0, 1]. Rows of a table are
     images `(1, columns, 1)` of a model with `bounded=False`.
 
     `fit` and `evaluate` report, in nats per example and never weighted by β: `distortion` −E log p(x|z), `rate`
-    KL(q ‖ p), `elbo` = −(distortion + rate); and `active_units`. An objective of K > 1 samples adds `nll`, the
-    importance-weighted bound on −log p(x). In training `loss` is what the objective minimises; in evaluation
-    (`val_loss`) it is −ELBO, so that runs with different β can be compared.
+    KL(q ‖ p), `elbo` = −(distortion + rate); and `active_units`. An objective with K > 1 samples adds `nll`, the
+    importance-weighted bound on −log p(x). In training, `loss` is the value that the objective minimises. In
+    evaluation, `val_loss` is −ELBO, so that runs with different β can be compared.
 
     Args:
         encoder: images to raw posterior parameters, any Keras model (default `kvae.Encoder`).
@@ -45,13 +45,14 @@ class VAE(LatentModel):
         likelihood: a family from `kvae.likelihoods` (default `Bernoulli`).
         prior: one of `kvae.priors` (default `StandardNormal`).
         objective: one of `kvae.objectives` (default `ELBO`).
-        latent_dim: D; needed unless the encoder knows it.
-        image_shape: `(H, W, C)`; needed unless the decoder knows it.
-        condition_dim: size of the condition c of a conditional VAE (Sohn et al. 2015): its encoder gets c as further
-            channels of the image, its decoder as further entries of the latents, and the prior may use it. c comes
-            beside the images where labels do: as integers below `condition_dim`, or as vectors.
-        bounded: whether x must be in [0, 1], as images are; without, a likelihood of real numbers takes any.
-        seed: of the posterior samples in training and evaluation.
+        latent_dim: D; required unless the encoder defines it.
+        image_shape: `(H, W, C)`; required unless the decoder defines it.
+        condition_dim: size of the condition c of a conditional VAE (Sohn et al. 2015). The encoder gets c as additional
+            channels of the image, the decoder as additional entries of the latents, and the prior may use it. c is
+            passed as labels are: integers below `condition_dim`, or vectors.
+        bounded: whether x must be in [0, 1]. If False, x may have any values; this requires a likelihood of real
+            numbers.
+        seed: seed of the posterior samples in training and evaluation.
 
     Raises:
         ValueError: if parts don't fit together; the message says which shape was expected.
@@ -110,7 +111,7 @@ class VAE(LatentModel):
         elif self.prior.latent_dim != self.latent_dim:
             raise ValueError(
                 f"Expected a prior of {self.latent_dim} latents, as the encoder has. "
-                f"Received: one that is built for {self.prior.latent_dim}"
+                f"Received: a prior that is built for {self.prior.latent_dim}"
             )
         if not self.objective.built:
             self.objective.build()
@@ -127,17 +128,17 @@ class VAE(LatentModel):
         c: Any = None,
         target: Any = None,
     ) -> Terms:
-        """Distortion, rate and importance weights of a batch of images for `num_samples` = K latents each.
+        """Return distortion, rate and importance weights of a batch of images, with `num_samples` = K latents each.
 
-        `c` are the condition's vectors, `(B, condition_dim)`, of a conditional model; `target` are the images that the
-        likelihood is of, where these aren't `x`.
+        `c` are the condition vectors of a conditional model, `(B, condition_dim)`. `target` are the images that the
+        likelihood evaluates (default `x`).
         """
         q = self.encoder_params(x, c, training)  # (B, P)
         z, log_q = self.posterior.sample_and_log_prob(q, num_samples, noise)  # (K, B, D), (K, B)
         if training and self.objective.stop_posterior:
             log_q = self.posterior.log_prob(ops.stop_gradient(q), z)
         path = GradientScale() if training else None
-        u = path(z) if path else z  # z, but for its gradient
+        u = path(z) if path else z  # equal to z, with a scaled gradient
         log_likelihood = self.likelihood.training_log_prob if training else self.likelihood.log_prob
         distortion = -log_likelihood(self.decoder_params(u, c, training), x if target is None else target)  # (K, B)
         log_p = self.prior.log_prob(u, c)  # (K, B)
@@ -164,7 +165,7 @@ class VAE(LatentModel):
         return values
 
     def criterion(self) -> Criterion:
-        """Which epoch of a training run is kept: what the objective says."""
+        """Return the objective's criterion for the epoch that is kept."""
         return self.objective.criterion()
 
     def after_step(self, values: dict[str, Any]) -> None:
@@ -178,10 +179,13 @@ class VAE(LatentModel):
     def metrics(self) -> list[keras.metrics.Metric]:
         return [*super().metrics, self.active_units]
 
-    # Using it.
+    # Use.
 
     def encode(self, x: Any, condition: Any = None) -> Posterior:
-        """Mean and variance of q(z|x), `(B, D)` each; `vae.posterior.covariance(vae.encoder(x))` has it whole."""
+        """Return mean and variance of q(z|x), `(B, D)` each.
+
+        The covariance matrix is `vae.posterior.covariance(vae.encoder(x))`.
+        """
         x = self.check_images(x)
         q = self.encoder_params(x, self.condition(condition, x.shape[0]))
         return Posterior(self.posterior.mean(q), self.posterior.variance(q))
@@ -194,19 +198,19 @@ class VAE(LatentModel):
         condition: Any = None,
         pixel_noise: bool = False,
     ) -> Any:
-        """Generate images with the decoder alone: the mean of x for `n` latents from the prior.
+        """Generate images with the decoder: the mean of x for `n` latents from the prior.
 
-        Image i depends on the seed, i and its condition alone, and is that of `generate` in an exported file.
+        Image i depends only on the seed, i and its condition, and equals image i of `generate` in an exported file.
 
         Args:
-            n: how many.
-            seed: the same seed gives the same images; None draws new ones each time.
+            n: number of images.
+            seed: seed of the latents: the same seed gives the same images. None draws a new seed each time.
             temperature: scale of the prior's noise, >= 0; below 1 images are more typical and less diverse.
-            condition: of a conditional model: one for all images, or one for each.
-            pixel_noise: draw x from p(x|z), not its mean: what the model says that data look like.
+            condition: condition of a conditional model, one for all images or one for each.
+            pixel_noise: whether to sample x from p(x|z) instead of returning its mean.
 
         Returns:
-            `(n, H, W, C)`; in [0, 1] for a Bernoulli likelihood, about that for a normal one.
+            `(n, H, W, C)`; in [0, 1] for a Bernoulli likelihood, approximately in [0, 1] for a normal one.
 
         Raises:
             ValueError: if n < 1 or temperature < 0, or for a condition that doesn't fit.
@@ -224,9 +228,9 @@ class VAE(LatentModel):
         return ops.concatenate(images, axis=0)
 
     def with_prior(self, prior: Prior) -> "VAE":
-        """A VAE of the same networks with another prior, such as one fitted to the latents after training.
+        """Return a VAE with the same networks and another prior, such as one fitted to the latents after training.
 
-        It shares the other parts, and counts its training steps on.
+        It shares the other parts, and its step counter starts at the step of this model.
         """
         parts = {name: getattr(self, name) for name in self._parts if name != "prior"}
         model = type(self)(**parts, prior=prior, **self._settings())

@@ -1,4 +1,4 @@
-"""Encoder and decoder, and the bodies that they use."""
+"""Encoder, decoder and their bodies."""
 
 from kvae.networks.bodies import MLP, ConvDown, ConvUp, DepthToSpace, GatedDense
 from kvae.networks.decoder import Decoder, check_image_shape

@@ -1,4 +1,4 @@
-"""Bodies: what an encoder or a decoder does between its input and its head."""
+"""Bodies: the layers of an encoder or a decoder between its input and its head."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -9,7 +9,7 @@ from keras import layers, ops
 from kvae.networks.composite import Composite
 
 ACTIVATION = "relu"
-MIN_SIDE = 4  # a grid that small is not halved again: it would lose where things are
+MIN_SIDE = 4  # a grid of this side is not halved again, because it would lose positions
 
 
 def _check_sizes(name: str, sizes: tuple[int, ...]) -> tuple[int, ...]:
@@ -20,7 +20,7 @@ def _check_sizes(name: str, sizes: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def build_chain(chain: Iterable[layers.Layer], input_shape: tuple[int | None, ...]) -> list[layers.Layer]:
-    """Build layers that come one after the other, each before the next one is made."""
+    """Build consecutive layers, each before the next one is made."""
     x, built = keras.KerasTensor(input_shape), []
     for layer in chain:
         x = layer(x)
@@ -29,7 +29,7 @@ def build_chain(chain: Iterable[layers.Layer], input_shape: tuple[int | None, ..
 
 
 class _Chain(Composite):
-    """Layers one after the other; a subclass makes them in `make_layers`."""
+    """Consecutive layers; a subclass makes them in `make_layers`."""
 
     def __init__(self, activation: str = ACTIVATION, **kwargs: Any):
         super().__init__(**kwargs)
@@ -56,7 +56,7 @@ class GatedDense(Composite):
     """(W h + b) ⊙ sigmoid(V h + c): gated linear units (Dauphin et al. 2017, https://arxiv.org/abs/1612.08083, eq. 1).
 
     Args:
-        units: width.
+        units: width of the output.
     """
 
     def __init__(self, units: int, **kwargs: Any):
@@ -79,12 +79,12 @@ class GatedDense(Composite):
 
 @keras.saving.register_keras_serializable("kvae")
 class MLP(_Chain):
-    """Dense layers on the flattened input: a body for encoders and decoders alike.
+    """Dense layers on the flattened input: a body for encoders and for decoders.
 
     Args:
         units: widths of the layers, first to last.
-        activation: of every layer.
-        gated: whether the layers are `GatedDense`, with no other activation.
+        activation: activation of every layer.
+        gated: whether the layers are `GatedDense`, without `activation`.
 
     Raises:
         ValueError: for widths that are not positive integers.
@@ -120,12 +120,12 @@ class MLP(_Chain):
 
 @keras.saving.register_keras_serializable("kvae")
 class ConvDown(_Chain):
-    """Convolutions from an image to a vector, halving it on the way: the default body of encoders.
+    """Convolutions from an image to a vector: the default body of encoders.
 
     Args:
-        filters: of the 3×3 convolutions, each of which halves the image, down to a side of 4.
-        units: width of the dense layer behind them, the encoder's last hidden layer.
-        activation: of every layer.
+        filters: filters of the 3×3 convolutions. Each convolution halves the image, down to a side of 4.
+        units: width of the dense layer after the convolutions, the encoder's last hidden layer.
+        activation: activation of every layer.
 
     Raises:
         ValueError: for sizes that are not positive integers.
@@ -162,10 +162,10 @@ class ConvDown(_Chain):
 
 @keras.saving.register_keras_serializable("kvae")
 class DepthToSpace(layers.Layer):
-    """Channels become pixels: `(B, H, W, 4·C)` to `(B, 2·H, 2·W, C)` (Shi et al. 2016).
+    """Rearrangement of channels into pixels: `(B, H, W, 4·C)` to `(B, 2·H, 2·W, C)` (Shi et al. 2016).
 
-    Convolution + depth-to-space is the upsampling that trains fastest on a CPU and keeps its full speed in
-    LiteRT at any batch size (`benchmarks/upsampling.py`).
+    Convolution + depth-to-space is the fastest upsampling in training on a CPU. It keeps its full speed in LiteRT at
+    any batch size (`benchmarks/upsampling.py`).
     """
 
     def call(self, x: Any) -> Any:
@@ -176,12 +176,12 @@ class DepthToSpace(layers.Layer):
 class ConvUp(_Chain):
     """3×3 convolutions at growing resolution: the default body of decoders.
 
-    The decoder turns the latents into a grid of `filters[0]` channels; each further entry doubles the grid.
-    The decoder's head doubles it once more, so that two entries decode 28×28 images from 7×7.
+    The decoder turns the latents into a grid of `filters[0]` channels. Each further entry doubles the grid.
+    The decoder's head doubles it once more: with two entries, a 7×7 grid becomes a 28×28 image.
 
     Args:
         filters: channels at each resolution, coarse to fine.
-        activation: of every layer.
+        activation: activation of every layer.
 
     Raises:
         ValueError: for filters that are not positive integers.
@@ -198,12 +198,12 @@ class ConvUp(_Chain):
 
     @property
     def stem_activation(self) -> Any:
-        """Of the dense layer that makes the grid."""
+        """Activation of the dense layer that makes the grid."""
         return self.activation
 
     @property
     def upsampling(self) -> int:
-        """How many times larger the output is than the input, along each side."""
+        """Ratio of the output's side to the input's side."""
         return 2 ** (len(self.filters) - 1)
 
     def make_layers(self, input_shape: tuple[int | None, ...]) -> Iterator[layers.Layer]:

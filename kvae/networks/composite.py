@@ -8,13 +8,13 @@ from kvae.networks.layout import check_layout
 
 
 class Composite(keras.layers.Layer):
-    """Base of layers, and of models, that make others in `build`, which aren't part of their configuration.
+    """Base of layers and models that make inner layers in `build`.
 
-    How such layers are quantized is: without it a file with 8-bit weights would be read into layers of floats. (Of what
-    Keras's own models are made of, every layer has its own configuration.)
+    The configuration doesn't contain the inner layers, but it contains how they are quantized. Without that, a file
+    with 8-bit weights would be read into layers of floats.
 
     Args:
-        quantized: quantization configs of the layers inside, by their number.
+        quantized: pairs of an inner layer's number and its quantization config.
 
     Example:
 

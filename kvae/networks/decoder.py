@@ -16,15 +16,15 @@ from kvae.networks.composite import Composite
 class Decoder(Composite, keras.Model):
     """Decoder network: latents `(B, D)` to raw likelihood parameters `(B, H, W, param_size)`.
 
-    With a convolutional body (one that has `filters`, `upsampling` and `stem_activation`) the latents become a small
-    grid, the body makes it grow, and the head doubles it to the image, cropped where the size is odd. Behind any
-    other body a dense layer makes the pixels.
+    A convolutional body has the attributes `filters`, `upsampling` and `stem_activation`. With such a body, the latents
+    become a small grid, the body enlarges it, and the head doubles it to the image (cropped if
+    necessary). After any other body, a dense layer makes the pixels.
 
     Args:
         image_shape: `(H, W, C)`.
-        body: `kvae.networks.ConvUp` (default), `ResidualUp`, `MLP`, or any layer.
-        param_size: numbers per pixel. Left out, `kvae.VAE` asks its likelihood; alone it is C.
-        mean_image: `(H, W, C)`, mean of binary training images: a dense head's bias then starts at its logits.
+        body: `kvae.networks.ConvUp` (default), `ResidualUp`, `MLP`, or any other layer.
+        param_size: numbers per pixel. By default, `kvae.VAE` takes it from its likelihood; without a VAE it is C.
+        mean_image: mean of binary training images, `(H, W, C)`. The bias of a dense head starts at its logits.
 
     Raises:
         ValueError: if image_shape is not three positive integers.
@@ -59,7 +59,7 @@ class Decoder(Composite, keras.Model):
                 layers.Dense(math.prod(grid), activation=self.body.stem_activation, dtype=self.dtype_policy),
                 layers.Reshape(grid, dtype=self.dtype_policy),
             ]
-            # float32 under every policy: densities are computed from what comes out here.
+            # float32 under every policy, because densities are computed from this output.
             self.head = [
                 layers.Conv2D(4 * self.param_size, 3, padding="same", dtype="float32"),
                 DepthToSpace(dtype="float32"),
@@ -76,7 +76,7 @@ class Decoder(Composite, keras.Model):
     def _bias(self) -> Any:
         if self.mean_image is None:
             return "zeros"
-        mean = np.clip(self.mean_image, 0.001, 0.999).ravel()  # as Burda et al. 2016 start
+        mean = np.clip(self.mean_image, 0.001, 0.999).ravel()  # the initialization of Burda et al. 2016
         return lambda shape, dtype=None: ops.convert_to_tensor(np.log(mean / (1 - mean)), dtype)
 
     def call(self, z: Any) -> Any:
@@ -100,7 +100,7 @@ class Decoder(Composite, keras.Model):
 
 
 def check_image_shape(image_shape: Any) -> tuple[int, int, int]:
-    """`image_shape` as three integers; ValueError if it isn't that."""
+    """Return `image_shape` as three integers, or raise ValueError."""
     try:
         height, width, channels = (operator.index(size) for size in image_shape)
     except (TypeError, ValueError):

@@ -15,11 +15,11 @@ class Encoder(Composite, keras.Model):
     """Encoder network: images `(B, H, W, C)` to raw posterior parameters `(B, param_size)`.
 
     Args:
-        latent_dim: D, number of latents.
-        body: a layer from images to hidden features: `kvae.networks.ConvDown` (default), `ResidualDown`, `MLP`, or
-            any other.
-        param_size: numbers per image. Left out, `kvae.VAE` asks its posterior; alone it is 2·D, a mean and a
-            log-scale for each latent.
+        latent_dim: number of latents, D.
+        body: layer from images to hidden features: `kvae.networks.ConvDown` (default), `ResidualDown`, `MLP`, or
+            any other layer.
+        param_size: numbers per image. By default, `kvae.VAE` takes it from its posterior; without a VAE it is 2·D, a
+            mean and a log-scale for each latent.
 
     Raises:
         ValueError: if latent_dim < 1.
@@ -45,13 +45,13 @@ class Encoder(Composite, keras.Model):
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         self.param_size = self.param_size or 2 * self.latent_dim
-        # float32 under every policy: densities are computed from what comes out here.
+        # float32 under every policy, because densities are computed from this output.
         self.head = layers.Dense(self.param_size, dtype="float32", name="head")
         build_chain([self.body, self.head], input_shape)
         self.built = True
 
     def hidden(self, x: Any) -> Any:
-        """The last hidden layer, `(B, units)`: richer features for a classifier than the latents."""
+        """Return the last hidden layer, `(B, units)`: richer features for a classifier than the latents."""
         return self.body(x)
 
     def call(self, x: Any) -> Any:

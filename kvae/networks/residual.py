@@ -1,4 +1,4 @@
-"""Residual bodies: deeper networks that go on learning."""
+"""Residual bodies: deeper networks that still train well."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -14,11 +14,11 @@ from kvae.networks.composite import Composite
 class ResidualBlock(Composite):
     """x + conv(act(conv(act(x)))): two 3×3 convolutions around an identity (He et al. 2016, full pre-activation).
 
-    There is no batch normalisation: the blocks start as the identity, with a second kernel of zeros.
+    There is no batch normalization. The second kernel starts at zero, so that a block starts as the identity.
 
     Args:
-        filters: channels, as many as the input has.
-        activation: before each convolution.
+        filters: channels, the same number as in the input.
+        activation: activation before each convolution.
     """
 
     def __init__(self, filters: int, activation: str = ACTIVATION, **kwargs: Any):
@@ -46,10 +46,11 @@ class ResidualDown(_Chain):
     """Residual blocks from an image to a vector: a body for encoders.
 
     Args:
-        filters: of each level, which begins with a 3×3 convolution that halves the image (down to a side of 4).
+        filters: filters of each level. A level begins with a 3×3 convolution that halves the image (down to a side
+            of 4).
         blocks: residual blocks in each level.
-        units: width of the dense layer behind them, the encoder's last hidden layer.
-        activation: of every layer.
+        units: width of the dense layer after the blocks, the encoder's last hidden layer.
+        activation: activation of every layer.
 
     Raises:
         ValueError: for sizes that are not positive integers.
@@ -93,13 +94,13 @@ class ResidualDown(_Chain):
 class ResidualUp(_Chain):
     """Residual blocks at growing resolution: a body for decoders.
 
-    Like `ConvUp` it gets a grid of `filters[0]` channels, each further entry doubles the grid, and the decoder's
-    head doubles it once more.
+    As in `ConvUp`, the input is a grid of `filters[0]` channels, each further entry doubles the grid, and the
+    decoder's head doubles it once more.
 
     Args:
         filters: channels at each resolution, coarse to fine.
         blocks: residual blocks at each resolution.
-        activation: of every layer.
+        activation: activation of every layer.
 
     Raises:
         ValueError: for sizes that are not positive integers.
@@ -110,7 +111,7 @@ class ResidualUp(_Chain):
         TensorShape([2, 14, 14, 8])
     """
 
-    stem_activation = None  # the blocks begin with one
+    stem_activation = None  # each block begins with an activation
 
     def __init__(
         self,
@@ -124,7 +125,7 @@ class ResidualUp(_Chain):
 
     @property
     def upsampling(self) -> int:
-        """How many times larger the output is than the input, along each side."""
+        """Ratio of the output's side to the input's side."""
         return 2 ** (len(self.filters) - 1)
 
     def make_layers(self, input_shape: tuple[int | None, ...]) -> Iterator[layers.Layer]:

@@ -1,4 +1,4 @@
-"""Objectives: what a VAE minimises."""
+"""Objectives: the training losses of VAEs."""
 
 from kvae.objectives.base import Objective, Terms
 from kvae.objectives.capacity import Capacity

@@ -1,4 +1,4 @@
-"""What an objective gets, and what it must provide."""
+"""The interface of objectives, and their inputs."""
 
 from typing import Any, NamedTuple
 
@@ -8,10 +8,10 @@ from kvae.objectives.criterion import Criterion
 
 
 class Terms(NamedTuple):
-    """What a VAE knows about a batch, for K posterior samples of B examples; nats."""
+    """Quantities of a batch of B examples with K posterior samples each, in nats."""
 
     distortion: Any  # (K, B)     −log p(x|z)
-    rate: Any  # (B,)       KL(q(z|x) ‖ p(z)), in closed form where there is one
+    rate: Any  # (B,)       KL(q(z|x) ‖ p(z)), in closed form if one exists
     log_weight: Any  # (K, B)     log p(x|z) + log p(z) − log q(z|x)
     z: Any  # (K, B, D)  the posterior's samples
     z_mean: Any  # (B, D)     the posterior's mean
@@ -20,24 +20,24 @@ class Terms(NamedTuple):
     q: Any = None  # (B, P)     raw parameters of the posterior
     posterior: Any = None  # the family, for objectives that need other densities
     prior: Any = None
-    noise: Any = None  # random numbers of this step, for objectives that draw
-    c: Any = None  # (B, C)     the condition's vectors, of a conditional model
+    noise: Any = None  # source of random numbers of this step, for objectives that draw
+    c: Any = None  # (B, C)     condition vectors of a conditional model
     path: Any = None  # `GradientScale` through which z went to the decoder and the prior, in training
 
 
 class Objective(keras.layers.Layer):
-    """What is minimised: a formula of `Terms`, in nats per example.
+    """The training loss: a formula of `Terms`, in nats per example.
 
-    A subclass writes `call`, and `get_config` if it has settings of its own; `criterion`, if a training run is to keep
-    the best epoch by a validation value, and not the last one. One that learns from training, other
-    than by gradients, keeps its state in weights that it adds in `build` and changes in `update`.
+    A subclass defines `call`, and `get_config` if it has its own settings. It defines `criterion` if a training run
+    keeps the best epoch by a validation value instead of the last epoch. An objective that learns without gradients
+    adds weights for its state in `build` and changes them in `update`.
 
     Args:
-        num_samples: K, posterior samples per example and training step.
+        num_samples: posterior samples per example and training step, K.
 
     Attributes:
-        stop_posterior: whether `log_q` is evaluated at parameters that count as constants, so that its gradient
-            comes through z alone.
+        stop_posterior: whether `log_q` treats the posterior's parameters as constants, so that its gradient comes only
+            through z.
 
     Raises:
         ValueError: if K < 1.
@@ -56,12 +56,12 @@ class Objective(keras.layers.Layer):
         self.built = True
 
     def connect(self, model: Any) -> None:
-        """Meet the VAE that it belongs to, once that is built: ValueError for parts that don't go together."""
+        """Connect the objective to its VAE after that is built. Raise ValueError for incompatible parts."""
 
     def call(self, terms: Terms, step: Any = None) -> Any:
-        """Loss of each example, `(B,)`; `step` is the training step, for schedules.
+        """Return the loss of each example, `(B,)`. `step` is the training step, for schedules.
 
-        What is a function of the whole batch is added to the loss of every example. (Replicas have their own.)
+        A function of the whole batch is added to the loss of every example. Each replica uses its own batch.
         """
         raise NotImplementedError(f"{type(self).__name__} must define `call`.")
 
@@ -71,10 +71,13 @@ class Objective(keras.layers.Layer):
         return self.call(terms, step)
 
     def update(self, values: dict[str, Any], step: Any) -> None:
-        """After a training step: `values` are the means of `loss`, `elbo`, `distortion` and `rate` over its batch."""
+        """Update the state after a training step.
+
+        `values` are the means of `loss`, `elbo`, `distortion` and `rate` over the batch.
+        """
 
     def criterion(self) -> Criterion:
-        """Which epoch of a training run is kept: the last one, unless a subclass names a validation value."""
+        """Return the rule for the kept epoch: the last one, unless a subclass names a validation value."""
         return Criterion(why=f"{type(self).__name__} names no validation value to judge epochs by")
 
     def get_config(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A rate that is asked for."""
+"""A rate that is held at a capacity."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from kvae.schedules import Scheduled, check_weight, last_value, schedule_value, 
 
 @keras.saving.register_keras_serializable("kvae")
 class Capacity(Objective):
-    """distortion + γ · |rate − C|: every example is to take C nats, more and more as training goes on.
+    """distortion + γ · |rate − C|: every example is trained to use C nats. C usually grows during training.
 
     Burgess et al. 2018 (https://arxiv.org/abs/1804.03599), eq. 8. With C = 0 it is `ELBO(beta=γ)`.
 

@@ -1,4 +1,4 @@
-"""By what the epochs of a training run are judged."""
+"""The rule for the epoch that a training run keeps."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -9,17 +9,17 @@ Values = Mapping[str, float]
 
 @dataclass(frozen=True)
 class Criterion:
-    """Which epoch of a training run is kept: that of the lowest value in validation, or the last one.
+    """The rule for the kept epoch of a training run: the one with the lowest validation value, or the last one.
 
     Args:
-        name: of the value, as in "−ELBO".
-        value: of an epoch, in nats, made of its means over the validation images: `distortion`, `rate`, `elbo`,
-            `loss` (−ELBO), and `nll` for an objective of K > 1 samples. None for an epoch that doesn't count. Without
-            this function the last epoch is kept.
-        first_step: the training step from which epochs count: the objective changes before it, as in a warm-up.
-        why: without `value`, why the last epoch is kept; else which epochs count, if not all of them do.
-        missed: what the kept epoch should have reached and hasn't, with a remedy, made of the same means; None if there
-            is nothing to say.
+        name: name of the value, such as "−ELBO".
+        value: function from the means over the validation images to the value of an epoch in nats. The means are
+            `distortion`, `rate`, `elbo`, `loss` (−ELBO), and `nll` for an objective of K > 1 samples. It returns None
+            for an epoch that doesn't count. Without this function, the last epoch is kept.
+        first_step: first training step of the epochs that count. The objective changes before it, as in a warm-up.
+        why: without `value`, why the last epoch is kept; with `value`, which epochs count, if not all of them do.
+        missed: function from the same means to a line about a target that the kept epoch missed, with a remedy. It
+            returns None if no target was missed.
 
     Example:
 
@@ -37,11 +37,11 @@ class Criterion:
     missed: Callable[[Values], str | None] | None = None
 
     def judge(self, values: Values, step: int) -> float | None:
-        """The value of an epoch that ended at this training step; None if it doesn't count."""
+        """Return the value of an epoch that ended at this training step, or None if it doesn't count."""
         return None if self.value is None or step < self.first_step else self.value(values)
 
     def reason(self, value: float | None, step: int) -> str:
-        """Why an epoch was kept that has this value and ended at this training step."""
+        """Return why the epoch with this value, which ended at this training step, was kept."""
         if value is not None:
             since = f" from step {self.first_step:,.0f} on, where its schedules end" if self.first_step else ""
             among = f" ({self.why})" if self.why else ""
@@ -53,17 +53,17 @@ class Criterion:
         elif step < self.first_step:
             why = f"the schedules of the objective end at step {self.first_step:,.0f}, and training took {step:,}"
         else:
-            why = f"none counted ({self.why})"
-        return f"the last one, since {why}"
+            why = f"no epoch counted ({self.why})"
+        return f"the last one, because {why}"
 
 
 def rate_missed(rate: float, target: float, what: str, remedy: str) -> str | None:
-    """A line about a rate that isn't near its target; None if it is, or if there is no target."""
+    """Return a line about a rate that isn't near its target, or None if it is near or there is no target."""
     if math.isnan(target) or is_near(rate, target):
         return None
     return f"The rate is {rate:.1f} nats in validation, and {what} is {target:g}: {remedy}"
 
 
 def is_near(rate: float, target: float) -> bool:
-    """Within a tenth of the target, and at least 0.1 nats."""
+    """Return whether the rate is within a tenth of the target, or within 0.1 nats for small targets."""
     return abs(rate - target) <= max(0.1 * target, 0.1)

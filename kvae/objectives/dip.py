@@ -14,14 +14,14 @@ from kvae.schedules import Scheduled, check_weight, schedule_value, weight_confi
 class DIP(Objective):
     """−ELBO + λ_od Σ_{i≠j} C_ij² + λ_d Σ_i (C_ii − 1)²: disentangled inferred prior.
 
-    C is the covariance over the batch of z ~ q(z|x), which is that of the posterior means and the mean of the
-    posterior covariances (DIP-VAE-II), or of the posterior means alone (DIP-VAE-I): Kumar et al. 2018
-    (https://arxiv.org/abs/1711.00848), eq. 6–7. The ELBO is in nats.
+    C is a covariance over the batch (Kumar et al. 2018, https://arxiv.org/abs/1711.00848, eq. 6–7). In DIP-VAE-II it is
+    the covariance of z ~ q(z|x): the covariance of the posterior means plus the mean of the posterior covariances. In
+    DIP-VAE-I it is the covariance of the posterior means. The ELBO is in nats.
 
     Args:
         off_diagonal: λ_od, a number >= 0 or a schedule.
-        diagonal: λ_d, likewise.
-        means_only: whether to take DIP-VAE-I.
+        diagonal: λ_d, a number >= 0 or a schedule.
+        means_only: whether to use DIP-VAE-I.
         num_samples: posterior samples per example.
 
     Raises:
@@ -47,17 +47,17 @@ class DIP(Objective):
         self.means_only = means_only
 
     def call(self, terms: Terms, step: Any = None) -> Any:
-        apart = terms.z_mean - ops.mean(terms.z_mean, axis=0)  # (B, D)
-        covariance = ops.mean(apart[:, :, None] * apart[:, None, :], axis=0)  # (D, D)
+        centred = terms.z_mean - ops.mean(terms.z_mean, axis=0)  # (B, D)
+        covariance = ops.mean(centred[:, :, None] * centred[:, None, :], axis=0)  # (D, D)
         if not self.means_only:
             covariance = covariance + ops.mean(terms.posterior.covariance(terms.q), axis=0)
-        identity = ops.eye(apart.shape[-1], dtype="float32")
+        identity = ops.eye(centred.shape[-1], dtype="float32")
         excess = ops.square(covariance - identity)
         weight = ops.where(identity > 0, schedule_value(self.diagonal, step), schedule_value(self.off_diagonal, step))
         return ops.mean(terms.distortion, axis=0) + terms.rate + ops.sum(ops.cast(weight, "float32") * excess)
 
     def criterion(self) -> Criterion:
-        return Criterion(why="the covariance of the latents is no validation value")
+        return Criterion(why="the covariance of the latents is not a validation value")
 
     def get_config(self) -> dict[str, Any]:
         return {

@@ -14,16 +14,16 @@ from kvae.objectives.iwae import IWAE, log_mean_exp
 class DReG(IWAE):
     """The bound of `IWAE`, with doubly reparametrised gradients.
 
-    With w̃_k = w_k / Σ w, the decoder gets Σ w̃_k ∂ log w_k / ∂θ, and the encoder Σ w̃_k² (∂ log w_k / ∂z_k) (∂z_k / ∂φ)
-    (Tucker et al. 2019, https://arxiv.org/abs/1810.04152, eq. 8). Both are in expectation the gradients of the bound;
-    the encoder's has far less noise when K is large.
+    With w̃_k = w_k / Σ w, the decoder's gradient is Σ w̃_k ∂ log w_k / ∂θ, and the encoder's is
+    Σ w̃_k² (∂ log w_k / ∂z_k) (∂z_k / ∂φ) (Tucker et al. 2019, https://arxiv.org/abs/1810.04152, eq. 8). In
+    expectation, both are the gradients of the bound. The encoder's gradient has far less noise if K is large.
 
     Args:
-        num_samples: K.
+        num_samples: posterior samples per example, K.
 
     Raises:
-        ValueError: if K < 1; in a VAE whose posterior has weights of its own, such as a flow: the gradient of
-            log q(z|x) through them can't be told from that through z.
+        ValueError: if K < 1, or if the posterior of the VAE has its own weights, as a flow has: the gradient of
+            log q(z|x) through them can't be separated from the gradient through z.
 
     Example:
 
@@ -36,13 +36,13 @@ class DReG(IWAE):
     def connect(self, model: Any) -> None:
         if model.posterior.trainable_weights:
             raise ValueError(
-                "Doubly reparametrised gradients need a posterior without weights of its own: take `IWAE`. "
+                "Doubly reparametrised gradients require a posterior without its own weights: use `IWAE`. "
                 f"Received: posterior={type(model.posterior).__name__}"
             )
 
     def call(self, terms: Terms, step: Any = None) -> Any:
         w = ops.stop_gradient(ops.softmax(terms.log_weight, axis=0))  # w̃, (K, B)
-        terms.path.factor = w[..., None]  # of what comes from log p(x, z), whose gradient has one w̃ already
+        terms.path.factor = w[..., None]  # for the gradient of log p(x, z), which already contains one w̃
         log_joint = terms.log_p - terms.distortion
         surrogate = ops.sum(w * log_joint - ops.square(w) * terms.log_q, axis=0)
         return -with_gradient_of(surrogate, log_mean_exp(terms.log_weight))

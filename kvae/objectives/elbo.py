@@ -14,8 +14,8 @@ from kvae.schedules import Scheduled, check_weight, last_value, schedule_value, 
 class ELBO(Objective):
     """−ELBO = distortion + β · rate.
 
-    β = 1 is the evidence lower bound (Kingma & Welling 2014, eq. 3); β > 1 the β-VAE (Higgins et al. 2017,
-    eq. 4); a schedule is KL warm-up.
+    β = 1 is the evidence lower bound (Kingma & Welling 2014, eq. 3). β > 1 is the β-VAE (Higgins et al. 2017, eq. 4). A
+    schedule gives KL warm-up.
 
     Args:
         beta: weight of the rate, a number >= 0 or a schedule (`kvae.schedules`).

@@ -1,4 +1,4 @@
-"""Some nats for every latent."""
+"""A free rate for every latent."""
 
 from typing import Any
 
@@ -17,12 +17,12 @@ from kvae.schedules import Scheduled, check_weight, schedule_value, weight_confi
 class FreeBits(Objective):
     """distortion + Σ_d max(λ, KL_d), where KL_d is the mean over the batch of KL(q(z_d|x) ‖ p(z_d)).
 
-    No latent gains from taking less than λ nats, which keeps the posterior from collapsing early in training
-    (Kingma et al. 2016, https://arxiv.org/abs/1606.04934, appendix C.8). The rate of a posterior whose latents
-    depend on each other, or of any prior but N(0, I), is one group: max(D · λ, mean rate).
+    The loss doesn't reward a latent for using less than λ nats, which keeps the posterior from collapsing early in
+    training (Kingma et al. 2016, https://arxiv.org/abs/1606.04934, appendix C.8). If the latents of the posterior
+    depend on each other, or the prior isn't N(0, I), all latents form one group: max(D · λ, mean rate).
 
     Args:
-        min_rate: λ in nats (in spite of the name) per latent, a number >= 0 or a schedule.
+        min_rate: λ in nats (despite the name of the method) per latent, a number >= 0 or a schedule.
         num_samples: posterior samples per example.
 
     Raises:
@@ -44,14 +44,14 @@ class FreeBits(Objective):
         return ops.mean(terms.distortion, axis=0) + ops.sum(ops.maximum(free, rate))
 
     def criterion(self) -> Criterion:
-        return Criterion(why="what each latent takes is no validation value")
+        return Criterion(why="the rate of each latent is not a validation value")
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "min_rate": weight_config(self.min_rate)}
 
 
 def _rates(terms: Terms) -> Any:
-    """The rate of every latent, `(B, D)`, if they are independent; the whole, `(B, 1)`, otherwise."""
+    """Return the rate of every latent, `(B, D)`, if they are independent, or the total rate, `(B, 1)`."""
     kl = closed_form_kl(terms.posterior, terms.prior)
     if kl and isinstance(terms.posterior, FACTORIZED) and isinstance(terms.prior, StandardNormal):
         return kl(terms.posterior, one_by_one(terms.q, terms.z.shape[-1]), terms.prior)

@@ -1,4 +1,4 @@
-"""Gradients that are not those of the loss: some estimators are written for them, and the loss follows."""
+"""Gradients that differ from the gradient of the loss, for estimators that are defined by their gradient."""
 
 from typing import Any
 
@@ -8,9 +8,9 @@ from keras import ops
 class GradientScale:
     """The identity, with a gradient that is multiplied by a factor.
 
-    z goes through it on its way to the decoder and the prior. What comes back towards the encoder can so have other
-    weights than what the decoder gets, weights that are known when the decoder has run: the objective sets `factor`
-    then, and the gradient is taken after that.
+    z goes through it before the decoder and the prior. So the encoder's gradient can have other weights than the
+    decoder's. These weights are known only after the decoder has run: the objective then sets `factor`, before the
+    gradient is computed.
 
     Example:
 
@@ -38,5 +38,5 @@ class GradientScale:
 
 
 def with_gradient_of(surrogate: Any, value: Any) -> Any:
-    """`value`, with the gradient of `surrogate`."""
+    """Return `value` with the gradient of `surrogate`."""
     return ops.stop_gradient(value) + (surrogate - ops.stop_gradient(surrogate))

@@ -1,4 +1,4 @@
-"""Between the ELBO and the importance-weighted bound: each network trained by the one that suits it."""
+"""Objectives between the ELBO and the importance-weighted bound."""
 
 from typing import Any
 
@@ -17,15 +17,15 @@ EPSILON = 1e-6
 class MIWAE(Objective):
     """The mean of M importance-weighted bounds: −1/M Σ_m log 1/K Σ_k w_mk, in nats.
 
-    M = 1 is `IWAE`, K = 1 the ELBO; in between is a compromise of a tight bound and a good gradient for the encoder
-    (Rainforth et al. 2018, https://arxiv.org/abs/1802.04537).
+    M = 1 is `IWAE`, and K = 1 is the ELBO. Values between them are a compromise of a tight bound and a good gradient
+    for the encoder (Rainforth et al. 2018, https://arxiv.org/abs/1802.04537).
 
     Args:
-        num_samples: M · K, all posterior samples of an example.
-        num_groups: M, a divisor of it.
+        num_samples: all posterior samples of an example, M · K.
+        num_groups: number of bounds, M, a divisor of `num_samples`.
 
     Raises:
-        ValueError: if M < 1, or doesn't divide the number of samples.
+        ValueError: if M < 1, or if M doesn't divide `num_samples`.
 
     Example:
 
@@ -46,14 +46,14 @@ class MIWAE(Objective):
         self.num_groups = num_groups
 
     def grouped(self, log_weight: Any) -> Any:
-        """`(M·K, B)` as `(M, K, B)`."""
+        """Reshape `(M·K, B)` to `(M, K, B)`."""
         return ops.reshape(log_weight, (self.num_groups, self.num_samples // self.num_groups, -1))
 
     def call(self, terms: Terms, step: Any = None) -> Any:
         return -ops.mean(log_mean_exp(self.grouped(terms.log_weight), axis=1), axis=0)
 
     def criterion(self) -> Criterion:
-        """By the bound of all M · K samples: those of M groups aren't among the validation values, unless K = 1."""
+        """Return the bound of all M · K samples: validation has no bounds of M groups, unless K = 1."""
         return bound_criterion(1 if self.num_groups == self.num_samples else self.num_samples)
 
     def get_config(self) -> dict[str, Any]:
@@ -62,18 +62,18 @@ class MIWAE(Objective):
 
 @keras.saving.register_keras_serializable("kvae")
 class PIWAE(MIWAE):
-    """The decoder's gradient is that of `IWAE` with all M · K samples, the encoder's that of `MIWAE`.
+    """The decoder's gradient of `IWAE` with all M · K samples, and the encoder's gradient of `MIWAE`.
 
-    (Rainforth et al. 2018.) The loss, in nats, is the bound of `IWAE`. With the weights w̃ of a sample in that
-    bound and v in `MIWAE`'s, log p(x, z) counts max(w̃, 10⁻⁶ v), not w̃, so that its gradient, times v / w̃ for the
-    encoder, doesn't vanish first.
+    (Rainforth et al. 2018.) The loss, in nats, is the bound of `IWAE`. A sample has the weight w̃ in that bound, and v
+    in the bound of `MIWAE`. log p(x, z) is weighted with max(w̃, 10⁻⁶ v) instead of w̃, so that its gradient doesn't
+    vanish before it is multiplied by v / w̃ for the encoder.
 
     Args:
-        num_samples: M · K, all posterior samples of an example.
-        num_groups: M, a divisor of it.
+        num_samples: all posterior samples of an example, M · K.
+        num_groups: number of groups, M, a divisor of `num_samples`.
 
     Raises:
-        ValueError: if M < 1, or doesn't divide the number of samples.
+        ValueError: if M < 1, or if M doesn't divide `num_samples`.
 
     Example:
 
@@ -94,13 +94,13 @@ class PIWAE(MIWAE):
 
 @keras.saving.register_keras_serializable("kvae")
 class CIWAE(IWAE):
-    """β times the ELBO and 1 − β times `IWAE`, of the same samples.
+    """β times the ELBO plus 1 − β times the bound of `IWAE`, from the same samples.
 
     −(β/K Σ_k log w_k + (1 − β) log 1/K Σ_k w_k), in nats (Rainforth et al. 2018).
 
     Args:
-        num_samples: K.
-        beta: between 0, which is `IWAE`, and 1.
+        num_samples: posterior samples per example, K.
+        beta: weight of the ELBO, from 0 (`IWAE`) to 1 (`ELBO`).
 
     Raises:
         ValueError: if K < 1, or beta is outside [0, 1].

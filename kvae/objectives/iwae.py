@@ -11,12 +11,12 @@ from kvae.objectives.criterion import Criterion
 
 
 def log_mean_exp(log_weight: Any, axis: int = 0) -> Any:
-    """log of the mean of exp(log_weight), without overflow."""
+    """Return the logarithm of the mean of exp(log_weight), without overflow."""
     return ops.logsumexp(log_weight, axis=axis) - math.log(log_weight.shape[axis])
 
 
 def bound_criterion(num_samples: int) -> Criterion:
-    """Judges epochs by the importance-weighted bound of K samples: for one, that is the ELBO."""
+    """Return the criterion of the importance-weighted bound of K samples. K = 1 is the ELBO."""
     if num_samples == 1:
         return Criterion("−ELBO", lambda values: values["distortion"] + values["rate"])
     return Criterion(f"NLL (bound of {num_samples} samples)", lambda values: values["nll"])
@@ -26,11 +26,11 @@ def bound_criterion(num_samples: int) -> Criterion:
 class IWAE(Objective):
     """The importance-weighted bound: −log 1/K Σ_k w_k, w_k = p(x, z_k) / q(z_k|x), z_k ~ q(z|x), in nats.
 
-    It falls towards −log p(x) as K grows (Burda et al. 2016, https://arxiv.org/abs/1509.00519, eq. 8–14), while the
-    encoder's gradient has ever more noise for its size; `DReG` mends that.
+    The bound falls towards −log p(x) as K grows (Burda et al. 2016, https://arxiv.org/abs/1509.00519, eq. 8–14), but
+    the encoder's gradient becomes noisier relative to its size. `DReG` fixes that.
 
     Args:
-        num_samples: K.
+        num_samples: posterior samples per example, K.
 
     Raises:
         ValueError: if K < 1.

@@ -7,15 +7,15 @@ from keras import ops
 
 
 class Kernel:
-    """k(x, y), a function of the squared distance, with a width of `scale` · 2D, the mean of |x − y|² under N(0, I).
+    """A function k(x, y) of the squared distance, with a width.
 
-    A subclass writes `of`.
+    The width is `scale` · 2D. 2D is the mean of |x − y|² under N(0, I). A subclass defines `of`.
 
     Args:
-        scale: > 0.
+        scale: scale of the width, > 0.
 
     Raises:
-        ValueError: for another scale.
+        ValueError: if scale <= 0.
     """
 
     def __init__(self, scale: float = 1.0):
@@ -24,11 +24,11 @@ class Kernel:
         self.scale = float(scale)
 
     def of(self, distance: Any) -> Any:
-        """The kernel, of |x − y|² / width."""
+        """Return the kernel for |x − y|² / width."""
         raise NotImplementedError(f"{type(self).__name__} must define `of`.")
 
     def __call__(self, x: Any, y: Any) -> Any:
-        """Every row of `x` `(…, B, D)` with every row of `y` `(…, C, D)`: `(…, B, C)`."""
+        """Return the kernel of every row of `x` `(…, B, D)` and every row of `y` `(…, C, D)`: `(…, B, C)`."""
         product = ops.matmul(x, ops.swapaxes(y, -1, -2))
         squares = ops.sum(ops.square(x), axis=-1)[..., :, None] + ops.sum(ops.square(y), axis=-1)[..., None, :]
         return self.of(ops.maximum(squares - 2 * product, 0.0) / (self.scale * 2 * x.shape[-1]))
@@ -43,7 +43,7 @@ class Kernel:
 
 @keras.saving.register_keras_serializable("kvae")
 class RBF(Kernel):
-    """exp(−|x − y|² / width): blind to what is far away.
+    """The Gaussian kernel, exp(−|x − y|² / width). It ignores distant points.
 
     Example:
 
@@ -57,7 +57,7 @@ class RBF(Kernel):
 
 @keras.saving.register_keras_serializable("kvae")
 class IMQ(Kernel):
-    """width / (width + |x − y|²), the inverse multiquadric: it has heavy tails, so that outliers are drawn in.
+    """The inverse multiquadric kernel, width / (width + |x − y|²). Its heavy tails pull outliers in.
 
     Example:
 

@@ -1,4 +1,4 @@
-"""A posterior's latents one by one."""
+"""The single latents of a posterior."""
 
 from typing import Any
 
@@ -6,14 +6,14 @@ from keras import ops
 
 from kvae.distributions import DiagonalLaplace, DiagonalNormal
 
-#: Families of latents that are independent given x, with raw parameters `[D of them, D of them, …]`.
+#: Families whose latents are independent given x. Their raw parameters are blocks of D numbers.
 FACTORIZED = (DiagonalNormal, DiagonalLaplace)
 
 
 def one_by_one(q: Any, latent_dim: int) -> Any:
-    """Raw parameters `(B, P)` of a factorised posterior as those of D posteriors of one latent: `(B, D, P/D)`.
+    """Reshape raw parameters `(B, P)` of a factorised posterior to those of D posteriors of one latent, `(B, D, P/D)`.
 
-    For the family they are D times as many examples, with events of size 1.
+    The family treats them as D times as many examples, with events of size 1.
 
     Example:
 

@@ -1,4 +1,4 @@
-"""β that a controller sets, so that the rate comes to where it is wanted."""
+"""A controller that sets β to reach a target rate."""
 
 from typing import Any
 
@@ -19,13 +19,13 @@ class TargetRate(Objective):
         I ← I − k_i e,    β = k_p / (1 + exp(e)) + I + β_min,    within [β_min, β_max]
 
     (Shao et al. 2020, https://arxiv.org/abs/2004.05988, algorithm 1). I stays within [0, β_max − β_min], so
-    that it doesn't wind up while β is at a bound. I and β are weights: a resumed training goes on with them.
+    that it doesn't wind up while β is at a bound. I and β are weights, so a resumed training run restores them.
 
     Args:
         rate: the target in nats, a number >= 0 or a schedule.
-        k_p, k_i: gains of the two terms, >= 0. The default of k_i is for about 10,000 steps and 784 pixels: fewer steps
-            take a larger one, k_i ∝ 1 / steps.
-        min_beta, max_beta: bounds of β, 0 <= min_beta < max_beta. It starts at min_beta.
+        k_p, k_i: gains of the two terms, >= 0. The default of k_i suits about 10,000 steps and 784 pixels. Fewer steps
+            require a larger k_i, k_i ∝ 1 / steps.
+        min_beta, max_beta: bounds of β, 0 <= min_beta < max_beta. β starts at min_beta.
         num_samples: posterior samples per example.
 
     Raises:
@@ -73,14 +73,14 @@ class TargetRate(Objective):
 
     def update(self, values: dict[str, Any], step: Any) -> None:
         error = schedule_value(self.rate, step) - values["rate"]
-        error = ops.where(ops.isfinite(error), error, 0.0)  # one bad batch isn't to stay in β
+        error = ops.where(ops.isfinite(error), error, 0.0)  # a non-finite batch must not stay in β
         integral = ops.clip(self.integral - self.k_i * error, 0.0, self.max_beta - self.min_beta)
         beta = self.k_p * ops.sigmoid(-error) + integral + self.min_beta
         self.integral.assign(integral)
         self.beta.assign(ops.clip(beta, self.min_beta, self.max_beta))
 
     def criterion(self) -> Criterion:
-        """The lowest distortion among the epochs whose rate is near the target; the last epoch if there are none."""
+        """Return the rule: the lowest distortion of the epochs with a rate near the target, or else the last epoch."""
         target = last_value(self.rate)
 
         def value(values: Values) -> float | None:
@@ -92,12 +92,11 @@ class TargetRate(Objective):
             if rate > target and beta >= self.max_beta:
                 remedy = f"β is at its upper bound, {beta:g}; raise `max_beta`"
             elif rate < target and beta <= self.min_beta:
-                remedy = f"β is at its lower bound, {beta:g}; train for more epochs, or take a lower target"
+                remedy = f"β is at its lower bound, {beta:g}; train for more epochs, or use a lower target"
             return rate_missed(rate, target, "the target", remedy)
 
-        return Criterion(
-            "distortion", value, steady_from(self.rate), f"of epochs with a rate within 10 % of {target:g} nats", missed
-        )
+        why = f"only epochs with a rate within 10 % of {target:g} nats count"
+        return Criterion("distortion", value, steady_from(self.rate), why, missed)
 
     def get_config(self) -> dict[str, Any]:
         settings = {"k_p": self.k_p, "k_i": self.k_i, "min_beta": self.min_beta, "max_beta": self.max_beta}

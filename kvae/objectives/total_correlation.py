@@ -1,4 +1,4 @@
-"""Latents that are independent of each other, by their total correlation."""
+"""Independent latents, by a penalty on their total correlation."""
 
 from typing import Any
 
@@ -15,23 +15,23 @@ from kvae.schedules import Scheduled, check_weight, schedule_value, weight_confi
 class TotalCorrelation(Objective):
     """distortion + α · MI + β · TC + γ · Σ_d KL(q(z_d) ‖ p(z_d)): the β-TC-VAE, in nats.
 
-    The rate, averaged over the data, is the sum of three: the mutual information MI of x and z, the total correlation
-    TC = KL(q(z) ‖ Π_d q(z_d)) of the latents, and what is left, latent by latent. β > 1 asks for independent latents
-    and lets them keep what they know about x (Chen et al. 2018, https://arxiv.org/abs/1802.04942, eq. 4). With weights
-    of 1 it is the ELBO.
+    The rate, averaged over the data, is the sum of three terms: the mutual information MI of x and z, the total
+    correlation TC = KL(q(z) ‖ Π_d q(z_d)) of the latents, and the KL of each single latent. β > 1 makes the latents
+    more independent, without a penalty on their information about x (Chen et al. 2018,
+    https://arxiv.org/abs/1802.04942, eq. 4). With weights of 1 it is the ELBO.
 
-    log q(z) and log q(z_d) are estimated from the batch, by minibatch weighted sampling (eq. 3) or, with less bias,
-    stratified sampling (appendix C.2). It takes B² · D densities for every posterior sample.
+    log q(z) and log q(z_d) are estimated from the batch, by minibatch weighted sampling (eq. 3) or by stratified
+    sampling (appendix C.2), which has less bias. Each posterior sample requires B² · D densities.
 
     Args:
         beta: weight of the total correlation, a number >= 0 or a schedule.
-        dataset_size: N, the number of training examples.
-        alpha, gamma: weights of the other two, likewise.
-        stratified: whether to take stratified sampling.
+        dataset_size: number of training examples, N.
+        alpha, gamma: weights of the mutual information and of the single latents, numbers >= 0 or schedules.
+        stratified: whether to use stratified sampling.
         num_samples: posterior samples per example.
 
     Raises:
-        ValueError: for negative weights, or N < 1; in a VAE whose posterior isn't factorised.
+        ValueError: for negative weights, for N < 1, or if the posterior of the VAE isn't factorised.
 
     Example:
 
@@ -59,7 +59,7 @@ class TotalCorrelation(Objective):
     def connect(self, model: Any) -> None:
         if not isinstance(model.posterior, FACTORIZED):
             raise ValueError(
-                "The total correlation needs a posterior of independent latents, such as `DiagonalNormal`. "
+                "The total correlation requires a posterior of independent latents, such as `DiagonalNormal`. "
                 f"Received: posterior={type(model.posterior).__name__}"
             )
 
@@ -68,33 +68,33 @@ class TotalCorrelation(Objective):
         parts = [
             (self.alpha, terms.log_q - log_qz),  # mutual information
             (self.beta, log_qz - log_qz_product),  # total correlation
-            (self.gamma, log_qz_product - terms.log_p),  # latent by latent
-        ]  # They add up to log q(z|x) − log p(z), so the rate, which has no noise, stands for weights of 1.
+            (self.gamma, log_qz_product - terms.log_p),  # KL of each single latent
+        ]  # The sum is log q(z|x) − log p(z), so the rate, which has no noise, replaces it for weights of 1.
         extra = sum((schedule_value(weight, step) - 1) * part for weight, part in parts)  # (K, B)
         return ops.mean(terms.distortion + extra, axis=0) + terms.rate
 
     def log_aggregates(self, terms: Terms) -> tuple[Any, Any]:
-        """Estimates of log q(z) and of log Π_d q(z_d), `(K, B)` each."""
-        apart = one_by_one(terms.q, terms.z.shape[-1])  # (B, D, P/D)
-        log_q = terms.posterior.log_prob(apart, terms.z[:, :, None, :, None])  # log q(z_id|x_j), (K, B, B, D)
+        """Return estimates of log q(z) and of log Π_d q(z_d), `(K, B)` each."""
+        single = one_by_one(terms.q, terms.z.shape[-1])  # (B, D, P/D)
+        log_q = terms.posterior.log_prob(single, terms.z[:, :, None, :, None])  # log q(z_id|x_j), (K, B, B, D)
         log_share = ops.log(self.shares(ops.shape(terms.q)[0]))  # (B, B)
         log_qz = ops.logsumexp(ops.sum(log_q, axis=-1) + log_share, axis=2)
         log_qz_product = ops.sum(ops.logsumexp(log_q + log_share[..., None], axis=2), axis=-1)
         return log_qz, log_qz_product
 
     def shares(self, batch: Any) -> Any:
-        """For how much of the data example j stands where q(z_i) is estimated: `(B, B)`."""
+        """Return the share of the data that example j represents in the estimate of q(z_i): `(B, B)`."""
         n, b = float(self.dataset_size), ops.cast(batch, "float32")
         if not self.stratified:
             return ops.ones((batch, batch), dtype="float32") / (n * b)
         i = ops.arange(batch, dtype="int32")
         own = i[:, None] == i
-        last = ops.mod(i[:, None] + 1, batch) == i  # one that stands for those outside the batch
+        last = ops.mod(i[:, None] + 1, batch) == i  # the example that represents the data outside the batch
         m = ops.maximum(b - 1, 1.0)
         return ops.where(own, 1 / n, ops.where(last, ops.maximum(n - m, 1.0) / (n * m), 1 / m))
 
     def criterion(self) -> Criterion:
-        return Criterion(why="the total correlation is no validation value")
+        return Criterion(why="the total correlation is not a validation value")
 
     def get_config(self) -> dict[str, Any]:
         return {

@@ -1,15 +1,15 @@
-"""Figures of a model and of its training: each function gives a `matplotlib.figure.Figure`.
+"""Figures of a model and of its training: each function returns a `matplotlib.figure.Figure`.
 
-Figures are built without pyplot: no backend is chosen, nothing is registered, and nothing has to be closed.
+Figures are built without pyplot: they choose no backend and need not be closed.
 
     >>> import numpy as np
     >>> from kvae import plotting
     >>> plotting.image_grid(np.zeros((6, 8, 8, 1)), columns=3).axes[0].images[0].get_array().shape
     (17, 26, 3)
 
-Grey images on a black ground (digits) are drawn dark on light, other images as they are; pixels are clipped to
-[0, 1], and a pixel that isn't a number is magenta. Two channels are drawn in red and cyan, of four and more the first
-three in red, green and blue; a line below says so. Latents are counted from 0, as in code.
+Grey images on a black ground (digits) are drawn dark on light, other images unchanged. Pixels are clipped to [0, 1],
+and NaN is magenta. Two channels are drawn in red and cyan; of four or more channels, the first three are drawn in red,
+green and blue. A note below the images describes these colours. Latents are counted from 0.
 """
 
 from kvae.plotting.charts import kl_per_dimension, latent_map, learning_curves

@@ -1,4 +1,4 @@
-"""Charts: learning curves, the KL of each latent, where images lie."""
+"""Charts: learning curves, the KL of each latent, a map of latents."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -28,15 +28,15 @@ from kvae.plotting.style import (
 
 
 def learning_curves(history: Mapping[str, Sequence[float]]) -> Figure:
-    """Distortion, rate and ELBO by epoch, training and validation, in nats per image.
+    """Draw distortion, rate and ELBO by epoch, for training and validation, in nats per image.
 
     Args:
-        history: `model.fit(...).history`, or the columns of a `CSVLogger` file: `distortion`, `rate`, `elbo`
-            (those that are there), the same with `val_`, and `epoch`, counted from 0, if known. First epochs
-            far above the others leave the frame.
+        history: `model.fit(...).history`, or the columns of a `CSVLogger` file: at least one of `distortion`, `rate`
+            and `elbo`, optionally the same with `val_`, and `epoch`, counted from 0. First epochs far above the others
+            are outside the frame.
 
     Raises:
-        ValueError: if there is none of the three.
+        ValueError: if all three are missing.
 
     Example:
 
@@ -46,7 +46,7 @@ def learning_curves(history: Mapping[str, Sequence[float]]) -> Figure:
     """
     names = [name for name in TITLES if len(history.get(name, ()))]
     if not names:
-        raise ValueError(f"A history must have one of {', '.join(TITLES)}. Received: {sorted(history)}")
+        raise ValueError(f"Expected a history with one of {', '.join(TITLES)}. Received: {sorted(history)}")
     figure = PlainFigure(figsize=(3.3 * len(names) + 0.4, 3.2), dpi=DPI, facecolor="white", layout="constrained")
     figure.set_layout_engine("constrained", w_pad=0.12, h_pad=0.08)
     panels = figure.subplots(1, len(names), squeeze=False)[0]
@@ -66,7 +66,7 @@ def learning_curves(history: Mapping[str, Sequence[float]]) -> Figure:
 
 
 def _frame(curves: Sequence[Sequence[float]]) -> tuple[float, float] | None:
-    """Limits of the y axis that show how learning ends, where the first tenth would take up most of the height."""
+    """Return limits of the y axis without the first tenth of the epochs, if it would take up most of the height."""
     late = np.concatenate([curve[max(1, len(curve) // 10) :] for curve in curves])
     everything = np.concatenate(curves)
     late, everything = late[np.isfinite(late)], everything[np.isfinite(everything)]
@@ -76,14 +76,14 @@ def _frame(curves: Sequence[Sequence[float]]) -> tuple[float, float] | None:
 
 
 def kl_per_dimension(kl: Any, active: Any = None) -> Figure:
-    """KL(q(z_d|x) ‖ N(0, 1)) of each latent dimension, in nats, the largest first.
+    """Draw KL(q(z_d|x) ‖ N(0, 1)) of each latent dimension, in nats, the largest first.
 
     Args:
         kl: `(D,)`, means over images.
-        active: `(D,)` booleans, which dimensions to call active (default: more than 0.01 nats).
+        active: `(D,)` booleans, the active dimensions (default: more than 0.01 nats).
 
     Raises:
-        ValueError: for another shape.
+        ValueError: if a shape is wrong.
 
     Example:
 
@@ -109,18 +109,18 @@ def kl_per_dimension(kl: Any, active: Any = None) -> Figure:
 
 
 def latent_map(means: Any, labels: Any = None, label_names: Sequence[str] = ()) -> Figure:
-    """Where images lie in latent space: a scatter of their latents, coloured by label.
+    """Draw a scatter plot of the latents of images, coloured by label.
 
-    Two dimensions are drawn as they are, more as their two principal components (the axes say which share of
-    the variance each has), one as a strip with a row for each label.
+    Two dimensions are drawn directly. More dimensions are drawn as their two principal components, and the axes show
+    the share of the variance of each. One dimension is drawn as a strip with a row for each label.
 
     Args:
         means: `(N, D)`, for example `vae.encode(images).mean`.
         labels: `(N,)` integers, or None; below 0 for an image without a label.
-        label_names: name of label 0, 1, …; numbers are shown where there is none.
+        label_names: names of the labels 0, 1, …; labels without a name are shown as numbers.
 
     Raises:
-        ValueError: for other shapes, or latents that are not finite.
+        ValueError: if a shape is wrong, or latents are not finite.
 
     Example:
 
@@ -169,7 +169,7 @@ def latent_map(means: Any, labels: Any = None, label_names: Sequence[str] = ()) 
 
 
 def _plane(means: np.ndarray, labels: np.ndarray | None) -> tuple[np.ndarray, tuple[str, str]]:
-    """Points `(N, 2)` for latents `(N, D)`, and what the two axes are."""
+    """Return points `(N, 2)` for latents `(N, D)`, and the names of the two axes."""
     if means.shape[1] == 1:
         row = np.zeros(len(means)) if labels is None else np.searchsorted(np.unique(labels), labels)
         jitter = np.random.default_rng(0).uniform(-0.35, 0.35, len(means))

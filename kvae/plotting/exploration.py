@@ -1,4 +1,4 @@
-"""Looking around in latent space: neighbours, directions, arithmetic, a map of thumbnails."""
+"""Figures of latent space: neighbours, directions, arithmetic, a map of thumbnails."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -26,20 +26,20 @@ from kvae.plotting.style import (
 
 STEPS = (-1.0, -0.5, 0.0, 0.5, 1.0, 1.5)
 MAP_CELLS = 22  # thumbnails along a side of the map, at most
-MAP_ASPECT = 4.0  # height over width of the map, or the reverse, at most; longer images are squeezed
+MAP_ASPECT = 4.0  # largest ratio of the sides of the map; longer images are compressed
 
 
 def neighbours(images: Any, latents: Any, queries: Sequence[int] = range(6), k: int = 8) -> Figure:
-    """Images, and beside each the others that are nearest to it in latent space.
+    """Draw images, each beside its nearest neighbours in latent space.
 
     Args:
         images: `(N, H, W, C)`, two or more.
         latents: `(N, D)`, their latent means.
         queries: positions of the images whose neighbours are shown.
-        k: neighbours of each (N − 1 at most).
+        k: number of neighbours of each image (N − 1 at most).
 
     Raises:
-        ValueError: for fewer than two images, or latents that are not finite.
+        ValueError: if there are fewer than two images, or latents are not finite.
 
     Example:
 
@@ -59,13 +59,13 @@ def neighbours(images: Any, latents: Any, queries: Sequence[int] = range(6), k: 
 
 
 def direction_slider(model: Any, images: Any, along: Direction, steps: Sequence[float] = STEPS) -> Figure:
-    """Images moved along a direction in latent space: a row for each, the original left, itself decoded at 0.
+    """Draw images moved along a direction in latent space: a row for each, the original left, its reconstruction at 0.
 
     Args:
         model: a `kvae.VAE` or `kvae.Autoencoder` without conditions.
         images: `(N, H, W, C)`.
-        along: from `kvae.features.direction`; a step of 1 is the distance between its two groups.
-        steps: S of them.
+        along: the result of `kvae.features.direction`; a step of 1 is the distance between its two groups.
+        steps: S multiples of the direction.
 
     Example:
 
@@ -84,14 +84,14 @@ def direction_slider(model: Any, images: Any, along: Direction, steps: Sequence[
 
 
 def latent_arithmetic(model: Any, a: Any, b: Any, c: Any) -> Figure:
-    """What is to c as a is to b: a row for each three images, and the decoded z(a) − z(b) + z(c) beside them.
+    """Draw a row for each three images a, b and c, with the decoded z(a) − z(b) + z(c), which is to c as a is to b.
 
     Args:
         model: a `kvae.VAE` or `kvae.Autoencoder` without conditions.
-        a, b, c: images `(N, H, W, C)`: those of a row have the same position.
+        a, b, c: images `(N, H, W, C)`; images with the same position form a row.
 
     Raises:
-        ValueError: for other shapes.
+        ValueError: if a shape is wrong.
 
     Example:
 
@@ -103,7 +103,7 @@ def latent_arithmetic(model: Any, a: Any, b: Any, c: Any) -> Figure:
     terms = [np.asarray(images) for images in (a, b, c)]
     if any(images.shape != terms[0].shape or images.ndim != 4 or not images.size for images in terms):
         raise ValueError(
-            "Expected as many images (N, H, W, C) for a, b and c, one or more. "
+            "Expected the same number of images (N, H, W, C), one or more, for a, b and c. "
             f"Received: {', '.join(str(images.shape) for images in terms)}"
         )
     originals = np.stack(terms, axis=1)  # (N, 3, H, W, C)
@@ -118,15 +118,15 @@ def latent_arithmetic(model: Any, a: Any, b: Any, c: Any) -> Figure:
 def thumbnail_map(
     images: Any, latents: Any, labels: Any = None, label_names: Sequence[str] = (), method: str = "tsne", seed: int = 0
 ) -> Figure:
-    """Images where their latents lie on a plane, as many as fit without covering each other.
+    """Draw images at the position of their latents on a plane, as many as fit without overlap.
 
     Args:
         images: `(N, H, W, C)`.
         latents: `(N, D)`, their latent means.
         labels: `(N,)` integers that colour the frames; below 0 for an image without a label.
-        label_names: for the legend.
-        method: "tsne" or "pca", of `kvae.features.latent_plane`.
-        seed: of t-SNE.
+        label_names: names of the labels for the legend.
+        method: "tsne" or "pca", see `kvae.features.latent_plane`.
+        seed: seed of t-SNE.
 
     Example:
 
@@ -143,7 +143,7 @@ def thumbnail_map(
     nearest_cell = np.round(places).astype(int)
     off = np.abs(places - nearest_cell).max(axis=1)
     taken: dict[tuple[int, int], int] = {}
-    for i in np.argsort(off, kind="stable"):  # of several images in a cell, the one closest to its middle
+    for i in np.argsort(off, kind="stable"):  # each cell shows the image closest to its centre
         taken.setdefault((int(nearest_cell[i, 0]), int(nearest_cell[i, 1])), int(i))
 
     rgb, aspect = rgb_of(images), float(np.clip(images.shape[1] / images.shape[2], 1 / MAP_ASPECT, MAP_ASPECT))

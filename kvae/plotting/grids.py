@@ -9,19 +9,19 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from kvae.evaluation.codes import as_codes
-from kvae.plotting.style import MAX_LEGEND, given, number, rgb_of, tiled, z_name
+from kvae.plotting.style import MAX_LEGEND, as_args, number, rgb_of, tiled, z_name
 
 
 def image_grid(images: Any, columns: int | None = None) -> Figure:
-    """Images `(N, H, W, C)` as a grid, row by row; every image pixel is a whole number of screen pixels.
+    """Draw images `(N, H, W, C)` as a grid, row by row; every image pixel is a whole number of screen pixels.
 
     Args:
-        images: in [0, 1]; of two channels the first is drawn in red and the second in cyan, of four and more the
-            first three in red, green and blue.
-        columns: how many (default: as many as make the grid about square).
+        images: images in [0, 1]. Two channels are drawn in red and cyan; of four or more channels, the first three are
+            drawn in red, green and blue.
+        columns: number of columns (default: the grid is about square).
 
     Raises:
-        ValueError: for no images or another shape.
+        ValueError: if there are no images, or the shape is wrong.
 
     Example:
 
@@ -44,9 +44,9 @@ def image_grid(images: Any, columns: int | None = None) -> Figure:
 
 
 def reconstructions(model: Any, images: Any, columns: int = 8, condition: Any = None) -> Figure:
-    """Images `(N, H, W, C)` above what the model makes of them, in bands of `columns` pairs."""
+    """Draw images `(N, H, W, C)` above their reconstructions, in bands of `columns` pairs."""
     images = np.asarray(images)
-    rebuilt = model.reconstruct(images, *given(condition))
+    rebuilt = model.reconstruct(images, *as_args(condition))
     pairs = np.stack([rgb_of(images), rgb_of(rebuilt, like=images)])  # (2, N, H, W, 3)
     columns = min(columns, len(images))
     bands = -(-len(images) // columns)
@@ -58,26 +58,26 @@ def reconstructions(model: Any, images: Any, columns: int = 8, condition: Any = 
 
 
 def samples(model: Any, n: int = 64, seed: int = 0, condition: Any = None) -> Figure:
-    """A grid of `n` images from the prior: the mean of p(x|z) for each z ~ p(z). TypeError for an autoencoder."""
+    """Draw a grid of `n` images from the prior: the mean of p(x|z) for each z ~ p(z). TypeError for an autoencoder."""
     return image_grid(
         model.generate(n, seed=seed) if condition is None else model.generate(n, seed, condition=condition)
     )
 
 
 def class_samples(model: Any, columns: int = 10, seed: int = 0, names: Sequence[str] = ()) -> Figure:
-    """The same latents as every class of a conditional model: a row for each class (the first 20), z by column.
+    """Draw the same latents for every class of a conditional model: a row for each class (the first 20), z by column.
 
     Args:
-        columns: latents drawn from the prior.
-        names: of the classes.
+        columns: number of latents drawn from the prior.
+        names: names of the classes.
 
     Raises:
-        ValueError: if the model takes no condition.
+        ValueError: if the model isn't conditional.
     """
     if model.condition_dim is None:
         raise ValueError(
-            "Samples of each class need a conditional model (`samples` shows others). Received: "
-            f"{type(model).__name__} with condition_dim=None"
+            "Expected a conditional model. "
+            f"Received: {type(model).__name__} with condition_dim=None; draw its images with `samples`"
         )
     classes = range(min(model.condition_dim, MAX_LEGEND))
     images = np.concatenate([model.generate(columns, seed, condition=c) for c in classes])
@@ -87,22 +87,22 @@ def class_samples(model: Any, columns: int = 10, seed: int = 0, names: Sequence[
 
 
 def manifold(model: Any, steps: int = 20, condition: Any = None) -> Figure:
-    """The images of a two-dimensional latent space (Kingma & Welling 2014, figure 4).
+    """Draw the images of a two-dimensional latent space (Kingma & Welling 2014, figure 4).
 
-    Latents are the quantiles (i + ½) / steps of the standard normal on each axis, so that every tile stands for
-    the same prior probability. z₀ grows to the right, z₁ upwards.
+    Latents are the quantiles (i + ½) / steps of the standard normal on each axis, so that every tile has the same prior
+    probability. z₀ grows to the right, z₁ upwards.
 
     Raises:
-        ValueError: if the model has no prior, or another number of latent dimensions.
+        ValueError: if the model has no prior, or the number of latent dimensions isn't 2.
     """
     if model.latent_dim != 2 or not hasattr(model, "prior"):
         raise ValueError(
-            "A manifold needs a model with a prior and latent_dim=2 (`traversals` shows others). Received: "
-            f"{type(model).__name__} with latent_dim={model.latent_dim}"
+            "Expected a model with a prior and latent_dim=2. "
+            f"Received: {type(model).__name__} with latent_dim={model.latent_dim}; draw its images with `traversals`"
         )
     quantiles = [NormalDist().inv_cdf((i + 0.5) / steps) for i in range(steps)]
     z = np.array([(x, y) for y in reversed(quantiles) for x in quantiles], "float32")  # top row: largest z₁
-    images = np.asarray(model.decode(z, *given(condition)))
+    images = np.asarray(model.decode(z, *as_args(condition)))
     tiles = rgb_of(images).reshape(steps, steps, *images.shape[1:3], 3)
     shown = {0, steps // 4, steps - 1 - steps // 4, steps - 1}
     ticks = [number(v) if i in shown else "" for i, v in enumerate(quantiles)]
@@ -120,19 +120,19 @@ def traversals(
     latents: Any = None,
     condition: Any = None,
 ) -> Figure:
-    """One latent dimension at a time from −3 to 3 standard deviations: a row each.
+    """Draw a row for each latent dimension, which varies from −3 to 3 standard deviations.
 
     Args:
         image: `(H, W, C)`: the other latents are those of this image (default: all at their mean).
-        dimensions: which, in this order; or how many, the largest `kl` first.
-        steps: images in a row.
-        kl: `(D,)` nats, said beside each row.
-        latents: `(N, D)` latents of images that tell mean and standard deviation of each dimension (default: 0
-            and 1, those of the standard normal prior). An autoencoder needs them.
-        condition: of all images of a conditional model.
+        dimensions: the dimensions, in this order; or their number, the largest `kl` first.
+        steps: number of images in a row.
+        kl: `(D,)` nats, shown beside each row.
+        latents: `(N, D)` latents of images, for the mean and standard deviation of each dimension (default: 0
+            and 1, those of the standard normal prior). An autoencoder requires them.
+        condition: condition of all images of a conditional model.
 
     Raises:
-        ValueError: for a dimension that isn't there, fewer than 2 steps, or latents that are not finite.
+        ValueError: if a dimension is missing, there are fewer than 2 steps, or latents are not finite.
     """
     size = model.latent_dim
     if isinstance(dimensions, int):
@@ -142,26 +142,26 @@ def traversals(
         raise ValueError(f"Expected dimensions from 0 to {size - 1} and steps >= 2. Received: {dimensions}, {steps}")
     center = np.zeros(size) if latents is None else as_codes(latents).mean(axis=0)
     scale = np.ones(size) if latents is None else as_codes(latents).std(axis=0)
-    base = center if image is None else np.asarray(model.encode_mean(np.asarray(image)[None], *given(condition)))[0]
+    base = center if image is None else np.asarray(model.encode_mean(np.asarray(image)[None], *as_args(condition)))[0]
     offsets = np.linspace(-3.0, 3.0, steps)
     z = np.tile(base, (len(dimensions), steps, 1))  # (rows, steps, D)
     for row, d in enumerate(dimensions):
         z[row, :, d] = center[d] + offsets * scale[d]
-    images = np.asarray(model.decode(z.reshape(-1, size).astype("float32"), *given(condition)))
+    images = np.asarray(model.decode(z.reshape(-1, size).astype("float32"), *as_args(condition)))
     tiles = rgb_of(images).reshape(*z.shape[:2], *images.shape[1:3], 3)
     labels = [z_name(d) if kl is None else f"{z_name(d)} · {kl[d]:.2f} nats" for d in dimensions]
     return tiled(tiles, labels, [f"{number(v, 1)}σ" for v in offsets], channels=images.shape[-1])
 
 
 def interpolations(model: Any, first: Any, second: Any, steps: int = 8, condition: Any = None) -> Figure:
-    """From one image to another on a straight line in latent space: a row for each pair, originals at the ends.
+    """Draw interpolations between images on straight lines in latent space: a row for each pair, originals at the ends.
 
     Args:
         first, second: `(H, W, C)` or `(B, H, W, C)`.
-        steps: images between the originals, reconstructions of both included.
+        steps: number of images between the originals, including both reconstructions.
     """
     first, second = (np.asarray(x).reshape(-1, *np.shape(x)[-3:]) for x in (first, second))
-    between = np.asarray(model.interpolate_images(first, second, steps, *given(condition)))  # (B, steps, H, W, C)
+    between = np.asarray(model.interpolate_images(first, second, steps, *as_args(condition)))  # (B, steps, H, W, C)
     tiles = np.concatenate([first[:, None], between, second[:, None]], axis=1)
     shares = [f"{100 * i / (steps - 1):.0f} %" for i in range(steps)]
     rgb = rgb_of(tiles.reshape(-1, *tiles.shape[2:])).reshape(*tiles.shape[:-1], 3)

@@ -1,4 +1,4 @@
-"""What all figures share: colours, tiles, labels, and how they are saved."""
+"""Parts of all figures: colours, tiles, labels, and saving."""
 
 import io
 import os
@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from kvae.files import atomic_file
 
 DPI = 128  # a power of two: pixels / DPI * DPI is exact, so that image pixels land on whole screen pixels
-WIDTH, TILE = 1100, 160  # screen pixels: of a grid of images, and of one image at most
+WIDTH, TILE = 1100, 160  # largest width of a grid of images, and largest side of an image, in screen pixels
 INK, FAINT, TRAIN, VALIDATION = "#2b2f36", "#c9cdd3", "#0072b2", "#d55e00"  # the last two: Okabe & Ito
 # Petroff 2021, https://arxiv.org/abs/2107.02270: ten colours chosen for people with any colour vision.
 PALETTE = ("#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6",
@@ -35,23 +35,23 @@ class PlainFigure(Figure):
 
 
 def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
-    """Write a figure as a PNG, whole or not at all; folders are made as needed. Returns the path."""
+    """Write a figure as a PNG atomically, make missing folders, and return the path."""
     options: dict[str, Any] = {"format": "png", "dpi": "figure", "metadata": {"Software": None}}
     with atomic_file(path) as temporary:
         figure.savefig(temporary, **options)
     return Path(path)
 
 
-def given(condition: Any) -> tuple[Any, ...]:
-    """The last argument of a model's methods, for one that takes it."""
+def as_args(condition: Any) -> tuple[Any, ...]:
+    """Return the last argument of a model's methods, or no argument for a model without conditions."""
     return () if condition is None else (condition,)
 
 
 def rgb_of(images: Any, like: Any = None) -> np.ndarray:
-    """Images `(N, H, W, C)` as they are shown, `(N, H, W, 3)`; whether grey is inverted is as for `like`.
+    """Convert images `(N, H, W, C)` to RGB `(N, H, W, 3)`; grey images are inverted if `like` would be.
 
-    Of two channels the first is red and the second cyan, so that both are white where both are 1; of four and more
-    the first three are red, green and blue (`channel_note` says so).
+    With two channels, the first is red and the second cyan, so that a pixel with 1 in both is white. With four or more
+    channels, the first three are red, green and blue. (`channel_note` describes this.)
     """
     images = np.asarray(images, "float64")
     if images.shape[-1] == 2:
@@ -68,7 +68,7 @@ def rgb_of(images: Any, like: Any = None) -> np.ndarray:
 
 
 def channel_note(channels: int) -> str:
-    """Which channels are shown as which colours, where it isn't the obvious one.
+    """Return a note with the colours of the channels, unless they are grey or RGB.
 
     Example:
 
@@ -88,9 +88,9 @@ def tiled(
     band: int = 0,
     channels: int = 3,
 ) -> Figure:
-    """Tiles `(R, C, H, W, 3)` as one figure, with labels outside; after every `band` rows, more space.
+    """Draw tiles `(R, C, H, W, 3)` as one figure, with labels outside and more space after every `band` rows.
 
-    Below them is said what the colours are, if the images have other `channels` than one or three.
+    A note below the tiles describes the colours, unless the images have one or three `channels`.
     """
     rows, columns, height, width, _ = tiles.shape
     gap = max(1, round(height / 24)) if gap is None else gap
@@ -119,12 +119,12 @@ def tiled(
 
 
 def class_name(label: int, names: Sequence[str]) -> str:
-    """The name of a class, its number where it has none; a label below 0 means that there is none."""
+    """Return the name of a class, or its number if the name is missing; a label below 0 is "unlabelled"."""
     return "unlabelled" if label < 0 else str(names[label]) if label < len(names) else str(label)
 
 
 def class_colours(labels: np.ndarray) -> dict[int, Any]:
-    """A colour for each class in the order of the legend; images without a label are grey, and come last."""
+    """Return a colour for each class in the order of the legend; unlabelled images are grey and come last."""
     classes = [int(label) for label in np.unique(labels) if label >= 0]
     colours = PALETTE if len(classes) <= len(PALETTE) else matplotlib.colormaps["tab20"](range(20))
     unlabelled = {-1: FAINT} if np.any(labels < 0) else {}

@@ -13,17 +13,17 @@ from kvae.priors.base import Prior
 
 @keras.saving.register_keras_serializable("kvae")
 class ConditionalNormal(Prior):
-    """p(z|c) = N(m(c), diag(s(c)²)), a normal prior of a conditional model.
+    """Normal prior of a conditional model, p(z|c) = N(m(c), diag(s(c)²)).
 
-    The prior of Sohn et al. 2015 ("Learning structured output representation using deep conditional generative models",
-    eq. 4) with the simplest network: [m, raw] = c · kernel + bias, and s = `rational_scale(raw)`. It starts as N(0, I)
-    for every condition.
+    This is the prior of Sohn et al. 2015 ("Learning structured output representation using deep conditional generative
+    models", eq. 4) with the simplest network: [m, raw] = c · kernel + bias, and s = `rational_scale(raw)`. It starts as
+    N(0, I) for every condition.
 
     Args:
-        condition_dim: C; that of the model where None.
+        condition_dim: size of the condition, C. None takes the value of the model.
 
     Raises:
-        ValueError: for a model without conditions, or with others.
+        ValueError: if the model has no conditions, or conditions of another size.
 
     Example:
 
@@ -42,7 +42,7 @@ class ConditionalNormal(Prior):
     def connect(self, model: Any) -> None:
         if model.condition_dim is None or self.condition_dim not in (None, model.condition_dim):
             raise ValueError(
-                "ConditionalNormal needs a conditional model with as many numbers in its condition, "
+                "ConditionalNormal requires a conditional model with a condition of the same size, "
                 f"`VAE(..., condition_dim={self.condition_dim or '...'})`. "
                 f"Received: condition_dim={model.condition_dim}"
             )
@@ -50,7 +50,7 @@ class ConditionalNormal(Prior):
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         if self.condition_dim is None:
-            raise ValueError("ConditionalNormal must know its `condition_dim`. Received: condition_dim=None")
+            raise ValueError("ConditionalNormal requires a `condition_dim`. Received: condition_dim=None")
         super().build(input_shape)
         shape = (self.condition_dim, 2 * self.latent_dim)
         self.kernel = self.add_weight(name="kernel", shape=shape, initializer="zeros")
@@ -60,16 +60,16 @@ class ConditionalNormal(Prior):
         return ops.sum(normal_log_density(ops.cast(z, "float32"), *self.moments(condition)), axis=-1)
 
     def moments(self, condition: Any) -> tuple[Any, Any]:
-        """Mean and log-scale for each condition, `(B, D)`."""
-        mean, raw = ops.split(ops.matmul(self._given(condition), self.kernel) + self.bias, 2, axis=-1)
+        """Return the mean and the log-scale for each condition, `(B, D)`."""
+        mean, raw = ops.split(ops.matmul(self._check_condition(condition), self.kernel) + self.bias, 2, axis=-1)
         return mean, log_rational_scale(raw)
 
     def from_words(self, words: Any, temperature: Any = 1.0, condition: Any = None) -> Any:
         kernel = ops.reshape(self.kernel, (1, -1))
-        mean, raw = ops.split(exact_dense(self._given(condition), kernel, self.bias), 2, axis=-1)
+        mean, raw = ops.split(exact_dense(self._check_condition(condition), kernel, self.bias), 2, axis=-1)
         return mean + exact_stretch(on_grid(temperature * normal_from_words(words)), raw)
 
-    def _given(self, condition: Any) -> Any:
+    def _check_condition(self, condition: Any) -> Any:
         if condition is None:
             raise ValueError(f"Expected a condition, (B, {self.condition_dim}). Received: condition=None")
         return ops.cast(condition, "float32")
@@ -80,7 +80,7 @@ class ConditionalNormal(Prior):
 
 @register_kl(DiagonalNormal, ConditionalNormal)
 def kl_diagonal_conditional(posterior: DiagonalNormal, params: Any, prior: ConditionalNormal, condition: Any) -> Any:
-    """KL(N(μ, σ²) ‖ N(m, s²)) = Σ (log s/σ + (σ² + (μ − m)²) / 2s² − ½)."""
+    """Return KL(N(μ, σ²) ‖ N(m, s²)) = Σ (log s/σ + (σ² + (μ − m)²) / 2s² − ½)."""
     (mean, log_scale), (prior_mean, prior_log_scale) = posterior.split(params), prior.moments(condition)
     ratio = log_scale - prior_log_scale
     distance = (mean - prior_mean) * ops.exp(-prior_log_scale)

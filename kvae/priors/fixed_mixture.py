@@ -1,4 +1,4 @@
-"""A mixture of normals that doesn't learn any more, and its density."""
+"""A mixture of normals with fixed weights, and its density."""
 
 import math
 from typing import Any
@@ -14,13 +14,13 @@ from kvae.priors.base import Prior
 
 
 def mixture_log_density(z: Any, log_weights: Any, means: Any, log_scales: Any, whitening: Any = None) -> Any:
-    """log Σₖ wₖ N(z; μₖ, Σₖ) of `z` `(…, B, D)`: `(…, B)`, nats.
+    """Return log Σₖ wₖ N(z; μₖ, Σₖ) of `z` `(…, B, D)`: `(…, B)`, nats.
 
     Args:
-        log_weights: `(K,)`, of weights that sum to one.
+        log_weights: logarithms of weights that sum to one, `(K,)`.
         means, log_scales: `(K, D)`.
-        whitening: upper triangular `(K, D, D)`, for components with a full covariance: the row vector
-            (z − μ) / scale, times it, is N(0, I).
+        whitening: upper triangular matrices `(K, D, D)`, for components with a full covariance. The row vector
+            (z − μ) / scale, times this matrix, is N(0, I).
     """
     z = ops.cast(z, "float32")
     size, ones = z.shape[-1], (1,) * (len(z.shape) - 1)  # components come first: (K, …, B, D)
@@ -38,15 +38,18 @@ def mixture_log_density(z: Any, log_weights: Any, means: Any, log_scales: Any, w
 
 @keras.saving.register_keras_serializable("kvae")
 class FixedMixture(Prior):
-    """p(z) = Σₖ wₖ N(z; μₖ, Σₖ), in weights that aren't trained: what other mixtures become to be sampled and exported.
+    """Mixture of normals with weights that aren't trained, p(z) = Σₖ wₖ N(z; μₖ, Σₖ).
 
-    One random word chooses the component, against integer thresholds; the others are its noise. At temperature 0
-    latents are the means of the components, as often as these have weight. Latents deviate from
-    μ + L ε by less than 10⁻³ of a standard deviation. Made by `FixedMixture.of` or `kvae.priors.fit_mixture`.
+    Other mixtures are converted to a `FixedMixture` to be sampled and exported. Make one with `FixedMixture.of` or
+    `kvae.priors.fit_mixture`.
+
+    One random word selects the component by integer thresholds. The other words are the noise. At temperature 0,
+    latents are means of components, with frequencies equal to the weights. Latents deviate from μ + L ε by less than
+    10⁻³ of a standard deviation.
 
     Args:
-        components: K.
-        full: whether covariances are full, not diagonal.
+        components: number of components, K.
+        full: whether covariances are full instead of diagonal.
 
     Raises:
         ValueError: if components < 1.
@@ -66,12 +69,12 @@ class FixedMixture(Prior):
 
     @classmethod
     def of(cls, log_weights: Any, means: Any, scales: Any, lower: Any = None) -> "FixedMixture":
-        """The mixture of N(μₖ, Lₖ Lₖᵀ) with L = diag(scale) · lower.
+        """Return the mixture of N(μₖ, Lₖ Lₖᵀ) with L = diag(scale) · lower.
 
         Args:
-            log_weights: `(K,)`, up to a constant.
+            log_weights: logarithms of the weights, up to a constant, `(K,)`.
             means, scales: `(K, D)`.
-            lower: lower triangular `(K, D, D)`; None is the identity.
+            lower: lower triangular matrices, `(K, D, D)`. None is the identity.
         """
         log_weights, means, scales = (np.asarray(value, "float64") for value in (log_weights, means, scales))
         prior = cls(len(means), full=lower is not None)
@@ -97,7 +100,7 @@ class FixedMixture(Prior):
         self.means = self._constant("means", (k, d), "zeros")
         self.scales = self._constant("scales", (k, d), "ones")
         if self.full:
-            self.mixing = self._constant("mixing", (k, d, d), _identities)  # of noise, a row vector
+            self.mixing = self._constant("mixing", (k, d, d), _identities)  # for noise as a row vector
             self.whitening = self._constant("whitening", (k, d, d), _identities)  # its inverse
         self.thresholds = self._constant("thresholds", (k,), _even_thresholds, "int64")
 
@@ -133,23 +136,23 @@ def _even_thresholds(shape: tuple[int, ...], dtype: Any = None) -> Any:
 
 
 def _thresholds(weights: np.ndarray) -> np.ndarray:
-    """Component k is that of words above k thresholds; the last one, 2³¹ − 1, none is above."""
+    """Return integer thresholds: a word above k of them selects component k. No word is above the last, 2³¹ − 1."""
     cumulative = np.minimum(np.cumsum(weights), 1.0)
     cumulative[-1] = 1.0
     return np.maximum(np.round(cumulative * 2.0**32) - 2.0**31 - 1, -(2.0**31)).astype("int64")
 
 
 def fit_mixture(latents: Any, components: int = 10, covariance_type: str = "full", seed: int = 0) -> FixedMixture:
-    """A mixture of normals fitted to latents after training, by expectation maximisation (scikit-learn's).
+    """Fit a mixture of normals to latents after training, by scikit-learn's expectation maximisation.
 
-    Samples of the posterior are what to fit it to: their density is the best prior of a trained model (Tomczak &
-    Welling 2018, eq. 7). `vae.with_prior(...)` takes it.
+    Fit it to samples of the posterior, because their density is the best prior of a trained model (Tomczak & Welling
+    2018, eq. 7). Pass the result to `vae.with_prior(...)`.
 
     Args:
         latents: `(N, D)`.
-        components: K.
+        components: number of components, K.
         covariance_type: "full" or "diag".
-        seed: of the initialisation.
+        seed: seed of the initialisation.
 
     Raises:
         ValueError: for another covariance type, or latents that aren't `(N, D)` with N >= K.

@@ -9,7 +9,7 @@ from kvae.distributions.exact import log_rational_scale, rational_scale
 from kvae.priors.base import Prior
 from kvae.priors.fixed_mixture import FixedMixture, mixture_log_density
 
-SPREAD, SCALE = 0.6, 0.8  # of the means, and of each component, at first: together N(0, I)'s variance
+SPREAD, SCALE = 0.6, 0.8  # initial scales of the means and of each component; the mixture has the variance of N(0, I)
 RAW = 1 - 1 / SCALE
 
 
@@ -17,11 +17,11 @@ RAW = 1 - 1 / SCALE
 class Mixture(Prior):
     """Learned mixture of diagonal normals, p(z) = Σₖ wₖ N(z; μₖ, diag(sₖ²)), with w = softmax of the logits.
 
-    The scales are s = `rational_scale(raw)`. It starts with equal weights and the variance of N(0, I).
+    The scales are s = `rational_scale(raw)`. The mixture starts with equal weights and the variance of N(0, I).
 
     Args:
-        components: K.
-        seed: of the means at first.
+        components: number of components, K.
+        seed: seed of the initial means.
 
     Raises:
         ValueError: if components < 1.

@@ -16,16 +16,16 @@ from kvae.priors.base import Prior
 class RealNVP(Prior):
     """Real-valued non-volume-preserving flow (Dinh et al. 2017, https://arxiv.org/abs/1605.08803) as a learned prior.
 
-    log p(z) = log N(f(z); 0, I) + log |det ∂f/∂z|, where f is a chain of affine couplings that change one half of
-    the latents and then the other. It starts as N(0, I). Latents are drawn by the inverse of f in arithmetic that is
-    exact (`kvae.distributions.exact`), within 10⁻² of a standard deviation of the float32 inverse.
+    log p(z) = log N(f(z); 0, I) + log |det ∂f/∂z|, where f is a chain of affine couplings that change each half of
+    the latents in turn. The flow starts as N(0, I). Latents are drawn by the inverse of f in exact arithmetic
+    (`kvae.distributions.exact`), within 10⁻² of a standard deviation of the float32 inverse.
 
     Args:
-        num_layers: couplings.
-        units: widths of the hidden layers in each.
+        num_layers: number of couplings.
+        units: widths of the hidden layers in each coupling.
 
     Raises:
-        ValueError: if num_layers < 1, or for fewer than two latents.
+        ValueError: if num_layers < 1, or if there are fewer than two latents.
 
     Example:
 
@@ -60,7 +60,7 @@ class RealNVP(Prior):
         z = on_grid(temperature * normal_from_words(words))
         for coupling in reversed(self.couplings):
             a, b = coupling.split(z)
-            raw, shift = ops.split(_exact(coupling.network, a), 2, axis=-1)
+            raw, shift = ops.split(_exact_output(coupling.network, a), 2, axis=-1)
             z = coupling.join(a, exact_stretch(b, raw) + shift)
         return z
 
@@ -68,8 +68,8 @@ class RealNVP(Prior):
         return {**super().get_config(), "num_layers": self.num_layers, "units": self.units}
 
 
-def _exact(network: list[keras.layers.Dense], x: Any) -> Any:
-    """What a coupling's network gives, the same to the last bit on every platform."""
+def _exact_output(network: list[keras.layers.Dense], x: Any) -> Any:
+    """Return the output of a coupling's network, the same to the last bit on every platform."""
     for i, layer in enumerate(network):
         x = exact_dense(ops.relu(x) if i else x, ops.reshape(layer.kernel, (1, -1)), layer.bias)
     return x

@@ -1,4 +1,4 @@
-"""N(0, I)."""
+"""The standard normal prior, N(0, I)."""
 
 from typing import Any
 
@@ -31,13 +31,13 @@ class StandardNormal(Prior):
 
 @register_kl(DiagonalNormal, StandardNormal)
 def kl_diagonal_standard(posterior: DiagonalNormal, params: Any, prior: StandardNormal, condition: Any = None) -> Any:
-    """KL(N(μ, σ²) ‖ N(0, I)) = ½ Σ (μ² + σ² − 1 − log σ²), Kingma & Welling 2014, appendix B."""
+    """Return KL(N(μ, σ²) ‖ N(0, I)) = ½ Σ (μ² + σ² − 1 − log σ²), Kingma & Welling 2014, appendix B."""
     mean, log_scale = posterior.split(params)
     return 0.5 * ops.sum(ops.square(mean) + ops.exp(2 * log_scale) - 1 - 2 * log_scale, axis=-1)
 
 
 @register_kl(FullCovarianceNormal, StandardNormal)
 def kl_full_standard(posterior: FullCovarianceNormal, params: Any, prior: StandardNormal, condition: Any = None) -> Any:
-    """KL(N(μ, L Lᵀ) ‖ N(0, I)) = ½ Σ (μ² + (L Lᵀ)ᵢᵢ − 1 − log Lᵢᵢ²)."""
+    """Return KL(N(μ, L Lᵀ) ‖ N(0, I)) = ½ Σ (μ² + (L Lᵀ)ᵢᵢ − 1 − log Lᵢᵢ²)."""
     mean, log_scale, _ = posterior.split(params)
     return 0.5 * ops.sum(ops.square(mean) + posterior.variance(params) - 1 - 2 * log_scale, axis=-1)

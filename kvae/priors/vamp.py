@@ -1,4 +1,4 @@
-"""The prior that is the model's own posterior, averaged over images that are learned."""
+"""A prior that averages the model's posterior over learned images."""
 
 import math
 from collections.abc import Callable
@@ -17,17 +17,17 @@ from kvae.priors.fixed_mixture import FixedMixture, mixture_log_density
 class VampPrior(Prior):
     """Variational mixture of posteriors (Tomczak & Welling 2018, https://arxiv.org/abs/1705.07120, eq. 9–10).
 
-    p(z) = 1/K Σₖ q(z | uₖ), where the pseudo-inputs uₖ are weights of the shape of an image, clipped to [0, 1], and q
-    is the encoder's posterior (without dropout, with moving averages). The posterior must be `DiagonalNormal` or
-    `FullCovarianceNormal`. To start from training images: `vae.prior.images.assign(x[:500])`.
+    p(z) = 1/K Σₖ q(z | uₖ). The pseudo-inputs uₖ are weights with the shape of an image, clipped to [0, 1]. q is the
+    encoder's posterior (without dropout, with moving averages). It must be `DiagonalNormal` or `FullCovarianceNormal`.
+    To start from training images, call `vae.prior.images.assign(x[:500])`.
 
     Args:
-        pseudo_inputs: K.
-        mean, stddev: of the pseudo-inputs' pixels at first.
-        seed: of them.
+        pseudo_inputs: number of pseudo-inputs, K.
+        mean, stddev: mean and standard deviation of the initial pixels of the pseudo-inputs.
+        seed: seed of the initial pixels.
 
     Raises:
-        ValueError: if pseudo_inputs < 1 or stddev < 0; for a conditional model, or another posterior.
+        ValueError: if pseudo_inputs < 1 or stddev < 0, for a conditional model, or for another posterior.
 
     Example:
 
@@ -48,37 +48,40 @@ class VampPrior(Prior):
     def connect(self, model: Any) -> None:
         if model.condition_dim is not None:
             raise ValueError(
-                "VampPrior is a prior of models without conditions: take `ConditionalNormal` or another one. "
+                "VampPrior requires a model without conditions: use another prior, such as `ConditionalNormal`. "
                 f"Received: condition_dim={model.condition_dim}"
             )
         posterior, encoder = model.posterior, model.encoder
         if not isinstance(posterior, DiagonalNormal | FullCovarianceNormal):
             raise ValueError(
-                "VampPrior needs a posterior that is DiagonalNormal or FullCovarianceNormal. "
+                "VampPrior requires the posterior DiagonalNormal or FullCovarianceNormal. "
                 f"Received: {type(posterior).__name__}"
             )
         if self.built and self.encoder() is not encoder:
             raise ValueError(
-                "Expected a VampPrior of this model's encoder. Received: one that belongs to another model"
+                "Expected a VampPrior of this model's encoder. Received: a VampPrior that belongs to another model"
             )
         self.image_shape, self.bounded = model.image_shape, model.bounded
         self.encoder: Callable[[], Any] = lambda: encoder
-        # A function, for Keras would track, and save, parts of the model that were attributes here.
+        # A function, because Keras would track and save parts of the model that are attributes.
         self.encode = lambda images: posterior.split(encoder(images, training=False))
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         if not hasattr(self, "encode"):
-            raise ValueError("VampPrior is built by the VAE that it belongs to: pass it as `VAE(prior=...)`.")
+            raise ValueError("VampPrior is built by its VAE: pass it as `VAE(prior=...)`.")
         super().build(input_shape)
         start = initializers.RandomNormal(self.mean, self.stddev, seed=self.seed)
         shape = (self.pseudo_inputs, *self.image_shape)
         self.images = self.add_weight(name="images", shape=shape, initializer=start)
 
     def get_build_config(self) -> None:
-        """None: a model that is loaded connects its prior before building it."""
+        """Return None: a loaded model connects its prior before it builds it."""
 
     def posteriors(self) -> tuple[Any, ...]:
-        """Means and log-scales `(K, D)` of q(z|uₖ), and with a full covariance what stands below its diagonal."""
+        """Return the means and log-scales `(K, D)` of q(z|uₖ).
+
+        With a full covariance, also return the entries below its diagonal, `(K, D, D)`.
+        """
         images = ops.convert_to_tensor(self.images)
         return self.encode(ops.clip(images, 0.0, 1.0) if self.bounded else images)
 

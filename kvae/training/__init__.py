@@ -1,4 +1,4 @@
-"""Training: the settings of a run, the routine that fits a model, and what is written about the result.
+"""Training: the settings of a run, the routine that fits a model, and the description of the result.
 
 Importing this package imports neither TensorFlow nor Keras: each name below is loaded when it is first used.
 """

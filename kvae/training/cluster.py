@@ -1,4 +1,4 @@
-"""Several processes that train one model: what each of them does."""
+"""Functions of a worker process, one of several that train one model."""
 
 import contextlib
 import os
@@ -8,17 +8,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-MET = "KVAE_WORKERS_MET"  # in a worker's environment: the folder where it says that it has met the others
+MET = "KVAE_WORKERS_MET"  # environment variable: folder in which a worker marks that it has connected
 LOST = 75  # exit status of a worker that has lost another one (EX_TEMPFAIL)
 
 
 def is_worker() -> bool:
-    """Whether this process is one that `kvae train --workers` has started."""
+    """Return whether `kvae train --workers` has started this process."""
     return MET in os.environ
 
 
 def join() -> Any:
-    """The strategy of this worker, when all have met. It ends when the command that started it is gone."""
+    """Wait until all workers have connected, and return the strategy.
+
+    The worker ends when the command that started it has ended.
+    """
     import tensorflow as tf
 
     parent = os.getppid()
@@ -36,14 +39,14 @@ def join() -> Any:
 
 
 def is_chief() -> bool:
-    """Whether this process writes the files: it trains alone, or is the first worker."""
+    """Return whether this process writes the files: it trains alone, or is the first worker."""
     import tensorflow as tf
 
     return bool(tf.distribute.get_strategy().extended.should_checkpoint)
 
 
 def meet(strategy: Any) -> None:
-    """Wait until all workers are here."""
+    """Wait until all workers have connected."""
     import tensorflow as tf
 
     def counted() -> Any:
@@ -54,7 +57,7 @@ def meet(strategy: Any) -> None:
 
 @contextlib.contextmanager
 def lost_others() -> Iterator[None]:
-    """A worker whose step fails because another is gone ends quietly: the command starts all of them again."""
+    """End a worker quietly if its step fails because another worker is lost: the command restarts all of them."""
     import tensorflow as tf
 
     gone = (

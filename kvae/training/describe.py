@@ -1,4 +1,4 @@
-"""A trained model's scores, linear probe, figures and report."""
+"""Scores, linear probe, figures and report of a trained model."""
 
 import warnings
 from collections.abc import Callable
@@ -15,13 +15,13 @@ from kvae.report import list_figures, write_figures, write_report
 from kvae.run import METRICS, RunFolder, write_json
 from kvae.steps import Steps
 
-PROBE_TRAIN, PROBE_TEST = 2000, 5000  # labels that a probe is trained and tested on
-PICTURED = 2000  # test images behind the latent map and the statistics of each latent
-_MADE_AGAIN = {"warning", "not_made", "probe"}  # entries of the metrics that a new description replaces
+PROBE_TRAIN, PROBE_TEST = 2000, 5000  # labels for training and testing a probe
+PICTURED = 2000  # test images for the figures and the statistics of each latent
+_REPLACED = {"warning", "not_made", "probe"}  # entries of the metrics that a new description replaces
 
 
 def _ignore(*_: Any) -> None:
-    """Show nothing."""
+    """Do nothing."""
 
 
 def describe_run(
@@ -35,32 +35,33 @@ def describe_run(
 ) -> VAE:
     """Score a trained run on its test split, probe its latents, and write figures and report.
 
-    What can't be done is in the metrics and in the report, with its reason; the rest is done.
+    A step that fails is listed in the metrics and the report, with its reason; the others run.
 
     Args:
-        run: the folder.
-        data: as the run was trained on.
+        run: the run folder.
+        data: data that the run was trained on.
         num_samples: posterior samples of each test image, for the NLL.
-        steps: makes the `kvae.steps.Steps` that say what can't be done.
+        steps: function that creates `kvae.steps.Steps`, which report failures.
         on_scores: called with the scores and the number of latents.
         on_probe: called with the rows of the probe.
-        on_warning: called with what is suspicious about the scores.
+        on_warning: called with a warning about suspicious scores.
 
     Returns:
         The model.
     """
     folder = RunFolder(run.path if isinstance(run, RunFolder) else run)
     model, optional = folder.model, steps()
-    metrics = {name: value for name, value in folder.metrics.items() if name not in _MADE_AGAIN}
+    metrics = {name: value for name, value in folder.metrics.items() if name not in _REPLACED}
     with optional("Not scored: test split"), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", EvaluationWarning)
         scores = evaluate(model, data, num_samples, "test", progress=True)
         on_scores(scores, model.latent_dim)
         metrics |= scores
-        if warned := [str(warning.message) for warning in caught if issubclass(warning.category, EvaluationWarning)]:
-            metrics["warning"] = " ".join(warned)
+        messages = [str(warning.message) for warning in caught if issubclass(warning.category, EvaluationWarning)]
+        if messages:
+            metrics["warning"] = " ".join(messages)
             on_warning(metrics["warning"])
-    if data.has_labels and model.condition_dim is None:  # a conditional encoder is told the label
+    if data.has_labels and model.condition_dim is None:  # a conditional encoder receives the label
         with optional("Not made: linear probe"):
             metrics["probe"] = probe_run(model, data)
             on_probe(metrics["probe"])
@@ -72,12 +73,12 @@ def describe_run(
 
 
 def draw_run(run: RunFolder, data: Data, steps: Steps) -> list[Path]:
-    """Write the figures of a run from its first test images; their paths."""
+    """Write the figures of a run from its first test images, and return their paths."""
     failure, paths, model = "Not drawn: figures", [], run.model
     with steps(failure):
         images, labels = data.arrays("test", limit=PICTURED)
         if model.condition_dim is not None and labels is not None:
-            images, labels = images[labels >= 0], labels[labels >= 0]  # without its label none can be encoded
+            images, labels = images[labels >= 0], labels[labels >= 0]  # a conditional model encodes no others
         features = extract(model, images if labels is None else (images, labels), hidden=False)
         statistics = latent_statistics(features["mean"], features["variance"])
         paths = write_figures(
@@ -90,7 +91,7 @@ def draw_run(run: RunFolder, data: Data, steps: Steps) -> list[Path]:
 
 
 def probe_run(model: VAE, data: Data) -> list[dict[str, Any]]:
-    """The linear probe with its controls, on a few thousand labels of the training and test splits."""
+    """Run the linear probe and its controls on a few thousand labels of the training and test splits."""
     train_images, train_labels = data.arrays("train", limit=PROBE_TRAIN)
     test_images, test_labels = data.arrays("test", limit=PROBE_TEST)
     if train_labels is None or test_labels is None:

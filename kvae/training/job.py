@@ -1,4 +1,4 @@
-"""One training run, from settings to a finished run folder; also one that was stopped or killed."""
+"""One training run, from settings to a finished run folder; also after it was stopped or killed."""
 
 import contextlib
 import dataclasses
@@ -31,19 +31,19 @@ def train_run(
     resume: bool = False,
     save_seconds: float | None = unfinished.SAVE_SECONDS,
 ) -> Data:
-    """Train a model, and write its run folder; until the model is trained, everything is in RUN/training.
+    """Train a model and write its run folder. Until the model is trained, everything is in RUN/training.
 
     Args:
-        settings: what to train.
+        settings: settings of the training run.
         run: path of the folder.
-        resume: whether to resume what is in RUN/training.
-        save_seconds: seconds after which the state is saved within an epoch, too.
+        resume: whether to resume the training run in RUN/training.
+        save_seconds: seconds between saves within an epoch.
 
     Returns:
         The data, for `kvae.training.describe_run`.
 
     Raises:
-        RunError: if another process trains this run, the settings don't fit the data, or the data have changed.
+        RunError: if another process trains this run, the settings don't fit the data, or the dataset has changed.
         Stopped: after Ctrl-C or SIGTERM, when the state is saved.
     """
     with _set_up(settings), unfinished.locked(run) as folder:
@@ -51,7 +51,7 @@ def train_run(
 
 
 def train_in_worker(settings: Settings, run: Path, resume: bool = False) -> None:
-    """The part of one of several workers in the training; the command that started it holds RUN, and scores it."""
+    """Train as one of several workers. The command that started them holds the lock of RUN, and scores the model."""
     strategy = cluster.join()  # before any other operation
     with _set_up(settings), cluster.lost_others(), strategy.scope():
         _train(settings, run, run / unfinished.FOLDER, resume, save_seconds=None)
@@ -59,7 +59,7 @@ def train_in_worker(settings: Settings, run: Path, resume: bool = False) -> None
 
 @contextlib.contextmanager
 def _set_up(settings: Settings) -> Iterator[None]:
-    """Inside, new layers have the precision of the settings."""
+    """Set the seed, and the precision of new layers, from the settings; restore the precision at the end."""
     keras.utils.set_random_seed(settings.seed)
     if settings.deterministic:
         tf.config.experimental.enable_op_determinism()
@@ -72,7 +72,7 @@ def _set_up(settings: Settings) -> Iterator[None]:
 
 
 def _train(settings: Settings, run: Path, folder: Path, resume: bool, save_seconds: float | None) -> Data:
-    """Train until RUN is there, but for the scores; of several workers the chief alone writes."""
+    """Train and write RUN, except for the scores. Of several workers, only the chief writes."""
     images = settings.load()
     if resume:
         images = _as_at_start(images, run, settings.source)
@@ -115,20 +115,23 @@ def _train(settings: Settings, run: Path, folder: Path, resume: bool, save_secon
 
 
 def _as_at_start(images: Data, run: Path, source: str) -> Data:
-    """The images in the splits that the training began with; RunError if some that it needs aren't there."""
+    """Return the images in the splits of the training run; raise a RunError if some are missing."""
     began = read_splits(run / unfinished.FOLDER)
     began = read_splits(run) if began is None else began
     if began is not None:
         missing = images.changes(began).missing
         if lost := missing["train"] + missing["validation"]:
             raise RunError(
-                f"{lost:,} of the {len(began['train']) + len(began['validation']):,} images that the training began "
-                f"with are missing from {source}, or have changed: put them back, or start again with --overwrite"
+                f"{lost:,} of the {len(began['train']) + len(began['validation']):,} images of this training run are "
+                f"missing from {source}, or have changed: restore them, or start again with --overwrite"
             )
         return in_splits_of_training(images, began)
-    count = unfinished.config_of(run)["training_images"]  # all that is known
+    count = unfinished.config_of(run)["training_images"]  # an older run has no list of its images
     if count != images.num_train:
-        raise RunError(f"{source} had {count:,} training images, and has {images.num_train:,} now")
+        raise RunError(
+            f"Expected the {count:,} training images of {source} that this run was started with. Received: "
+            f"{images.num_train:,}; start again with --overwrite"
+        )
     return images
 
 

@@ -24,20 +24,20 @@ from kvae.training import cluster, unfinished
 from kvae.training.settings import default_epochs
 from kvae.training.signals import Stopped, stoppable
 
-MAX_LINES = 20  # of the table that training prints
+MAX_LINES = 20  # lines of the table that training prints
 
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """What `fit` did.
+    """The result of `fit`.
 
     Attributes:
-        epochs: how many were trained, earlier ones of a resumed training run included.
-        seconds: of training steps alone, without validation.
-        images: that were trained on.
+        epochs: number of trained epochs, including those before a training run was resumed.
+        seconds: duration of the training steps, without validation.
+        images: number of images in these steps.
         kept_epoch: number of the epoch that is kept, from 1.
         kept_because: why it is kept.
-        missed: what the objective should have reached and hasn't, such as a target rate; None if there is nothing.
+        missed: goal of the objective that was not reached, such as a target rate; None if there is none.
         history: values of each epoch of this call, by name.
     """
 
@@ -65,10 +65,10 @@ def fit(
     save_seconds: float | None = None,
     verbose: bool = True,
 ) -> Trained:
-    """Train a model as `kvae train` does, and give it the weights of the best epoch.
+    """Train a model as `kvae train` does, and restore the weights of the best epoch.
 
-    Adam with a warm-up and a cosine decay of the learning rate, gradients clipped by their norm, many steps per call,
-    `kvae.callbacks.Rescue` for values that aren't finite, and `kvae.callbacks.BestEpoch`.
+    The training uses Adam with a warm-up and a cosine decay of the learning rate, gradients clipped by their norm, many
+    steps per call, `kvae.callbacks.Rescue` for values that aren't finite, and `kvae.callbacks.BestEpoch`.
 
     Args:
         model: a `kvae.VAE`, or another model of this package; it is compiled here.
@@ -80,16 +80,16 @@ def fit(
         patience: epochs without a better validation value after which training stops.
         seed: seed of the order of the images; None is that of `data`.
         xla: whether the training step is compiled with XLA.
-        folder: where the state is saved after every epoch, with `history.csv` and the best model in `model.keras`. A
-            call with the same folder resumes. None saves nothing.
-        save_seconds: seconds after which the state is saved within an epoch, too.
+        folder: folder for the state, which is saved after every epoch, with `history.csv` and the best model in
+            `model.keras`. A call with the same folder resumes. None saves nothing.
+        save_seconds: seconds between saves within an epoch.
         verbose: whether progress is printed.
 
     Returns:
-        What was done; the model has the weights of the epoch that is kept.
+        A summary of the training run. The model has the weights of the epoch that is kept.
 
     Raises:
-        ValueError: for a `patience` where the objective keeps the last epoch.
+        ValueError: for a `patience`, if the objective keeps the last epoch.
         RunError: if no epoch had finite validation values, or the state can't be saved.
         Stopped: after Ctrl-C or SIGTERM, when the state is saved.
 
@@ -107,7 +107,7 @@ def fit(
     steps = data.batches_per_epoch
     rate = LowerableRate(learning_rate_schedule(learning_rate, epochs * steps))
     optimizer = FusedAdam(rate, global_clipnorm=clip_norm, use_ema=bool(ema), ema_momentum=ema or 0.99, ema_warmup=True)
-    # Many steps in one call: the framework's overhead is paid once (benchmarks/training/fit.py).
+    # Many steps in one call share the framework's overhead (benchmarks/training/fit.py).
     model.compile(optimizer, jit_compile=xla or "auto", steps_per_execution=max(1, min(50, steps // 8)))
     with ExitStack() as stack:
         place = Path(folder or stack.enter_context(tempfile.TemporaryDirectory()))
@@ -115,9 +115,10 @@ def fit(
         trained = loop.run(save_seconds, folder is not None)
         if not trained.kept_epoch and not math.isfinite(loop.best.best):
             loop.resume.path.unlink(missing_ok=True)
+            precision = model.decoder.compute_dtype
             raise RunError(
                 f"No epoch had finite validation values. {loop.rescue.diagnosis or ''} Lower the learning rate (it was "
-                f"{learning_rate}), or use float32 (the precision was {model.decoder.compute_dtype})"
+                f"{learning_rate:g})" + ("" if precision == "float32" else f", or use float32 instead of {precision}")
             )
         if loop.rescue.diagnosis and verbose:
             print(f"\nStopped: {loop.rescue.diagnosis}.", flush=True)
@@ -127,7 +128,7 @@ def fit(
 
 
 class _Loop:
-    """One call of `fit`: its callbacks, and `Model.fit` on the rest of an epoch and on whole ones."""
+    """One call of `fit`: its callbacks, and `Model.fit` on the rest of an epoch and on whole epochs."""
 
     def __init__(
         self,
@@ -147,7 +148,7 @@ class _Loop:
         self.best = BestEpoch(folder / MODEL, patience)
 
     def run(self, save_seconds: float | None, is_kept: bool) -> Trained:
-        """Train to the end. `is_kept`: whether the folder outlives this call, so that stopping is saving."""
+        """Train to the end. `is_kept`: whether the folder outlives this call, so that a stopped run is saved."""
         history: dict[str, list[float]] = {}
         while True:  # twice, if the first is the rest of an epoch
             self.rescue = Rescue(self.rate)
@@ -158,14 +159,14 @@ class _Loop:
                 with stoppable(self.resume) if is_kept else ExitStack():
                     history = self._fit(counting)
             except UpToNextEpoch.Reached:
-                cluster.meet(tf.distribute.get_strategy())  # the chief has saved where all of them go on
+                cluster.meet(tf.distribute.get_strategy())  # the chief has saved the state from which all resume
                 continue
             except KeyboardInterrupt:
                 if not is_kept:
                     raise
                 raise Stopped(self._stopped()) from None
             except OSError as error:
-                raise RunError(self._without_room(error)) from error
+                raise RunError(self._not_saved(error)) from error
             break
         return Trained(
             self.progress.epochs, self.progress.seconds, self.progress.images,
@@ -173,13 +174,13 @@ class _Loop:
         )  # fmt: skip
 
     def _fit(self, counting: list[Any]) -> dict[str, list[float]]:
-        """`Model.fit` from where the state is."""
+        """Call `Model.fit` from the saved state on, and return its history."""
         resume, first, labels = self.resume, self.resume.epoch, self.model.condition_dim is not None
         is_chief = cluster.is_chief()
         if is_chief:
             unfinished.tidy(self.folder, first)
         callbacks = [
-            # All others see averages.
+            # First, so that the other callbacks see the averaged weights.
             *([keras.callbacks.SwapEMAWeights(swap_on_epoch=True)] if self.ema else []),
             *([keras.callbacks.CSVLogger(str(self.folder / HISTORY), append=True)] if is_chief else []),
             *counting,
@@ -187,7 +188,7 @@ class _Loop:
             *([UpToNextEpoch()] if resume.batch else []),
         ]
         batches = functools.partial(self.data.split, "train", shuffle=True, labels=labels, epoch=first, seed=self.seed)
-        batches = functools.partial(batches, skip=done_of(batches, resume.batch, self.data.counts_are_exact))
+        batches = functools.partial(batches, skip=batches_to_skip(batches, resume.batch, self.data.counts_are_exact))
         return self.model.fit(
             on_devices(batches, self.data.batch_size),
             validation_data=by_image(self.data.split("validation", labels=labels)),
@@ -200,12 +201,13 @@ class _Loop:
         steps = f" and {resume.batch} of {self.data.batches_per_epoch} steps" if resume.batch else ""
         return f"stopped; saved after {resume.epoch} epochs{steps}. Resume with: {self._resume_command}"
 
-    def _without_room(self, error: OSError) -> str:
-        said = f"The training run could not be saved ({error}). "
+    def _not_saved(self, error: OSError) -> str:
+        failure = f"The training run could not be saved ({error}). "
         if not self.resume.is_saved:
-            return said + "Make room, and start again"
-        return f"{said}The state after {self.resume.epoch} epochs is kept: make room, and resume with: " + (
-            self._resume_command
+            return f"{failure}Free some disk space, and start again"
+        return (
+            f"{failure}The state after {self.resume.epoch} epochs is kept: free some disk space, and resume with: "
+            f"{self._resume_command}"
         )
 
     @property
@@ -214,7 +216,7 @@ class _Loop:
 
 
 class Progress(keras.callbacks.Callback):
-    """A bar for the running epoch, a line for each that is done; counts the time that training itself takes."""
+    """A bar for the current epoch, a line for each finished epoch, and the duration of the training steps."""
 
     def __init__(self, images_per_epoch: int, batches: int, verbose: bool = True):
         super().__init__()
@@ -222,9 +224,9 @@ class Progress(keras.callbacks.Callback):
         self.images_per_epoch = images_per_epoch
         self.batches = batches
         self.headed = False
-        self.images = 0.0  # trained on, since the beginning
+        self.images = 0.0  # images in all training steps so far
         self.epochs = 0
-        self.seconds = 0.0  # training steps alone, without validation
+        self.seconds = 0.0  # duration of the training steps, without validation
 
     def on_train_begin(self, logs: Any = None) -> None:
         if self.headed or self.say is None:
@@ -262,7 +264,7 @@ class Progress(keras.callbacks.Callback):
 
 
 class UpToNextEpoch(keras.callbacks.Callback):
-    """Ends a `fit` that did the rest of an epoch when the next one begins, whose dataset is a whole one."""
+    """A callback that ends a `fit` on the rest of an epoch when the next epoch begins."""
 
     class Reached(Exception):
         pass
@@ -276,18 +278,18 @@ class UpToNextEpoch(keras.callbacks.Callback):
             raise UpToNextEpoch.Reached
 
 
-def done_of(batches: Callable[..., tf.data.Dataset], batch: int, is_exact: bool) -> int:
-    """How many batches of an epoch to leave out, so that one is left: damaged images may have made it shorter."""
+def batches_to_skip(batches: Callable[..., tf.data.Dataset], batch: int, is_exact: bool) -> int:
+    """Return how many batches of an epoch to skip, so that one is left: damaged images may have shortened the epoch."""
     while batch and not is_exact and next(iter(batches(skip=batch)), None) is None:
         batch -= 1
     return batch
 
 
 def on_devices(batches: Callable[..., tf.data.Dataset], batch_size: int) -> Any:
-    """Batches wait on the accelerator, where there is one, before they are needed; a worker gets its part of each."""
+    """Prefetch batches to the accelerator, if there is one. A worker gets its part of each batch."""
     strategy = tf.distribute.get_strategy()
     if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
-        cluster.meet(strategy)  # all of them have looked for a state by now
+        cluster.meet(strategy)  # after this, all workers have looked for a state
 
         def of_worker(context: tf.distribute.InputContext) -> tf.data.Dataset:
             dataset = batches(worker=(context.input_pipeline_id, context.num_input_pipelines))
@@ -302,16 +304,16 @@ def on_devices(batches: Callable[..., tf.data.Dataset], batch_size: int) -> Any:
 
 
 def by_image(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """Divided among workers, if there are several, image by image."""
+    """Divide a dataset among workers, if there are several, image by image."""
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
     return dataset.with_options(options)
 
 
 def learning_rate_schedule(peak: float, steps: int) -> keras.optimizers.schedules.LearningRateSchedule:
-    """Up in a straight line over the first tenth (500 steps at most), then down to zero along a cosine.
+    """Return a linear warm-up over the first tenth of the steps (500 at most) and a cosine decay to zero.
 
-    Without the way up, a large rate can collapse the posterior in the first hundred steps, for good.
+    Without the warm-up, a large rate can collapse the posterior for good in the first hundred steps.
     """
     warmup = max(1, min(500, steps // 10))
     return keras.optimizers.schedules.CosineDecay(

@@ -1,4 +1,4 @@
-"""The parts that settings name, and the model made of them."""
+"""The parts that settings name, and the model that is built from them."""
 
 import inspect
 from pathlib import Path
@@ -37,25 +37,25 @@ BODIES: dict[str, Any] = {
     "mlp": lambda: (networks.MLP((512, 256)), networks.MLP((256, 512))),
     "residual": lambda: (networks.ResidualDown(), networks.ResidualUp()),
 }
-SEEN_IMAGES = 1000  # training images that a recipe may look at
+SEEN_IMAGES = 1000  # training images passed to a recipe
 
 
 def model_of(settings: Settings, images: data.Data) -> VAE:
-    """The VAE that settings describe, for these images.
+    """Build the VAE that settings describe, for these images.
 
     Raises:
         RunError: if the settings contradict each other, or the data.
     """
     if settings.conditional and not images.has_labels:
-        raise RunError(f"A conditional VAE needs labels. Received: {images.name}, which has none")
+        raise RunError(f"A conditional VAE requires labels. Received: {images.name}, which has none")
     if settings.conditional and (bare := sorted(images.source.unlabelled)):
         raise RunError(
-            "A conditional VAE needs labels in every split: move the unlabelled images elsewhere. "
+            "A conditional VAE requires labels in every split: move the unlabelled images elsewhere. "
             f"Received: {images.name}, whose {' and '.join(bare)} split has none"
         )
     condition_dim = images.num_classes if settings.conditional else None
     if settings.recipe is None and settings.num_samples is not None:
-        raise RunError("--importance-samples is for a recipe: add --recipe iwae, or leave it out")
+        raise RunError("--importance-samples requires a recipe: add --recipe iwae, or leave it out")
     if settings.recipe is not None:
         model = _by_recipe(settings, images, condition_dim)
     else:
@@ -92,15 +92,15 @@ def _by_recipe(settings: Settings, images: data.Data, condition_dim: int | None)
         known["images"] = images.arrays("train", limit=SEEN_IMAGES)[0]
     for name, option in (("condition_dim", "--conditional"), ("num_samples", "--importance-samples")):
         if known[name] is not None and name not in wanted:
-            raise RunError(f"Recipe {settings.recipe} has no use for {option}")
+            raise RunError(f"Recipe {settings.recipe} doesn't use {option}: leave it out")
     return build(**{name: value for name, value in known.items() if name in wanted and value is not None})
 
 
 def _start_from(model: VAE, other: VAE, name: str) -> None:
-    """Give `model` the weights of `other`; RunError if they aren't of the same networks."""
+    """Copy the weights of `other` to `model`; raise a RunError if the networks differ."""
     for part in ("encoder", "decoder", "posterior", "likelihood", "prior"):
         mine, theirs = getattr(model, part), getattr(other, part)
         shapes = [[tuple(weight.shape) for weight in layer.weights] for layer in (mine, theirs)]
         if shapes[0] != shapes[1]:
-            raise RunError(f"Expected --from a run with the same {part} as this model. Received: {name}")
+            raise RunError(f"Expected --from to be a run with the same {part} as this model. Received: {name}")
         mine.set_weights(theirs.get_weights())

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 STEPS, MIN_EPOCHS, MAX_EPOCHS = 5_000, 10, 100
 
-# What can be chosen by name; `kvae.training.parts` has the part behind each.
+# Names of parts; `kvae.training.parts` maps them to objects.
 Likelihood = Literal[
     "auto", "bernoulli", "continuous-bernoulli", "normal", "normal-learned", "normal-optimal", "normal-pixel",
     "normal-low-rank", "laplace", "logistic", "logistic-mixture",
@@ -23,13 +23,13 @@ Network = Literal["conv", "mlp", "residual"]
 Binarize = Literal["none", "threshold", "stochastic"]
 Precision = Literal["float32", "bfloat16", "float16"]
 
-#: settings that a recipe decides
+#: settings that a recipe sets
 OF_RECIPES = frozenset({"beta", "warmup", "likelihood", "posterior", "prior", "network"})
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """The settings of one training run; what is None or "auto" is decided by the data (`for_data`).
+    """The settings of one training run. `for_data` replaces None and "auto" by values that fit the data.
 
     Attributes:
         source: "digits", "shapes", a name of TensorFlow Datasets, or a path; see `kvae.data.load`.
@@ -40,7 +40,7 @@ class Settings:
         latent_dim: number of latents (default 16, or the recipe's).
         seed: seed of the initialisation, the order and the noise.
         data_seed: seed for splitting, and for binarising the evaluation images.
-        data_dir: where TensorFlow Datasets keeps prepared sets.
+        data_dir: folder of prepared TensorFlow Datasets.
         batch_size: images in a step.
         learning_rate: peak learning rate (warm-up, then cosine decay).
         beta: weight of the rate.
@@ -50,7 +50,7 @@ class Settings:
         binarize: "none", "threshold", or "stochastic" (redrawn each epoch).
         size, grayscale, value_range, background, key: how images are read; see `kvae.data.load`.
         patience: epochs without a better validation value after which training stops.
-        precision: of the networks; densities stay float32.
+        precision: precision of the networks; densities stay float32.
         ema: momentum of averaged weights; 0 is none.
         xla: whether the training step is compiled with XLA.
         deterministic: whether only deterministic operations are used.
@@ -94,14 +94,14 @@ class Settings:
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Settings":
-        """The settings in a run's configuration."""
+        """Return the settings in a run's configuration."""
         config = with_data_seed(config)
         decided = OF_RECIPES if config["recipe"] is not None else frozenset()
         names = {field.name for field in dataclasses.fields(cls)} - decided
         return cls(**{name: config[name] for name in names & set(config)})
 
     def load(self) -> "Data":
-        """The data."""
+        """Load the data."""
         from kvae import data
 
         return data.load(
@@ -111,22 +111,22 @@ class Settings:
         )  # fmt: skip
 
     def with_recipe(self, given: set[str]) -> "Settings":
-        """These settings with the recipe's own, except for those that were `given` explicitly.
+        """Return these settings with those of the recipe, except where a setting was `given` explicitly.
 
         Raises:
-            RunError: for an unknown recipe, or a given setting that recipes decide.
+            RunError: for an unknown recipe, or a given setting that recipes set.
         """
         from kvae import recipes
 
         if self.recipe not in recipes.__all__:
             raise RunError(f"Expected --recipe to be one of {', '.join(recipes.__all__)}. Received: {self.recipe}")
         if fixed := given & OF_RECIPES:
-            raise RunError(f"--{min(fixed)} is decided by the recipe: leave it out, or leave out --recipe")
+            raise RunError(f"--{min(fixed)} is set by the recipe: leave it out, or leave out --recipe")
         settings = getattr(recipes, self.recipe).settings
         return dataclasses.replace(self, **{name: value for name, value in settings.items() if name not in given})
 
     def for_data(self, images: "Data") -> "Settings":
-        """These settings with every choice made that depends on the data."""
+        """Return these settings with the values that depend on the data filled in."""
         color = images.image_shape[-1] > 1
         data_dir = self.data_dir or os.environ.get("TFDS_DATA_DIR")
         return dataclasses.replace(
@@ -140,5 +140,5 @@ class Settings:
 
 
 def default_epochs(images: "Data") -> int:
-    """Epochs that make about 5,000 steps, 10 to 100."""
+    """Return the number of epochs for about 5,000 steps, between 10 and 100."""
     return max(MIN_EPOCHS, min(MAX_EPOCHS, round(STEPS / images.batches_per_epoch)))

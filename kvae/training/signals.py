@@ -1,4 +1,4 @@
-"""What Ctrl-C and SIGTERM do to a training run."""
+"""Handling of Ctrl-C and SIGTERM during a training run."""
 
 import contextlib
 import os
@@ -18,13 +18,13 @@ class Stopped(Exception):
 
 @contextlib.contextmanager
 def stoppable(resume: "Resume") -> Iterator[None]:
-    """Ctrl-C or SIGTERM has `resume` save after the step that is running; a second one stops at once."""
+    """Make `resume` save after the current step on Ctrl-C or SIGTERM; a second signal stops at once."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         if resume.interrupted:
             raise KeyboardInterrupt
         resume.interrupted = True
-        print("\nFinishing the step, and saving. Once more stops at once.", flush=True)
+        print("\nSaving after the current step. Press Ctrl-C again to stop at once.", flush=True)
 
     with stopped_by(stop), exit_at_second_signal():
         yield
@@ -32,10 +32,10 @@ def stoppable(resume: "Resume") -> Iterator[None]:
 
 @contextlib.contextmanager
 def exit_at_second_signal(patience: float = 1.0) -> Iterator[None]:
-    """Ends the process at the second Ctrl-C or SIGTERM, also while a long call keeps Python from handling the first.
+    """End the process at the second Ctrl-C or SIGTERM, even while a long call keeps Python from handling the first.
 
-    Python handles signals between two calls, and several of them as one; what the operating system delivers is told to
-    a pipe at once, which a thread reads. Python has `patience` seconds to stop by itself.
+    Python handles signals between two calls, and handles several as one. The operating system writes each signal to a
+    pipe at once, and a thread reads it. Python has `patience` seconds to stop by itself.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -64,7 +64,7 @@ def exit_at_second_signal(patience: float = 1.0) -> Iterator[None]:
 
 @contextlib.contextmanager
 def stopped_by(stop: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """`stop` is what Ctrl-C and SIGTERM call, also where a shell has told its background jobs to ignore the former."""
+    """Call `stop` on Ctrl-C and SIGTERM, even if the shell makes its background jobs ignore Ctrl-C."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -73,4 +73,4 @@ def stopped_by(stop: Callable[[int, FrameType | None], None]) -> Iterator[None]:
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: it isn't Python's
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not set from Python

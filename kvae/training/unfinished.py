@@ -1,7 +1,7 @@
-"""A training that isn't finished: where it waits, who holds it, and how it becomes a RUN.
+"""An unfinished training run: its folder, its lock, and how it replaces a RUN.
 
-While it trains, everything is in RUN/training, and what else is in RUN stays as it is. That folder is still there when
-a training was stopped or killed; `kvae train --resume RUN` takes it up.
+While a model is trained, everything is in RUN/training, and the rest of RUN stays as it is. A training run that was
+stopped or killed leaves this folder; `kvae train --resume RUN` resumes it.
 """
 
 import contextlib
@@ -16,18 +16,21 @@ from kvae.files import atomic_file
 from kvae.run import CONFIG, HISTORY, METRICS, MODEL, SPLITS, RunError
 
 FOLDER, LOCK, STATE = "training", "lock", "state.npz"
-SAVE_SECONDS = 300.0  # after which the state is saved within an epoch, too
-MOVED = (HISTORY, MODEL, SPLITS, METRICS, CONFIG)  # into the run folder, when the training run is finished
+SAVE_SECONDS = 300.0  # between saves within an epoch
+MOVED = (HISTORY, MODEL, SPLITS, METRICS, CONFIG)  # moved to the run folder when the training run is finished
 
 
 def exists(run: Path) -> bool:
-    """Whether an unfinished training run is in the folder."""
+    """Return whether an unfinished training run is in the folder."""
     return (run / FOLDER / STATE).is_file()
 
 
 @contextlib.contextmanager
 def locked(run: Path) -> Iterator[Path]:
-    """RUN/training, for this process alone; RunError if another has it. One that holds no state is removed."""
+    """Lock RUN/training for this process; raise a RunError if another one holds it.
+
+    The folder is removed at the end if it holds no state.
+    """
     from filelock import FileLock, Timeout
 
     folder = run / FOLDER
@@ -37,7 +40,7 @@ def locked(run: Path) -> Iterator[Path]:
         try:
             lock.acquire(blocking=False)
         except FileNotFoundError:
-            continue  # who held it has just removed the folder
+            continue  # the process that held the lock has just removed the folder
         except Timeout as error:
             raise RunError(
                 f"{run} is being trained by another process: wait for it, stop it, or choose another --out"
@@ -50,20 +53,20 @@ def locked(run: Path) -> Iterator[Path]:
     finally:
         if not exists(run):
             shutil.rmtree(folder, ignore_errors=True)
-            with contextlib.suppress(OSError):  # it isn't empty: a run that was there before
+            with contextlib.suppress(OSError):  # not empty: an earlier run
                 run.rmdir()
         lock.release()
 
 
 def clear(folder: Path) -> None:
-    """Remove what an earlier training left."""
+    """Remove the files of an earlier training run."""
     for path in folder.iterdir():
         if path.name != LOCK:
             _remove(path)
 
 
 def tidy(folder: Path, epoch: int) -> None:
-    """What a killed process left half done: temporary folders, and lines of epochs that are to be done again."""
+    """Remove what a killed process left: temporary folders, and history lines of epochs that will be repeated."""
     for path in folder.glob(".*"):
         _remove(path)
     history = folder / HISTORY
@@ -75,7 +78,7 @@ def tidy(folder: Path, epoch: int) -> None:
 
 
 def finish(run: Path, folder: Path) -> None:
-    """RUN becomes what was trained; what was there goes. Done again after a kill, it comes to the same."""
+    """Replace the content of RUN by the trained run. Repeating it after a kill gives the same result."""
     for path in run.iterdir():
         if path.name != FOLDER and (path.name not in MOVED or (folder / path.name).exists()):
             _remove(path)
@@ -86,7 +89,7 @@ def finish(run: Path, folder: Path) -> None:
 
 
 def config_of(run: Path) -> dict[str, Any]:
-    """The configuration that an unfinished training began with."""
+    """Return the configuration of an unfinished training run."""
     path = run / FOLDER / CONFIG
     path = path if path.is_file() else run / CONFIG
     try:
@@ -94,7 +97,8 @@ def config_of(run: Path) -> dict[str, Any]:
         return {**config, "size": tuple(config["size"]) if isinstance(config["size"], list) else config["size"]}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(
-            f"Expected the configuration that `kvae train` wrote. Received: {path} ({error}). --overwrite begins anew"
+            f"Expected the configuration that `kvae train` wrote. Received: {path} ({error}). Pass --overwrite to "
+            "restart from the beginning"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""The folder of prepared TensorFlow Datasets, where there is one."""
+"""The folder of prepared TensorFlow Datasets, if there is one."""
 
 import os
 from pathlib import Path
@@ -10,5 +10,5 @@ import pytest
 def tfds_dir() -> str:
     folder = os.environ.get("TFDS_DATA_DIR", "")
     if not (Path(folder) / "mnist").is_dir():
-        pytest.skip("TFDS_DATA_DIR names no folder with a prepared mnist")
+        pytest.skip("TFDS_DATA_DIR is not a folder with a prepared mnist")
     return folder

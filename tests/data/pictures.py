@@ -1,4 +1,4 @@
-"""Images whose identity can be read back from their pixels, and folders of them."""
+"""Images that are identified by their pixels, and folders of them."""
 
 from pathlib import Path
 
@@ -8,20 +8,20 @@ from PIL import Image, ImageDraw
 
 
 def numbered(count: int, height: int = 9, width: int = 10, channels: int = 1) -> np.ndarray:
-    """(N, H, W, C) uint8 images; image i holds i in its first two pixels and a fixed pattern elsewhere."""
+    """Return (N, H, W, C) uint8 images: image i has i in its first two pixels and a fixed pattern elsewhere."""
     images = np.random.default_rng(0).integers(0, 256, (count, height, width, channels), np.uint8)
     images[:, 0, 0, 0], images[:, 0, 1, 0] = np.divmod(np.arange(count), 256)
     return images
 
 
 def numbers(x: np.ndarray) -> list[int]:
-    """The numbers of images made by `numbered`, as they come out of a pipeline."""
+    """Return the numbers of images made by `numbered`, as returned by a pipeline."""
     pixels = np.rint(np.asarray(x)[:, 0, :2, 0] * 255).astype(int)
     return list(pixels[:, 0] * 256 + pixels[:, 1])
 
 
 def write_images(root: Path, images: np.ndarray, suffix: str = ".png") -> list[Path]:
-    """Image files 0000.png, 0001.png, ... in a folder."""
+    """Write image files 0000.png, 0001.png, ... into a folder."""
     root.mkdir(parents=True, exist_ok=True)
     paths = [root / f"{i:04d}{suffix}" for i in range(len(images))]
     for path, image in zip(paths, images):
@@ -30,7 +30,7 @@ def write_images(root: Path, images: np.ndarray, suffix: str = ".png") -> list[P
 
 
 def write_examples(path: Path, contents: list[bytes], labels: list[int] | None = None) -> None:
-    """A TFRecord file of encoded images."""
+    """Write a TFRecord file of encoded images."""
     with tf.io.TFRecordWriter(str(path)) as writer:
         for i, content in enumerate(contents):
             features = {"image/encoded": _bytes(content)}
@@ -42,7 +42,7 @@ def write_examples(path: Path, contents: list[bytes], labels: list[int] | None =
 def write_records(
     root: Path, images: np.ndarray, files: int = 1, labels: bool = True, name: str = "part", encode=tf.io.encode_png
 ) -> list[Path]:
-    """TFRecord files of images, as PNG; image i has label i % 4, and file k the k-th stretch of them."""
+    """Write TFRecord files of PNG images; image i has label i % 4, and file k has the k-th part of the images."""
     root.mkdir(parents=True, exist_ok=True)
     paths = [root / f"{name}-{k}.tfrecord" for k in range(files)]
     for path, rows in zip(paths, np.array_split(np.arange(len(images)), files)):
@@ -55,7 +55,7 @@ def _bytes(content: bytes) -> tf.train.Feature:
 
 
 def write_defects(root: Path, side: int = 16, train: int = 24, test: int = 6) -> None:
-    """Discs of several places and shades, as MVTec AD has its objects: good ones, and some with a hole or a scratch."""
+    """Write discs of several positions and shades in the layout of MVTec AD: some have a hole or a scratch."""
     rng = np.random.default_rng(0)
 
     def disc() -> Image.Image:
@@ -86,5 +86,5 @@ def write_defects(root: Path, side: int = 16, train: int = 24, test: int = 6) ->
 
 
 def truncate(path: Path) -> None:
-    """Cut a file in its pixels: the header stays readable."""
+    """Truncate a file within its pixels; the header stays readable."""
     path.write_bytes(path.read_bytes()[:-60])

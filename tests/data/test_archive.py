@@ -1,4 +1,4 @@
-"""`.npz` files: which entries are taken, by their names, and that no other is read."""
+"""`.npz` files: the entries that are read, selected by their names; no other entry is read."""
 
 import re
 
@@ -13,7 +13,7 @@ from .pictures import numbered, numbers
 IMAGES = numbered(40)
 LABELS = np.arange(40) % 2
 
-#: the keys and how many rows each has; how many images are in the splits; whether there are labels
+#: number of rows of each key; number of images in the splits; whether there are labels
 KEYS = {
     "x_train": ({"x_train": 20, "y_train": 20, "x_test": 10, "y_test": 10}, (18, 2, 10), True),
     "without labels": ({"x_train": 20, "x_test": 10}, (18, 2, 10), False),
@@ -52,7 +52,7 @@ def is_label(key):
 
 
 @pytest.mark.parametrize("case", KEYS)
-def test_splits_and_labels_are_where_the_names_say(tmp_path, case):
+def test_splits_and_labels_are_found_by_name(tmp_path, case):
     keys, counts, labels = KEYS[case]
     np.savez_compressed(tmp_path / "set.npz", **{k: (LABELS if is_label(k) else IMAGES)[:n] for k, n in keys.items()})
     data = kvae.data.load(tmp_path / "set.npz")
@@ -65,14 +65,14 @@ def test_splits_and_labels_are_where_the_names_say(tmp_path, case):
 
 
 class Explosive:
-    """Whoever unpickles it fails."""
+    """Raises when it is unpickled."""
 
     def __reduce__(self):
         return (exec, ("raise SystemExit('unpickled')",))
 
 
 def test_dsprites(tmp_path):
-    """As it is published, but for its size: what is not needed isn't read, and nothing is unpickled."""
+    """The published layout with fewer images: unused entries are not read, and nothing is unpickled."""
     binary = np.random.default_rng(0).integers(0, 2, (50, 64, 64), np.uint8)
     factors = np.random.default_rng(1).integers(0, 3, (50, 6))
     np.savez_compressed(
@@ -98,30 +98,30 @@ def test_medmnist_with_one_label_each(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("labels", "said"),
+    ("labels", "problem"),
     [
-        (np.zeros((40, 14), int), r"for labels \(40, 14\) int64 are several for each image"),
-        (np.eye(40), r"for labels \(40, 40\) float64 are several for each image"),
-        (np.linspace(0, 1, 40), r"for labels \(40,\) float64 are no classes"),
-        (np.array([{}] * 40, object), r"for labels \(40,\) object are no classes"),
-        (np.zeros((40, 2, 2)), r"for labels \(40, 2, 2\) float64 are no classes"),
+        (np.zeros((40, 14), int), r"labels \(40, 14\) int64 has several labels per image"),
+        (np.eye(40), r"labels \(40, 40\) float64 has several labels per image"),
+        (np.linspace(0, 1, 40), r"labels \(40,\) float64 is not one class per image"),
+        (np.array([{}] * 40, object), r"labels \(40,\) object is not one class per image"),
+        (np.zeros((40, 2, 2)), r"labels \(40, 2, 2\) float64 is not one class per image"),
     ],
 )
-def test_labels_that_are_none_are_left_out_with_a_word(tmp_path, labels, said):
+def test_invalid_labels_are_left_out_with_a_warning(tmp_path, labels, problem):
     np.savez(tmp_path / "a.npz", images=IMAGES, labels=labels)
-    with pytest.warns(DataWarning, match=f"a.npz: taken without labels, {said}"):
+    with pytest.warns(DataWarning, match=f"a.npz: labels left out, because {problem}"):
         data = kvae.data.load(tmp_path / "a.npz")
     assert not data.has_labels
     assert data.num_train == 32
 
 
-def test_labels_without_those_of_the_training_images_are_left_out_with_a_word(tmp_path):
+def test_labels_without_training_labels_are_left_out_with_a_warning(tmp_path):
     np.savez(tmp_path / "a.npz", x_train=IMAGES[:30], x_test=IMAGES[30:], y_test=LABELS[30:])
-    with pytest.warns(DataWarning, match="a: taken without labels, for the training images have none"):
+    with pytest.warns(DataWarning, match="a: labels left out, because the training images have none"):
         assert not kvae.data.load(tmp_path / "a.npz").has_labels
 
 
-def test_a_key_names_another_entry(tmp_path):
+def test_key_selects_another_entry(tmp_path):
     small = numbered(40, 8, 8)
     np.savez(tmp_path / "a.npz", x_train=IMAGES, y_train=LABELS, small=small, y=LABELS)
     data = kvae.data.load(tmp_path / "a.npz", key="small")
@@ -139,9 +139,9 @@ NOTHING = {"weights": np.zeros(3), "bias": np.zeros(3)}
         (
             NOTHING,
             {},
-            r"key= \(--key on the command\) names another\. Received: bias \(3,\) float64, weights \(3,\) float64",
+            r"with key= \(--key on the command line\)\. Received: bias \(3,\) float64, weights \(3,\) float64",
         ),
-        (NOTHING, {"key": "images"}, r"Received: 'images', of bias \(3,\) float64, weights"),
+        (NOTHING, {"key": "images"}, r"of the file \(bias \(3,\) float64, weights .*\)\. Received: 'images'"),
         (NOTHING, {"key": "bias"}, r"expected an array \(N, H, W\).*Received: shape \(3,\)"),
         ({"a": IMAGES, "b": IMAGES}, {}, r"Received: a \(40, 9, 10, 1\) uint8, b \(40, 9, 10, 1\) uint8"),
         ({"x_test": IMAGES, "y_test": LABELS, "b": IMAGES}, {}, "expected arrays x_train"),
@@ -150,7 +150,7 @@ NOTHING = {"weights": np.zeros(3), "bias": np.zeros(3)}
         ({"images": np.array([{}, {}], object)}, {}, "expected a readable array of numbers. Received: Object arrays"),
     ],
 )
-def test_refusals(tmp_path, entries, options, message):
+def test_invalid_files_are_refused(tmp_path, entries, options, message):
     np.savez(tmp_path / "a.npz", **entries)
     with pytest.raises(DataError, match=message) as caught:
         kvae.data.load(tmp_path / "a.npz", **options)
@@ -158,6 +158,6 @@ def test_refusals(tmp_path, entries, options, message):
 
 
 @pytest.mark.parametrize("source", ["digits", IMAGES, "./faces", "a.npy"])
-def test_a_key_is_for_npz_files(source):
-    with pytest.raises(DataError, match=r"'key' is for an \.npz file\. Received: key='images' for"):
+def test_key_requires_an_npz_file(source):
+    with pytest.raises(DataError, match=r"'key' requires an \.npz file\. Received: key='images' for"):
         kvae.data.load(source, key="images")

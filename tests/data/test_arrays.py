@@ -1,4 +1,4 @@
-"""Arrays and array files: what is taken, what is refused and why."""
+"""Arrays and array files: valid and refused ones."""
 
 import re
 
@@ -27,7 +27,7 @@ IMAGES = numbered(40)
         (np.asfortranarray(IMAGES), (9, 10, 1)),
     ],
 )
-def test_values_come_out_in_the_unit_interval(images, shape):
+def test_values_are_scaled_to_the_unit_interval(images, shape):
     data = kvae.data.load(images)
     assert data.image_shape == shape
     x = np.concatenate([data.arrays(name)[0] for name in ("train", "validation", "test")])
@@ -61,29 +61,29 @@ def floats(value):
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        (np.zeros((4, 64)), "reshape flat ones. Received: shape (4, 64)"),
+        (np.zeros((4, 64)), "reshape flat images. Received: shape (4, 64)"),
         (np.zeros((0, 8, 8)), "expected at least one image. Received: shape (0, 8, 8)"),
         (np.zeros((4, 8, 8, 0)), "Received: images of shape (8, 8, 0)"),
-        (np.zeros((4, 13, 64, 64)), "np.moveaxis(images, 1, -1). Received: images of shape (13, 64, 64)"),
-        (np.zeros((4, 5, 32, 48)), "np.moveaxis(images, 1, -1). Received: images of shape (5, 32, 48)"),
-        (np.zeros((4, 3, 32, 32)), "np.moveaxis(images, 1, -1). Received: images of shape (3, 32, 32)"),
+        (np.zeros((4, 13, 64, 64)), "for channels-first arrays. Received: images of shape (13, 64, 64)"),
+        (np.zeros((4, 5, 32, 48)), "for channels-first arrays. Received: images of shape (5, 32, 48)"),
+        (np.zeros((4, 3, 32, 32)), "for channels-first arrays. Received: images of shape (3, 32, 32)"),
         (np.zeros((4, 7, 8)), "at least 8x8"),
         (np.zeros((28, 28, 3)), "enlarge them with size=. Received: images of shape (28, 3, 1)"),
-        (floats(np.nan), "expected finite values; repair or drop them. Received: 2 NaN or infinite"),
+        (floats(np.nan), "expected finite values; repair or drop the images. Received: 2 NaN or infinite"),
         (floats(np.inf), "Received: 2 NaN or infinite"),
         (
             np.full((4, 8, 8), 256),
             "expected 64-bit training images with more than one value, or value_range=(LOW, HIGH) ",
         ),
-        (np.full((4, 8, 8), -1), "Received: -1 everywhere"),
+        (np.full((4, 8, 8), -1), "Received: -1 for all pixels"),
         (np.full((4, 8, 8), "a"), "expected numbers"),
         (np.zeros((4, 8, 8), complex), "Received: dtype complex128"),
-        (np.array([np.zeros((8, 8)), None], object), "put them in a folder. Received: dtype object"),
+        (np.array([np.zeros((8, 8)), None], object), "into a folder instead of an array. Received: dtype object"),
         (np.zeros((1, 8, 8)), "(at least 3). Received: 1 image"),
         (np.zeros((2, 8, 8)), "Received: 2 images"),
         ((IMAGES, np.zeros(39)), "expected as many labels as images. Received: 39 for 40 images"),
-        ((IMAGES, np.eye(40)), "take np.argmax(labels, -1) of one-hot ones. Received: shape (40, 40)"),
-        ((IMAGES, np.full(40, 0.5)), "integers or strings. Received: dtype float64"),
+        ((IMAGES, np.eye(40)), "use np.argmax(labels, -1) for one-hot labels. Received: shape (40, 40)"),
+        ((IMAGES, np.full(40, 0.5)), "expected integer or string labels. Received: dtype float64"),
         ((IMAGES, None, None), "Expected a pair (images, labels). Received: tuple of 3"),
         (42, "must be a name, a path, an array or a pair (images, labels). Received: int"),
         ("no/such/folder", "no such file or folder. Received: no/such/folder"),
@@ -91,7 +91,7 @@ def floats(value):
         ("./faces", "no such file or folder"),
     ],
 )
-def test_refusals(source, message):
+def test_invalid_sources_are_refused(source, message):
     with pytest.raises(kvae.data.DataError, match=re.escape(message)) as caught:
         kvae.data.load(source)
     assert "\n" not in str(caught.value)
@@ -112,13 +112,13 @@ def test_refusals(source, message):
         ({"test_fraction": 0.5, "validation_fraction": 0.5}, "must add up to less than 1"),
     ],
 )
-def test_refused_options(options, message):
+def test_invalid_options_are_refused(options, message):
     with pytest.raises(kvae.data.DataError, match=re.escape(message)):
         kvae.data.load(IMAGES, **options)
 
 
 @pytest.mark.parametrize("content", ["object", "cut npy", "cut npz", "text", "empty"])
-def test_broken_files(tmp_path, content):
+def test_damaged_files_are_refused(tmp_path, content):
     path = tmp_path / ("a.npz" if content == "cut npz" else "a.npy")
     if content == "object":
         np.save(path, np.array([{}, {}], object), allow_pickle=True)
@@ -134,7 +134,7 @@ def test_broken_files(tmp_path, content):
         kvae.data.load(path)
 
 
-def test_files_that_hold_something_else(tmp_path):
+def test_other_files_are_refused(tmp_path):
     np.savez(tmp_path / "b.npz", x_train=IMAGES, x_test=IMAGES[:, :8])
     with pytest.raises(kvae.data.DataError, match="same image shape and type in every split"):
         kvae.data.load(tmp_path / "b.npz")

@@ -1,4 +1,4 @@
-"""Binary images: thresholded, drawn afresh for training, drawn once for evaluation."""
+"""Binary images: thresholded, redrawn for training, drawn once for evaluation."""
 
 import numpy as np
 import pytest
@@ -20,12 +20,12 @@ def test_threshold():
     np.testing.assert_array_equal(x[0, ..., 0], (GREY[0] >= 128).astype(np.float32))  # 127.5 / 255 = 0.5
 
 
-def test_data_say_how_they_became_binary():
-    said = {name: kvae.data.load(GREY, binarize=name, seed=3).binarisation for name in BINARIZE}
-    assert said == {"none": None, "threshold": "thresholded at 0.5", "stochastic": "stochastic, seed 3"}
+def test_binarisation_is_described():
+    found = {name: kvae.data.load(GREY, binarize=name, seed=3).binarisation for name in BINARIZE}
+    assert found == {"none": None, "threshold": "thresholded at 0.5", "stochastic": "stochastic, seed 3"}
 
 
-def test_training_draws_are_fresh_and_follow_the_pixel():
+def test_training_draws_are_redrawn_with_the_probability_of_the_pixel():
     data = kvae.data.load(GREY, binarize="stochastic", validation_fraction=0, test_fraction=0.1)
     train = data.train
     passes = [collect(train) for _ in range(2)]
@@ -40,7 +40,7 @@ def test_training_draws_are_fresh_and_follow_the_pixel():
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-def test_evaluation_draws_are_fixed_whatever_the_batch_size_and_limit(tmp_path, streamed):
+def test_evaluation_draws_do_not_depend_on_batch_size_and_limit(tmp_path, streamed):
     images = numbered(500)
     write_images(tmp_path, images)
     cache_bytes = 0 if streamed else 1 << 30
@@ -61,7 +61,7 @@ def test_evaluation_draws_are_fixed_whatever_the_batch_size_and_limit(tmp_path, 
     assert not np.array_equal(other, everything)
 
 
-def test_splits_have_draws_of_their_own():
+def test_splits_have_different_draws():
     same = np.full((60, 8, 8), 128, np.uint8)
     data = kvae.data.load(same, binarize="stochastic", validation_fraction=0.3, test_fraction=0.3)
     draws = [data.arrays(name, limit=18)[0] for name in ("train", "validation", "test")]
@@ -75,7 +75,7 @@ def test_zero_one_integers_are_zero_and_one():
     assert set(np.unique(x)) == {0.0, 1.0}
     resized = kvae.data.load(images, size=16).arrays("train")[0]
     assert resized.max() == 1
-    assert len(np.unique(resized)) > 100  # edges between black and white
+    assert len(np.unique(resized)) > 100  # grey levels at edges
 
 
 def test_binarized_mnist_is_zero_and_one(tfds_dir):
@@ -85,4 +85,4 @@ def test_binarized_mnist_is_zero_and_one(tfds_dir):
     assert data.binarisation == "fixed binarisation of Larochelle & Murray"
     x = data.arrays("test")[0]
     assert set(np.unique(x)) == {0.0, 1.0}
-    assert abs(x.mean() - 0.1325) < 1e-4  # the mean pixel published with the set
+    assert abs(x.mean() - 0.1325) < 1e-4  # the published mean pixel

@@ -1,4 +1,4 @@
-"""Splits that are found again when a source has changed, whatever its kind."""
+"""Splits are recovered after a source has changed, for every kind of source."""
 
 import itertools
 import shutil
@@ -30,14 +30,14 @@ def write_npz(root, which):
 
 
 def write_parts(root, which):
-    """An .npz file with splits of its own: from 80 to 99 they are for the test."""
+    """Write an .npz file with its own splits: images 80 to 99 are the test split."""
     parts = {"train": [i for i in which if not 80 <= i < 100], "test": [i for i in which if 80 <= i < 100]}
     np.savez(root / "a.npz", **{f"x_{name}": IMAGES[part] for name, part in parts.items()})
     return root / "a.npz"
 
 
 def write_folder(root, which):
-    """Files are numbered one after the other: where one is taken out, all after it have another name."""
+    """Write consecutively numbered files: if one is removed, all later ones have another name."""
     write_images(root, IMAGES[which])
     return root
 
@@ -53,7 +53,7 @@ def write_shards(root, which):
     return root
 
 
-#: how images are written, and what `load` is told
+#: how images are written, and options of `load`
 KINDS = {
     "npy": (write_npy, {}),
     "npz": (write_npz, {}),
@@ -73,8 +73,8 @@ CHANGES = {
     "shrunk": [i for i in BEFORE if i % 7],
     "replaced": [i + 100 if i % 10 == 0 else i for i in BEFORE],
     "in another order": BEFORE[::-1],
-    "copies of what was there": [*BEFORE, *BEFORE[::5]],
-    "all of it": [*range(100, 130), *(i for i in BEFORE[::-1] if i % 7), *range(50)],
+    "copies": [*BEFORE, *BEFORE[::5]],
+    "all changes": [*range(100, 130), *(i for i in BEFORE[::-1] if i % 7), *range(50)],
 }
 
 
@@ -89,13 +89,13 @@ def found(data, names=SPLITS):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_splits_are_those_of_before(tmp_path, kind):
+def test_splits_are_recovered(tmp_path, kind):
     write, options = KINDS[kind]
     data = load(write, tmp_path / "data", BEFORE, {**options, "seed": 3})
     fingerprint, before = data.fingerprint(), found(data)
     assert sorted(itertools.chain(*before.values())) == BEFORE
     for change, which in CHANGES.items():
-        again = load(write, tmp_path / "data", which, {**options, "seed": 4})  # which cuts another way
+        again = load(write, tmp_path / "data", which, {**options, "seed": 4})  # which splits differently
         changes, again = again.changes(fingerprint), again.with_splits(fingerprint)
         here = {name: np.isin(part, which) for name, part in before.items()}
         new = sorted(set(which) - set(BEFORE))
@@ -111,7 +111,7 @@ def test_the_splits_are_those_of_before(tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", ["npz", "folder, streamed", "records"])
-def test_a_training_goes_on_with_the_same_batches(tmp_path, kind):
+def test_resumed_training_has_the_same_batches(tmp_path, kind):
     write, options = KINDS[kind]
     data = load(write, tmp_path / "data", BEFORE, options)
     fingerprint, batch = data.fingerprint(), numbers(next(iter(data.split("train", shuffle=True, epoch=2))))
@@ -119,13 +119,13 @@ def test_a_training_goes_on_with_the_same_batches(tmp_path, kind):
     assert numbers(next(iter(again.split("train", shuffle=True, epoch=2)))) == batch
 
 
-def test_images_that_move_between_the_arrays_of_a_file(tmp_path):
+def test_images_may_move_between_the_arrays_of_a_file(tmp_path):
     data = load(write_parts, tmp_path / "data", BEFORE, {})
     np.savez(tmp_path / "b.npz", x_train=IMAGES[50:90], x_test=np.concatenate([IMAGES[:50], IMAGES[90:110]]))
     again = kvae.data.load(tmp_path / "b.npz").with_splits(data.fingerprint())
     assert found(again) == found(data)
     assert found(again, ["new"])["new"] == list(range(100, 110))
-    with pytest.raises(DataError, match="the new split is empty; there are no images besides"):
+    with pytest.raises(DataError, match="the new split is empty; all images are in the saved splits"):
         data.arrays("new")
 
 
@@ -139,17 +139,17 @@ def test_other_images_are_refused(tmp_path, kind):
         data.with_splits(fingerprint)
 
 
-def test_a_split_that_is_gone(tmp_path):
+def test_a_missing_split_is_refused(tmp_path):
     data = kvae.data.load(IMAGES[:100])
     test = found(data, ["test"])["test"]
     rest = [i for i in BEFORE if i not in test]
     again = kvae.data.load(IMAGES[rest]).with_splits(data.fingerprint())
     assert found(again, ["train"]) == found(data, ["train"])
-    with pytest.raises(DataError, match="the test split is empty; none of its images is there any more"):
+    with pytest.raises(DataError, match="the test split is empty; all its images are missing"):
         again.arrays("test")
 
 
-def test_prepared_sets_are_known_by_version(tmp_path):
+def test_prepared_datasets_are_identified_by_version(tmp_path):
     features = {"image": tfds.features.Image(shape=(9, 10, 1))}
     for folder, count in (("a", 100), ("b", 100), ("c", 120)):
         write_set(tmp_path / folder, "mine", features, IMAGES[:count])
@@ -164,7 +164,7 @@ def test_prepared_sets_are_known_by_version(tmp_path):
     assert set(whole.fingerprint()["train"]) == {key for keys in a.fingerprint().values() for key in keys}
 
 
-def test_keys_are_of_all_that_is_in_an_image(tmp_path):
+def test_keys_depend_on_the_whole_content(tmp_path):
     content = np.random.default_rng(0).integers(0, 256, 10 * BLOCK, np.uint8)
     for name, change in {"a": None, "b": None, "first": 0, "middle": 5 * BLOCK, "last": 10 * BLOCK - 1}.items():
         bytes_ = content.copy()

@@ -1,4 +1,4 @@
-"""What every source promises: shape, type, range, every image in one split, determinism under the seed."""
+"""The contract of every source: shape, type, range, every image in one split, determinism under the seed."""
 
 import itertools
 
@@ -65,7 +65,7 @@ def test_every_source_keeps_the_contract(case):
         assert dataset.element_spec == tf.TensorSpec((None, *data.image_shape), tf.float32)
         x = first(dataset)
         assert x.dtype == np.float32
-        assert x.min() == 0  # all these images have black and white, or nearly white, pixels
+        assert x.min() == 0  # all these images have black and nearly white pixels
         assert 0.9 < x.max() <= 1
     if data.counts_are_exact:
         assert data.train.cardinality() == data.batches_per_epoch
@@ -74,7 +74,7 @@ def test_every_source_keeps_the_contract(case):
 @pytest.mark.parametrize(
     "case", ["digits", "shapes", "uint8", "folder streamed", "records streamed", "tfds streamed"], indirect=True
 )
-def test_every_kind_is_deterministic_and_changes_between_passes(case):
+def test_passes_are_deterministic_and_differ(case):
     source, options, _ = case
     one, two, other = (kvae.data.load(source, seed=seed, **options) for seed in (3, 3, 4))
     train, again = one.train, two.train
@@ -89,7 +89,7 @@ def test_every_kind_is_deterministic_and_changes_between_passes(case):
     np.testing.assert_array_equal(one.arrays("test", limit=20)[0], first(two.test, 2)[:20])
 
 
-def test_another_seed_of_the_order_is_of_the_same_images():
+def test_the_seed_of_the_order_does_not_change_the_images():
     data = kvae.data.load("digits", binarize="stochastic", batch_size=2000)
     orders = [first(data.split("train", shuffle=True, seed=seed)) for seed in (0, 0, 1)]
     np.testing.assert_array_equal(*orders[:2])

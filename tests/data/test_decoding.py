@@ -1,4 +1,4 @@
-"""Image files that are transparent, large or damaged: which pixels come out, and what is said."""
+"""Image files that are transparent, large or damaged: pixels and messages."""
 
 import io
 import logging
@@ -32,7 +32,7 @@ RAMP = np.arange(SIZE * SIZE, dtype=np.uint8).reshape(SIZE, SIZE)
 
 
 def raw_png(depth, colour, rows, palette=b"", transparent=b""):
-    """A PNG by hand: of depths and transparent colours that Pillow can't write."""
+    """Return a PNG of any depth and transparent colour, including those that Pillow can't write."""
 
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -59,17 +59,17 @@ def grey_alpha(i):
 
 
 def palette(i):
-    """Three colours: index 0 has alpha 0, 1 has 128, 2 has 255."""
+    """Return an image of three colours: index 0 has alpha 0, 1 has 128, 2 has 255."""
     image = Image.fromarray(np.digitize(MASKS[i], [1, 200]).astype(np.uint8)).convert("P")
     image.putpalette([10, 20, 30, 200, 0, 100, 7, 8, 9])
     return image
 
 
-def laid(colour, alpha, ground):
-    """The formula, in float64."""
+def composite(colour, alpha, background):
+    """Compute the formula in float64."""
     alpha = np.asarray(alpha, float)[..., np.newaxis] / 255
     colour = np.asarray(colour, float).reshape(*alpha.shape[:2], -1)
-    return colour * alpha + np.asarray(ground, float) * (1 - alpha)
+    return colour * alpha + np.asarray(background, float) * (1 - alpha)
 
 
 COLOURS = np.array([[10, 20, 30], [200, 0, 100], [7, 8, 9]])
@@ -77,7 +77,7 @@ LEVELS = np.digitize(MASKS, [1, 200])
 ALPHAS = np.array([0, 128, 255])[LEVELS]
 INDEXED = np.where(LEVELS == 0, 0, 255)
 
-#: suffix, the file of image i, and its colours and alpha
+#: suffix; content of file i; its colours and alpha
 TRANSPARENT = {
     "RGBA": (".png", lambda i: encoded(rgba(i)), lambda i: (np.asarray(rgba(i))[..., :3], MASKS[i])),
     "RGBA tiff": (".tif", lambda i: encoded(rgba(i), ".tif"), lambda i: (np.asarray(rgba(i))[..., :3], MASKS[i])),
@@ -154,12 +154,12 @@ TRANSPARENT = {
 WHOLE = {"validation_fraction": 0, "test_fraction": 0}
 
 
-def of_everything(data):
+def all_pixels(data):
     return np.concatenate([data.arrays(split)[0] for split in ("train", "validation", "test")]) * 255
 
 
-def matched(found, expected):
-    """Every expected image is there."""
+def assert_same_images(found, expected):
+    """Compare images in any order."""
     assert len(found) == len(expected)
     left = list(found)
     for image in expected:
@@ -169,123 +169,125 @@ def matched(found, expected):
 
 
 @pytest.mark.parametrize("case", TRANSPARENT)
-def test_transparent_images_are_laid_on_white(tmp_path, case):
+def test_transparent_images_get_a_white_background(tmp_path, case):
     suffix, encode, parts = TRANSPARENT[case]
     for i in range(COUNT):
         (tmp_path / f"{i:02d}{suffix}").write_bytes(encode(i))
-    with pytest.warns(DataWarning) as told:
+    with pytest.warns(DataWarning) as caught:
         data = kvae.data.load(tmp_path, **WHOLE)
-    (message,) = [str(warning.message) for warning in told]
-    assert message.endswith("laid on white, in 12 of 12 train images (background=, --background on the command)")
+    (message,) = [str(warning.message) for warning in caught]
+    assert message.endswith(
+        "replaced by white, in 12 of 12 train images (background=, --background on the command line)"
+    )
     is_grey = parts(0)[0].ndim == 2
     assert data.image_shape[-1] == (1 if is_grey else 3)
     x = data.arrays("train")[0] * 255  # in the order of the names
-    for i, image in enumerate(x):  # half a level for rounding, and as much where Pillow divides by alpha
-        np.testing.assert_allclose(image, laid(*parts(i), 255)[..., : image.shape[-1]], atol=1.01)
+    for i, image in enumerate(x):  # half a level each for rounding and for Pillow's division by alpha
+        np.testing.assert_allclose(image, composite(*parts(i), 255)[..., : image.shape[-1]], atol=1.01)
 
 
 @pytest.mark.parametrize("case", TRANSPARENT)
-@pytest.mark.parametrize(("background", "ground"), [("#ff8000", (255, 128, 0)), (0, (0, 0, 0)), ((1, 2, 3), (1, 2, 3))])
-def test_other_grounds(case, background, ground):
+@pytest.mark.parametrize(("background", "levels"), [("#ff8000", (255, 128, 0)), (0, (0, 0, 0)), ((1, 2, 3), (1, 2, 3))])
+def test_other_backgrounds(case, background, levels):
     _, encode, parts = TRANSPARENT[case]
-    is_grey = parts(0)[0].ndim == 2 and len(set(ground)) == 1
+    is_grey = parts(0)[0].ndim == 2 and len(set(levels)) == 1
     decode = decoding.Decoder((SIZE, SIZE, 1 if is_grey else 3), background=check_background(background))
     for i in (0, 5):
         picture = decode(io.BytesIO(encode(i)))
         assert picture.is_transparent
-        np.testing.assert_allclose(picture.pixels, laid(*parts(i), ground)[..., : decode.shape[2]], atol=1.01)
+        np.testing.assert_allclose(picture.pixels, composite(*parts(i), levels)[..., : decode.shape[2]], atol=1.01)
 
 
 @pytest.mark.parametrize("kind", ["folder", "records"])
-def test_streamed_and_in_records(tmp_path, kind):
+def test_transparent_images_are_the_same_streamed_and_in_memory(tmp_path, kind):
     if kind == "folder":
         for i in range(COUNT):
             rgba(i).save(tmp_path / f"{i}.png")
     else:
         write_examples(tmp_path / "a.tfrecord", [encoded(rgba(i)) for i in range(COUNT)])
-    with pytest.warns(DataWarning, match="transparent pixels are laid on white, in") as told:
+    with pytest.warns(DataWarning, match="transparent pixels are replaced by white, in") as caught:
         streamed, memory = [kvae.data.load(tmp_path, cache_bytes=n) for n in (0, 1 << 30)]
-    x = of_everything(streamed)
-    list(streamed.train)  # nothing is said again: a warning is an error here
-    assert len([w for w in told if "transparent" in str(w.message)]) == 2  # once of each
-    np.testing.assert_array_equal(x, of_everything(memory))
-    matched(x, [laid(np.asarray(rgba(i))[..., :3], MASKS[i], 255) for i in range(COUNT)])
+    x = all_pixels(streamed)
+    list(streamed.train)  # no second warning: a warning is an error here
+    assert len([w for w in caught if "transparent" in str(w.message)]) == 2  # once for each
+    np.testing.assert_array_equal(x, all_pixels(memory))
+    assert_same_images(x, [composite(np.asarray(rgba(i))[..., :3], MASKS[i], 255) for i in range(COUNT)])
 
 
 @pytest.mark.parametrize(("channels", "dtype"), [(4, np.uint8), (4, np.uint16)])
-def test_a_prepared_set_with_an_alpha_channel(tmp_path, channels, dtype):
+def test_prepared_dataset_with_an_alpha_channel(tmp_path, channels, dtype):
     images = [np.asarray(rgba(i)).astype(dtype) * dtype(257 if dtype == np.uint16 else 1) for i in range(COUNT)]
     write_set(tmp_path, "clear", {"image": tfds.features.Image(shape=(SIZE, SIZE, channels), dtype=dtype)}, images)
     options = {} if dtype == np.uint8 else {"value_range": (0, 65535)}
-    with pytest.warns(DataWarning, match="transparent pixels are laid on white, in 10 of the first 10 images"):
+    with pytest.warns(DataWarning, match="transparent pixels are replaced by white, in 10 of the first 10 images"):
         data = kvae.data.load("clear", data_dir=tmp_path, **options)
-    x = of_everything(data)
-    matched(x, [laid(np.asarray(rgba(i))[..., :3], MASKS[i], 255) for i in range(COUNT)])
+    x = all_pixels(data)
+    assert_same_images(x, [composite(np.asarray(rgba(i))[..., :3], MASKS[i], 255) for i in range(COUNT)])
 
 
-def test_a_transparent_value_is_no_part_of_the_range(tmp_path):
-    """16-bit grey whose one value means that there is nothing."""
+def test_a_transparent_value_is_not_part_of_the_range(tmp_path):
+    """16-bit grey images with one transparent value."""
     values = np.linspace(1000, 2000, SIZE * SIZE).astype(">u2").reshape(SIZE, SIZE)
     values[0] = 7
     for i in range(COUNT):
         content = raw_png(16, 0, [row.tobytes() for row in values], transparent=struct.pack(">H", 7))
         (tmp_path / f"{i}.png").write_bytes(content)
-    with pytest.warns(DataWarning) as told:
+    with pytest.warns(DataWarning) as caught:
         data = kvae.data.load(tmp_path)
-    assert any("values 1062..2000 are scaled" in str(warning.message) for warning in told)
+    assert any("values 1062..2000 are scaled" in str(warning.message) for warning in caught)
     x = data.arrays("train")[0][0, ..., 0]
     assert (x[0] == 1).all()  # white
     np.testing.assert_allclose(x[1:], (values[1:].astype(float) - 1062) / (2000 - 1062), atol=1e-6)
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "RGB"])
-def test_opaque_images_need_no_word(tmp_path, mode):
+def test_opaque_images_give_no_warning(tmp_path, mode):
     for i in range(COUNT):
         Image.fromarray(RAMP).convert(mode).save(tmp_path / f"{i}.png")
     data = kvae.data.load(tmp_path)  # a warning is an error here
     assert data.image_shape == (SIZE, SIZE, 1 if mode == "LA" else 3)
-    np.testing.assert_array_equal(np.rint(of_everything(data)[0, ..., 0]), RAMP)
+    np.testing.assert_array_equal(np.rint(all_pixels(data)[0, ..., 0]), RAMP)
 
 
-def test_grey_on_a_coloured_ground_is_colour_only_where_it_is_seen(tmp_path):
+def test_a_coloured_background_makes_transparent_grey_images_coloured(tmp_path):
     for i in range(COUNT):
         Image.fromarray(RAMP).save(tmp_path / f"{i}.png")
     assert kvae.data.load(tmp_path, background="red").image_shape[-1] == 1
     grey_alpha(0).save(tmp_path / "a.png")
-    with pytest.warns(DataWarning, match="on #ff0000, in 1 of"):
+    with pytest.warns(DataWarning, match="by #ff0000, in 1 of"):
         assert kvae.data.load(tmp_path, background="red").image_shape[-1] == 3
-    with pytest.warns(DataWarning, match="on #ff0000, in 1 of"):
+    with pytest.warns(DataWarning, match="by #ff0000, in 1 of"):
         assert kvae.data.load(tmp_path, background="red", grayscale=True).image_shape[-1] == 1
 
 
 @pytest.mark.parametrize("background", ["no colour", "#12345678", 256, -1, 0.5, True, (1, 2), (0, 0, 300), None])
-def test_grounds_that_are_none(background):
+def test_invalid_backgrounds_are_refused(background):
     with pytest.raises(DataError, match="'background' must be a colour"):
         kvae.data.load("digits", background=background)
 
 
-# What can't be read, and why.
+# Unreadable files.
 
 
 def bomb(width, height):
-    """A PNG of a few bytes that says it is large."""
+    """Return a PNG of a few bytes whose header has a large size."""
     return raw_png(1, 0, [[0]]).replace(
         struct.pack(">IIBBBBB", 8, 1, 1, 0, 0, 0, 0), struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
     )
 
 
-def fixed(content):
-    """With the right checksum of the header."""
+def with_checksum(content):
+    """Return a PNG with the right checksum of its header."""
     return content[:29] + struct.pack(">I", zlib.crc32(content[12:29])) + content[33:]
 
 
 GOOD = encoded(Image.fromarray(np.random.default_rng(0).integers(0, 256, (SIZE, SIZE), np.uint8)))
 JPEG = encoded(Image.fromarray(np.random.default_rng(0).integers(0, 256, (SIZE, SIZE), np.uint8)), ".jpg")
-#: suffix, content, and what is said of it
+#: suffix, content, and reason in the warning
 BROKEN = {
-    "text": (".png", b"not an image", "no image of a known format"),
-    "two letters": (".png", b"no", "no image of a known format"),
-    "empty": (".png", b"", "an empty file"),
+    "text": (".png", b"not an image", "unknown image format"),
+    "two letters": (".png", b"no", "unknown image format"),
+    "empty": (".png", b"", "empty file"),
     "truncated png": (".png", GOOD[:-60], r"image file is truncated"),
     "truncated jpeg": (".jpg", JPEG[:-60], r"image file is truncated \(\d+ bytes not processed\)"),
     "header alone": (".png", GOOD[:30], "PNG: .+"),
@@ -293,7 +295,7 @@ BROKEN = {
     "float64 tiff": (".tif", None, "TIFF: unknown pixel mode"),
     "a bomb": (
         ".png",
-        fixed(bomb(100_000, 100_000)),
+        with_checksum(bomb(100_000, 100_000)),
         r"Image size \(10000000000 pixels\) exceeds limit of 1073741824 .*decompression bomb DOS attack\.",
     ),
 }
@@ -301,7 +303,7 @@ BROKEN = {
 
 @pytest.mark.parametrize("kind", ["folder", "folder streamed", "records"])
 @pytest.mark.parametrize("case", BROKEN)
-def test_reasons_are_in_the_warning(tmp_path, case, kind):
+def test_the_warning_has_the_reason(tmp_path, case, kind):
     from .test_depth import tiff
 
     suffix, content, reason = BROKEN[case]
@@ -312,9 +314,9 @@ def test_reasons_are_in_the_warning(tmp_path, case, kind):
         for i in range(9):
             (tmp_path / f"{i}.png").write_bytes(GOOD)
         (tmp_path / f"z{suffix}").write_bytes(content)
-    with pytest.warns(DataWarning) as told:
+    with pytest.warns(DataWarning) as caught:
         data = kvae.data.load(tmp_path, cache_bytes=1 << 30 if kind != "folder streamed" else 0)
-    (message,) = [str(warning.message) for warning in told]
+    (message,) = [str(warning.message) for warning in caught]
     where = rf"\(a.tfrecord: 9\); 1 so far: ({reason})" if kind == "records" else rf"z{suffix} \(({reason})"
     assert re.search(where, message), message
     assert str(tmp_path) not in message
@@ -322,7 +324,7 @@ def test_reasons_are_in_the_warning(tmp_path, case, kind):
     assert data.num_train + data.num_validation + data.num_test == 9
 
 
-def test_a_file_that_changes_its_size_on_the_way_is_left_out(tmp_path):
+def test_a_file_that_changes_its_size_while_streaming_is_left_out(tmp_path):
     for i in range(9):
         (tmp_path / f"{i}.png").write_bytes(GOOD)
     data = kvae.data.load(tmp_path, cache_bytes=0, validation_fraction=0, test_fraction=0)
@@ -333,7 +335,7 @@ def test_a_file_that_changes_its_size_on_the_way_is_left_out(tmp_path):
 
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".jpg"])
-def test_the_header_and_the_pixels_agree_on_what_is_upright(tmp_path, suffix, orientation):
+def test_header_and_pixels_have_the_same_orientation(tmp_path, suffix, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     pixels = np.tile(RAMP, (1, 2))
@@ -350,7 +352,7 @@ def test_the_header_and_the_pixels_agree_on_what_is_upright(tmp_path, suffix, or
 
 @pytest.mark.parametrize("case", ["1", "L", "I;16", "RGBA", "jpeg"])
 def test_large_images_shrink_in_bounded_memory(tmp_path, monkeypatch, case):
-    """The same ramp, large and small; "large" is made smaller for the test."""
+    """The same ramp, large and small; the limit of large images is lowered for the test."""
     monkeypatch.setattr(decoding, "LARGE", 10_000)
     monkeypatch.setattr(pillow, "LARGE", 10_000)
     columns = np.tile(np.linspace(0, 255, 640), (480, 1))
@@ -370,32 +372,32 @@ def test_large_images_shrink_in_bounded_memory(tmp_path, monkeypatch, case):
     assert np.abs(x.mean(axis=(0, 2)) - expected).max() < (0.03 if case == "1" else 0.01)
 
 
-def test_a_poster_in_one_bit(tmp_path):
-    """182 million pixels: more than Pillow's own limit, and no more than 182 MB."""
+def test_a_large_one_bit_image(tmp_path):
+    """182 million pixels in 182 MB: more than Pillow's own limit."""
     rows = np.zeros((13_000, 14_000 // 8), np.uint8)
     rows[:6_500] = 255
     content = raw_png(1, 0, [b"\0" * 1750]).replace(struct.pack(">II", 14_000, 1), struct.pack(">II", 14_000, 13_000))
     body = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows), 1)
     start = content.index(b"IDAT") - 4
     chunk = struct.pack(">I", len(body)) + b"IDAT" + body + struct.pack(">I", zlib.crc32(b"IDAT" + body))
-    (tmp_path / "poster.png").write_bytes(fixed(content[:start] + chunk + content[-12:]))
+    (tmp_path / "poster.png").write_bytes(with_checksum(content[:start] + chunk + content[-12:]))
     for name in ("a", "b"):
         Image.new("1", (20, 20)).save(tmp_path / f"{name}.png")
     limit = Image.MAX_IMAGE_PIXELS
     data = kvae.data.load(tmp_path, size=8)
-    x = of_everything(data)
+    x = all_pixels(data)
     assert [int(image.mean()) for image in sorted(x, key=np.sum)][:2] == [0, 0]
     assert 126 < max(image.mean() for image in x) < 129
     assert Image.MAX_IMAGE_PIXELS == limit
 
 
-def test_the_bound_is_of_bytes(monkeypatch):
+def test_the_limit_is_in_bytes(monkeypatch):
     monkeypatch.setattr(pillow, "MAX_BYTES", 1000)
     grey, colour = Image.new("L", (30, 30)), Image.new("RGB", (30, 30))
     assert decoding.read_header(io.BytesIO(encoded(grey))).height == 30
     with pytest.raises(Unreadable, match=r"30x30 pixels take 0.0 GB"):
         decoding.read_header(io.BytesIO(encoded(colour)))
-    header = decoding.read_header(io.BytesIO(encoded(colour, ".jpg")))  # could be decoded smaller
+    header = decoding.read_header(io.BytesIO(encoded(colour, ".jpg")))  # JPEG could be decoded at a smaller size
     with pytest.raises(Unreadable, match="the limit is"):
         decoding.Decoder((header.height, header.width, 3))(io.BytesIO(encoded(colour, ".jpg")))
 
@@ -404,7 +406,7 @@ def test_the_bound_is_of_bytes(monkeypatch):
 
 
 def noisy_files():
-    """Files that Pillow warns of."""
+    """Yield files that Pillow warns of."""
     exif = b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\xff\xff\0\0\x06\0\0\0"
     yield "exif.jpg", encoded(Image.fromarray(RAMP), ".jpg", exif=exif)
     yield "palette.png", encoded(palette(0), transparency=bytes([255, 255, 255]))
@@ -413,30 +415,30 @@ def noisy_files():
     yield "apng.png", GOOD[:33] + chunk + GOOD[33:]
 
 
-def test_pillows_warnings_and_logs_stay_inside(tmp_path, capfd):
+def test_pillows_warnings_and_logs_are_suppressed(tmp_path, capfd):
     for name, content in noisy_files():
         (tmp_path / name).write_bytes(content)
     from .test_depth import tiff
 
     bands = bytearray(tiff(RAMP))
     place = bands.index(struct.pack("<HHI", 277, 3, 1)) + 8
-    bands[place] = 13  # Pillow logs that these are too many
+    bands[place] = 13  # Pillow logs that this is too many
     (tmp_path / "bands.tif").write_bytes(bytes(bands))
     filters, limit, handlers = list(warnings.filters), Image.MAX_IMAGE_PIXELS, list(logging.getLogger().handlers)
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         kvae.data.load(tmp_path, size=8)
-    ours = [warning for warning in told if not issubclass(warning.category, DeprecationWarning)]
+    ours = [warning for warning in caught if not issubclass(warning.category, DeprecationWarning)]
     assert [warning.category for warning in ours] == [DataWarning], [str(warning.message) for warning in ours]
     assert "bands.tif (TIFF: " in str(ours[0].message)
     assert "samples" not in capfd.readouterr().err
     assert (list(warnings.filters), Image.MAX_IMAGE_PIXELS) == (filters, limit)
     assert list(logging.getLogger().handlers) == handlers
-    with pytest.warns(Image.DecompressionBombWarning):  # they are the program's again
-        Image.open(io.BytesIO(fixed(bomb(10_000, 10_000))))
+    with pytest.warns(Image.DecompressionBombWarning):  # Pillow's warnings are back
+        Image.open(io.BytesIO(with_checksum(bomb(10_000, 10_000))))
 
 
-def test_many_threads_leave_everything_as_it_was():
+def test_threads_restore_pillows_settings():
     filters, limit = list(warnings.filters), Image.MAX_IMAGE_PIXELS
     contents = [content for _, content in noisy_files()] * 5
     failures = []
@@ -444,19 +446,19 @@ def test_many_threads_leave_everything_as_it_was():
     def work():
         for content in contents:
             try:
-                with pillow.opened(io.BytesIO(content), is_decoded=True) as image:
+                with pillow.open_image(io.BytesIO(content), is_decoded=True) as image:
                     image.getexif()
                     image.load()
             except Exception as error:
                 failures.append(error)
 
     threads = [threading.Thread(target=work) for _ in range(8)]
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
     assert not failures
-    assert not told
+    assert not caught
     assert (list(warnings.filters), Image.MAX_IMAGE_PIXELS) == (filters, limit)

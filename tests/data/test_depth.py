@@ -1,4 +1,4 @@
-"""Values deeper than 8 bits, however they come: the range of the training images becomes [0, 1], and it is said."""
+"""Values deeper than 8 bits from every source: the range of the training images becomes [0, 1], with a warning."""
 
 import io
 import re
@@ -19,12 +19,12 @@ from .test_named import write_set
 COUNT, SHAPE = 40, (9, 10)
 TWELVE_BIT = np.random.default_rng(0).integers(300, 4096, (COUNT, *SHAPE))  # part of the range of 16 bits
 SIGNED = np.random.default_rng(1).integers(-70_000, 90_000, (COUNT, *SHAPE))
-LARGE = np.random.default_rng(2).integers(2**31 - 500, 2**31 + 500, (COUNT, *SHAPE))  # not to be taken for negative
+LARGE = np.random.default_rng(2).integers(2**31 - 500, 2**31 + 500, (COUNT, *SHAPE))  # negative if read as int32
 REAL = np.random.default_rng(3).normal(5, 30, (COUNT, *SHAPE)).astype(np.float32)
 
 
 def tiff(values, order="<"):
-    """An uncompressed grey TIFF, by hand: any integers or floats, in either byte order."""
+    """Return an uncompressed grey TIFF of any integers or floats, in either byte order."""
     height, width = values.shape
     data = values.astype(values.dtype.newbyteorder(order)).tobytes()
     sample = {"u": 1, "i": 2, "f": 3}[values.dtype.kind]
@@ -50,7 +50,7 @@ def pgm(values):
 
 
 def pfm(values):
-    return b"Pf\n%d %d\n-1.0\n" % values.shape[::-1] + values[::-1].astype("<f4").tobytes()  # from the bottom
+    return b"Pf\n%d %d\n-1.0\n" % values.shape[::-1] + values[::-1].astype("<f4").tobytes()  # bottom row first
 
 
 def folder(encode, suffix):
@@ -98,7 +98,7 @@ def streamed(write):
     return wrapped
 
 
-#: how it is written, the values, and how a warning calls them
+#: how files are written; values; name of the depth in the warning
 KINDS = {
     "png": (folder(png, ".png"), TWELVE_BIT, "16-bit"),
     "png streamed": (streamed(folder(png, ".png")), TWELVE_BIT, "16-bit"),
@@ -139,27 +139,27 @@ def everything(data):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_training_range_becomes_the_unit_interval(tmp_path, kind):
-    write, values, called = KINDS[kind]
+    write, values, depth = KINDS[kind]
     source, options = write(tmp_path, values)
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", DataWarning)
         data = kvae.data.load(source, **options)
         x = everything(data)
     low, high = data.value_range
-    messages = [str(warning.message) for warning in told if issubclass(warning.category, DataWarning)]
-    digits = ".9g" if called == "float" else ".0f"
-    said = f"{called} images with values {low:{digits}}..{high:{digits}} are scaled by their training range to [0, 1]; "
+    messages = [str(warning.message) for warning in caught if issubclass(warning.category, DataWarning)]
+    digits = ".9g" if depth == "float" else ".0f"
+    expected = f"{depth} images with values {low:{digits}}..{high:{digits}} are scaled to [0, 1] by the range of the "
     (scaled,) = [message for message in messages if "scaled" in message]
-    assert scaled.split(": ", 1)[1].startswith(said)
+    assert scaled.split(": ", 1)[1].startswith(expected)
     assert data.image_shape == (*SHAPE, 1)
     assert x.dtype == np.float32
-    # Which image is which: by the one that is nearest, once its pixels are in the old unit.
+    # Identify each image as the nearest expected one.
     expected = np.clip((values.astype(np.float64) - low) / (high - low), 0, 1).reshape(COUNT, -1)
     found = [int(np.abs(expected - image.reshape(-1)).max(axis=1).argmin()) for image in x]
     assert sorted(found) == list(range(COUNT))
     np.testing.assert_allclose(x.reshape(COUNT, -1), expected[found], atol=1e-6)
     training = values[found[: data.num_train]]
-    assert (low, high) == (training.min(), training.max())  # and of no other image
+    assert (low, high) == (training.min(), training.max())  # not of other images
     clipped = any(values[i].min() < low or values[i].max() > high for i in found)
     assert any("are clipped" in message for message in messages) == clipped
     if options.get("cache_bytes") == 0:
@@ -172,11 +172,11 @@ def test_the_training_range_becomes_the_unit_interval(tmp_path, kind):
 @pytest.mark.parametrize(
     "kind", ["png", "png streamed", "tiff float", "records png", "array uint16", "prepared uint16"]
 )
-def test_a_given_range_is_absolute(tmp_path, kind):
+def test_a_given_value_range_is_used(tmp_path, kind):
     write, values, _ = KINDS[kind]
     source, options = write(tmp_path, values)
     span = (values.min() - 100.0, values.max() + 1000.0)
-    data = kvae.data.load(source, value_range=span, **options)  # and nothing is to be said
+    data = kvae.data.load(source, value_range=span, **options)  # without a warning
     assert data.value_range == span
     x = everything(data)
     for found, right in ((x.min(), values.min()), (x.max(), values.max())):
@@ -198,29 +198,29 @@ def test_other_splits_are_clipped_and_counted(tmp_path, kind, cache_bytes):
         elif kind == "records":
             write_examples(tmp_path / f"{split}-0.tfrecord", [png(image) for image in images])
     source = tmp_path / "a.npz" if kind == "npz" else tmp_path
-    with pytest.warns(DataWarning) as told:
+    with pytest.warns(DataWarning) as caught:
         data = kvae.data.load(source, validation_fraction=0, cache_bytes=cache_bytes)
     x = data.arrays("test")[0]
-    assert [bool(re.search(r"clipped, in 3 of 10 test images$", str(w.message))) for w in told] == [False, True]
+    assert [bool(re.search(r"clipped, in 3 of 10 test images$", str(w.message))) for w in caught] == [False, True]
     assert data.value_range == (train.min(), train.max())
     assert np.count_nonzero(x == 1) >= 3
 
 
-#: values, and what becomes 0 and 1 (None: nothing is scaled, and nothing is said)
-AS_THEY_ARE = {
+#: values, and the range that becomes [0, 1] (None: not scaled, without a warning)
+WITHOUT_WARNING = {
     "floats in [0, 1]": (np.linspace(0, 1, 40 * 90, dtype=np.float32), None),
-    "floats in a part of it": (np.linspace(0.2, 0.4, 40 * 90), None),
-    "rounding beyond it": (np.linspace(-1e-8, 1.0000001, 40 * 90), None),
+    "floats in a part of [0, 1]": (np.linspace(0.2, 0.4, 40 * 90), None),
+    "rounding outside [0, 1]": (np.linspace(-1e-8, 1.0000001, 40 * 90), None),
     "int64 in 0..255": (np.arange(40 * 90) % 251, None),
     "the whole range of 16 bits": (np.linspace(0, 65535, 40 * 90).astype(np.uint16), (0, 65535)),
 }
 
 
-@pytest.mark.parametrize("case", AS_THEY_ARE)
-def test_what_needs_no_word(case):
-    values, span = AS_THEY_ARE[case]
+@pytest.mark.parametrize("case", WITHOUT_WARNING)
+def test_ranges_without_a_warning(case):
+    values, span = WITHOUT_WARNING[case]
     images = np.random.default_rng(5).permutation(values).reshape(40, 9, 10)
-    images[:, 0, 0], images[:, 0, 1] = values[0], values[-1]  # every image has all of the range
+    images[:, 0, 0], images[:, 0, 1] = values[0], values[-1]  # every image has the whole range
     data = kvae.data.load(images)
     assert data.value_range == span
     low, high = span or (0, 255 if images.dtype.kind == "i" else 1)
@@ -229,7 +229,7 @@ def test_what_needs_no_word(case):
     np.testing.assert_allclose(np.sort(x.ravel()), np.sort((images.ravel() - low) / (high - low)), atol=2e-6)
 
 
-def test_rounding_is_taken_as_one_by_models_and_exports():
+def test_models_and_exports_clip_rounding_errors():
     from kvae.export.reference import check_images
 
     vae = kvae.VAE(latent_dim=2, image_shape=(8, 8, 1))
@@ -249,8 +249,8 @@ def test_rounding_is_taken_as_one_by_models_and_exports():
 @pytest.mark.parametrize(
     ("source", "options", "message"),
     [
-        (np.full((9, 8, 8), 1000), {}, "more than one value, or value_range=.*Received: 1000 everywhere"),
-        (np.full((9, 8, 8), -0.5), {}, "float training images with more than one value.*Received: -0.5 everywhere"),
+        (np.full((9, 8, 8), 1000), {}, "more than one value, or value_range=.*Received: 1000 for all pixels"),
+        (np.full((9, 8, 8), -0.5), {}, "float training images with more than one value.*Received: -0.5 for all pixels"),
         (TWELVE_BIT, {"value_range": (5, 5)}, r"\(low, high\), finite, low < high. Received: \(5, 5\)"),
         (TWELVE_BIT, {"value_range": (0, np.inf)}, r"Received: \(0, inf\)"),
         (TWELVE_BIT, {"value_range": (0, np.nan)}, r"Received: \(0, nan\)"),
@@ -260,7 +260,7 @@ def test_rounding_is_taken_as_one_by_models_and_exports():
         (np.where(REAL > 90, np.nan, REAL), {"value_range": (0, 1)}, "expected finite values"),
     ],
 )
-def test_refusals(source, options, message):
+def test_invalid_ranges_are_refused(source, options, message):
     with pytest.raises(DataError, match=message):
         kvae.data.load(source, **options)
 
@@ -274,12 +274,12 @@ def test_8_bit_images_in_a_given_range():
     ):
         x = everything(kvae.data.load(images, value_range=(0, 10)))
     np.testing.assert_allclose(np.unique(x), np.arange(11) / 10, atol=1e-7)
-    with pytest.warns(DataWarning, match=r"8-bit, with values in 0..255, and value_range=\(0, 4095\) is wider"):
+    with pytest.warns(DataWarning, match=r"8-bit, with values in 0..255, but value_range=\(0, 4095\) is wider"):
         kvae.data.load(images, value_range=(0, 4095))
 
 
 @pytest.mark.parametrize("size", [None, 8])
-def test_mixed_depths_are_refused_by_name(tmp_path, size):
+def test_mixed_depths_are_refused(tmp_path, size):
     folder(png, ".png")(tmp_path, TWELVE_BIT[:5])
     Image.fromarray(np.zeros(SHAPE, np.uint8)).save(tmp_path / "z.png")
     with pytest.raises(DataError, match=r"images of one depth.*Received: 000.png \(16-bit\) and z.png \(8-bit\)"):
@@ -299,7 +299,7 @@ def test_mixed_depths_are_refused_by_name(tmp_path, size):
         kvae.data.load(tmp_path, size=size, value_range=(0, 4095))
 
 
-def test_mixed_depths_of_records_and_arrays(tmp_path):
+def test_mixed_depths_of_records_and_arrays_are_refused(tmp_path):
     shallow = io.BytesIO()
     Image.fromarray(np.zeros(SHAPE, np.uint8)).save(shallow, "PNG")
     write_examples(tmp_path / "a.tfrecord", [png(TWELVE_BIT[0])] * 5 + [shallow.getvalue()])
@@ -311,9 +311,9 @@ def test_mixed_depths_of_records_and_arrays(tmp_path):
         with pytest.raises(DataError, match="same image shape and type in every split"):
             kvae.data.load(tmp_path / "a.npz")
     np.savez(tmp_path / "a.npz", x_train=deep.astype(np.int64), x_test=flat.astype(np.int64))
-    with pytest.warns(DataWarning) as told:  # one type: they are as deep
+    with pytest.warns(DataWarning) as caught:  # one type, so one depth
         data = kvae.data.load(tmp_path / "a.npz", validation_fraction=0)
-    assert "are clipped, in 5 of 5 test images" in str(told[1].message)
+    assert "are clipped, in 5 of 5 test images" in str(caught[1].message)
     assert data.arrays("test")[0].max() == 0
 
 
@@ -322,17 +322,17 @@ def test_a_file_with_nan_is_left_out_with_the_reason(tmp_path, cache_bytes):
     values = REAL.copy()
     values[7, 2, 3:5] = np.nan, np.inf
     folder(tiff, ".tif")(tmp_path, values)
-    with pytest.warns(DataWarning) as told:
+    with pytest.warns(DataWarning) as caught:
         data = kvae.data.load(tmp_path, cache_bytes=cache_bytes)
     x = everything(data)
     assert any(
-        "skipped 1 of 40 images that cannot be read: 007.tif (2 NaN or infinite pixels)" in str(w.message) for w in told
+        "skipped 1 of 40 images (unreadable): 007.tif (2 NaN or infinite pixels)" in str(w.message) for w in caught
     )
     assert len(x) == 39
     assert np.isfinite(x).all()
 
 
-def test_where_all_are_left_out_the_reason_is_said(tmp_path):
+def test_the_reason_is_shown_if_all_files_are_left_out(tmp_path):
     folder(tiff, ".tif")(tmp_path, np.full_like(REAL, np.nan)[:5])
     with (
         pytest.warns(DataWarning, match=r"skipped 5 of 5 .*000.tif \(90 NaN"),
@@ -348,7 +348,7 @@ def test_depth_survives_resizing_and_colour(tmp_path):
         data = kvae.data.load(tmp_path, size=16, grayscale=False, cache_bytes=0)
     x = data.arrays("train")[0]
     assert x.shape == (10, 16, 16, 3)
-    assert len(np.unique(x[0])) == 256  # each pixel has a level of its own
+    assert len(np.unique(x[0])) == 256  # each pixel has another level
     array = kvae.data.load(np.stack([ramp] * 12).astype(np.uint16), size=16, value_range=(1000, 3000))
     np.testing.assert_allclose(x[..., :1], array.arrays("train")[0], atol=1e-6)
 

@@ -1,4 +1,4 @@
-"""Folders of image files: kinds of files, subfolders, and files that cannot be read."""
+"""Folders of image files: file formats, subfolders, and unreadable files."""
 
 import numpy as np
 import pytest
@@ -30,7 +30,7 @@ RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
         ("L", ".gif", 1),
     ],
 )
-def test_kinds_of_files(tmp_path, mode, suffix, channels):
+def test_file_formats(tmp_path, mode, suffix, channels):
     if mode == "I;16":
         image = Image.fromarray(RAMP.astype(np.uint16) * 257)
     else:
@@ -45,7 +45,7 @@ def test_kinds_of_files(tmp_path, mode, suffix, channels):
     np.testing.assert_allclose(x[0, ..., 0] * 255, expected, atol=tolerance + 1e-4)
 
 
-def test_grey_and_colour_together_are_colour(tmp_path):
+def test_mixed_grey_and_colour_becomes_colour(tmp_path):
     write_images(tmp_path / "a", IMAGES[:3])
     write_images(tmp_path / "a" / "b", np.repeat(IMAGES[3:6], 3, -1))
     data = kvae.data.load(tmp_path)
@@ -54,7 +54,7 @@ def test_grey_and_colour_together_are_colour(tmp_path):
     assert kvae.data.load(tmp_path, grayscale=True).image_shape == (9, 10, 1)
 
 
-def test_a_photo_is_turned_upright(tmp_path):
+def test_exif_rotation_is_applied(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     for i in range(3):
@@ -91,18 +91,17 @@ def test_folders_named_as_splits(tmp_path, validation, cache_bytes):
 
 
 @pytest.mark.parametrize("cache_bytes", [1 << 30, 0])
-def test_unreadable_images_are_named_and_skipped(tmp_path, cache_bytes):
+def test_unreadable_images_are_skipped_with_a_warning(tmp_path, cache_bytes):
     paths = write_images(tmp_path, IMAGES)
     paths[7].write_text("not an image")
     truncate(paths[11])
-    (tmp_path / ".hidden.png").write_text("nobody looks")
+    (tmp_path / ".hidden.png").write_text("ignored")
     options = {"validation_fraction": 0, "test_fraction": 0, "cache_bytes": cache_bytes}
     with pytest.warns(kvae.data.DataWarning) as caught:
         data = kvae.data.load(tmp_path, **options)
     assert len(caught) == 1
     expected = (
-        "skipped 2 of 60 images that cannot be read: 0007.png (no image of a known format), "
-        "0011.png (image file is truncated)"
+        "skipped 2 of 60 images (unreadable): 0007.png (unknown image format), 0011.png (image file is truncated)"
     )
     assert str(caught[0].message) == f"{tmp_path.name}: {expected}"
     assert data.num_train == 58
@@ -110,12 +109,12 @@ def test_unreadable_images_are_named_and_skipped(tmp_path, cache_bytes):
         assert sorted(numbers(found)) == [i for i in range(60) if i not in (7, 11)]
 
 
-def test_images_found_unreadable_on_the_way_are_skipped_too(tmp_path, monkeypatch):
+def test_images_found_unreadable_while_streaming_are_skipped(tmp_path, monkeypatch):
     monkeypatch.setattr("kvae.data.folder.PROBE", 5)
     truncate(write_images(tmp_path, IMAGES)[30])
     data = kvae.data.load(tmp_path, validation_fraction=0, test_fraction=0, cache_bytes=0)
     assert (data.num_train, data.counts_are_exact) == (60, False)
-    with pytest.warns(kvae.data.DataWarning, match=r"skipped 1 of 60 images that cannot be read: 0030.png") as caught:
+    with pytest.warns(kvae.data.DataWarning, match=r"skipped 1 of 60 images \(unreadable\): 0030.png") as caught:
         found = [data.arrays("train")[0], np.concatenate(list(data.train)), np.concatenate(list(data.train))]
     assert len(caught) == 1
     assert [sorted(numbers(x)) for x in found] == [[i for i in range(60) if i != 30]] * 3
@@ -124,13 +123,13 @@ def test_images_found_unreadable_on_the_way_are_skipped_too(tmp_path, monkeypatc
 def test_the_warning_names_five_files_and_counts_all(tmp_path):
     for path in write_images(tmp_path, IMAGES)[10:18]:
         truncate(path)
-    with pytest.warns(kvae.data.DataWarning, match=r"skipped 8 of 60.*: 0010.png \(.*\), .*0014.png \(.*\), …$"):
+    with pytest.warns(kvae.data.DataWarning, match=r"skipped 8 of 60 .*: 0010.png \(.*\), .*0014.png \(.*\), …$"):
         kvae.data.load(tmp_path)
 
 
-def test_folders_without_images(tmp_path):
+def test_folders_without_images_are_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("hello")
-    with pytest.raises(kvae.data.DataError, match=r"expected a folder with images.*Received: neither"):
+    with pytest.raises(kvae.data.DataError, match=r"expected a folder with images.*Received: 1 file: 1 \.txt"):
         kvae.data.load(tmp_path)
     for suffix in (".png", ".jpg"):
         (tmp_path / f"broken{suffix}").write_text("hello")
@@ -143,12 +142,12 @@ def test_folders_without_images(tmp_path):
 
 
 @pytest.mark.parametrize("cache_bytes", [1 << 30, 0])
-def test_images_of_several_sizes_need_a_size(tmp_path, cache_bytes):
+def test_images_of_several_sizes_require_a_size(tmp_path, cache_bytes):
     sides = [(30, 50), (50, 30), (33, 33), (100, 9)]
     images = [np.random.default_rng(i).integers(0, 256, (*side, 3), np.uint8) for i, side in enumerate(sides)]
     for i, image in enumerate(images):
         Image.fromarray(image).save(tmp_path / f"{i}.png")
-    message = r"pass size= \(--size on the command\). Received: 0.png 30x50 and 1.png 50x30"
+    message = r"pass size= \(--size on the command line\). Received: 0.png 30x50 and 1.png 50x30"
     with pytest.raises(kvae.data.DataError, match=message):
         kvae.data.load(tmp_path)
     data = kvae.data.load(tmp_path, size=(16, 24), cache_bytes=cache_bytes, validation_fraction=0, test_fraction=0)

@@ -1,4 +1,4 @@
-"""Sets of TensorFlow Datasets: reading prepared ones, and what is said of those that cannot be had."""
+"""Datasets of TensorFlow Datasets: reading prepared ones, and messages about missing ones."""
 
 import os
 import re
@@ -22,13 +22,13 @@ def test_mnist_in_memory_and_streamed_agree(tfds_dir):
     assert (loaded.num_train, loaded.num_validation, loaded.num_test) == (54_000, 6_000, 10_000)
     assert loaded.label_names == tuple("0123456789")
     images, labels = loaded.arrays("test")
-    assert abs(images.mean() * 255 - 33.7912) < 1e-3  # the mean pixel published with the set
+    assert abs(images.mean() * 255 - 33.7912) < 1e-3  # the published mean pixel
     some, some_labels = streamed.arrays("test", limit=100)
     np.testing.assert_array_equal(some, images[:100])
     np.testing.assert_array_equal(some_labels, labels[:100])
 
 
-def test_the_environment_names_the_folder(tfds_dir, monkeypatch):
+def test_the_data_folder_is_set_by_the_environment(tfds_dir, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", tfds_dir)
     data = kvae.data.load("cifar10_small", validation_fraction=0.25, cache_bytes=0, size=16, grayscale=True)
     assert (data.num_train, data.num_validation, data.num_test) == (15_000, 5_000, 10_000)
@@ -39,23 +39,23 @@ def test_the_environment_names_the_folder(tfds_dir, monkeypatch):
     assert 0.3 < x.numpy().mean() < 0.6
 
 
-def test_binary_images_have_levels_once_resized(tfds_dir):
+def test_resized_binary_images_have_grey_levels(tfds_dir):
     data = kvae.data.load("binarized_mnist", data_dir=tfds_dir, cache_bytes=0, size=20)
     x = data.arrays("test", limit=50)[0]
     assert x.max() == 1
     assert len(np.unique(x)) > 50
 
 
-def test_a_set_without_label_or_with_levels_of_16_bits(tmp_path):
+def test_dataset_without_labels_with_16_bit_values(tmp_path):
     images = np.random.default_rng(0).integers(0, 65536, (40, 10, 12, 1), np.uint16)
     write_set(tmp_path, "deep", {"image": tfds.features.Image(shape=(10, 12, 1), dtype=np.uint16)}, images)
     data = kvae.data.load("deep", data_dir=tmp_path, value_range=(0, 65535))
     assert (data.num_train, data.num_validation, data.num_test, data.has_labels) == (32, 4, 4, False)
     order = np.concatenate([data.arrays(name)[0] for name in ("train", "validation", "test")])
-    np.testing.assert_allclose(order * 65535, images, atol=0.01)  # all of them
+    np.testing.assert_allclose(order * 65535, images, atol=0.01)  # all images
 
 
-def test_images_of_several_sizes_need_a_size(tmp_path):
+def test_images_of_several_sizes_require_a_size(tmp_path):
     images = [np.full((h, 30, 3), h, np.uint8) for h in range(20, 60)]
     write_set(tmp_path, "mixed", {"image": tfds.features.Image(shape=(None, None, 3))}, images)
     with pytest.raises(kvae.data.DataError, match=r"mixed: expected images of one size; pass size= \(--size"):
@@ -66,9 +66,9 @@ def test_images_of_several_sizes_need_a_size(tmp_path):
     assert len(np.unique(x)) == 32
 
 
-def test_a_set_without_images(tmp_path):
+def test_a_dataset_without_images_is_refused(tmp_path):
     write_set(tmp_path, "sounds", {"audio": tfds.features.Scalar(np.int64)}, range(9), key="audio")
-    with pytest.raises(kvae.data.DataError, match=r"expected a set with an 'image' feature. Received: audio"):
+    with pytest.raises(kvae.data.DataError, match=r"expected a dataset with an 'image' feature. Received: audio"):
         kvae.data.load("sounds", data_dir=tmp_path)
 
 
@@ -76,7 +76,7 @@ def test_a_set_without_images(tmp_path):
     ("name", "near"),
     [("mnits", "mnist"), ("digit", "digits"), ("shape", "shapes"), ("my_own_st", "my_own_set"), ("cifar1", "cifar10")],
 )
-def test_an_unknown_name_lists_near_ones(tmp_path, name, near):
+def test_an_unknown_name_lists_similar_ones(tmp_path, name, near):
     write_set(
         tmp_path,
         "my_own_set",
@@ -87,8 +87,8 @@ def test_an_unknown_name_lists_near_ones(tmp_path, name, near):
         kvae.data.load(name, data_dir=tmp_path)
 
 
-def test_an_unknown_name_like_nothing():
-    with pytest.raises(kvae.data.DataError, match=r"see the catalogue.*Received: 'qqqqqqqq'"):
+def test_an_unknown_name_without_similar_ones():
+    with pytest.raises(kvae.data.DataError, match=r"see the TensorFlow Datasets catalogue.*Received: 'qqqqqqqq'"):
         kvae.data.load("qqqqqqqq")
 
 
@@ -98,7 +98,7 @@ def test_an_unknown_name_like_nothing():
         (
             {"download": False},
             None,
-            "not prepared and download=False; put a prepared copy into data_dir",
+            "expected a prepared dataset with download=False; put a prepared copy into data_dir",
         ),
         (
             {},
@@ -108,7 +108,7 @@ def test_an_unknown_name_like_nothing():
         ({}, RuntimeError("x" * 500), "Received: RuntimeError: x{160}…$"),
     ],
 )
-def test_a_set_that_is_not_there(tmp_path, monkeypatch, options, failure, message):
+def test_a_missing_dataset_is_refused(tmp_path, monkeypatch, options, failure, message):
     def fail(*args, **kwargs):
         raise failure
 
@@ -119,7 +119,7 @@ def test_a_set_that_is_not_there(tmp_path, monkeypatch, options, failure, messag
     assert "\n" not in str(caught.value)
 
 
-def test_no_network_is_said_at_once(tmp_path, monkeypatch):
+def test_a_missing_network_is_reported_at_once(tmp_path, monkeypatch):
     def unknown(*args):
         raise OSError(-2, "Name or service not known")
 
@@ -131,11 +131,13 @@ def test_no_network_is_said_at_once(tmp_path, monkeypatch):
     assert time.monotonic() - start < 5
 
 
-def test_a_folder_of_the_same_name_is_pointed_out(tmp_path, monkeypatch):
+def test_a_folder_of_the_same_name_is_reported(tmp_path, monkeypatch):
     (tmp_path / "mnist").mkdir()
     monkeypatch.chdir(tmp_path)
     with (
-        pytest.warns(kvae.data.DataWarning, match=r"^mnist: took the named set of this name, not the folder"),
+        pytest.warns(
+            kvae.data.DataWarning, match=r"^mnist: loading the named dataset instead of the folder of the same name"
+        ),
         pytest.raises(kvae.data.DataError, match=re.escape("write ./mnist for the folder")),
     ):
         kvae.data.load("mnist", data_dir=tmp_path / "none", download=False)
@@ -143,7 +145,7 @@ def test_a_folder_of_the_same_name_is_pointed_out(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["digits", "own"])
 @pytest.mark.parametrize("kind", ["folder", "file"])
-def test_a_named_set_is_taken_before_a_path(tmp_path, monkeypatch, name, kind):
+def test_a_named_dataset_takes_precedence_over_a_path(tmp_path, monkeypatch, name, kind):
     if name == "own":
         write_set(tmp_path / "sets", "own", {"image": tfds.features.Image(shape=(9, 10, 1))}, numbered(20))
     monkeypatch.chdir(tmp_path)
@@ -152,7 +154,7 @@ def test_a_named_set_is_taken_before_a_path(tmp_path, monkeypatch, name, kind):
     else:
         np.save("x.npy", numbered(10, height=12))
         os.rename("x.npy", name)
-    message = f"{name}: took the named set of this name, not the {kind}; write ./{name} for the {kind}"
+    message = f"{name}: loading the named dataset instead of the {kind} of the same name; write ./{name} for the {kind}"
     with pytest.warns(kvae.data.DataWarning, match=f"^{re.escape(message)}$") as caught:
         assert kvae.data.load(name, data_dir=tmp_path / "sets").image_shape == {"digits": (8, 8, 1)}.get(
             name, (9, 10, 1)
@@ -163,11 +165,11 @@ def test_a_named_set_is_taken_before_a_path(tmp_path, monkeypatch, name, kind):
         if kind == "folder":
             assert kvae.data.load(f"./{name}").image_shape == (12, 10, 1)
         monkeypatch.chdir(tmp_path / "sets" if name == "own" else tmp_path.parent)
-        kvae.data.load(name, data_dir=tmp_path / "sets")  # the folder `own` is the set
+        kvae.data.load(name, data_dir=tmp_path / "sets")  # the folder `own` is the dataset
 
 
 def write_set(root, name, features, values, key="image", files=1):
-    """A prepared set of one split, as TFDS writes it, that no builder knows."""
+    """Write a prepared dataset of one split, as TFDS does, which has no builder."""
     folder = root / name / "1.0.0"
     folder.mkdir(parents=True, exist_ok=True)
     features = tfds.features.FeaturesDict(features)
@@ -190,8 +192,8 @@ def write_set(root, name, features, values, key="image", files=1):
 
 @pytest.mark.parametrize("cache_bytes", [0, 1 << 30])
 @pytest.mark.parametrize("place", ["probed", "later", "missing"])
-def test_a_damaged_file_is_an_error_that_names_the_set(tmp_path, cache_bytes, place):
-    """An in-memory set that is damaged must not come out with images that nobody wrote."""
+def test_a_damaged_file_is_refused(tmp_path, cache_bytes, place):
+    """A damaged in-memory dataset must not return uninitialised images."""
     write_set(tmp_path, "torn", {"image": tfds.features.Image(shape=(9, 10, 1))}, numbered(600), files=2)
     first, second = sorted((tmp_path / "torn" / "1.0.0").glob("*.tfrecord-*"))
     path = first if place == "probed" else second
@@ -207,7 +209,7 @@ def test_a_damaged_file_is_an_error_that_names_the_set(tmp_path, cache_bytes, pl
             list(kvae.data.load("torn", data_dir=tmp_path, cache_bytes=0).train)
 
 
-def test_workers_read_files_of_their_own(tmp_path):
+def test_workers_read_their_own_files(tmp_path):
     images = numbered(90, channels=1)
     write_set(tmp_path, "sharded", {"image": tfds.features.Image(shape=(9, 10, 1))}, images, files=3)
     data = kvae.data.load("sharded", data_dir=tmp_path, cache_bytes=0, batch_size=6, test_fraction=0)

@@ -1,4 +1,4 @@
-"""TFRecord files: what is read, how it is divided, and records that are damaged."""
+"""TFRecord files: reading, splits, and damaged records."""
 
 import itertools
 import json
@@ -37,7 +37,7 @@ def test_images_labels_and_numbers(tmp_path, cache_bytes):
     assert sorted(n for x in data.train for n in numbers(x)) == sorted(all_numbers(data)["train"])
 
 
-def test_held_out_images_are_of_every_file(tmp_path):
+def test_held_out_images_come_from_every_file(tmp_path):
     write_records(tmp_path, IMAGES, files=4)
     held_out = all_numbers(kvae.data.load(tmp_path))["test"]
     assert [sum(k * 50 <= n < (k + 1) * 50 for n in held_out) for k in range(4)] == [5, 5, 5, 5]
@@ -60,21 +60,21 @@ def test_one_file_without_labels(tmp_path):
 
 
 @pytest.mark.parametrize("cache_bytes", [0, 1 << 30])
-def test_damaged_records_are_counted_and_named(tmp_path, cache_bytes):
+def test_damaged_records_are_left_out_with_a_warning(tmp_path, cache_bytes):
     first, second = write_records(tmp_path, IMAGES, files=2)
     content = bytearray(first.read_bytes())
     place = content.index(b"IHDR", content.index(b"IHDR") + 1)  # in the second record
     content[place] ^= 1
     first.write_bytes(bytes(content))
     second.write_bytes(second.read_bytes()[:-10])  # in the last one
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", DataWarning)
         data = kvae.data.load(tmp_path, cache_bytes=cache_bytes, validation_fraction=0, test_fraction=0)
         found = numbers(data.arrays("train")[0])
-    messages = [str(warning.message) for warning in told]
-    assert "part-1.tfrecord is damaged behind its record 99: left out the last" in messages[0]
+    messages = [str(warning.message) for warning in caught]
+    assert "part-1.tfrecord is damaged after 99 records: left out the last" in messages[0]
     assert (
-        "left out 1 records that are damaged, or hold no image of 9x10x1 (part-0.tfrecord: 1); 1 so far" in messages[1]
+        "left out 1 records that are damaged or have no image of 9x10x1 (part-0.tfrecord: 1); 1 so far" in messages[1]
     )
     assert len(messages) == 2
     assert sorted(found) == [0, *range(2, 199)]
@@ -87,7 +87,7 @@ def test_images_of_another_size_are_left_out(tmp_path):
         assert len(kvae.data.load(tmp_path, test_fraction=0, validation_fraction=0).arrays("train")[0]) == 100
 
 
-def test_files_without_records(tmp_path):
+def test_files_without_records_are_refused(tmp_path):
     file = tmp_path / "x.tfrecord"
     file.write_bytes(b"")
     with pytest.raises(DataError, match="expected enough images"):
@@ -95,20 +95,20 @@ def test_files_without_records(tmp_path):
     file.write_bytes(b"not a record at all")
     with (
         pytest.raises(DataError, match="expected enough images"),
-        pytest.warns(DataWarning, match=r"x\.tfrecord is damaged behind its record 0: left out the last 19 of 19"),
+        pytest.warns(DataWarning, match=r"x\.tfrecord is damaged after 0 records: left out the last 19 of 19"),
     ):
         kvae.data.load(tmp_path)
 
 
-def test_records_without_images(tmp_path):
+def test_records_without_images_are_refused(tmp_path):
     with tf.io.TFRecordWriter(str(tmp_path / "x.tfrecord")) as writer:
         for _ in range(20):
             writer.write(b"something else")
-    with pytest.raises(DataError, match=r"expected records of tf\.train\.Example with an encoded image"):
+    with pytest.raises(DataError, match=r"expected tf\.train\.Example records with an encoded image"):
         kvae.data.load(tmp_path)
 
 
-def test_a_prepared_set_by_its_folder(tfds_dir, tmp_path):
+def test_a_prepared_dataset_given_by_its_folder(tfds_dir, tmp_path):
     (version,) = sorted(path.parent for path in (tmp_path.__class__(tfds_dir) / "mnist").glob("*/dataset_info.json"))
     data = kvae.data.load(version)
     assert (data.num_train, data.num_test, data.image_shape) == (54_000, 10_000, (28, 28, 1))
@@ -116,7 +116,7 @@ def test_a_prepared_set_by_its_folder(tfds_dir, tmp_path):
 
 
 @pytest.mark.parametrize(("memory", "expected"), [(records.MEMORY, 2_048), (100 * 90, 100), (90, 64)])
-def test_the_shuffle_buffer_is_bounded_by_bytes(tmp_path, monkeypatch, memory, expected):
+def test_the_shuffle_buffer_is_limited_in_bytes(tmp_path, monkeypatch, memory, expected):
     write_records(tmp_path, IMAGES)
     monkeypatch.setattr(records, "MEMORY", memory)
     sizes, shuffle = [], tf.data.Dataset.shuffle
@@ -130,12 +130,12 @@ def test_the_shuffle_buffer_is_bounded_by_bytes(tmp_path, monkeypatch, memory, e
     assert set(sizes) == {expected}
 
 
-# Parts of several workers.
+# Several workers.
 
 
 @pytest.mark.parametrize("binarize", ["none", "stochastic"])
 @pytest.mark.parametrize("source", ["memory", "folder streamed"])
-def test_parts_of_workers_are_the_batches_of_one(tmp_path, source, binarize):
+def test_parts_of_workers_make_the_batches_of_one_process(tmp_path, source, binarize):
     from .pictures import write_images
 
     source_, options = IMAGES, {}
@@ -150,7 +150,7 @@ def test_parts_of_workers_are_the_batches_of_one(tmp_path, source, binarize):
         assert {len(share) for share in shares} == {len(batch) // 4}
 
 
-def test_workers_read_no_record_twice(tmp_path):
+def test_workers_read_each_record_once(tmp_path):
     write_records(tmp_path, IMAGES, files=3)
     data = kvae.data.load(tmp_path, batch_size=8, cache_bytes=0)
     read = [[n for x in data.split("train", shuffle=True, worker=(w, 2)) for n in numbers(x)] for w in range(2)]
@@ -158,9 +158,9 @@ def test_workers_read_no_record_twice(tmp_path):
     assert all(len(part) > 30 for part in read)
 
 
-def test_workers_among_whom_a_batch_cannot_be_divided():
+def test_a_batch_size_that_does_not_fit_the_workers_is_refused():
     data = kvae.data.load("digits", batch_size=32)
-    with pytest.raises(DataError, match="batches of a multiple of 3 images for 3 workers"):
+    with pytest.raises(DataError, match="a batch size that is a multiple of the 3 workers"):
         data.split("train", shuffle=True, worker=(0, 3))
     with pytest.raises(DataError, match="expected a shuffled split"):
         data.split("train", worker=(0, 2))
@@ -187,8 +187,8 @@ print(json.dumps({"megabytes": most, "images": data.num_train}))
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's /proc")
-def test_memory_stays_flat_from_ten_thousand_to_two_hundred_thousand_images(tmp_path):
-    """Twenty links to each of ten files: what counts is how many there are to be read."""
+def test_memory_does_not_grow_from_ten_thousand_to_two_hundred_thousand_images(tmp_path):
+    """Twenty hard links to each of ten files."""
     images = np.random.default_rng(0).integers(0, 256, (10_000, 28, 28, 1), np.uint8)
     few = tmp_path / "few"
     write_records(few, images, files=10, labels=False)

@@ -1,4 +1,4 @@
-"""A run keeps how its pixels were read, and every later command reads them so."""
+"""A run saves how its pixels were read, and later commands read them in the same way."""
 
 import json
 import warnings
@@ -20,7 +20,7 @@ DEEP[:, 0, 0], DEEP[:, 0, 1] = 300, 4095  # each image has the whole range
 
 
 def config_of(settings: Settings) -> dict:
-    """What a run would keep of its settings, as it is read again."""
+    """Return the configuration that a run saves, after saving and loading."""
     images = settings.load()
     model = SimpleNamespace(
         latent_dim=2,
@@ -41,8 +41,8 @@ def run_of(tmp_path, config: dict) -> RunFolder:
 
 
 @pytest.fixture
-def asked(monkeypatch):
-    """What `kvae train` would train, without training it."""
+def settings_of(monkeypatch):
+    """Return the settings of a `kvae train` command without training."""
     found = []
     monkeypatch.setattr(job, "train_run", lambda settings, *args, **kwargs: found.append(settings))
     monkeypatch.setattr("kvae.cli.train.describe", lambda *args: None)
@@ -55,17 +55,17 @@ def asked(monkeypatch):
     return ask
 
 
-def test_a_range_that_was_found_is_kept(tmp_path):
+def test_the_found_value_range_is_saved(tmp_path):
     folder = tmp_path / "deep"
     folder.mkdir()
     for i, image in enumerate(DEEP):
         Image.fromarray(image).save(folder / f"{i:02d}.png")
-    with pytest.warns(DataWarning, match="scaled by their training range"):
+    with pytest.warns(DataWarning, match="by the range of the training images"):
         config = config_of(Settings(str(folder)))
     low, high = config["value_range"]
     assert (low, high) == (300, 4095)
     (folder / "00.png").unlink()
-    Image.fromarray(DEEP[0] * 0 + 60_000).save(folder / "z.png")  # whatever is added
+    Image.fromarray(DEEP[0] * 0 + 60_000).save(folder / "z.png")  # a new image
     run = run_of(tmp_path, config)
     with pytest.warns(DataWarning, match=rf"values outside {low:.0f}..{high:.0f} are clipped, in \d+ of"):
         again = run.data()
@@ -79,30 +79,32 @@ def test_a_range_that_was_found_is_kept(tmp_path):
         assert resumed.load().value_range == (low, high)
 
 
-def test_options_of_the_command(tmp_path, asked):
+def test_command_line_options_are_saved(tmp_path, settings_of):
     np.savez(tmp_path / "a.npz", small=DEEP, other=np.zeros((40, 8, 9)))
-    settings = asked(tmp_path / "a.npz", "--key", "small", "--value-range", "-100", "5e3", "--out", tmp_path / "run")
+    settings = settings_of(
+        tmp_path / "a.npz", "--key", "small", "--value-range", "-100", "5e3", "--out", tmp_path / "run"
+    )
     config = config_of(settings)
     assert (config["key"], config["value_range"], config["background"]) == ("small", [-100, 5000], None)
     data = run_of(tmp_path, config).data()
     x = np.concatenate([data.arrays(split)[0] for split in ("train", "validation", "test")])
     np.testing.assert_allclose(np.sort(x.ravel()), np.sort((DEEP.ravel() + 100) / 5100), atol=1e-6)
     np.save(tmp_path / "b.npy", DEEP)
-    assert run_of(tmp_path, config).data(str(tmp_path / "b.npy")).num_train == 32  # which has no key
+    assert run_of(tmp_path, config).data(str(tmp_path / "b.npy")).num_train == 32  # a .npy file has no key
 
     sprite = Image.new("RGBA", (8, 9))
     folder = tmp_path / "sprites"
     folder.mkdir()
     for i in range(10):
         sprite.save(folder / f"{i}.png")
-    config = config_of_transparent(asked(folder, "--background", "#ff0000", "--out", tmp_path / "run"))
-    with pytest.warns(DataWarning, match="laid on #ff0000"):
+    config = config_of_transparent(settings_of(folder, "--background", "#ff0000", "--out", tmp_path / "run"))
+    with pytest.warns(DataWarning, match="replaced by #ff0000"):
         x = run_of(tmp_path, config).data().arrays("test")[0]
     np.testing.assert_array_equal(x[0, 0, 0], [1, 0, 0])
 
 
 def config_of_transparent(settings: Settings) -> dict:
-    with pytest.warns(DataWarning, match="laid on #ff0000"):
+    with pytest.warns(DataWarning, match="replaced by #ff0000"):
         return config_of(settings)
 
 
@@ -114,13 +116,13 @@ def test_older_configurations_still_load(tmp_path):
     assert Settings.from_config(config).load().num_test == 180
 
 
-def test_mistakes_are_found_before_training(tmp_path):
+def test_invalid_options_are_refused_before_training(tmp_path):
     np.savez(tmp_path / "a.npz", a=DEEP, b=DEEP)
     for options, message in {
         ("--value-range", "5", "5"): "low < high",
         ("--background", "nothing"): "'background' must be a colour",
-        ("--key", "c"): "'c', of a (40, 8, 9) uint16, b (40, 8, 9) uint16",
-        (): "names another. Received: a (40, 8, 9)",
+        ("--key", "c"): "(a (40, 8, 9) uint16, b (40, 8, 9) uint16). Received: 'c'",
+        (): "on the command line). Received: a (40, 8, 9)",
     }.items():
         command = ["train", str(tmp_path / "a.npz"), "--out", str(tmp_path / "run"), *options]
         result = CliRunner().invoke(app, command, obj=False)
@@ -129,7 +131,7 @@ def test_mistakes_are_found_before_training(tmp_path):
         assert not (tmp_path / "run" / "config.json").exists()
 
 
-def test_a_command_that_loads_its_data_again_says_it_once(capsys):
+def test_a_command_that_loads_its_data_twice_warns_once(capsys):
     from kvae.cli.console import our_warnings, show_only_our_warnings
 
     show = warnings.showwarning

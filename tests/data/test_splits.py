@@ -1,4 +1,4 @@
-"""Which images go where: disjoint, complete, in proportion; and what `split` and `arrays` give of them."""
+"""Splits: disjoint, complete, stratified; and the results of `split` and `arrays`."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ def test_splits_are_disjoint_and_complete(labels, validation, test):
     assert sorted(i for name in names for i in numbers(data.arrays(name)[0])) == list(range(300))
 
 
-def test_a_training_pass_holds_every_image_once():
+def test_a_training_pass_has_every_image_once():
     data = kvae.data.load(IMAGES, batch_size=32)
     batches = list(data.train)
     assert [len(x) for x in batches] == [32] * 7 + [16]
@@ -44,10 +44,10 @@ def test_labels_stay_with_their_images(tmp_path, cache_bytes):
             assert [i // 100 for i in numbers(x)] == y.numpy().tolist()
         images, labels = data.arrays("test", limit=12)
         assert [i // 100 for i in numbers(images)] == labels.tolist()
-        assert set(labels.tolist()) == {0, 1, 2}  # the first few are of every class
+        assert set(labels.tolist()) == {0, 1, 2}  # the first images have all classes
 
 
-def test_limit_and_batch_size_take_the_first_images():
+def test_limit_and_batch_size():
     data = kvae.data.load(IMAGES)
     everything = numbers(data.arrays("train")[0])
     some = list(data.split("train", limit=50, batch_size=20))
@@ -59,7 +59,7 @@ def test_limit_and_batch_size_take_the_first_images():
     assert len(data.arrays("test", limit=10_000)[0]) == 30
 
 
-def test_own_splits_are_kept(tmp_path):
+def test_the_splits_of_a_source_are_kept(tmp_path):
     np.savez(tmp_path / "a.npz", x_train=IMAGES[:200], x_test=IMAGES[200:220], x_valid=IMAGES[220:])
     data = kvae.data.load(tmp_path / "a.npz")
     for name, expected in (("train", range(200)), ("test", range(200, 220)), ("validation", range(220, 300))):
@@ -67,17 +67,17 @@ def test_own_splits_are_kept(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("ask", "message"),
+    ("call", "message"),
     [
         (lambda d: d.split("dev"), "Unknown split: expected one of train, validation, test. Received: 'dev'"),
         (lambda d: d.arrays("all"), "Received: 'all'"),
-        (lambda d: d.split("test", labels=True), "expected labels.*Received: labels=True"),
+        (lambda d: d.split("test", labels=True), "expected a split with labels.*Received: labels=True"),
         (lambda d: d.split("test", limit=0), "'limit' must be >= 1. Received: 0"),
         (lambda d: d.split("test", batch_size=0), "'batch_size' must be >= 1. Received: 0"),
         (lambda d: d.validation, "the validation split is empty.*Received: validation_fraction=0"),
     ],
 )
-def test_what_cannot_be_asked_of_data(ask, message):
+def test_invalid_arguments_are_refused(call, message):
     data = kvae.data.load(IMAGES, validation_fraction=0)
     with pytest.raises(kvae.data.DataError, match=message):
-        ask(data)
+        call(data)

@@ -1,4 +1,4 @@
-"""Small models of every kind, and one export that many tests look at."""
+"""Fixtures: small models of every kind, and a shared export."""
 
 import keras
 import numpy as np
@@ -26,7 +26,7 @@ def user_encoder(size: int) -> keras.Model:
 
 
 def user_decoder(*bodies: keras.layers.Layer) -> keras.Model:
-    """From 3 latents to 8×8×1 by way of the given layers, from a 4×4×4 grid."""
+    """Return a decoder from 3 latents to 8×8×1: a 4×4×4 grid, the given layers, and a convolution."""
     last = layers.Conv2D(1, 3, padding="same")
     return keras.Sequential([keras.Input((3,)), layers.Dense(64), layers.Reshape((4, 4, 4)), *bodies, last])
 
@@ -60,7 +60,7 @@ MODELS = {
 
 
 def small_vae(**parts) -> kvae.VAE:
-    """For what doesn't depend on the network: it is exported in a third of the time."""
+    """Return a small VAE for tests that don't depend on the network; its export takes a third of the time."""
     encoder, decoder = kvae.Encoder(2, networks.MLP((16,))), kvae.Decoder((8, 8, 1), networks.MLP((16,)))
     return kvae.VAE(encoder, decoder, **parts)
 
@@ -96,7 +96,7 @@ def images():
 
 @pytest.fixture(scope="session")
 def exported(vae, images, tmp_path_factory):
-    """Folder of an export of `vae`; look, don't touch."""
+    """Folder of an export of `vae`; read-only."""
     out = tmp_path_factory.mktemp("export") / "vae"
     with bare_root():
         before = state()
@@ -110,7 +110,7 @@ NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight",
 
 @pytest.fixture(scope="session")
 def conditional(digits, tmp_path_factory):
-    """A VAE of digits, of other parts than the default, that is told the digit; images, labels and its export."""
+    """A conditional VAE of digits with non-default parts, its images and labels, and the folder of its export."""
     keras.utils.set_random_seed(0)
     vae = kvae.VAE(
         kvae.Encoder(2, networks.MLP((64,))),
@@ -128,7 +128,7 @@ def conditional(digits, tmp_path_factory):
     return vae, x, y, out
 
 
-# The others, of the same parts in other orders, take a quarter of a minute each: `make test-all`.
+# Slow models (15 s each) with the same parts in another order: `make test-all`.
 SLOW = {"Sequential encoder and decoder", "mixed_float16"}
 
 

@@ -1,4 +1,4 @@
-"""A program around an export: what it can set of logging, warnings and streams."""
+"""Settings of logging, warnings and streams of a program around an export."""
 
 import contextlib
 import logging
@@ -10,7 +10,7 @@ import absl.logging
 
 
 def state():
-    """What a program can set: by logger and handler, and of absl, warnings and streams."""
+    """Return all settings of loggers, handlers, absl, warnings and streams."""
     named = [logging.getLogger(name) for name in ("absl", "tensorflow", "mine", "mine.part")]
     loggers = {logger.name: logger for logger in (logging.root, *named)}
     handlers = [h for logger in loggers.values() for h in logger.handlers]
@@ -30,7 +30,7 @@ def state():
 
 @contextlib.contextmanager
 def bare_root():
-    """Without pytest's handlers, as in a program that has set nothing."""
+    """Remove pytest's handlers from the root logger inside the context."""
     kept = logging.root.handlers[:]
     logging.root.handlers.clear()
     try:

@@ -1,4 +1,4 @@
-"""What precisions="auto" is decided by: validation images, if they can tell."""
+"""Tests of precisions="auto", and of the arguments of `export`."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,21 +17,21 @@ MODELS = {
     "both": {"prior": 1, "num_classes": 2},
     "autoencoder": {},
 }
-#: model, images, labels and validation; of which images the choice is, and by what
+#: model, images, labels and validation; expected images and losses of the choice
 CASES = {
     "validation images": ("VAE", IMAGES, None, OTHERS, "validation", ["nats_lost"]),
     "validation alone": ("VAE", None, None, OTHERS, "validation", ["nats_lost"]),
     "no validation": ("VAE", IMAGES, None, None, "test", ["nats_lost"]),
-    "labels say nothing of a VAE": ("VAE", IMAGES, LABELS, OTHERS, "validation", ["nats_lost"]),
-    "a pair, of a model that needs none": ("VAE", IMAGES, LABELS, (OTHERS, [0, 1, 1]), "validation", ["nats_lost"]),
+    "labels of a VAE have no effect": ("VAE", IMAGES, LABELS, OTHERS, "validation", ["nats_lost"]),
+    "a pair for a model without labels": ("VAE", IMAGES, LABELS, (OTHERS, [0, 1, 1]), "validation", ["nats_lost"]),
     "labels": ("classifier", IMAGES, LABELS, (OTHERS, [0, 1, 1]), "validation", ["accuracy_lost"]),
     "no labels for validation": ("classifier", IMAGES, LABELS, OTHERS, "test", ["accuracy_lost"]),
     "labels for validation alone": ("classifier", IMAGES, None, (OTHERS, [0, 1, 1]), "validation", ["accuracy_lost"]),
     "both": ("both", IMAGES, LABELS, (OTHERS, [0, 1, 1]), "validation", ["accuracy_lost", "nats_lost"]),
-    "more from the test images": ("both", IMAGES, LABELS, OTHERS, "test", ["accuracy_lost", "nats_lost"]),
+    "more losses on the test images": ("both", IMAGES, LABELS, OTHERS, "test", ["accuracy_lost", "nats_lost"]),
     "nothing": ("VAE", None, None, None, None, None),
-    "nothing of an autoencoder": ("autoencoder", IMAGES, None, OTHERS, None, None),
-    "nothing of a classifier": ("classifier", IMAGES, None, OTHERS, None, None),
+    "an autoencoder": ("autoencoder", IMAGES, None, OTHERS, None, None),
+    "a classifier without labels": ("classifier", IMAGES, None, OTHERS, None, None),
 }
 
 
@@ -42,7 +42,7 @@ def choose(model, images, labels, validation):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_what_the_choice_is_made_on(case):
+def test_the_images_of_the_choice(case):
     *arguments, of, by = CASES[case]
     if of is None:
         with pytest.raises(ValueError, match="precisions='auto' compares ELBOs or accuracies"):
@@ -51,25 +51,25 @@ def test_what_the_choice_is_made_on(case):
     choice = choose(*arguments)
     assert (choice.as_dict()["of"], sorted(choice.budgets)) == (of, by)
     assert choice.as_dict()["images"] == (3 if of == "validation" else 4)
-    warned = [warning for warning in choice.warnings() if "chosen on the images that the numbers" in warning]
+    warned = [warning for warning in choice.warnings() if "chosen on the test images" in warning]
     assert len(warned) == len(choice.warnings()) == (of == "test")
     assert ("as a pair" in "".join(warned)) == (of == "test" and "accuracy_lost" in by)
 
 
-def test_the_smallest_within_every_budget_that_is_no_slow_one_is_taken():
+def test_the_smallest_file_within_the_budgets_and_not_too_slow_is_chosen():
     choice = choose(*CASES["both"][:4])
     losses = {"a": (0.6, 0.0), "b": (0.1, 0.006), "c": (0.5, 0.005), "d": (-0.1, 0.0)}
     choice.lost = {name: dict(zip(("nats_lost", "accuracy_lost"), lost)) for name, lost in losses.items()}
     choice.bytes = {"a": 1, "b": 2, "c": 3, "d": 4}
     choice.latency_us = {"a": 10, "b": 10, "c": 150, "d": 100}
     assert choice.best() == "c"
-    choice.latency_us["c"] = 151  # more than half as long again
+    choice.latency_us["c"] = 151  # more than 1.5 times as long as the fastest
     assert choice.best() == "d"
     assert choice.endpoints == ["classify", "score"]
     choice.lost = {name: choice.lost[name] for name in ("a", "b")}
     with pytest.raises(ExportError, match=r"at most 0.005 of accuracy and 0.5 nats. Received: a loses 0.6 nats"):
         choice.best()
-    with pytest.raises(ExportError, match="Received: none at all"):
+    with pytest.raises(ExportError, match="Received: none"):
         Choice(choice.budgets, choice.images, True).best()
 
 
@@ -92,20 +92,20 @@ WRONG = {
     ),
     "images of text": (
         {"data": "x.npy"},
-        "`data` must be one image or more, an array of shape .*Received: 'x.npy'",
+        "`data` must be one or more images, an array of shape .*Received: 'x.npy'",
     ),
     "images of objects": ({"data": np.full((2, 8, 8, 1), None)}, "`data` .*Received: dtype object"),
     "ragged images": ({"data": [[1], [1, 2]]}, "`data` .*Received: rows of different lengths"),
     "class names of text": ({"class_names": "ab"}, "`class_names` must be a list of names. Received: class_names='ab'"),
     "class names of a number": ({"class_names": 3}, "class_names=3"),
     "condition names of a number": ({"condition_names": 3}, "condition_names=3"),
-    "conditions of no use": (
+    "conditions for an unconditional model": (
         {"data": IMAGES, "conditions": LABELS},
         "`conditions` is for a conditional model",
     ),
-    "labels of a number": ({"data": (IMAGES, 5)}, "`data` must have a label for each image.*0 labels, 4 images"),
+    "labels of a number": ({"data": (IMAGES, 5)}, "`data` must have one label per image.*0 labels, 4 images"),
     "a path of a model": ({"model": "model.keras"}, "`model` must be a `kvae.VAE`.*Received: str"),
-    "validation of another shape": ({"validation": np.zeros((2, 9, 9, 1))}, "`validation` must be one image or more"),
+    "validation of another shape": ({"validation": np.zeros((2, 9, 9, 1))}, "`validation` must be one or more images"),
     "a little above 1": ({"data": np.full((2, 8, 8, 1), 1.00001)}, "values from 1.00001001 to 1.00001001"),
     "validation in bytes": ({"validation": np.full((2, 8, 8, 1), 255)}, "`validation` must have values in"),
 }
@@ -125,7 +125,7 @@ def test_budgets_are_numbers(limits, message):
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_wrong_arguments(case, vae, tmp_path):
+def test_invalid_arguments_are_refused(case, vae, tmp_path):
     arguments, message = WRONG[case]
     arguments = {"model": vae, "directory": tmp_path / "a" / "b", **arguments}
     with pytest.raises(ValueError, match=message) as caught:
@@ -134,14 +134,14 @@ def test_wrong_arguments(case, vae, tmp_path):
     assert not (tmp_path / "a").exists()
 
 
-def test_what_rounding_brings_beyond_the_range_is_its_end(vae):
+def test_rounding_errors_beyond_the_range_are_clipped(vae):
     images = reference.check_images(np.full((1, 8, 8, 1), 1.0000005), vae)
     assert images.dtype == np.float32
     assert images.max() == 1
 
 
 @pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize` method:UserWarning")
-def test_a_model_that_keras_quantised(tmp_path):
+def test_a_quantised_model_is_refused(tmp_path):
     model = kvae.VAE(latent_dim=2, image_shape=(8, 8, 1))
     model.quantize("int8")
     with pytest.raises(ValueError, match=r"before `model.quantize`.*quantised layer 'head"):
@@ -153,8 +153,8 @@ def test_batch_sizes_of_numpy(sizes):
     assert checks.batch_sizes_of(sizes) == (1, None)
 
 
-def test_a_place_that_cannot_be_written_to(vae, tmp_path, monkeypatch):
-    """It is said before anything is computed."""
+def test_an_unwritable_folder_is_refused(vae, tmp_path, monkeypatch):
+    """The error is raised before any computation."""
     monkeypatch.setattr("kvae.export.pipeline._Export", None)
     (tmp_path / "file").write_text("mine")
     with pytest.raises(ExportError, match=r"a folder that can be written to. Received: '.*file/out' \(Not a directory"):

@@ -1,4 +1,4 @@
-"""Files of a conditional model take the condition, and say what Keras says."""
+"""Tests of conditional models: their files take the condition and give the same results as Keras."""
 
 import json
 import re
@@ -34,7 +34,7 @@ def test_info(model, exported):
     assert not any("condition" in signature["inputs"] for signature in plain.info["signatures"].values())
 
 
-def test_it_says_what_keras_says(model, conditional):
+def test_files_equal_keras(model, conditional):
     vae, x, y, _ = conditional
     z = np.random.default_rng(0).standard_normal((21, 2), dtype=np.float32)
     posterior = vae.encode(x, y)
@@ -54,11 +54,11 @@ def test_it_says_what_keras_says(model, conditional):
     ]
     for got, right in pairs:
         right = np.asarray(right)
-        # Another order of the same arithmetic, as `kvae.export.budgets` has it.
+        # The same arithmetic in another order (`kvae.export.budgets`).
         assert np.abs(got - right).max() < 1e-5 * max(1, np.abs(right).max())
 
 
-def test_the_latents_are_those_of_keras_bit_for_bit(model, conditional):
+def test_latents_equal_keras_bit_for_bit(model, conditional):
     vae, _, y, _ = conditional
     inputs = {
         "seed": runtime.seed_words(7),
@@ -69,7 +69,7 @@ def test_the_latents_are_those_of_keras_bit_for_bit(model, conditional):
     np.testing.assert_array_equal(z, vae.prior.sample(60, 7, condition=vae.condition(y)))
 
 
-def test_what_a_condition_may_be(model):
+def test_valid_conditions(model):
     wanted = model.generate(3, seed=1, condition=7)
     one_hot = np.eye(10)[7]
     for same in (
@@ -99,7 +99,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_wrong_conditions(case, model):
+def test_invalid_conditions_are_refused(case, model):
     condition, message = WRONG[case]
     calls = (
         lambda: model.generate(3, seed=1, condition=condition),
@@ -113,8 +113,8 @@ def test_wrong_conditions(case, model):
         assert "\n" not in str(caught.value)
 
 
-def test_a_model_without_conditions_takes_none(exported):
-    with pytest.raises(ValueError, match=r"without conditions.*condition=7"):
+def test_a_model_without_conditions_refuses_one(exported):
+    with pytest.raises(ValueError, match=r"has no conditions.*condition=7"):
         runtime.load(exported / "vae_float32.tflite").generate(1, condition=7)
 
 
@@ -165,7 +165,7 @@ def test_the_command(conditional, capsys, tmp_path):
         ({"condition_names": ["one"]}, "`condition_names` must name the 10.*Received: 1 names"),
     ],
 )
-def test_what_an_export_refuses(arguments, message, conditional, tmp_path):
+def test_invalid_arguments_are_refused(arguments, message, conditional, tmp_path):
     vae, x, y, _ = conditional
     given = {"images": x, "pair": (x, y)}
     arguments = {name: given[value] if isinstance(value, str) else value for name, value in arguments.items()}
@@ -187,7 +187,7 @@ def test_full_int8_and_onnx(conditional, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_prior_made_of_the_encoder_is_exported_without_it(tmp_path):
+def test_a_vamp_prior_is_exported_without_a_second_encoder(tmp_path):
     vae = kvae.VAE(
         kvae.Encoder(2, networks.MLP((32,))), kvae.Decoder((8, 8, 1), networks.MLP((32,))),
         prior=kvae.priors.VampPrior(pseudo_inputs=50),

@@ -1,4 +1,4 @@
-"""What an export leaves behind: files, their contents, the report; and what it doesn't print."""
+"""Tests of the files of an export, their contents and the report."""
 
 import gzip
 import hashlib
@@ -58,10 +58,10 @@ def test_errors_in_the_report_are_within_the_stated_budgets(exported):
 
 def test_int8_is_a_quarter_of_float32(exported):
     float32, int8 = ((exported / f"vae_{p}.tflite").stat().st_size for p in PRECISIONS)
-    assert int8 < 0.5 * float32  # the weights are a quarter; the graphs are what they are
+    assert int8 < 0.5 * float32  # weights take a quarter, but graphs don't shrink
 
 
-def test_the_default_decoder_upsamples_with_operators_that_are_fast_at_any_batch_size(exported):
+def test_the_default_decoder_has_fast_operators_for_any_batch_size(exported):
     for precision in PRECISIONS:
         contents = flatbuffer.read(exported / f"vae_{precision}.tflite")
         assert "DEPTH_TO_SPACE" in contents.operators
@@ -78,7 +78,7 @@ def test_the_same_model_gives_the_same_bytes(vae, exported, images, tmp_path):
 
 
 @pytest.mark.slow
-def test_steps_are_told_and_nothing_is_printed(small, tmp_path, capfd):
+def test_steps_are_reported_and_nothing_is_printed(small, tmp_path, capfd):
     steps = []
     report = kvae.export.export(small, tmp_path, precisions=("float32",), batch_sizes=(1,), on_step=steps.append)
     printed = capfd.readouterr()
@@ -87,7 +87,7 @@ def test_steps_are_told_and_nothing_is_printed(small, tmp_path, capfd):
     assert report["verification"]["images"].startswith("noise")
 
 
-def test_what_was_kept_quiet_can_be_read(capfd):
+def test_suppressed_output_can_be_read(capfd):
     with quiet() as log:
         print("from Python")
         subprocess.run([sys.executable, "-c", "print('from a process')"], check=True)
@@ -98,7 +98,7 @@ def test_what_was_kept_quiet_can_be_read(capfd):
     assert capfd.readouterr().out == "afterwards\n"
 
 
-def test_plain_import_says_how_to_import():
+def test_plain_import_is_refused_with_a_hint():
     result = subprocess.run(
         [sys.executable, "-c", "import export"], cwd=ROOT, capture_output=True, text=True, check=False
     )
@@ -107,14 +107,14 @@ def test_plain_import_says_how_to_import():
 
 
 @pytest.mark.parametrize("name", kvae.export.__all__)
-def test_every_public_name_is_there(name):
+def test_every_public_name_has_a_docstring(name):
     assert getattr(kvae.export, name).__doc__
     assert name in dir(kvae.export)
 
 
 @pytest.fixture(scope="module")
 def every_precision(digits_vae, tmp_path_factory):
-    """Folder and report of a trained model's export with its data."""
+    """Folder and report of a trained model's export in every precision."""
     vae, data = digits_vae
     (images, labels), (validation, _) = data.arrays("test"), data.arrays("validation")
     out = tmp_path_factory.mktemp("precisions")
@@ -126,8 +126,8 @@ def every_precision(digits_vae, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_every_precision_and_what_it_costs(digits_vae, every_precision):
-    """Sizes, the price in nats, what is measured."""
+def test_measurements_of_every_precision(digits_vae, every_precision):
+    """Check sizes, losses in nats and other measurements."""
     (vae, data), (out, report) = digits_vae, every_precision
     images, _ = data.arrays("test")
     saved_model, *files = report["artifacts"]
@@ -157,7 +157,7 @@ def test_every_precision_and_what_it_costs(digits_vae, every_precision):
 def test_auto_keeps_the_smallest_file_within_the_budget_on_validation_images(
     digits_vae, every_precision, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("kvae.export.choice.SLOWER", 1000)  # other tests run beside it
+    monkeypatch.setattr("kvae.export.choice.SLOWER", 1000)  # other tests may run at the same time
     (vae, data), (out, report) = digits_vae, every_precision
     (images, _), (validation, _) = data.arrays("test"), data.arrays("validation")
     files = {file["precision"]: file for file in report["artifacts"][1:]}
@@ -168,7 +168,7 @@ def test_auto_keeps_the_smallest_file_within_the_budget_on_validation_images(
     for precision, file in files.items():
         scores = runtime.load(out / file["path"]).run("score", image=validation, seed=[0, 0], index=index)
         lost[precision] = float(np.mean(scores["negative_elbo"])) - right
-    budget = sorted(lost.values())[1] + 1e-4  # within it: two of the four
+    budget = sorted(lost.values())[1] + 1e-4  # two of the four precisions are within the budget
     smallest = min((name for name in files if lost[name] <= budget), key=lambda name: files[name]["bytes"])
     settings = {"precisions": "auto", "batch_sizes": (1,)}
     report = kvae.export.export(vae, tmp_path, images, validation=validation, budgets=Budgets(nats=budget), **settings)
@@ -197,7 +197,7 @@ def test_nothing_within_the_budget(small, images, tmp_path, monkeypatch):
 
 
 def contents(folder):
-    """Every file below a folder with its bytes, those inside of archives and behind compression included."""
+    """Yield every file below a folder with its bytes, including files in archives and compressed files."""
     for path in sorted(folder.rglob("*")):
         if path.is_dir():
             continue
@@ -211,7 +211,7 @@ def contents(folder):
 
 
 @pytest.mark.slow
-def test_nothing_that_is_published_says_where_images_lie(tmp_path, monkeypatch):
+def test_published_files_contain_no_local_paths(tmp_path, monkeypatch):
     from PIL import Image
 
     from kvae.cli.main import app
@@ -231,7 +231,7 @@ def test_nothing_that_is_published_says_where_images_lie(tmp_path, monkeypatch):
     ):
         with warnings.catch_warnings():
             app([str(argument) for argument in arguments], standalone_mode=False)
-    assert json.loads((run / "config.json").read_text())["source"] == str(mine)  # the run is its owner's
+    assert json.loads((run / "config.json").read_text())["source"] == str(mine)  # the training run is private
     assert "A VAE of mine" in (page / "index.html").read_text()
     found = [
         name

@@ -1,4 +1,4 @@
-"""Damaged files and odd inputs, more than a thousand: no crash, no hang, no nonsense."""
+"""Tests with more than a thousand damaged files and odd inputs: no crash, no hang, no wrong results."""
 
 import shutil
 import zipfile
@@ -12,9 +12,9 @@ FILES = 300  # of each precision
 
 
 def mutate(data: bytes, rng: np.random.Generator) -> bytes:
-    """One of the things that happen to files: flipped or overwritten bytes, missing or doubled parts."""
+    """Damage the bytes of a file: flipped or overwritten bytes, missing or repeated parts."""
     kind, changed = rng.integers(6), bytearray(data)
-    structure = min(len(data), 40_000)  # flatbuffers keep it in front of, and between, the weights
+    structure = min(len(data), 40_000)  # the structure of a flatbuffer is before and between the weights
     at = int(rng.integers(8, structure if kind < 3 else len(data)))
     if kind in (0, 3):
         changed[at] ^= 1 << int(rng.integers(8))
@@ -32,7 +32,7 @@ def mutate(data: bytes, rng: np.random.Generator) -> bytes:
 @pytest.mark.parametrize("reported", [True, False])
 @pytest.mark.parametrize("precision", ["float32", "int8"])
 def test_every_damaged_file_is_refused(exported, precision, reported, tmp_path):
-    """With the report beside it and alone: LiteRT itself opens some of these files, and crashes on a few."""
+    """Test with and without the report next to the file. LiteRT opens some of these files and crashes on a few."""
     if reported:
         shutil.copy(exported / "report.json", tmp_path)
     path, rng = tmp_path / f"vae_{precision}.tflite", np.random.default_rng(2)
@@ -59,12 +59,12 @@ def test_a_wrong_description_is_refused(exported, tmp_path, right, wrong):
     assert right in text
     changed = {runtime.INFO: text.replace(right, wrong, 1)}
     (tmp_path / "vae.tflite").write_bytes(runtime.sealed(good[:start], changed))
-    with pytest.raises(ValueError, match="which says in format 1"):
+    with pytest.raises(ValueError, match="with its facts in format 1"):
         runtime.load(tmp_path / "vae.tflite")
 
 
 def odd_array(rng):
-    """An array of some shape, dtype and contents: about one in six is a good image or latent."""
+    """Return an array of random shape, dtype and contents: about one in six is a valid image or latent."""
     shape = [
         (1, 8, 8, 1),
         (3, 8, 8, 1),
@@ -94,7 +94,7 @@ TEMPERATURES = [0.0, 1.0, 1e30, -1.0, np.nan, np.inf]
 
 
 def odd_call(model, rng):
-    """A call of one of the model's methods with such arrays and numbers."""
+    """Return a call of a random method of the model with such arrays and numbers."""
     x, y = odd_array(rng), odd_array(rng)
     n, seed, start, steps = (INTEGERS[i] for i in rng.integers(len(INTEGERS), size=4))
     calls = [
@@ -108,7 +108,7 @@ def odd_call(model, rng):
     return calls[rng.integers(len(calls))]
 
 
-def test_odd_inputs_are_answered_with_finite_numbers_or_refused(exported):
+def test_odd_inputs_give_finite_numbers_or_errors(exported):
     rng, answered, refusals = np.random.default_rng(3), 0, []
     for precision in ("float32", "int8"):
         model = runtime.load(exported / f"vae_{precision}.tflite")

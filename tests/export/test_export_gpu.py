@@ -1,4 +1,4 @@
-"""On a GPU: what is the same as on the CPU, and what isn't. The GPU is SwiftShader, Vulkan in software."""
+"""Tests on a GPU: signatures with the same results as on the CPU, and the others. SwiftShader is the GPU (software)."""
 
 import inspect
 import os
@@ -25,9 +25,9 @@ DOCS = Path(__file__).parents[2] / "docs" / "on_device.md"
 
 
 def compute(model_path, device, inputs_path, outputs_path):
-    """Run each signature of which the file has inputs, named `signature/input`; outputs get such names, too.
+    """Run each signature with inputs in the file, named `signature/input`; outputs have names of the same form.
 
-    It runs in a process of its own, which a driver may end.
+    It runs in a separate process, because a driver may end it.
     """
     import numpy as np
     from ai_edge_litert.compiled_model import CompiledModel
@@ -52,7 +52,7 @@ def compute(model_path, device, inputs_path, outputs_path):
 
 @pytest.fixture(scope="module")
 def vulkan():
-    """Environment variables that lead to SwiftShader, which Chromium brings."""
+    """Environment variables for SwiftShader, which is part of Chromium."""
     place = next((place for place in PLACES if (Path(place) / ICD).exists()), None)
     if place is None:
         pytest.skip(f"no SwiftShader on this machine: no {ICD} in {', '.join(PLACES)} (install Chromium)")
@@ -61,7 +61,7 @@ def vulkan():
 
 @pytest.fixture(scope="module")
 def run_on(vulkan, tmp_path_factory):
-    """A function that runs signatures of a file on a device; RuntimeError with the end of what LiteRT said."""
+    """Function that runs signatures of a file on a device; a RuntimeError has the end of LiteRT's output."""
 
     def run(data, device, inputs):
         folder = tmp_path_factory.mktemp("run")
@@ -80,7 +80,7 @@ def run_on(vulkan, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model(images, tmp_path_factory):
-    """An exported VAE with the default decoder, and with more than two latents, so that a row needs several words."""
+    """An exported VAE with the default decoder and more than two latents, so that a row needs several words."""
     keras.utils.set_random_seed(0)
     vae = kvae.VAE(latent_dim=4, image_shape=(8, 8, 1))
     out = tmp_path_factory.mktemp("export")
@@ -90,7 +90,7 @@ def model(images, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def inputs(model):
-    """Of every signature but `info`, by `signature/input`."""
+    """Inputs of every signature except `info`, by `signature/input`."""
     generator = np.random.default_rng(0)
     found = {}
     for endpoint, spec in model.info["signatures"].items():
@@ -109,7 +109,7 @@ def of(inputs, *signatures):
 
 
 def cut(model, *signatures):
-    """These signatures of the model's file, as a file."""
+    """Return a file with these signatures of the model's file."""
     names = []
     for signature in signatures:
         spec = model.info["signatures"][signature.rsplit("_", 1)[0]]
@@ -128,9 +128,9 @@ def test_one_image_is_the_same_on_the_gpu(model, inputs, run_on):
 
 
 def test_a_batch_of_the_default_decoder_is_wrong_on_the_gpu(model, inputs, run_on):
-    """Its shader for DEPTH_TO_SPACE doesn't compile for more than one image, and LiteRT goes on without it.
+    """The shader for DEPTH_TO_SPACE doesn't compile for more than one image, and LiteRT continues without it.
 
-    When this fails, LiteRT has mended it: `docs/on_device.md` warns of it.
+    If this test fails, LiteRT has fixed it; then remove the warning from `docs/on_device.md`.
     """
     file = cut(model, "encode_16", "decode_16")
     wanted, found = (run_on(file, device, of(inputs, "encode_16", "decode_16")) for device in ("cpu", "gpu"))
@@ -139,7 +139,7 @@ def test_a_batch_of_the_default_decoder_is_wrong_on_the_gpu(model, inputs, run_o
 
 
 @pytest.mark.parametrize("signature", ["generate_1", "score_1"])
-def test_random_numbers_are_refused_by_the_gpu_or_wrong(signature, model, inputs, run_on):
+def test_random_numbers_are_refused_or_wrong_on_the_gpu(signature, model, inputs, run_on):
     file = cut(model, signature)
     with pytest.raises(RuntimeError, match="Some ops are not accelerated"):
         run_on(file, "gpu", of(inputs, signature))

@@ -1,4 +1,4 @@
-"""An export leaves a program's logging, warnings and streams as they were."""
+"""Tests that an export restores a program's logging, warnings and streams."""
 
 import contextlib
 import io
@@ -72,15 +72,15 @@ PROGRAMS = {
 
 @pytest.mark.parametrize("program", PROGRAMS)
 @pytest.mark.parametrize("meddler", MEDDLERS)
-def test_what_libraries_set_is_undone(program, meddler):
-    with quiet(), warnings.catch_warnings():  # whatever this test does itself, too
+def test_settings_changed_by_libraries_are_restored(program, meddler):
+    with quiet(), warnings.catch_warnings():  # also restores the changes of this test
         with bare_root():
             PROGRAMS[program]()
             before = state()
             with quiet():
                 MEDDLERS[meddler]()
             assert state() == before
-            with pytest.raises(OSError, match="half-way"), quiet(), quiet():  # nested; and it fails
+            with pytest.raises(OSError, match="half-way"), quiet(), quiet():  # nested, with an error
                 MEDDLERS[meddler]()
                 raise OSError("half-way")
             assert state() == before
@@ -91,7 +91,7 @@ def speak(*args, **kwargs):
     raise ValueError("enough said")
 
 
-#: who is quiet: what to replace by something that speaks and fails, and the call
+#: users of `quiet`: the function to replace by one that logs and fails, and the call
 USERS = {
     "writing a SavedModel": ("tensorflow.saved_model.save", lambda vae, out: saved_model.write(vae, out / "x", b"{}")),
     "reading a SavedModel": (
@@ -115,7 +115,7 @@ def FILE(folder):
 
 
 @pytest.mark.parametrize("user", USERS)
-def test_every_user_is_quiet_and_leaves_no_trace(user, vae, exported, tmp_path, monkeypatch, capfd):
+def test_every_user_of_quiet_restores_settings(user, vae, exported, tmp_path, monkeypatch, capfd):
     where, call = USERS[user]
     if "onnx" in where:
         pytest.importorskip("tf2onnx")
@@ -135,8 +135,8 @@ def test_every_user_is_quiet_and_leaves_no_trace(user, vae, exported, tmp_path, 
     assert capfd.readouterr() == ("", "")
 
 
-def test_messages_of_other_threads_arrive(tmp_path):
-    """Of this thread, those of the converter are kept quiet, and its errors are not."""
+def test_messages_of_other_threads_are_logged(tmp_path):
+    """Warnings of the converter's own thread are suppressed, its errors are not."""
     file = tmp_path / "log.txt"
     handler = logging.FileHandler(file)
     logger = logging.getLogger("mine")
@@ -155,7 +155,7 @@ def test_messages_of_other_threads_arrive(tmp_path):
     assert file.read_text().split() == ["failing", "serving", "done"]
 
 
-def test_two_threads_are_quiet_one_after_the_other():
+def test_two_threads_use_quiet_in_turn():
     before, inside, errors = state(), threading.Barrier(3), []
 
     def work():
@@ -194,7 +194,7 @@ def closed():
 
 
 @pytest.mark.parametrize("stream", [None, closed(), io.StringIO()], ids=["None", "closed", "StringIO"])
-def test_any_streams_will_do(stream, monkeypatch):
+def test_any_streams_are_accepted(stream, monkeypatch):
     monkeypatch.setattr(sys, "stdout", stream)
     monkeypatch.setattr(sys, "stderr", stream)
     with quiet() as log:
@@ -205,7 +205,7 @@ def test_any_streams_will_do(stream, monkeypatch):
 
 
 def test_closed_descriptors():
-    """As in a daemon: nothing is opened in their place that stays."""
+    """Closed descriptors, as in a daemon, stay closed."""
     kept = {number: os.dup(number) for number in (1, 2)}
     try:
         for number in kept:

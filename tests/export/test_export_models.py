@@ -1,4 +1,4 @@
-"""Every kind of model exports, and its files say what Keras says, compared without `kvae.export.verify`."""
+"""Tests of every kind of model: its files equal Keras, compared without `kvae.export.verify`."""
 
 import keras
 import numpy as np
@@ -21,7 +21,7 @@ def out(any_model, tmp_path_factory):
 
 
 def answers(model, size):
-    """Inputs and outputs of every signature, by what the model's own methods give in float32."""
+    """Return inputs and outputs of every signature, computed with the model's methods in float32."""
     rng = np.random.default_rng(size)
     z = rng.standard_normal((size, model.latent_dim), dtype=np.float32)
     x = rng.random((size, *model.image_shape), dtype=np.float32)
@@ -52,16 +52,16 @@ def elbo(terms):
 
 
 def limit(model, precision):
-    """Largest error, absolute: images are about [0, 1], untrained latents have a variance of about 1."""
+    """Return the largest absolute error: images are in [0, 1], untrained latents have a variance of about 1."""
     if precision == "int8":
         return 0.1
-    # The export computes in float32, where Keras under mixed_float16 has 11 bits.
+    # The export computes in float32; Keras with mixed_float16 has 11 bits.
     policies = {layer.compute_dtype for layer in model._flatten_layers()}
     return 5e-3 if "float16" in policies else 1e-5
 
 
 @pytest.mark.parametrize("precision", ["float32", "int8"])
-def test_litert_says_what_keras_says_at_any_batch_size(any_model, out, precision):
+def test_litert_equals_keras_at_any_batch_size(any_model, out, precision):
     (path,) = out.glob(f"*_{precision}.tflite")
     interpreter = Interpreter(model_path=str(path))
     for size, suffix in ((5, "_5"), (1, ""), (3, ""), (32, "")):
@@ -77,7 +77,7 @@ def test_litert_says_what_keras_says_at_any_batch_size(any_model, out, precision
                     assert np.abs(got[output] - right).max() < scale * limit(any_model, precision)
 
 
-def test_saved_model_says_what_keras_says(any_model, out):
+def test_saved_model_equals_keras(any_model, out):
     loaded = tf.saved_model.load(str(out / "saved_model")).signatures
     calls = answers(any_model, 3)
     assert set(loaded) == {*calls, "info"}

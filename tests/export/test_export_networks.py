@@ -1,4 +1,4 @@
-"""Files of one network, chosen signatures, and what clients of every age make of them."""
+"""Tests of files with one network or selected signatures, in new and old runtimes."""
 
 import json
 import os
@@ -26,7 +26,7 @@ FILES = [f"{name}_{precision}.tflite" for name in ("decoder", "encoder") for pre
 
 @pytest.fixture(scope="module")
 def model():
-    """A conditional model of colour images, so that nothing is left to chance: three channels, two inputs."""
+    """A conditional model of colour images: three channels, two inputs."""
     keras.utils.set_random_seed(0)
     return kvae.VAE(
         kvae.Encoder(3, networks.ConvDown((8,), units=16)), kvae.Decoder((8, 12, 3), networks.ConvUp((8,))),
@@ -36,7 +36,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def folder(model, tmp_path_factory):
-    """Its files of one network in every precision, and a file with three signatures."""
+    """Folder of its files of one network in every precision, and a file with three signatures."""
     out = tmp_path_factory.mktemp("networks")
     images = np.random.default_rng(0).random((30, 8, 12, 3), dtype=np.float32)
     kvae.export.export(
@@ -54,7 +54,7 @@ def interpreter(path, **settings):
 
 
 def by_position(opened, *inputs):
-    """Outputs of a client that knows positions only, and subgraph 0."""
+    """Return the outputs for a client that only uses positions and subgraph 0."""
     for detail, value in zip(opened.get_input_details(), inputs, strict=True):
         opened.set_tensor(detail["index"], value)
     opened.invoke()
@@ -66,7 +66,7 @@ def names(details):
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_a_client_that_knows_no_signatures_decodes_and_encodes(model, folder, precision):
+def test_a_client_without_signatures_decodes_and_encodes(model, folder, precision):
     z, condition = np.array([[0.5, -1.0, 0.2]], "float32"), np.array([[0.0, 1.0]], "float32")
     decoder, encoder = (interpreter(folder / f"{name}_{precision}.tflite") for name in ("decoder", "encoder"))
     assert decoder.get_signature_list() == {"serving_default": {"inputs": ["condition", "z"], "outputs": ["image"]}}
@@ -83,7 +83,7 @@ def test_a_client_that_knows_no_signatures_decodes_and_encodes(model, folder, pr
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_subgraph_0_is_what_was_asked_for_first_and_nothing_else_is_there(folder, precision):
+def test_subgraph_0_is_the_first_requested_signature(folder, precision):
     opened = interpreter(folder / f"vae_{precision}.tflite")
     assert list(opened.get_signature_list()) == ["generate_4", "decode_1", "decode_3", "info"]
     assert names(opened.get_input_details()) == ["seed", "index", "temperature", "condition"]
@@ -96,14 +96,14 @@ def test_subgraph_0_is_what_was_asked_for_first_and_nothing_else_is_there(folder
 
 
 @pytest.mark.parametrize("path", [f"{name}_{p}.tflite" for name in ("vae", "decoder") for p in ("float32", "int8")])
-def test_weights_lie_in_the_flatbuffer(folder, path):
+def test_weights_are_in_the_flatbuffer(folder, path):
     data = (folder / path).read_bytes()
     model = flatbuffer.schema.Model.GetRootAs(data, 0)
     assert all(model.Buffers(i).Offset() <= 1 for i in range(model.BuffersLength()))
     assert max(model.Buffers(i).DataLength() for i in range(model.BuffersLength())) > 500
 
 
-def test_a_decoder_is_small_and_the_same_as_in_the_whole(model, folder):
+def test_a_decoder_file_is_small_and_equals_the_full_file(model, folder):
     sizes = {path.name: path.stat().st_size for path in folder.glob("*.tflite")}
     assert sizes["decoder_int8.tflite"] < sizes["decoder_float16.tflite"] < sizes["decoder_float32.tflite"]
     z = np.random.default_rng(0).standard_normal((5, 3), dtype=np.float32)
@@ -118,7 +118,7 @@ def test_a_decoder_is_small_and_the_same_as_in_the_whole(model, folder):
 
 
 def test_files_of_integers(model, folder):
-    """What goes in and comes out are integers, of which the runtime makes floats."""
+    """Inputs and outputs are integers; the runtime converts them to floats."""
     decoder, encoder = (folder / f"{name}_integer.tflite" for name in ("decoder", "encoder"))
     for path in (decoder, encoder):
         opened = interpreter(path)
@@ -136,7 +136,7 @@ def test_files_of_integers(model, folder):
 
 @pytest.fixture(scope="module")
 def bytes_folder(tmp_path_factory):
-    """A model's files that take and give images as bytes, and the model."""
+    """A model, its images, and the folder of its files with images as bytes."""
     keras.utils.set_random_seed(0)
     vae, out = kvae.VAE(latent_dim=2, image_shape=(8, 8, 1)), tmp_path_factory.mktemp("bytes")
     images = np.random.default_rng(0).random((30, 8, 8, 1), dtype=np.float32)
@@ -168,7 +168,7 @@ def test_images_as_bytes(bytes_folder, precision):
 
 
 @pytest.mark.slow
-def test_python_gives_floats_of_files_that_take_bytes(bytes_folder):
+def test_the_runtime_converts_bytes_to_floats(bytes_folder):
     vae, images, out = bytes_folder
     model = runtime.load(out / "vae_float32.tflite")
     assert model.info["signatures"]["reconstruct"]["inputs"]["image"]["dtype"] == "uint8"
@@ -181,10 +181,10 @@ def test_python_gives_floats_of_files_that_take_bytes(bytes_folder):
 
 
 @pytest.mark.parametrize("path", ["decoder_int8.tflite", "vae_float32.tflite", "encoder_integer.tflite"])
-def test_the_runtime_beside_an_export_runs_it_without_kvae(folder, path):
+def test_the_runtime_beside_an_export_needs_no_kvae(folder, path):
     line = [sys.executable, "-I", str(folder / "kvae_runtime.py"), str(folder / path)]
     done = subprocess.run([*line, "--self-test"], capture_output=True, text=True, cwd="/")
-    assert (done.returncode, "as it should be" in done.stdout) == (0, True), done.stderr
+    assert (done.returncode, "passed" in done.stdout) == (0, True), done.stderr
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]); import kvae_runtime; print({'kvae', 'keras'} & set(sys.modules))"
     )
@@ -205,7 +205,7 @@ def test_the_program_of_the_documentation(tmp_path, monkeypatch):
 
 WRONG = {
     "another dtype": ({"io": "int16"}, r"`io` must be one of \('float32', 'uint8'\). Received: io='int16'"),
-    "integers without images": ({"precisions": "integer"}, "integer needs images to see the ranges"),
+    "integers without images": ({"precisions": "integer"}, "integer needs images to set the ranges"),
     "another endpoint": ({"signatures": ["classify"]}, "`signatures` must be some of decode, .*score, .*'classify'"),
     "batch 0": ({"signatures": ["decode_0"]}, "`signatures` .*'decode_0'"),
     "no number": ({"signatures": "decode_"}, "`signatures` .*'decode_'"),
@@ -219,14 +219,14 @@ WRONG = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_wrong_choices(case, model, tmp_path):
+def test_invalid_arguments_are_refused(case, model, tmp_path):
     arguments, message = WRONG[case]
     with pytest.raises(ValueError, match=message):
         kvae.export.export(model, tmp_path / "out", **arguments)
     assert not (tmp_path / "out").exists()
 
 
-def test_signatures_in_the_order_of_the_asking():
+def test_signatures_keep_the_requested_order():
     found = endpoints.signatures_of(
         kvae.VAE(latent_dim=2, image_shape=(8, 8, 1)), ("encode_2", "decode", "decode_4"), (4, 1)
     )
@@ -234,7 +234,7 @@ def test_signatures_in_the_order_of_the_asking():
 
 
 def test_control_flow_is_kept(tmp_path):
-    """A subgraph that another one calls goes with it."""
+    """A called subgraph is kept with its caller."""
     import tensorflow as tf
 
     def loop(x):
@@ -259,7 +259,7 @@ def test_control_flow_is_kept(tmp_path):
 
 
 @pytest.mark.parametrize("path", ["decoder_int8.tflite", "encoder_float32.tflite"])
-def test_metadata_says_what_goes_in_and_out(folder, path):
+def test_metadata_describes_inputs_and_outputs(folder, path):
     with zipfile.ZipFile(folder / path) as archive:
         assert archive.namelist() == [runtime.INFO, metadata.CONDITIONS]
         assert archive.read(metadata.CONDITIONS) == b"cat\ndog\n"
@@ -275,7 +275,7 @@ def test_metadata_says_what_goes_in_and_out(folder, path):
 
 # Old runtimes.
 
-#: releases of TensorFlow Lite, and a Python that their wheels are for
+#: releases of TensorFlow Lite, and a Python version with wheels
 OLD = {"2.7.0": "3.9", "2.10.0": "3.9", "2.13.0": "3.10", "2.14.0": "3.11"}
 CLIENT = """
 import json, sys
@@ -306,7 +306,7 @@ print(json.dumps(results))
 
 
 def python_of(version):
-    """An interpreter of that version of Python, or None; pyenv has those that aren't on the path."""
+    """Return an interpreter of this Python version from pyenv or the path, or None."""
     found = shutil.which(f"python{version}")
     roots = [Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"]
     under = [str(path) for root in roots for path in sorted(root.glob(f"{version}.*/bin/python"))]
@@ -319,7 +319,7 @@ def python_of(version):
 
 @pytest.fixture(scope="module")
 def answers(folder, tmp_path_factory):
-    """What each old runtime makes of each file."""
+    """Results of each file in each old runtime."""
     found = {}
     for release, version in OLD.items():
         python = python_of(version)
@@ -338,24 +338,24 @@ def answers(folder, tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("release", OLD)
 def test_golden_pairs_are_replayed_on_old_runtimes(folder, answers, release):
-    """Every file on every runtime that the report says it runs on, with both sets of kernels."""
+    """Every file runs on exactly the runtimes of the report, with both sets of kernels."""
     report = json.loads((folder / "report.json").read_text())
     oldest = {entry["path"]: entry["oldest_runtime"] for entry in report["artifacts"] if entry["format"] == "litert"}
     as_tuple = lambda text: tuple(map(int, text.split(".")[:2]))  # noqa: E731
     for file, needed in oldest.items():
         for kernels in ("xnnpack", "builtin"):
-            said = answers[release][f"{file} {kernels}"]
+            result = answers[release][f"{file} {kernels}"]
             if as_tuple(release) >= as_tuple(needed):
-                assert said == "equal", (release, file, kernels)
+                assert result == "equal", (release, file, kernels)
             else:
-                assert said != "equal", f"{file} runs on {release}: the report says {needed}"
+                assert result != "equal", f"{file} runs on {release}: the report says {needed}"
 
 
-def test_what_needs_a_newer_runtime_is_said(folder):
+def test_the_report_names_the_oldest_runtime(folder):
     report = json.loads((folder / "report.json").read_text())
     assert report["refused"] == {}
     found = {entry["path"]: entry["oldest_runtime"] for entry in report["artifacts"]}
     newer = {path: oldest for path, oldest in found.items() if path in FILES and oldest != "2.7"}
-    assert newer == {"encoder_integer.tflite": "2.12"}  # of its variance, an exponential in eight bits
+    assert newer == {"encoder_integer.tflite": "2.12"}  # because of the variance, an exponential in eight bits
     assert found["vae_int8.tflite"] == "2.13"
     assert oldest_runtime({"TRANSPOSE_CONV": 4, "GELU": 1}) == "2.11"

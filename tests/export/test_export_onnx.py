@@ -1,4 +1,4 @@
-"""The ONNX files say what Keras says, in onnxruntime and in ONNX's own reference implementation."""
+"""Tests of ONNX files: they equal Keras in onnxruntime and in ONNX's reference implementation."""
 
 import functools
 import json
@@ -40,7 +40,7 @@ MODELS = {
 
 @pytest.fixture(scope="module")
 def exports(images, tmp_path_factory):
-    """By name of a model: itself, the folder of its files, and what `export` says about them."""
+    """Function from the name of a model to the model, the folder of its files, and the result of `export`."""
 
     @functools.cache
     def make(name):
@@ -66,7 +66,7 @@ def model(name, exports):
 
 @pytest.fixture(scope="module")
 def written(name, exports):
-    """The folder of the files of `model`, and what `export` says about them."""
+    """Folder of the files of `model`, and the result of `export`."""
     return exports(name)[1:]
 
 
@@ -86,7 +86,7 @@ def autoencoder():
 
 
 def inputs_of(model, size):
-    """For every endpoint, `size` rows that the export hasn't compared."""
+    """Return `size` new rows of inputs for every endpoint."""
     rng = np.random.default_rng(size)
     z = rng.standard_normal((size + 1, model.latent_dim), dtype=np.float32)
     image = rng.random((size, *model.image_shape), dtype=np.float32)
@@ -118,24 +118,24 @@ def test_there_is_one_valid_file_for_each_endpoint(model, written):
 
 
 @pytest.mark.parametrize("size", [1, 5])
-def test_onnxruntime_says_what_keras_says(model, written, size):
-    keras_says = run_keras(model)
+def test_onnxruntime_equals_keras(model, written, size):
+    run_in_keras = run_keras(model)
     for name, inputs in inputs_of(model, size).items():
         session = onnxruntime.InferenceSession(written[0] / f"{name}.onnx", providers=CPU)
         assert {value.name for value in session.get_inputs()} == set(inputs)
         assert {value.type for value in session.get_inputs()} <= {"tensor(float)", "tensor(int32)"}
         outputs = [value.name for value in session.get_outputs()]
-        expected = keras_says(name, inputs)
+        expected = run_in_keras(name, inputs)
         assert set(outputs) == set(expected)
         for output, got in zip(outputs, session.run(outputs, inputs)):
             assert got.dtype == np.float32
             assert got.shape == expected[output].shape
-            # Nats are sums over the pixels, of which float32 has 24 bits.
+            # Nats are sums over the pixels, and float32 has 24 bits.
             limit = 1e-5 * max(1.0, np.abs(expected[output]).max())
             assert np.abs(got - expected[output]).max() < limit
 
 
-def test_the_first_axis_is_the_batch_and_the_others_are_known(model, written):
+def test_only_the_batch_axis_is_dynamic(model, written):
     for name in inputs_of(model, 1):
         graph = onnx.load(written[0] / f"{name}.onnx").graph
         shapes = {
@@ -156,7 +156,7 @@ INDICES = [0, 1, -1, 2**20, INT32.max, INT32.min]
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_latents_are_those_of_keras_bit_for_bit(generate, seed):
+def test_latents_equal_keras_bit_for_bit(generate, seed):
     vae, path = generate
     session = onnxruntime.InferenceSession(path, providers=CPU)
     index = np.concatenate([INDICES, np.random.default_rng(0).integers(INT32.min, INT32.max, 2000)]).astype("int32")
@@ -165,8 +165,8 @@ def test_latents_are_those_of_keras_bit_for_bit(generate, seed):
         assert np.array_equal(z, np.asarray(vae.prior.draw(seed_words(seed), index, temperature)))
 
 
-def test_latents_need_nothing_but_what_onnx_promises(generate):
-    """ONNX's reference implementation, in NumPy, has nothing in common with onnxruntime."""
+def test_latents_in_the_reference_implementation(generate):
+    """ONNX's reference implementation in NumPy is independent of onnxruntime."""
     vae, path = generate
     index, temperature = np.array(INDICES, "int32"), np.ones(1, "float32")
     evaluator = onnx_reference.ReferenceEvaluator(str(path))
@@ -177,7 +177,7 @@ def test_latents_need_nothing_but_what_onnx_promises(generate):
 
 
 def convert(function, dtype):
-    """A function of `(B, 1)` as an onnxruntime session, by way of a made-up endpoint."""
+    """Return a function of `(B, 1)` as an onnxruntime session, with a fake endpoint."""
 
     class Made:
         name = "made"
@@ -207,7 +207,7 @@ def test_log1p_of_small_and_large_numbers():
     x = np.concatenate([10.0 ** np.linspace(-37, 38, 1001), -(10.0 ** np.linspace(-37, -1e-3, 1001)), [0.0]])
     x = x.astype("float32")
     (got,) = session.run(None, {"x": x[:, None]})
-    # A few roundings of 2⁻²⁴ each.
+    # Error of a few roundings of 2⁻²⁴.
     np.testing.assert_allclose(got[:, 0], np.log1p(x.astype("float64")), rtol=3e-7)
 
 
@@ -229,7 +229,7 @@ def test_each_file_has_the_info(written):
 def test_the_same_model_gives_the_same_bytes(generate, tmp_path):
     vae, path = generate
     vae.save(tmp_path / "vae.keras")
-    again = keras.saving.load_model(tmp_path / "vae.keras")  # TensorFlow and tf2onnx number on
+    again = keras.saving.load_model(tmp_path / "vae.keras")  # with other numbers in TensorFlow's and tf2onnx's names
     (endpoint,) = (endpoint for endpoint in endpoints_of(vae) if endpoint.name == "generate")
     file = kvae_onnx.convert(endpoint, again)
     file.metadata_props.add(key="kvae", value=INFO.decode())
@@ -255,14 +255,14 @@ def test_an_operator_that_onnx_lacks_is_named(make_decoder):
         kvae_onnx.convert(endpoints_of(vae)[0], vae)
 
 
-def test_a_file_that_says_something_else_is_refused(written, model, images):
+def test_a_file_with_wrong_outputs_is_refused(written, model, images):
     other = Reference(model, images)
     other.outputs["decode"] = {"image": other.outputs["decode"]["image"] + 0.01}
     with pytest.raises(ExportError, match="'image' from 'decode' of 'onnx' within"):
         kvae_onnx.compare("onnx", kvae_onnx.open_onnx(written[0]), "float32", other)
 
 
-def test_what_is_no_onnx_file_is_refused(tmp_path):
+def test_an_invalid_onnx_file_is_refused(tmp_path):
     with pytest.raises(ExportError, match=r"Expected ONNX files in .* Received: none"):
         kvae_onnx.open_onnx(tmp_path)
     (tmp_path / "decode.onnx").write_bytes(b"no model")
@@ -270,7 +270,7 @@ def test_what_is_no_onnx_file_is_refused(tmp_path):
         kvae_onnx.open_onnx(tmp_path)
 
 
-def test_it_says_nothing(autoencoder, tmp_path, capfd):
+def test_the_export_prints_nothing(autoencoder, tmp_path, capfd):
     arguments = autoencoder(tmp_path)
     capfd.readouterr()
     kvae_onnx.export(*arguments)

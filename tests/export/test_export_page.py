@@ -1,4 +1,4 @@
-"""`export.html`: one self-contained page, whatever the report has and hasn't."""
+"""Tests of `export.html`: one self-contained page, with complete and incomplete reports."""
 
 import base64
 import copy
@@ -16,11 +16,11 @@ from PIL import Image
 from kvae.export.report.page import render
 from kvae.export.report.pictures import Pictures
 
-VOID = {"meta", "img", "br", "line", "circle", "polyline"}  # here; those of SVG are written <line/>
+VOID = {"meta", "img", "br", "line", "circle", "polyline"}  # tags without an end tag; SVG writes <line/>
 
 
 class Page(HTMLParser):
-    """Fails at a tag that isn't closed in its order; keeps the text, the tags with attributes, and ids' texts."""
+    """Parser that fails at wrongly nested tags and stores the text, the tags and the texts of ids."""
 
     def __init__(self, html):
         super().__init__()
@@ -107,7 +107,7 @@ def test_page_of_an_export(exported, images, tmp_path, monkeypatch):
     found = json.loads((exported / "report.json").read_text())
     html = render(found, [Pictures("Keras", images[:16], images[16:32], images[:16]), *pictures()[1:]])
     page = Page(html)
-    # Self-contained: nothing is fetched, nothing runs.
+    # The page is self-contained: it fetches nothing and runs nothing.
     for _, attributes in page.tags:
         for name in ("src", "href", "xlink:href", "srcset"):
             assert (attributes.get(name) or "data:").startswith("data:")
@@ -120,7 +120,7 @@ def test_page_of_an_export(exported, images, tmp_path, monkeypatch):
         assert f"{entry['bytes']:,} bytes" in page.text
     assert "None" not in page.text
     assert "nan" not in page.text.lower().replace("nano", "")
-    # What it tells its reader to run runs.
+    # The programs on the page run.
     monkeypatch.chdir(exported)
     exec(page.blocks["python"], scope := {})
     assert scope["images"].shape == (16, 8, 8, 1)
@@ -131,10 +131,10 @@ def test_page_of_an_export(exported, images, tmp_path, monkeypatch):
     assert (tmp_path / "grid.png").exists()
 
 
-def test_the_export_writes_it(exported):
+def test_the_export_writes_the_page(exported):
     page = Page((exported / "export.html").read_text(encoding="utf-8"))
     assert "The same 16 new images" in page.text
-    assert "vae_int8.tflite off by at most" in page.text
+    assert "vae_int8.tflite differs by at most" in page.text
 
 
 AUTOENCODER = report(
@@ -149,7 +149,7 @@ def test_an_autoencoder_has_no_scores():
     shown = [Pictures(p.title, p.images, p.reconstructions, None) for p in pictures()]
     page = Page(render(AUTOENCODER, shown))
     assert "An autoencoder of 8×8×1 images, exported" in page.text
-    assert "autoencoder_int8.tflite holds the whole model in 672 kB" in page.text
+    assert "autoencoder_int8.tflite contains the whole model in 672 kB" in page.text
     assert "17.5 dB" in page.text
     for absent in ("ELBO", "nats lost", "--generate", "generate(", "new images", "None", "What does a score mean?"):
         assert absent not in page.text
@@ -160,13 +160,13 @@ def test_a_report_without_behaviour():
     bare = {**WITHOUT_IMAGES, "verification": {"images": "noise", "tested_on": 0}}
     page = Page(render(bare, [Pictures("Keras", None, None, None)]))
     assert "The inputs were noise, not images" in page.text
-    assert "The smallest. What it loses isn't known" in page.text
+    assert "The smallest file. Its loss is unknown" in page.text
     assert "999 bytes" in page.text
-    assert "What does it cost?" not in page.text
+    assert "Speed and memory" not in page.text
     assert not [tag for tag, _ in page.tags if tag == "img"]
 
 
-def test_any_batch_size_alone():
+def test_a_report_without_fixed_batch_sizes():
     """Latencies are measured at fixed batch sizes."""
     does = {"latency_us": {}, "cold_start_ms": 117.2, "peak_memory_mb": 59.0}
     page = Page(render(report(artifact("vae_int8.tflite", 10, does), batch_sizes=[], dynamic_batch=True), []))
@@ -176,7 +176,7 @@ def test_any_batch_size_alone():
 
 
 @pytest.mark.parametrize("of", ["validation", "test"])
-def test_what_auto_chose_by(of):
+def test_the_choice_of_auto(of):
     choice = {
         "images": 2000, "of": of, "budgets": {"nats_lost": 0.5, "accuracy_lost": 0.005},
         "lost": {
@@ -188,7 +188,7 @@ def test_what_auto_chose_by(of):
     }  # fmt: skip
     page = Page(render({**report(artifact("vae_int8.tflite", 10, None)), "choice": choice}, []))
     assert (
-        f"Chosen on 2,000 {of} images, as the smallest file that loses at most 0.50 nats and 0.5 points of accuracy "
+        f"Chosen on 2,000 {of} images: the smallest file that loses at most 0.50 nats and 0.5 points of accuracy "
         "and takes at most 1.5 times as long as the fastest of these: vae_float32.tflite loses less than 0.001 nats "
         "and no accuracy and takes 31 µs, vae_int8.tflite loses 0.27 nats and 0.4 points of accuracy and takes 2.5 ms. "
         "vae_full_int8.tflite was refused."
@@ -213,28 +213,28 @@ LOST = {
 @pytest.mark.parametrize(
     ("files", "suggested"),
     [
-        (LOST, "Take this one: the smallest file that loses less than 0.5 nats."),
-        ({**LOST, "int8": (600_000, 3.0)}, "Smaller still, but loses 3.0 nats."),
-        ({"int8": (600_000, 3.0), "full_int8": (700_000, 4.0)}, "Loses least of all, but more than one would like"),
+        (LOST, "Recommended: the smallest file that loses less than 0.5 nats."),
+        ({**LOST, "int8": (600_000, 3.0)}, "Smaller, but loses 3.0 nats."),
+        ({"int8": (600_000, 3.0), "full_int8": (700_000, 4.0)}, "The smallest loss, but larger than recommended"),
         ({"int8": (600_000, 0.1)}, "The LiteRT file of this export."),
         (LOST, "1.7× the size; loses less than 0.001 nats instead of 0.27 nats."),
-        (LOST, "Larger than vae_int8.tflite, and further from Keras."),
+        (LOST, "Larger than vae_int8.tflite and further from Keras."),
         ({**LOST, "float32": (2_000_000, -0.2)}, "3.3× the size; loses nothing instead of 0.27 nats."),
     ],
 )
-def test_which_file_to_take(files, suggested):
+def test_the_recommended_file(files, suggested):
     entries = [artifact(f"vae_{name}.tflite", size, loses(nats)) for name, (size, nats) in files.items()]
     assert suggested in Page(render(report(*entries, kind="vae"), [])).text
 
 
-def test_errors_are_shares_of_what_is_allowed():
+def test_errors_are_shares_of_the_budget():
     page = Page(render(WITHOUT_IMAGES, []))
-    # 0.15 of 0.3 and 0.0015 of 0.01; the latents have a budget of zero, and keep it.
+    # 0.15 of 0.3 and 0.0015 of 0.01; the latents have a budget of zero and are equal.
     assert "vae_int8.tflite 50 % equal" in page.text
     assert "decode image 0.15 0.30 0.0015 0.010" in page.text
 
 
-def test_text_of_users_is_not_markup():
+def test_user_text_is_escaped():
     evil = "<script>alert(1)</script>"
     hurt = report(artifact("vae_int8.tflite", 10), data=evil, license=evil + "x" * 200, likelihood=evil, kind=evil)
     html = render(
@@ -253,8 +253,8 @@ def test_pictures(channels, mode):
     assert (strip.mode, strip.size) == (mode, (16 * 6 - 1, 6))
     first = np.asarray(strip)[:, :5, 0]
     np.testing.assert_array_equal(first, (255 * pictures((6, 5, channels))[0].images[0, ..., 0]).round())
-    assert "off by at most 26 levels of 255" in html  # 0.1 is 25.5 levels
-    assert "every pixel the same as in Keras" in html
+    assert "differs by at most 26 levels of 255" in html  # 0.1 is 25.5 levels
+    assert "every pixel equals Keras" in html
 
 
 def test_large_pictures_and_nan_fit_on_the_page():
@@ -267,7 +267,7 @@ def test_large_pictures_and_nan_fit_on_the_page():
 def test_scores_become_a_curve():
     quantiles = [[0.0, 10.0], [0.5, 20.0], [1.0, 40.0]]
     page = Page(render(report(artifact("vae_int8.tflite", 10), score={"images": 7, "quantiles": quantiles}), []))
-    assert "On 7 ordinary images" in page.text
+    assert "on 7 ordinary images" in page.text
     assert "50 % 20.0" in page.text
     assert "90 % 36.0" in page.text  # linear between the quantiles, as `percentile` reads them
     (points,) = (a["points"] for tag, a in page.tags if tag == "polyline")

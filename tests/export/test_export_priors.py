@@ -1,6 +1,6 @@
-"""Latents are the same to the last bit in Keras, compiled graphs, LiteRT (at every precision) and ONNX.
+"""Tests that latents are equal bit for bit in Keras, compiled graphs, LiteRT (at every precision) and ONNX.
 
-Those of the standard normal: tests/test_random.py.
+tests/test_random.py tests the standard normal.
 """
 
 import keras
@@ -20,7 +20,7 @@ RNG = np.random.default_rng(0)
 
 
 def filled(prior, scale):
-    """With weights far from where they start."""
+    """Return the prior with weights far from their initial values."""
     prior.build((None, LATENTS))
     for weight in prior.trainable_weights:
         weight.assign(RNG.normal(scale=scale, size=weight.shape))
@@ -67,7 +67,7 @@ def functions(priors):
 
 @pytest.fixture(scope="module")
 def inputs():
-    """Of three calls."""
+    """Inputs of three calls."""
     return [
         {
             "seed": seed_words(seed),
@@ -108,7 +108,7 @@ def test_litert(precision, file, inputs, eager):
     signatures = Interpreter(model_content=file).get_signature_list()
     used = {name: [{key: call[key] for key in signatures[name]["inputs"]} for call in inputs] for name in PRIORS}
     model = litert.quantize(file, precision, used if precision == "full_int8" else None)
-    for kernels in (OpResolverType.AUTO, OpResolverType.BUILTIN_REF):  # XNNPACK's, and the reference
+    for kernels in (OpResolverType.AUTO, OpResolverType.BUILTIN_REF):  # XNNPACK and the reference kernels
         interpreter = Interpreter(model_content=model, experimental_op_resolver_type=kernels)
         for name in PRIORS:
             runner = interpreter.get_signature_runner(name)
@@ -131,7 +131,7 @@ def test_onnx(name, functions, inputs, eager):
 
 
 class Drawing:
-    """As much of an endpoint as the ONNX exporter asks for."""
+    """Fake endpoint for the ONNX exporter."""
 
     name = "draw"
 

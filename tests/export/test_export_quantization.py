@@ -1,4 +1,4 @@
-"""Eight bits: which operators of a file have them, what that costs, and files that have nothing else."""
+"""Tests of files in eight bits: their operators, their losses, and integer files."""
 
 import keras
 import numpy as np
@@ -30,7 +30,7 @@ KERNELS = {
 
 
 def saved(model, folder, *names, batch=BATCH):
-    """A SavedModel of these endpoints."""
+    """Write a SavedModel of these endpoints."""
     module = tf.Module()
     module.weights = [variable.value for variable in model.variables]
     signatures = {e.signature(batch): e.trace(model, batch) for e in endpoints_of(model) if e.name in names}
@@ -40,7 +40,7 @@ def saved(model, folder, *names, batch=BATCH):
 
 @pytest.fixture(scope="module")
 def vae():
-    """With every kind of operator that may be quantised by mistake; and images that it was trained on, and others."""
+    """A VAE with every kind of operator that might be quantised by mistake, its training images, and test images."""
     keras.utils.set_random_seed(0)
     images = np.kron(sklearn.datasets.load_digits().images / 16, np.ones((3, 3)))[..., None].astype("float32")
     vae = kvae.VAE(
@@ -49,7 +49,7 @@ def vae():
     )
     vae.compile(keras.optimizers.Adam(3e-3), steps_per_execution=23)
     vae.fit(images[:1500], batch_size=64, epochs=5, verbose=0)
-    # A flow, which trains for longer than all else, is wanted for its operators only.
+    # The flow is only needed for its operators, so it isn't trained.
     return vae.with_prior(kvae.priors.RealNVP(num_layers=2, units=(16,))), images[:1500], images[1500:]
 
 
@@ -62,7 +62,7 @@ def folder(vae, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def calibration(vae):
-    """Calls on images and on latents of the prior, half of which are twice as far out."""
+    """Calls on images and on latents of the prior; half of the latents are doubled."""
     model, images, _ = vae
     latents = np.asarray(model.prior.sample(128, 0)) * np.repeat([[1.0], [2.0]], 64, axis=0).astype("float32")
     images = images[:128]
@@ -103,7 +103,7 @@ def operators(data, signature):
 
 
 def run(data, signature, inputs, kernels=OpResolverType.AUTO):
-    """The signature's outputs for as many rows as are wanted, those of whole batches."""
+    """Return the signature's outputs for all rows of whole batches."""
     interpreter = Interpreter(model_content=bytes(data), experimental_op_resolver_type=kernels, num_threads=1)
     runner = interpreter.get_signature_runner(signature)
     batched = {name for name in inputs if name != "seed"}
@@ -119,7 +119,7 @@ def run(data, signature, inputs, kernels=OpResolverType.AUTO):
 
 
 def run_integers(data, inputs, kernels=OpResolverType.AUTO):
-    """The same of a file that computes in integers, with floats rounded to its scales."""
+    """Return the outputs of an integer file, for floats rounded to its scales."""
     runner = Interpreter(model_content=bytes(data)).get_signature_runner(SERVING_DEFAULT)
     put, got = runner.get_input_details(), runner.get_output_details()
 
@@ -136,7 +136,7 @@ def wide_latents(temperature):
     return (temperature * np.random.default_rng(5).normal(size=(256, LATENTS))).astype("float32")
 
 
-def test_full_int8_is_in_the_networks_alone(vae, full_int8):
+def test_full_int8_only_quantises_networks(vae, full_int8):
     inside = networks.in_networks(vae[0])
     found = [(kind, name) for kind, name, types in operators(full_int8, f"score_{BATCH}") if INT8 in types]
     at_the_borders = ("QUANTIZE", "DEQUANTIZE")
@@ -144,13 +144,13 @@ def test_full_int8_is_in_the_networks_alone(vae, full_int8):
         "CONV_2D", "FULLY_CONNECTED", "RESHAPE", "DEPTH_TO_SPACE", *at_the_borders,
     }  # fmt: skip
     assert [name for kind, name in found if kind not in at_the_borders and not inside(name)] == []
-    # Once into the encoder and once into the decoder, and out of them.
+    # Once at the encoder and once at the decoder.
     assert [kind for kind, _ in found if kind in at_the_borders] == ["QUANTIZE", "DEQUANTIZE"] * 2
     flow = {name for kind, name, _ in operators(full_int8, f"score_{BATCH}") if kind == "FULLY_CONNECTED"}
-    assert any("affine_coupling" in name for name in flow)  # there was something to leave alone
+    assert any("affine_coupling" in name for name in flow)  # the flow has operators that must stay in floats
 
 
-def test_nothing_goes_back_to_floats_inside_a_decoder(full_int8):
+def test_a_decoder_stays_in_integers(full_int8):
     kinds = [kind for kind, _, _ in operators(full_int8, DECODE.name)]
     assert kinds == [
         "QUANTIZE", "FULLY_CONNECTED", "RESHAPE", "CONV_2D", "DEPTH_TO_SPACE", "CONV_2D", "CONV_2D", "DEQUANTIZE",
@@ -159,13 +159,13 @@ def test_nothing_goes_back_to_floats_inside_a_decoder(full_int8):
 
 
 @pytest.mark.parametrize("kernels", ["XNNPACK", "reference"])
-def test_full_int8_loses_a_fifth_of_a_nat_at_most(vae, full_int8, kernels):
+def test_full_int8_loses_at_most_a_fifth_of_a_nat(vae, full_int8, kernels):
     model, _, images = vae
     inputs = scored(images[: len(images) // BATCH * BATCH])
     expected = run_keras(model)("score", inputs)
     got = run(full_int8, f"score_{BATCH}", inputs, KERNELS[kernels])
     lost = np.mean(got["negative_elbo"] - expected["negative_elbo"])
-    assert abs(lost) < 0.2  # 0.11 is measured, and 0.40 where the densities compute in eight bits, too
+    assert abs(lost) < 0.2  # measured: 0.11, and 0.40 with densities in eight bits
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
@@ -178,7 +178,7 @@ def test_full_int8_decodes_wide_latents(vae, full_int8, temperature):
 
 @pytest.mark.parametrize("kernels", KERNELS)
 def test_full_int8_reconstructs(vae, full_int8, kernels):
-    """Between the two networks is a SPLIT of which one output isn't used."""
+    """A SPLIT with an unused output is between the two networks."""
     inputs = {"image": vae[2][: 4 * BATCH]}
     got = run(full_int8, f"reconstruct_{BATCH}", inputs, KERNELS[kernels])["reconstruction"]
     assert np.abs(got - run_keras(vae[0])("reconstruct", inputs)["reconstruction"]).mean() < 0.01
@@ -190,7 +190,7 @@ def decoder(request, folder, calibration):
 
 
 def check_integers(data, io, signature=SERVING_DEFAULT):
-    """One subgraph, no float anywhere, and inputs and outputs of the dtype with their scales."""
+    """Check for one subgraph without floats, with inputs and outputs of the dtype and their scales."""
     model = Editable(data).model
     (subgraph,) = model.subgraphs
     assert [s.signatureKey for s in model.signatureDefs] == [signature.encode()]
@@ -209,7 +209,7 @@ def test_a_decoder_in_integers(decoder):
     io, data = decoder
     assert check_integers(data, io) == ["z", "image"]
     assert len(data) < 50_000  # with 34,000 weights of a byte each
-    # Kernels that know the first version only, and older runtimes with one scale for each dense layer, run it as well.
+    # Kernels with only the first version, and older runtimes with one scale per dense layer, run it, too.
     file = Editable(data)
     model, versions = file.model, file.operators
     assert versions["DEPTH_TO_SPACE"] == 1
@@ -218,7 +218,7 @@ def test_a_decoder_in_integers(decoder):
 
 
 @pytest.mark.parametrize("kernels", KERNELS)
-def test_a_decoder_in_integers_loses_a_tenth_of_a_nat_at_most(vae, decoder, kernels):
+def test_a_decoder_in_integers_loses_at_most_a_tenth_of_a_nat(vae, decoder, kernels):
     model, _, images = vae
     images = images[: len(images) // BATCH * BATCH]
     moments = run_keras(model)("encode", {"image": images})
@@ -226,11 +226,11 @@ def test_a_decoder_in_integers_loses_a_tenth_of_a_nat_at_most(vae, decoder, kern
     z = moments["mean"] + np.sqrt(moments["variance"]) * noise
     lost = distortion(images, run_integers(decoder[1], {"z": z}, KERNELS[kernels])["image"])
     lost -= distortion(images, run_keras(model)("decode", {"z": z})["image"])
-    assert abs(lost.mean()) < 0.1  # 0.03 is measured
+    assert abs(lost.mean()) < 0.1  # measured: 0.03
 
 
 def distortion(images, means):
-    """−log p(x|z) in nats `(B,)` of a Bernoulli; an integer image says nothing below half of its step."""
+    """Return −log p(x|z) of a Bernoulli in nats `(B,)`; probabilities are clipped at half a step of the integers."""
     p = np.clip(means.astype("float64"), 1 / 512, 1 - 1 / 512)
     return -np.sum(images * np.log(p) + (1 - images) * np.log1p(-p), axis=(1, 2, 3))
 
@@ -252,7 +252,7 @@ def test_an_encoder_in_integers(vae, folder, calibration):
     spread = np.sqrt(np.mean(np.var(expected["mean"], axis=0)) + np.mean(expected["variance"]))
     for kernels in KERNELS.values():
         got = run_integers(data, {"image": images}, kernels)
-        assert np.abs(got["mean"] - expected["mean"]).mean() < 0.05 * spread  # as of other files in eight bits
+        assert np.abs(got["mean"] - expected["mean"]).mean() < 0.05 * spread  # same limit as other files in eight bits
         assert np.abs(got["variance"] - expected["variance"]).mean() < 0.05 * np.sqrt(
             np.mean(expected["variance"] ** 2)
         )
@@ -297,7 +297,7 @@ class Wave(layers.Layer):
         return ops.sin(x)
 
 
-def test_an_operator_that_needs_floats_is_an_error(make_decoder, tmp_path):
+def test_an_operator_that_requires_floats_is_refused(make_decoder, tmp_path):
     encoder = kvae.Encoder(3, kvae.networks.MLP((4,)))
     vae = kvae.VAE(
         encoder, make_decoder(Wave(name="wave"), layers.UpSampling2D(2)), latent_dim=3, image_shape=(8, 8, 1)
@@ -309,15 +309,15 @@ def test_an_operator_that_needs_floats_is_an_error(make_decoder, tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_arguments_of_integer(tmp_path):
+def test_invalid_arguments_of_integer_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"`io` must be one of .*Received: 'float32'"):
         integer.integer(tmp_path, DECODE, [{}], "float32")
-    with pytest.raises(ValueError, match="`calibration` must have one call or more"):
+    with pytest.raises(ValueError, match="`calibration` must have at least one call"):
         integer.integer(tmp_path, DECODE, [])
 
 
 def test_names_of_networks(make_decoder):
-    """Names that Keras gives, which differ by a number, as do scopes that are entered again."""
+    """Keras's automatic names differ by a number, like the names of scopes that are entered again."""
     keras.backend.clear_session()
     encoder = keras.Sequential([keras.Input((8, 8, 1)), layers.Flatten(), layers.Dense(6)])
     decoder, prior = make_decoder(layers.UpSampling2D(2)), kvae.priors.StandardNormal()

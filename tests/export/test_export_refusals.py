@@ -1,4 +1,4 @@
-"""What must not be shipped is refused with its reason, and leaves what was there before."""
+"""Tests of refused models, files and arguments: errors have a reason, and earlier files stay."""
 
 import errno
 import functools
@@ -22,7 +22,7 @@ from kvae.export import ExportError, budgets, flatbuffer, litert, pipeline, plac
 from kvae.export.reference import Reference
 from kvae.export.verify import OutputCheck
 
-#: one batch size, and no file of the decoder: a third of the work
+#: one batch size and no file of the decoder take a third of the time
 export = functools.partial(kvae.export.export, batch_sizes=(1,), networks=())
 
 
@@ -43,11 +43,11 @@ def looked_up(found, x):
 
 
 def hidden(variable):
-    return lambda layer: lambda: variable  # where Keras doesn't find it
+    return lambda layer: lambda: variable  # Keras doesn't find this variable
 
 
 DRAW = r"draw only in training \(`if training:`\), or take the noise from the latents"
-#: layers that no file can hold, and what is said of them before anything is converted
+#: unsupported layers, and the expected messages
 PLANTED = {
     "keras.random of the layer": (
         lambda: Apply(
@@ -73,7 +73,7 @@ PLANTED = {
     ),
     "NumPy's random": (
         lambda: Apply(lambda x: x + np.random.default_rng().normal()),
-        f"'image' of 'decode' to be a function of its own row.*changes by .* from call to call.*{DRAW}",
+        f"'image' of 'decode' to be a function of its own row.*a change of .* from call to call.*{DRAW}",
     ),
     "a Dropout that never stops": (
         lambda: Apply(lambda self, x, _: self.made(x, training=True), lambda self: layers.Dropout(0.5)),
@@ -99,7 +99,7 @@ PLANTED = {
             lambda self, x, _: (self.made.assign(self.made + 1), x)[1],
             lambda self: self.add_weight(initializer="zeros", trainable=False),
         ),
-        "a weight that changes whenever it is used.*assign only in training",
+        "a weight that changes with each call.*assign only in training",
     ),
     "a variable of TensorFlow's": (
         lambda: Apply(lambda self, x, _: x * self.made, lambda self: tf.Variable(2.0, name="scale")),
@@ -159,7 +159,7 @@ def test_unexportable_layers_are_named_and_nothing_is_written(plant, make_decode
 
 
 @pytest.mark.slow
-def test_what_only_training_does_is_exported(make_decoder, tmp_path):
+def test_layers_that_only_act_in_training_are_exported(make_decoder, tmp_path):
     def noisy(self, x, training):
         if training:
             self.made[1].assign(self.made[1] + 1)
@@ -182,7 +182,7 @@ def test_what_only_training_does_is_exported(make_decoder, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_select_operator_that_slipped_through_is_found_in_the_file(make_decoder, tmp_path):
+def test_a_select_operator_in_a_file_is_found(make_decoder, tmp_path):
     decoder = make_decoder(Apply(inverse), layers.UpSampling2D(2))
     model = kvae.VAE(decoder=decoder, latent_dim=3, image_shape=(8, 8, 1))
     function = tf.function(model.decode, input_signature=[tf.TensorSpec((None, 3), name="z")])
@@ -199,7 +199,7 @@ def test_a_select_operator_that_slipped_through_is_found_in_the_file(make_decode
 
 @pytest.mark.slow
 def test_a_file_without_weights_is_found(vae, tmp_path):
-    # The converter makes one, without a word, of Keras 3 variables that it isn't shown.
+    # The converter makes such a file, without a message, if it doesn't get the Keras 3 variables.
     function = tf.function(vae.decode, input_signature=[tf.TensorSpec((None, 2), name="z")])
     converter = tf.lite.TFLiteConverter.from_concrete_functions([function.get_concrete_function()], vae)
     path = tmp_path / "weightless.tflite"
@@ -223,11 +223,11 @@ def earlier(exported, tmp_path):
 
 
 @pytest.mark.slow
-def test_what_is_over_budget_is_left_out_with_its_reason(small, earlier, monkeypatch):
+def test_a_file_over_budget_is_left_out_with_its_reason(small, earlier, monkeypatch):
     out, before = earlier
     tight = {unit: budgets.Budget(max=1e-9, mean=1e-9) for unit in budgets._INT8}
     monkeypatch.setitem(budgets._BY_PRECISION, "int8", tight)
-    with pytest.raises(ExportError, match=r"Received: off by .*; export precisions=\('float32',\)"):
+    with pytest.raises(ExportError, match=r"Received: a difference of .*; export precisions=\('float32',\)"):
         export(small, out, precisions="int8")  # nothing passes
     assert snapshot(out) == before
     report = export(small, out, networks="decoder")
@@ -235,12 +235,12 @@ def test_what_is_over_budget_is_left_out_with_its_reason(small, earlier, monkeyp
         "saved_model", "vae_float32.tflite", "decoder_float32.tflite",
     ]  # fmt: skip
     assert sorted(report["refused"]) == ["decoder_int8.tflite", "vae_int8.tflite"]
-    assert all("off by" in reason for reason in report["refused"].values())
+    assert all("a difference of" in reason for reason in report["refused"].values())
     assert not [path for path in out.iterdir() if "int8" in path.name]
 
 
 @pytest.mark.slow
-def test_nats_decide_and_losses_can_be_accepted(small, images, tmp_path, monkeypatch):
+def test_lost_nats_are_refused_or_accepted(small, images, tmp_path, monkeypatch):
     monkeypatch.setitem(budgets._NATS, "int8", -1.0)
     report = export(small, tmp_path, images)
     assert list(report["refused"]) == ["vae_int8.tflite"]  # the decoder alone has no ELBO
@@ -264,7 +264,7 @@ def test_float32_of_a_large_model_with_normalisations_is_close_enough(tmp_path):
     decoder = keras.Sequential([*network, layers.Conv2D(3, 3, padding="same")])
     encoder = kvae.Encoder(8, kvae.networks.ConvDown((8, 16, 16), units=16))
     model = kvae.VAE(encoder, decoder, latent_dim=8, image_shape=(64, 64, 3))
-    images = np.full((4, 64, 64, 3), 0.5, "float32")  # constant ones
+    images = np.full((4, 64, 64, 3), 0.5, "float32")  # constant images
     report = export(model, tmp_path, images, precisions="float32")
     assert report["refused"] == {}
     assert report["artifacts"][1]["behaviour"]["nats_lost"] < 0.5
@@ -295,7 +295,7 @@ FAILURES = [KeyboardInterrupt(), pytest.param(FULL, marks=pytest.mark.slow)]
 @pytest.mark.slow
 @pytest.mark.parametrize("failure", FAILURES, ids=["interrupted", "disk full"])
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage[1])
-def test_an_export_that_stops_half_way_leaves_the_earlier_one(small, earlier, monkeypatch, stage, failure):
+def test_an_interrupted_export_keeps_the_earlier_one(small, earlier, monkeypatch, stage, failure):
     out, before = earlier
     module, name = stage
     original, calls = getattr(module, name), []
@@ -323,7 +323,7 @@ with inside(sys.argv[1]) as folder:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
-def test_what_a_killed_export_left_is_removed_by_the_next(earlier):
+def test_the_next_export_removes_files_of_a_killed_one(earlier):
     out, before = earlier
     environment = {**os.environ, "PYTHONPATH": kvae.__path__[-1]}
     assert subprocess.run([sys.executable, "-c", KILLED, out], env=environment).returncode == -signal.SIGKILL
@@ -331,7 +331,7 @@ def test_what_a_killed_export_left_is_removed_by_the_next(earlier):
     (out / ".export-of an older version" / "new").mkdir(parents=True)
     with pytest.raises(KeyboardInterrupt), place.inside(out) as first, place.inside(out) as second:
         assert not left.exists()
-        assert sorted(out.glob(".export-*")) == sorted([first, second])  # both are alive
+        assert sorted(out.glob(".export-*")) == sorted([first, second])  # both are in use
         raise KeyboardInterrupt
     assert snapshot(out) == before
     assert not list(out.glob(".*"))
@@ -354,7 +354,7 @@ def test_nan_weights_are_refused(tmp_path):
 
 
 @pytest.mark.slow
-def test_files_that_are_not_made_again_are_removed_and_others_are_not(small, earlier):
+def test_outdated_files_are_removed_and_other_files_stay(small, earlier):
     out, _ = earlier
     export(small, out, precisions=("float32",))
     assert sorted(path.name for path in out.iterdir()) == [
@@ -369,7 +369,7 @@ def test_files_that_are_not_made_again_are_removed_and_others_are_not(small, ear
 
 
 @pytest.mark.slow
-def test_a_slow_operator_is_a_warning(make_decoder, tmp_path):
+def test_a_slow_operator_gives_a_warning(make_decoder, tmp_path):
     decoder = make_decoder(layers.Conv2DTranspose(4, 3, strides=2, padding="same"))
     model = kvae.VAE(decoder=decoder, latent_dim=3, image_shape=(8, 8, 1))
     report = export(model, tmp_path, precisions=("float32",), batch_sizes=(1, None))
@@ -382,27 +382,27 @@ WRONG_ARGUMENTS = {
     "unknown precision": ({"precisions": ("int4",)}, r"precisions.*float32.*Received: \('int4',\)"),
     "no precision": ({"precisions": ()}, r"precisions.*Received: \(\)"),
     "full_int8 without images": ({"precisions": "full_int8"}, "needs images"),
-    "auto without images": ({"precisions": "auto"}, "it needs a `kvae.VAE`"),
+    "auto without images": ({"precisions": "auto"}, "Expected a `kvae.VAE` and images"),
     "no batch size": ({"batch_sizes": ()}, r"batch_sizes.*Received: \(\)"),
     "only any batch size": ({"batch_sizes": (None,)}, "at least one"),
     "batch 0": ({"batch_sizes": (1, 0)}, r"Received: \(1, 0\)"),
     "labels alone": ({"data": (None, [1, 2])}, "2 labels, 0 images"),
     "shape": ({"data": np.zeros((4, 9, 9, 1))}, r"\(batch, 8, 8, 1\).*Received: shape \(4, 9, 9, 1\)"),
-    "no images": ({"data": np.zeros((0, 8, 8, 1))}, "one image or more"),
+    "no images": ({"data": np.zeros((0, 8, 8, 1))}, "one or more images"),
     "range": ({"data": np.full((4, 8, 8, 1), 255.0)}, r"\[0, 1\].*from 255 to 255"),
-    "NaN": ({"data": np.full((4, 8, 8, 1), np.nan)}, "no NaN"),
+    "NaN": ({"data": np.full((4, 8, 8, 1), np.nan)}, "without NaN"),
 }
 
 
 @pytest.mark.parametrize("case", WRONG_ARGUMENTS)
-def test_wrong_arguments(case, vae, tmp_path):
+def test_invalid_arguments_are_refused(case, vae, tmp_path):
     arguments, message = WRONG_ARGUMENTS[case]
     with pytest.raises(ValueError, match=message):
         kvae.export.export(vae, tmp_path / "out", **arguments)
     assert not (tmp_path / "out").exists()
 
 
-def test_a_file_in_the_way(vae, tmp_path):
+def test_a_file_instead_of_a_folder_is_refused(vae, tmp_path):
     (tmp_path / "out").write_text("mine")
     with pytest.raises(ExportError, match="Expected a folder"):
         kvae.export.export(vae, tmp_path / "out")

@@ -1,4 +1,4 @@
-"""The runtime: what Keras says, clear errors, and no TensorFlow."""
+"""Tests of the runtime: the same results as Keras, clear errors, and no TensorFlow."""
 
 import hashlib
 import io
@@ -26,7 +26,7 @@ def model(exported):
     return runtime.load(exported / "vae_float32.tflite")
 
 
-def test_it_says_what_keras_says(model, vae, images):
+def test_the_runtime_equals_keras(model, vae, images):
     z = np.random.default_rng(2).standard_normal((5, 2))
     posterior, encoded = vae.encode(images), model.encode(images)
     np.testing.assert_allclose(model.decode(z), vae.decode(z.astype("float32")), atol=1e-5)
@@ -52,8 +52,8 @@ def test_info(model, images):
     assert len(info["latents"]["mean"]) == 2
 
 
-def test_generate_is_sample(model, vae, exported):
-    """The latents bit for bit, the 8-bit image to within a level, whatever the batch."""
+def test_generate_equals_keras(model, vae, exported):
+    """Latents are equal bit for bit, 8-bit images within one level, for any batch size."""
     images = model.generate(37, seed=7)
     levels = np.abs(np.round(255 * images) - np.round(255 * np.asarray(vae.generate(37, seed=7))))
     assert levels.max() <= 1
@@ -76,7 +76,7 @@ def test_interpolate(model, vae):
 def test_score_is_an_unbiased_estimate_of_the_negative_elbo(model, vae, images):
     one = model.score(images)
     np.testing.assert_allclose(one["negative_elbo"], one["distortion"] + one["rate"], rtol=1e-6)
-    for i in (0, 7):  # of each image alone, in any company
+    for i in (0, 7):  # an image's score doesn't depend on its batch
         np.testing.assert_allclose(
             model.score(images[i : i + 1])["negative_elbo"][0], one["negative_elbo"][i], rtol=1e-5
         )
@@ -103,7 +103,7 @@ def test_self_test(exported, tmp_path):
         assert set(model.self_test()) == {f"{name}_1" for name in model.info["signatures"]}
         assert max(model.self_test().values()) == 0
     golden = json.loads((exported / "vae_int8.golden.json").read_text())
-    golden["signatures"]["generate_1"]["outputs"]["z"]["data"][0] += 1e-6  # bit for bit, or not at all
+    golden["signatures"]["generate_1"]["outputs"]["z"]["data"][0] += 1e-6  # `z` must be equal bit for bit
     (tmp_path / "golden.json").write_text(json.dumps(golden))
     with pytest.raises(ValueError, match="'z' of 'generate_1' within 0 of the golden"):
         model.self_test(tmp_path / "golden.json")
@@ -120,7 +120,7 @@ def test_a_row_does_not_depend_on_its_batch(exported, precision):
     np.testing.assert_allclose(model.run("decode", batch=16, z=z)["image"], one_by_one, atol=1e-6)  # padded
 
 
-def test_a_changed_file_is_found_by_its_checksum(exported, tmp_path):
+def test_a_changed_file_is_refused_by_its_checksum(exported, tmp_path):
     shutil.copytree(exported, tmp_path / "copy")
     path = tmp_path / "copy" / "vae_int8.tflite"
     data = bytearray(path.read_bytes())
@@ -129,7 +129,7 @@ def test_a_changed_file_is_found_by_its_checksum(exported, tmp_path):
     with pytest.raises(ValueError, match="changed or damaged"):
         runtime.load(path)
     (tmp_path / "copy" / "report.json").unlink()
-    with pytest.raises(ValueError, match="changed or damaged"):  # by the one at its own end
+    with pytest.raises(ValueError, match="changed or damaged"):  # checksum at the end of the file
         runtime.load(path)
     good = (exported / path.name).read_bytes()
     path.write_bytes(good)
@@ -151,8 +151,8 @@ def test_a_signature_for_any_batch_size(small, tmp_path):
 
 NAN = np.full((1, 2), np.nan)
 WRONG_INPUTS = {
-    "a single latent": (lambda m: m.decode(np.zeros(2)), r"\(batch, 2\).*; a single one is z\[None\]"),
-    "a single image": (lambda m: m.encode(np.zeros((8, 8, 1))), r"a single one is image\[None\]"),
+    "a single latent": (lambda m: m.decode(np.zeros(2)), r"\(batch, 2\).*; for a single one, use z\[None\]"),
+    "a single image": (lambda m: m.encode(np.zeros((8, 8, 1))), r"for a single one, use image\[None\]"),
     "too wide": (lambda m: m.decode(np.zeros((1, 3))), r"Received: shape \(1, 3\)"),
     "rank 3": (lambda m: m.decode(np.zeros((1, 1, 2))), r"Received: shape \(1, 1, 2\)"),
     "no channel": (lambda m: m.encode(np.zeros((1, 8, 8))), r"Received: shape \(1, 8, 8\)"),
@@ -176,7 +176,7 @@ WRONG_INPUTS = {
     "no posterior sample": (lambda m: m.score(np.zeros((1, 8, 8, 1)), num_samples=0), "num_samples=0"),
     "NaN to score": (lambda m: m.score(np.full((1, 8, 8, 1), np.nan)), "finite numbers"),
     "unknown signature": (lambda m: m.run("encodes", z=NAN), "Received: signature 'encodes'"),
-    "missing input": (lambda m: m.run("decode", x=NAN), r"takes \['z'\]"),
+    "missing input": (lambda m: m.run("decode", x=NAN), r"the inputs \['z'\] of 'decode'"),
     "unknown batch": (lambda m: m.run("decode", batch=3, z=NAN), "batch=3"),
     "n of 1.5": (lambda m: m.generate(1.5), "`n` must be an integer >= 1. Received: n=1.5"),
     "n of 2.0": (lambda m: m.generate(2.0), "n=2.0"),
@@ -193,7 +193,9 @@ WRONG_INPUTS = {
     "temperature of text": (lambda m: m.generate(1, temperature="1"), "temperature='1'"),
     "temperature of True": (lambda m: m.generate(1, temperature=True), "temperature=True"),
     "temperature of a list": (lambda m: m.generate(1, temperature=[1.0]), r"temperature=\[1.0\]"),
-    "a condition of no use": (lambda m: m.decode(np.zeros((1, 2)), 1.0), "without conditions.*condition=1.0"),
+    "a condition for an unconditional model": (
+        lambda m: m.decode(np.zeros((1, 2)), 1.0), "has no conditions.*condition=1.0"
+    ),
     "steps of 2.5": (lambda m: m.interpolate([0, 0], [1, 1], 2.5), "`steps` must be an integer >= 2.*steps=2.5"),
     "a ragged start": (lambda m: m.interpolate([0, [0]], [1, 1]), r"`start` .* \(2,\).*different lengths"),
     "a batch of starts": (lambda m: m.interpolate([[0, 0]], [1, 1]), r"`start` .*Received: shape \(1, 2\)"),
@@ -227,12 +229,12 @@ DRAW = {"seed": [0, 7], "index": [0, 1, 2], "temperature": [1]}
 
 
 @pytest.mark.parametrize("case", WRONG_INPUTS)
-def test_wrong_inputs(case, model):
+def test_invalid_inputs_are_refused(case, model):
     call, message = WRONG_INPUTS[case]
     with pytest.raises(ValueError, match=message) as caught:
         call(model)
     assert "\n" not in str(caught.value)
-    assert model.decode(np.zeros((1, 2))).shape == (1, 8, 8, 1)  # and goes on working
+    assert model.decode(np.zeros((1, 2))).shape == (1, 8, 8, 1)  # the model still works
 
 
 SAME = {
@@ -248,11 +250,11 @@ SAME = {
 
 
 @pytest.mark.parametrize("case", SAME)
-def test_numbers_of_numpy_are_numbers(case, model):
+def test_numpy_numbers_are_accepted(case, model):
     np.testing.assert_allclose(SAME[case](model), model.generate(3, seed=7), atol=1e-6)
 
 
-def test_what_rounding_brings_beyond_the_range_is_its_end(model):
+def test_rounding_errors_beyond_the_range_are_clipped(model):
     ends = np.tile(np.array([0, 1], "float32"), 32).reshape(1, 8, 8, 1)
     beyond = ends + np.where(ends, 5e-7, -5e-7)
     np.testing.assert_array_equal(model.score(beyond)["distortion"], model.score(ends)["distortion"])
@@ -261,12 +263,12 @@ def test_what_rounding_brings_beyond_the_range_is_its_end(model):
 
 
 @pytest.mark.parametrize("value", [[[0, 1]], np.zeros((1, 2), "float16"), np.zeros((2, 1)).T, ((False, True),)])
-def test_any_real_numbers_will_do(value, model):
+def test_any_real_dtype_is_accepted(value, model):
     assert model.decode(value).dtype == np.float32
 
 
 def foreign(good):
-    """A LiteRT file of someone else's."""
+    """Return a LiteRT file that kvae didn't make."""
     import tensorflow as tf
 
     module = tf.Module()
@@ -282,15 +284,18 @@ BROKEN_FILES = {
     "cut in half": (lambda good: good[: len(good) // 2], "damaged"),
     "the end cut": (lambda good: good[:-100], "damaged"),
     "a bit of the end": (lambda good: good[:-1] + bytes([good[-1] ^ 1]), "changed or damaged"),
-    "more behind the end": (lambda good: good + b"\n", "cut off or damaged"),
-    "foreign": (foreign, "as kvae.export wrote it"),
-    "foreign, with a checksum": (lambda good: runtime.sealed(foreign(good), {}), "made by kvae.export, which says"),
+    "bytes after the end": (lambda good: good + b"\n", "truncated, damaged"),
+    "foreign": (foreign, "not made by kvae"),
+    "foreign, with a checksum": (
+        lambda good: runtime.sealed(foreign(good), {}),
+        "that kvae.export made, with its facts",
+    ),
 }
 
 
 @pytest.mark.parametrize("precision", ["float32", "int8"])
 @pytest.mark.parametrize("case", BROKEN_FILES)
-def test_broken_files(case, precision, exported, tmp_path):
+def test_broken_files_are_refused(case, precision, exported, tmp_path):
     damage, message = BROKEN_FILES[case]
     path = tmp_path / "broken.tflite"
     path.write_bytes(damage((exported / f"vae_{precision}.tflite").read_bytes()))
@@ -299,7 +304,7 @@ def test_broken_files(case, precision, exported, tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_no_file(tmp_path, exported):
+def test_a_missing_file_is_refused(tmp_path, exported):
     with pytest.raises(FileNotFoundError, match="doesn't exist"):
         runtime.load(tmp_path / "nothing.tflite")
     with pytest.raises(ValueError, match="a folder"):
@@ -316,7 +321,7 @@ def test_an_autoencoder_has_no_prior(tmp_path):
     assert model.interpolate(np.zeros(2), np.ones(2)).shape == (8, 8, 8, 1)
     with pytest.raises(ValueError, match="an autoencoder has no prior"):
         model.generate(1)
-    with pytest.raises(ValueError, match="only one has a likelihood"):
+    with pytest.raises(ValueError, match="has no likelihood"):
         model.score(np.zeros((1, 8, 8, 1)))
     with pytest.raises(ValueError, match="validation images"):
         model.percentile(1.0)
@@ -331,7 +336,7 @@ class Shifted(kvae.priors.StandardNormal):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", pytest.param("int8", marks=pytest.mark.slow)])
-def test_another_prior_is_sampled_inside_the_file(precision, make_small, tmp_path):
+def test_a_custom_prior_is_sampled_in_the_file(precision, make_small, tmp_path):
     vae = make_small(prior=Shifted())
     kvae.export.export(vae, tmp_path, precisions=(precision,), batch_sizes=(1,))
     model = runtime.load(tmp_path / f"vae_{precision}.tflite")
@@ -365,7 +370,7 @@ def test_the_command_reports_an_error_in_one_line(exported, tmp_path, capsys):
     assert command.main([str(exported / "vae_int8.tflite"), "--generate", "0"]) == 1
     assert "n=0" in capsys.readouterr().err
     assert command.main([path, "--self-test"]) == 0
-    assert "generate_1: as it should be" in capsys.readouterr().out
+    assert "generate_1: passed" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         command.main([str(exported / "vae_int8.tflite"), "--out", "grid.png"])
 
@@ -381,7 +386,7 @@ NOT_ARRAYS = {
 
 
 @pytest.mark.parametrize("case", NOT_ARRAYS)
-def test_what_is_no_array_of_images_is_never_advised_to_be_unpickled(case, exported, tmp_path, capsys):
+def test_the_error_of_an_invalid_array_never_suggests_a_pickle(case, exported, tmp_path, capsys):
     NOT_ARRAYS[case](tmp_path / "images.npy")
     assert command.main([str(exported / "vae_int8.tflite"), "--classify", str(tmp_path / "images.npy")]) == 1
     error = capsys.readouterr().err
@@ -402,7 +407,7 @@ def test_the_command_writes_to_any_stream(encoding, exported, monkeypatch):
     assert out.errors == "strict"
 
 
-def test_importing_it_imports_neither_tensorflow_nor_keras(exported):
+def test_the_runtime_imports_neither_tensorflow_nor_keras(exported):
     code = f"from kvae.export.runtime import load; import sys;load(sys.argv[1]).generate(2, seed=1); {NO_TENSORFLOW}"
     path = str(exported / "vae_int8.tflite")
     subprocess.run([sys.executable, "-c", code, path], check=True, cwd=ROOT)
@@ -410,7 +415,7 @@ def test_importing_it_imports_neither_tensorflow_nor_keras(exported):
 
 @pytest.fixture(scope="module")
 def bare_python(tmp_path_factory):
-    """A Python that has NumPy and ai-edge-litert, and nothing else that was asked for."""
+    """A Python environment with only NumPy and ai-edge-litert."""
     folder = tmp_path_factory.mktemp("bare")
     venv.create(folder)
     python = folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
@@ -426,7 +431,7 @@ def bare_python(tmp_path_factory):
     return python
 
 
-def test_it_runs_where_there_is_no_tensorflow(bare_python, exported, tmp_path, vae):
+def test_the_runtime_runs_without_tensorflow(bare_python, exported, tmp_path, vae):
     path, out = str(exported / "vae_float32.tflite"), tmp_path / "x.npy"
     line = [bare_python, "-m", "kvae.export.runtime", path, "--generate", "4", "--seed", "7"]
     environment = {"PYTHONPATH": str(ROOT)}

@@ -1,4 +1,4 @@
-"""The page: its files, and in a real browser that it computes what Python computes and does what it shows."""
+"""Tests of the web page: its files, and its results and controls in a real browser."""
 
 import base64
 import functools
@@ -27,19 +27,19 @@ pytestmark = pytest.mark.slow
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 PHONE = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True, "device_scale_factor": 2}
-# WebGPU without a GPU: Vulkan in software, which Chromium brings
+# WebGPU without a GPU: Chromium's Vulkan in software
 SOFTWARE_GPU = ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan"]
 DOCS = Path(__file__).parents[2] / "docs" / "on_device.md"
 LATENTS, SHAPE = 2, (8, 8, 1)
 
 
 class Server:
-    """A folder on http://localhost, for as long as it is wanted."""
+    """Server of a folder on http://localhost."""
 
     def __init__(self, folder: Path):
         class Handler(http.server.SimpleHTTPRequestHandler):
             def parse_request(handler):
-                return not self.down and super().parse_request()  # down: hang up without an answer
+                return not self.down and super().parse_request()  # down: no response
 
             def log_message(handler, *args):
                 pass
@@ -72,7 +72,7 @@ def files(exported, conditional, images, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def litert(tmp_path_factory):
-    """A folder with LiteRT.js, laid out like the cache."""
+    """Folder with LiteRT.js, in the layout of the cache."""
     try:
         files = web._cached()
     except ExportError as error:
@@ -121,7 +121,7 @@ def gpu_browser(playwright):
 
 @pytest.fixture(scope="module")
 def pages(browser, sites):
-    """A function that opens a page, and the list of what pages did wrong: errors, and requests elsewhere."""
+    """Function that opens a page, and the list of errors and of requests to other hosts."""
     wrong = []
 
     @functools.cache
@@ -135,7 +135,7 @@ def pages(browser, sites):
         own = (url, f"blob:{url}")
         page.on("request", lambda request: request.url.startswith(own) or wrong.append(request.url))
         page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("console", lambda said: said.type == "error" and wrong.append(said.text))
+        page.on("console", lambda message: message.type == "error" and wrong.append(message.text))
         page.goto(url + fragment)
         page.evaluate("async () => { await kvae.ready }")
         return page
@@ -145,7 +145,7 @@ def pages(browser, sites):
 
 @pytest.fixture
 def visit(pages):
-    """Open a page, or come back to it as it was left; fails the test at its end if the page did anything wrong."""
+    """Function that opens a page, or returns an open one; at the end, the test fails on errors of the page."""
     opened, wrong = pages
     wrong.clear()
     yield opened
@@ -153,14 +153,14 @@ def visit(pages):
 
 
 def generate(page, *arguments):
-    """`{image, z}` of the page as arrays; JavaScript's numbers hold any float32 exactly."""
+    """Return `{image, z}` of the page as arrays; JavaScript's numbers represent any float32 exactly."""
     code = "async (a) => { const o = await kvae.generate(...a); return [Array.from(o.image), Array.from(o.z)] }"
     image, z = (np.array(values, np.float32) for values in page.evaluate(code, list(arguments)))
     return {"image": image.reshape(-1, *SHAPE), "z": z.reshape(-1, LATENTS)}
 
 
 def settle(page):
-    """Wait until the page has computed and drawn what was asked of it: a frame may bring the next run of the model."""
+    """Wait until the page has computed and drawn everything; a frame may start the next run of the model."""
     page.evaluate("""async () => {
         const model = await kvae.ready;
         for (let i = 0; i < 6; i++) {
@@ -171,7 +171,7 @@ def settle(page):
 
 
 def picture(page, name):
-    """The grey levels on a canvas, `(H, W)`."""
+    """Return the grey levels of a canvas, `(H, W)`."""
     code = "(e) => [e.width, Array.from(e.getContext('2d').getImageData(0, 0, e.width, e.height).data)]"
     width, data = page.locator(name).first.evaluate(code)
     return np.array(data, np.uint8).reshape(-1, width, 4)[..., 0]
@@ -182,7 +182,7 @@ def as_bytes(image):
 
 
 def draw(page, *points):
-    """A line on the drawing pad; coordinates are 0 to 1."""
+    """Draw a line on the drawing pad; coordinates are in [0, 1]."""
     page.locator("#pad").scroll_into_view_if_needed()
     box = page.locator("#pad").bounding_box()
     for i, (x, y) in enumerate(points):
@@ -193,11 +193,11 @@ def draw(page, *points):
     page.wait_for_selector("#result-content:not([hidden])")
 
 
-# The same numbers
+# Results
 
 
 @pytest.mark.parametrize(("name", "tolerance"), [("float32", 1e-5), ("int8", 0.1)])
-def test_a_seed_draws_what_it_draws_in_python(visit, files, name, tolerance):
+def test_a_seed_draws_the_same_images_as_in_python(visit, files, name, tolerance):
     page, model = visit(name), load(files[name])
     for seed, n, temperature in (7, 17, 1.0), (-1, 2, 1.0), (2**64 - 2, 1, 0.7), (3 - 2**63, 1, 1.5):
         wanted = model.run(
@@ -217,7 +217,7 @@ def test_a_seed_draws_what_it_draws_in_python(visit, files, name, tolerance):
     assert np.abs(picture(page, ".tile canvas") - gallery).max() <= 1 + 255 * (tolerance if name == "int8" else 0)
 
 
-def test_the_other_endpoints_are_those_of_python(visit, files):
+def test_the_other_endpoints_equal_python(visit, files):
     page, model = visit(), load(files["float32"])
     images = np.random.default_rng(3).random((3, *SHAPE), dtype=np.float32)
     code = """async (values) => {
@@ -238,7 +238,7 @@ def test_the_other_endpoints_are_those_of_python(visit, files):
         "reconstruction": model.reconstruct(images),
         "decoded": model.decode(latents.mean),
         "path": model.interpolate(*latents.mean[:2], steps=5),
-        # Where they lie close together, a rounding of the nats is a share of a percent: of the page's own.
+        # From the page's own nats, because their rounding errors matter where quantiles are close together.
         "percent": [*model.percentile(np.array(found["negative_elbo"])), 0, 100],
     }
     for name, values in wanted.items():
@@ -249,7 +249,7 @@ def test_the_other_endpoints_are_those_of_python(visit, files):
 def test_browsers_without_relaxed_simd_get_the_other_build(browser, sites, files):
     code = """const instantiate = WebAssembly.instantiate;
         WebAssembly.instantiate = async (wasm, ...more) => {
-          if (wasm.byteLength === 36) throw new WebAssembly.CompileError("no relaxed SIMD");  // LiteRT's question
+          if (wasm.byteLength === 36) throw new WebAssembly.CompileError("no relaxed SIMD");  // LiteRT's check
           return instantiate.call(WebAssembly, wasm, ...more);
         };"""
     context = browser.new_context(service_workers="block")
@@ -263,7 +263,7 @@ def test_browsers_without_relaxed_simd_get_the_other_build(browser, sites, files
     context.close()
 
 
-# Where it runs
+# CPU, GPU and worker
 
 
 def test_the_page_responds_while_the_model_runs(visit):
@@ -331,7 +331,7 @@ def test_a_gpu_draws_the_same_images(visit, gpu_browser, files):
 
 
 @pytest.mark.slow
-def test_a_gpu_that_draws_something_else_is_left_alone(gpu_browser, sites):
+def test_a_gpu_with_wrong_results_is_not_used(gpu_browser, sites):
     context = gpu_browser.new_context(service_workers="block")
     page = context.new_page()
     worker = (web.SITE / "worker.js").read_text()
@@ -360,7 +360,7 @@ def test_without_a_gpu_the_cpu_runs_everything(visit):
 
 
 @pytest.mark.slow
-def test_it_works_offline_after_the_first_visit_until_there_is_a_new_version(visit, files, litert, tmp_path):
+def test_the_page_works_offline_and_is_updated(visit, files, litert, tmp_path):
     site = tmp_path / "site"
     web.write(files["float32"], site, runtime=litert, title="The first")
     server = Server(site)
@@ -382,7 +382,7 @@ def test_it_works_offline_after_the_first_visit_until_there_is_a_new_version(vis
     server.stop()
 
 
-# What one does there
+# Controls
 
 
 def test_sliders(visit, files):
@@ -473,7 +473,7 @@ def test_drawing_and_score(visit, files):
     score = model.score(seen[None, ..., None] / np.float32(255))
     for name in ("negative_elbo", "distortion", "rate"):
         shown = float(page.inner_text(f"#{name.replace('_', '-')}").replace("−", "-").replace(",", ""))
-        assert shown == pytest.approx(score[name][0], abs=1)  # the page scored the image before it was rounded
+        assert shown == pytest.approx(score[name][0], abs=1)  # the page scored the unrounded image
     assert page.inner_text("#verdict-word") in ("Ordinary", "Unusual", "Very unusual", "Plainer than ordinary")
     page.click("#to-sliders")
     settle(page)
@@ -516,10 +516,10 @@ def test_image_files(visit):
     assert page.inner_text("#file-problem") == ""
 
 
-# What one takes along
+# Saving and sharing
 
 
-def test_an_image_is_saved_and_shared_as_it_is_shown(visit):
+def test_the_shown_image_is_saved_and_shared(visit):
     share = """navigator.canShare = ({ files }) => files.length === 1;
         window.shared = new Promise((resolve) => {
             navigator.share = async ({ files: [file] }) =>
@@ -540,13 +540,13 @@ def test_an_image_is_saved_and_shared_as_it_is_shown(visit):
     np.testing.assert_array_equal(np.array(Image.open(io.BytesIO(bytes(data))).convert("L")), saved)
 
 
-def test_a_browser_that_cannot_share_has_no_button_for_it(visit):
+def test_a_browser_without_sharing_has_no_share_button(visit):
     page = visit(before="navigator.canShare = undefined;")
     assert page.locator("#share").is_hidden()
     assert page.locator("#save").is_visible()
 
 
-def test_a_link_opens_what_was_shown(visit):
+def test_a_link_restores_the_page(visit):
     copied = "navigator.clipboard.writeText = async (text) => { window.copied = text; };"
     page = visit("conditional", before=copied)
     page.fill("#seed", "18446744073709551615")
@@ -558,7 +558,7 @@ def test_a_link_opens_what_was_shown(visit):
     link = page.evaluate("window.copied")
     assert link == page.url
     assert re.search(r"#seed=18446744073709551615&temperature=0\.7&condition=3&z=-?[\d.e-]+,-?[\d.e-]+$", link)
-    assert "copied" in page.inner_text("#share-said")
+    assert "copied" in page.inner_text("#share-status")
     other = visit("conditional", fragment=f"#{link.partition('#')[2]}")
     settle(other)
     assert other.input_value("#seed") == "18446744073709551615"
@@ -573,10 +573,10 @@ def test_a_link_opens_what_was_shown(visit):
     [
         ("#z=1,2,3", "The link is for a model with 3 latents. This one has 2."),
         ("#z=1,x", "Expected numbers in the link's “z”. It has “1,x”."),
-        ("#condition=12", "The link's condition is none of this model, which has 10: 12"),
+        ("#condition=12", "The link has the condition 12. This model has 10 conditions."),
     ],
 )
-def test_a_link_of_another_model_is_told(fragment, message, visit):
+def test_a_link_of_another_model_gives_a_message(fragment, message, visit):
     page = visit("conditional", fragment=fragment)
     assert page.inner_text("#problem") == message
     assert page.locator(".tile").count() == 16
@@ -599,8 +599,8 @@ def test_narrow_touch_screen(name, visit):
     assert page.evaluate(small) == []
 
 
-def test_everything_has_a_name(visit):
-    """What a screen reader says of each control."""
+def test_every_control_has_an_accessible_name(visit):
+    """Screen readers announce these names."""
     page = visit()
     code = """() => [...document.querySelectorAll("input:not([hidden]), button, canvas[role]")].filter((e) =>
         !(e.labels?.length || e.getAttribute("aria-label") || e.textContent.trim())).map((e) => e.outerHTML)"""
@@ -645,7 +645,7 @@ def test_a_conditional_model_has_a_button_for_each_condition(visit, files):
         assert np.abs(picture(page, "#picture") - as_bytes(model.decode([z], digit)[0, ..., 0])).max() <= 1
         seen = picture(page, "#seen")[None, ..., None] / np.float32(255)
         rebuilt = as_bytes(model.reconstruct(seen, digit)[0, ..., 0])
-        assert np.abs(picture(page, "#reconstruction") - rebuilt).max() <= 4  # the page didn't round what it saw
+        assert np.abs(picture(page, "#reconstruction") - rebuilt).max() <= 4  # the page's input was not rounded
     found = page.evaluate("""async () => {
         const model = await kvae.ready;
         model.condition = [0, 0, 0, 0.5, 0, 0, 0, 0.5, 0, 0];
@@ -662,7 +662,7 @@ def test_other_models_have_no_buttons_for_conditions(visit):
     assert visit().locator("#conditions").is_hidden()
 
 
-def test_problems_are_told(browser, sites):
+def test_problems_are_shown(browser, sites):
     context = browser.new_context(service_workers="block")
     page = context.new_page()
     page.route("**/model.tflite", lambda route: route.fulfill(status=404))
@@ -693,14 +693,14 @@ TENSORFLOW_JS = {
 
 
 def program(heading, language):
-    """The only program in this language in a section of the documentation."""
+    """Return the only program in this language from a section of the documentation."""
     section = DOCS.read_text(encoding="utf-8").split(f"\n{heading}\n")[1].split("\n#")[0]
     (found,) = re.findall(rf"```{language}\n(.*?)```", section, re.DOTALL)
     return found
 
 
 def drawn_by(browser, folder):
-    """What `folder/index.html` draws on its only canvas, once it has the image's size."""
+    """Return the image that `folder/index.html` draws on its only canvas."""
     server = Server(folder)
     page = browser.new_page()
     page.goto(server.url)
@@ -746,7 +746,7 @@ def test_the_program_for_tensorflow_js(browser, files, tmp_path):
 # The files
 
 
-def test_the_page_is_whole(files, litert, tmp_path):
+def test_the_page_is_complete(files, litert, tmp_path):
     index = web.write(files["int8"], tmp_path / "site", runtime=litert, title='Digits & "more"')
     assert index == tmp_path / "site" / "index.html"
     assert "<title>Digits &amp; &quot;more&quot;</title>" in index.read_text()
@@ -787,7 +787,7 @@ def test_runtime_from_the_cache_or_from_node_modules(files, litert, tmp_path, mo
 
 @pytest.fixture
 def npm(tmp_path, monkeypatch):
-    """Put a shell script in npm's place, with an empty cache; None: there is no npm."""
+    """Function that replaces npm by a shell script (None: no npm), with an empty cache."""
 
     def npm(script):
         folder = tmp_path / "bin"
@@ -809,8 +809,8 @@ OTHER = "echo x > litertjs-core-2.5.3.tgz; echo x > litertjs-wasm-utils-2.5.3.tg
     ("script", "message"),
     [
         (None, r"Expected npm.*install Node\.js, or name a folder.*--web-runtime DIR.*no npm on this machine"),
-        (OFFLINE, r"npm couldn't fetch LiteRT\.js 2\.5\.3.*--web-runtime DIR.*ENOTFOUND; network request failed"),
-        (OTHER, r"npm brought another @litertjs/core 2\.5\.3.*not used"),
+        (OFFLINE, r"npm couldn't download LiteRT\.js 2\.5\.3.*--web-runtime DIR.*ENOTFOUND; network request failed"),
+        (OTHER, r"of @litertjs/core 2\.5\.3.*not used"),
     ],
     ids=["no npm", "offline", "another package"],
 )
@@ -825,14 +825,14 @@ def test_without_the_runtime(files, tmp_path, npm, script, message):
     assert not web.cache().exists()
 
 
-def test_what_cannot_be_written(files, tmp_path):
+def test_invalid_folders_are_refused(files, tmp_path):
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "index.js").write_text("another version")
     with pytest.raises(ExportError, match=r"node_modules with @litertjs/core 2\.5\.3"):
         web.write(files["int8"], tmp_path / "site", runtime=tmp_path / "nowhere")
     with pytest.raises(ExportError, match=r"npm install @litertjs/core@2\.5\.3.*index\.js', which differs"):
         web.write(files["int8"], tmp_path / "site", runtime=tmp_path / "other")
-    with pytest.raises(ExportError, match=r"new or empty folder.*holds 'index\.js'"):
+    with pytest.raises(ExportError, match=r"new or empty folder.*contains 'index\.js'"):
         web.write(files["int8"], tmp_path / "other")
     with pytest.raises(ExportError, match="Received: the file"):
         web.write(files["int8"], tmp_path / "other" / "index.js")

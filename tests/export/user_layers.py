@@ -1,4 +1,4 @@
-"""Layers as users write them, for the tests of what can't be exported."""
+"""Custom layers for tests of unsupported models."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,7 +7,7 @@ from keras import layers
 
 
 class Apply(layers.Layer):
-    """A user's layer around any function of its input, or of itself and its input if it has something to make first."""
+    """A custom layer around a function of its input; with `make`, of itself, its input and `training`."""
 
     def __init__(self, function: Callable, make: Callable[[layers.Layer], Any] | None = None):
         super().__init__()

@@ -1,11 +1,11 @@
-// Starts the page: loads the model, shows the parts that it has, and keeps everything for offline use.
+// Starts the page: loads the model, shows the sections for its signatures, and caches everything for offline use.
 //
-// window.kvae is the page's own way to the model, for the console and for tests:
+// window.kvae gives the console and tests access to the model:
 //     await kvae.ready                                     the Model of kvae.js, with its info
 //     await kvae.gpu                                       whether the GPU runs a part of it
 //     await kvae.generate(seed, n, temperature, start)     {image, z}
 //     await kvae.score(image)                              {negative_elbo, distortion, rate}
-//     (await kvae.ready).condition = 7                     of a conditional model, for whatever is called from then on
+//     (await kvae.ready).condition = 7                     for a conditional model; used by all later calls
 //     also decode(z), encode(image), reconstruct(image), interpolate(start, end, position), percentile(nats)
 
 import { makeConditions } from "./conditions.js";
@@ -35,7 +35,7 @@ async function start() {
   $("sliders").hidden = $("own").hidden = $("about").hidden = false;
   $("gallery").hidden = !model.has("generate");
   $("score").hidden = !model.has("score");
-  if (!model.has("score")) $("result-empty").textContent = "What the model sees and what it makes of it will be here.";
+  if (!model.has("score")) $("result-empty").textContent = "The input of the model and its reconstruction appear here.";
   const linked = openLink(model);
   const sliders = makeSliders(model);
   if (linked) sliders.set(linked);
@@ -45,7 +45,7 @@ async function start() {
   if (model.info.condition) makeConditions(model, [sliders.draw, gallery, own]);
   await gallery();
   await showFacts(model);
-  keep();
+  cachePage();
   return model;
 }
 
@@ -75,7 +75,7 @@ async function showFacts(model) {
   facts.push(element("div", {}, element("dt", {}, "Runs on"), element("dd", { id: "runs-on" }, "CPU")));
   const timed = smallest === 1 ? "One image takes" : `${smallest} images take`;
   facts.push(element("div", {}, element("dt", {}, timed), time));
-  facts.push(element("div", {}, element("dt", {}, "Offline"), element("dd", { id: "offline" }, "not kept")));
+  facts.push(element("div", {}, element("dt", {}, "Offline"), element("dd", { id: "offline" }, "not available")));
   $("facts").replaceChildren(...facts);
   if (info.license) $("model-license").textContent = `The model: ${info.license}`;
   await measure(model);
@@ -87,33 +87,33 @@ async function showFacts(model) {
   setInterval(median, 1000);
 }
 
-/** Decodes a few times, so that the number shown means something; later those of the sliders count. */
+/** Decodes a few times for a first median; later, decodings of the sliders are measured. */
 async function measure(model) {
   model.decodeTimes = [];
   const until = performance.now() + 50;
   for (let i = 0; i < 20 && performance.now() < until; i++) await model.decode(new Float32Array(model.info.latent_dim));
 }
 
-/** Lets the GPU run what it can, says what runs where, and makes the switch between the two. */
+/** Uses the GPU where possible, shows what runs where, and sets up the switch between GPU and CPU. */
 async function useGpu(model) {
   const file = $("about").dataset.gpu;
   const found = file && (await model.accelerate(file).catch((error) => console.warn(error)));
   const { signatures, different } = model.gpu;
   const list = (names) => names.join(", ");
-  const differently = different.length ? ` and ${list(different)}, which the GPU computes differently` : "";
+  const differently = different.length ? ` and ${list(different)}, because their results differ on the GPU` : "";
   const text = !file
     ? "A file with int8 weights runs on the CPU."
     : found
-      ? `The GPU runs ${list(signatures)}, compared with the CPU when the page started; the CPU makes random numbers${differently}.`
+      ? `The GPU runs ${list(signatures)} (checked against the CPU). The CPU computes random numbers${differently}.`
       : different.length
-        ? "The GPU computes other images than the CPU, and is left alone."
+        ? "The GPU computes other images than the CPU and is not used."
         : "This browser has no WebGPU that can run the model.";
   const show = () => {
     const here = model.gpu.signatures.length > 0;
-    $("gpu-text").textContent = found && !here ? "The GPU went away: the CPU runs everything." : text;
+    $("gpu-text").textContent = found && !here ? "The GPU is no longer available. The CPU runs everything." : text;
     $("gpu-switch").hidden = !here;
     $("runs-on").textContent = model.gpu.on ? "GPU and CPU" : "CPU";
-    $("gpu-button").textContent = model.gpu.on ? "Run on the CPU alone" : "Run on the GPU, too";
+    $("gpu-button").textContent = model.gpu.on ? "Use only the CPU" : "Also use the GPU";
   };
   $("gpu-button").addEventListener("click", () => {
     model.gpu.on = !model.gpu.on;
@@ -123,14 +123,14 @@ async function useGpu(model) {
   show();
   if (found) {
     await measure(model);
-    setInterval(show, 1000); // a GPU may go away
+    setInterval(show, 1000); // a GPU may become unavailable
   }
   return Boolean(found);
 }
 
-/** Tells when a new version of the page has taken over; a browser may look for one before the model is loaded. */
+/** Shows a message when a new version of the page is active; a browser may check before the model is loaded. */
 function watchForUpdates() {
-  let before = navigator.serviceWorker?.controller; // the first service worker takes over a page that has none
+  let before = navigator.serviceWorker?.controller; // the first service worker also causes this event
   navigator.serviceWorker?.addEventListener("controllerchange", () => {
     $("update").hidden = !before;
     before = navigator.serviceWorker.controller;
@@ -138,10 +138,10 @@ function watchForUpdates() {
   $("reload").addEventListener("click", () => location.reload());
 }
 
-/** The service worker keeps the page; it works on https and localhost only. */
-async function keep() {
+/** Registers the service worker that caches the page; it requires https or localhost. */
+async function cachePage() {
   if (!("serviceWorker" in navigator)) {
-    $("offline").textContent = "needs https";
+    $("offline").textContent = "requires https";
     return;
   }
   try {
@@ -150,6 +150,6 @@ async function keep() {
     $("offline").textContent = "ready";
   } catch (error) {
     console.warn(error);
-    $("offline").textContent = "this browser refuses";
+    $("offline").textContent = "refused by this browser";
   }
 }

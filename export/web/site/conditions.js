@@ -1,4 +1,4 @@
-// Buttons for the conditions of a conditional model: one is pressed, and the page follows.
+// Buttons for the conditions of a conditional model; pressing one redraws the page.
 
 import { $, element } from "./images.js";
 

@@ -1,19 +1,19 @@
-// Images from the prior by seed, and the path between two of them.
+// Images of a seed from the prior, and the path between two of them.
 
 import { $, element, latest, paint, reducedMotion } from "./images.js";
 
 const PAGE = 16;
 const STRIP = 9;
-const PERIOD = 5000; // of the animation there and back, ms
+const PERIOD = 5000; // duration of the animation there and back, ms
 
-/** Returns a function that draws it all again. */
+/** Returns a function that redraws everything. */
 export function makeGallery(model, sliders) {
   const { info } = model;
   const D = info.latent_dim;
   let seed = 7n;
   let count = PAGE;
   let samples = null; // {image, z}
-  let chosen = []; // up to two indices: where the path starts and where it ends
+  let chosen = []; // up to two indices: start and end of the path
   const path = makePath(model, sliders);
 
   const draw = latest(async () => {
@@ -43,7 +43,7 @@ export function makeGallery(model, sliders) {
     }
     mark();
     $("chosen").textContent =
-      chosen.length === 1 ? `Image ${chosen[0] + 1} is on the sliders. Tap another one for the path between them.` : "";
+      chosen.length === 1 ? `Image ${chosen[0] + 1} is in the sliders. Tap another one to see the path between them.` : "";
     if (chosen.length === 2) path.show(...chosen.map(latents));
     else path.hide();
   }
@@ -57,7 +57,7 @@ export function makeGallery(model, sliders) {
     });
   }
 
-  function forget() {
+  function clearChoice() {
     chosen = [];
     mark();
     $("chosen").textContent = "";
@@ -69,11 +69,11 @@ export function makeGallery(model, sliders) {
     const value = /^[+-]?\d+$/.test(text) ? BigInt(text.replace("+", "")) : null;
     const valid = value !== null && value >= -(2n ** 63n) && value < 2n ** 64n;
     $("seed").setAttribute("aria-invalid", !valid);
-    $("seed-problem").textContent = valid ? "" : "A seed is a whole number of up to 64 bits, such as 7.";
+    $("seed-problem").textContent = valid ? "" : "The seed must be a whole number of up to 64 bits, such as 7.";
     if (!valid || value === seed) return;
     seed = value;
     count = PAGE;
-    forget();
+    clearChoice();
     draw();
   }
 
@@ -84,14 +84,14 @@ export function makeGallery(model, sliders) {
   });
   $("temperature").addEventListener("input", () => {
     $("temperature-value").textContent = $("temperature").valueAsNumber.toFixed(2);
-    forget();
+    clearChoice();
     draw();
   });
   $("more-images").addEventListener("click", () => {
     count += PAGE;
     draw();
   });
-  // A browser that restores the form after a reload doesn't say so.
+  // A browser may restore the form after a reload without an event.
   $("temperature-value").textContent = $("temperature").valueAsNumber.toFixed(2);
   readSeed();
   return async () => {

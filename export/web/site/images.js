@@ -1,8 +1,8 @@
-// Between the model's arrays and what canvases show, and small helpers that every part of the page uses.
+// Conversion between the model's arrays and canvases, and small helpers for all parts of the page.
 
 export const $ = (id) => document.getElementById(id);
 
-/** Draws image number `index` of an array of images `(N, H, W, C)`; other than 3 channels: the first one, grey. */
+/** Draws image number `index` of an array of images `(N, H, W, C)`; without 3 channels, the first channel in grey. */
 export function paint(canvas, info, images, index = 0) {
   const [height, width, channels] = info.image_shape;
   const [low, high] = info.value_range;
@@ -20,7 +20,7 @@ export function paint(canvas, info, images, index = 0) {
   context.putImageData(pixels, 0, 0);
 }
 
-/** The image `(1, H, W, C)` on a canvas of H·scale × W·scale pixels: means of squares; Rec. 601 grey for one channel. */
+/** Reads an image `(1, H, W, C)` from a canvas of H·scale × W·scale pixels: means of squares, Rec. 601 for grey. */
 export function read(canvas, info, scale) {
   const [height, width, channels] = info.image_shape;
   const [low, high] = info.value_range;
@@ -43,8 +43,8 @@ export function read(canvas, info, scale) {
   return image;
 }
 
-/** A function that runs `task` once per frame at most and never twice at a time; however often it is called, the
- * last call is followed by a run. Its promise is fulfilled when nothing is left to do. */
+/** Returns a function that runs `task` at most once per frame and never twice at a time; a run follows its last call.
+ * Its promise is fulfilled when no run is pending. */
 export function latest(task) {
   let wanted = false;
   let running = null;
@@ -62,7 +62,7 @@ export function latest(task) {
   };
 }
 
-/** Shows an error in words. */
+/** Shows the message of an error. */
 export function report(error) {
   console.warn(error);
   $("problem").textContent = error?.message ? error.message : `Something went wrong: ${error}`;
@@ -71,7 +71,7 @@ export function report(error) {
 
 export const reducedMotion = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
 
-/** An element with properties, attributes for names that have a dash, and children. */
+/** Creates an element with properties, attributes (names with a dash) and children. */
 export function element(tag, properties = {}, ...children) {
   const made = document.createElement(tag);
   for (const [name, value] of Object.entries(properties)) {

@@ -1,29 +1,29 @@
-// The client of a kvae .tflite file in the browser: what kvae.export.runtime is in Python.
+// Client of a kvae .tflite file in the browser, like kvae.export.runtime in Python.
 //
 //     import { load } from "./kvae.js";
 //     const model = await load("model.tflite");
 //     const { image, z } = await model.generate(7, 16);   // Float32Arrays, (16, H, W, C) and (16, D)
 //
-// Arrays are flat Float32Arrays, row after row. A conditional model draws and reads what `model.condition` says: the
-// number of a class, or the numbers of a condition.
+// Arrays are flat Float32Arrays, row after row. A conditional model uses `model.condition`: the number of a class, or
+// the numbers of a condition.
 //
-// The model runs in worker.js, and its `decode`, `encode`, `reconstruct` and `interpolate` on the GPU once
-// `model.accelerate("gpu.tflite")` has found that they compute the same there. Whatever is random stays on the CPU: its
-// integer arithmetic is wrong on GPUs.
+// The model runs in worker.js. `model.accelerate("gpu.tflite")` moves `decode`, `encode`, `reconstruct` and
+// `interpolate` to the GPU if their results are the same there. Random numbers stay on the CPU, because GPUs compute
+// their integer arithmetic wrong.
 
-// (module (func (result v128) i32.const 0 i8x16.splat i8x16.popcnt)): the least that LiteRT.js needs.
+// (module (func (result v128) i32.const 0 i8x16.splat i8x16.popcnt)): the minimum for LiteRT.js.
 const SIMD = [0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 10, 1, 8, 0, 65, 0, 253, 15, 253, 98, 11];
 
-/** Loads the runtime and the model; `onStep` is told in words what comes next. */
+/** Loads the runtime and the model; `onStep` is called with a text before each step. */
 export async function load(url, onStep = () => {}) {
   if (typeof WebAssembly === "undefined" || !WebAssembly.validate(new Uint8Array(SIMD))) {
     throw new Error(
-      "This browser can't run the model: it has no WebAssembly with SIMD. " +
-        "Chrome and Edge from 91, Firefox from 114 and Safari from 16.4 on have what it takes.",
+      "This browser can't run the model, because it has no WebAssembly with SIMD. " +
+        "Use Chrome or Edge from 91, Firefox from 114 or Safari from 16.4 on.",
     );
   }
   const started = performance.now();
-  onStep("Loading the runtime, once 9 MB…");
+  onStep("Loading the runtime (9 MB, once)…");
   const ask = startWorker();
   const [bytes, hasGpu] = await Promise.all([
     download(url).catch((error) => fail("The model could not be loaded", error)),
@@ -45,9 +45,9 @@ function fail(what, error) {
   throw new Error(`${what}: reload the page when you are online. (${error?.message ?? "no answer"})`);
 }
 
-/** Starts worker.js; a function that gives it a task and promises the answer. */
+/** Starts worker.js; returns a function that sends it a task and promises the answer. */
 function startWorker() {
-  // From a blob, so that the page's content security policy holds in the worker too.
+  // From a blob, so that the page's content security policy also applies to the worker.
   const base = JSON.stringify(new URL("./", import.meta.url).href);
   const start = new Blob([`const base = ${base}; importScripts(base + "worker.js");`], { type: "text/javascript" });
   const address = URL.createObjectURL(start);
@@ -73,16 +73,15 @@ function startWorker() {
 }
 
 export class Model {
-  /** `info` is what the file says about itself; `loaded` has its size in bytes, how long loading took, and whether
-   * there is a GPU. */
+  /** `info` has the facts of the file; `loaded` has its size in bytes, the loading time, and whether there is a GPU. */
   constructor(ask, info, loaded) {
     this.ask = ask;
     this.info = info;
     this.loaded = loaded;
     this.condition = 0;
-    this.decodeTimes = []; // of the last decodings of one batch, ms
+    this.decodeTimes = []; // times of the last decodings of one batch, ms
     this.batchSizes = [...info.batch_sizes].sort((a, b) => b - a);
-    this.gpu = { on: false, signatures: [], different: [] }; // what it computes as the CPU does, and what not
+    this.gpu = { on: false, signatures: [], different: [] }; // `signatures`: same results as on the CPU
     this.last = Promise.resolve();
   }
 
@@ -94,7 +93,7 @@ export class Model {
     return this.run("decode", { z }).then((outputs) => outputs.image);
   }
 
-  /** `{mean, variance}` of q(z|x); an autoencoder has no variance. */
+  /** Returns `{mean, variance}` of q(z|x); an autoencoder has no variance. */
   encode(image) {
     return this.run("encode", { image });
   }
@@ -103,27 +102,27 @@ export class Model {
     return this.run("reconstruct", { image }).then((outputs) => outputs.reconstruction);
   }
 
-  /** `{image, z}` of samples `start` to `start + n` of a seed: a BigInt, an integer, or its digits. */
+  /** Returns `{image, z}` of samples `start` to `start + n` of a seed: a BigInt, an integer, or a string of digits. */
   async generate(seed, n = 1, temperature = 1, start = 0) {
     const index = Int32Array.from({ length: n }, (_, i) => start + i);
     const inputs = { seed: seedWords(seed), index, temperature: Float32Array.of(temperature) };
-    // A file may draw latents by themselves; otherwise they come with their images, from the CPU.
+    // A file may have a signature for latents; otherwise they come with their images, from the CPU.
     const { image, z } = await this.run(this.has("latents") ? "latents" : "generate", inputs);
     return { image: image && !this.gpu.on ? image : await this.decode(z), z };
   }
 
-  /** Images on the line from `start` to `end`, `(D,)` each, at positions in [0, 1]. */
+  /** Returns images on the line from `start` to `end`, `(D,)` each, at positions in [0, 1]. */
   interpolate(start, end, position) {
     return this.run("interpolate", { start, end, position }).then((outputs) => outputs.image);
   }
 
-  /** `{negative_elbo, distortion, rate}` in nats; the noise is always the same, and so is the score of an image. */
+  /** Returns `{negative_elbo, distortion, rate}` in nats; an image always has the same score. */
   score(image) {
     const rows = image.length / product(this.info.image_shape);
     return this.run("score", { image, seed: new Int32Array(2), index: new Int32Array(rows) });
   }
 
-  /** Which share of ordinary images scores lower, 0 to 100; null if the file doesn't know. */
+  /** Returns the percentage of ordinary images with a lower score, 0 to 100; null if the file has no quantiles. */
   percentile(negativeElbo) {
     const quantiles = this.info.score?.quantiles;
     if (!quantiles) return null;
@@ -135,14 +134,14 @@ export class Model {
     return 100;
   }
 
-  /** Runs an endpoint on any number of rows: cut into the largest batches that fit, what is left over is padded. */
+  /** Runs an endpoint on any number of rows, split into the largest batches that fit; remaining rows are padded. */
   async run(endpoint, inputs) {
     const spec = this.info.signatures[endpoint];
     if (!spec) throw new Error(`This model has no '${endpoint}'.`);
     const width = (tensor) => product(tensor.shape.slice(1));
     const batched = Object.keys(inputs).filter((name) => spec.inputs[name].shape[0] === "B");
     const rows = inputs[batched[0]].length / width(spec.inputs[batched[0]]);
-    if (!Number.isInteger(rows) || rows < 1) throw new Error(`'${endpoint}' got ${rows} rows.`);
+    if (!Number.isInteger(rows) || rows < 1) throw new Error(`'${endpoint}' requires rows. Received: ${rows}.`);
     if (spec.inputs.condition) {
       inputs = { condition: repeated(this.condition, this.info.condition.size, rows), ...inputs };
     }
@@ -166,8 +165,8 @@ export class Model {
     return outputs;
   }
 
-  /** Runs on the GPU from now on whatever comes out the same there to one of 256 levels; whether anything does. The
-   * file holds signatures of this model. `gpu.on` turns it off and on again. */
+  /** Uses the GPU for signatures whose results there are the same to one of 256 levels; returns whether there are any.
+   * The file at `url` has signatures of this model. `gpu.on` switches the GPU off and on. */
   async accelerate(url) {
     if (!this.loaded.hasGpu) return false;
     const [low, high] = this.info.value_range;
@@ -178,7 +177,7 @@ export class Model {
     return (this.gpu.on = this.gpu.signatures.length > 0);
   }
 
-  /** One run after the other, so that each can be timed. */
+  /** Runs one signature at a time, to measure its time. */
   #inTurn(signature, feed) {
     const timed = async () => {
       const started = performance.now();
@@ -198,7 +197,7 @@ export class Model {
       try {
         return await this.ask("run", { signature, feed, gpu: true });
       } catch (error) {
-        console.warn(error); // a GPU may go away
+        console.warn(error); // a GPU may become unavailable
         this.gpu = { on: false, signatures: [], different: [] };
       }
     }
@@ -206,7 +205,7 @@ export class Model {
   }
 }
 
-/** The high and the low word of a 64-bit seed. */
+/** Returns the high and the low word of a 64-bit seed. */
 export function seedWords(seed) {
   const value = BigInt(seed);
   if (value < -(2n ** 63n) || value >= 2n ** 64n) throw new RangeError("A seed has at most 64 bits.");
@@ -217,13 +216,13 @@ export function product(numbers) {
   return numbers.reduce((a, b) => a * b, 1);
 }
 
-/** A condition of `size` numbers for each row; that of a class is 1 in its place and 0 elsewhere. */
+/** Returns a condition of `size` numbers for each row; a class has 1 at its index and 0 elsewhere. */
 function repeated(condition, size, rows) {
   const number = typeof condition === "number" ? (i) => Number(i === condition) : (i) => condition[i];
   return Float32Array.from({ length: rows * size }, (_, i) => number(i % size));
 }
 
-/** Rows `first` to `first + count`, the last one repeated up to `size` rows. */
+/** Returns rows `first` to `first + count`; the last row is repeated up to `size` rows. */
 function piece(data, first, count, size, width) {
   const part = data.slice(first * width, (first + count) * width);
   if (count === size) return part;

@@ -1,11 +1,11 @@
-// An image of the visitor's own: drawn, from a file, or from the sliders; reconstructed and scored.
+// The visitor's own image (drawn, from a file, or from the sliders), its reconstruction and its score.
 
 import { $, latest, paint, read } from "./images.js";
 
 const PAD = 280; // pixels along the longer side of the drawing pad, at least
 const BRUSH = 0.09; // of the shorter side
 
-/** Returns a function that looks at the image again, if there is one. */
+/** Returns a function that reconstructs and scores the image again, if there is one. */
 export function makeOwn(model, sliders) {
   const { info } = model;
   const [height, width, channels] = info.image_shape;
@@ -14,14 +14,14 @@ export function makeOwn(model, sliders) {
   [pad.width, pad.height] = [width * scale, height * scale];
   const context = pad.getContext("2d", { willReadFrequently: true });
   let image = null;
-  let point = null; // where the brush is while it is down
+  let point = null; // position of the brush while it is down
 
   const look = latest(async () => {
     image = read(pad, info, scale);
     const now = image;
     const reconstruction = await model.reconstruct(now);
     const score = model.has("score") ? await model.score(now) : null;
-    if (image !== now) return; // cleared meanwhile
+    if (image !== now) return; // cleared in the meantime
     $("result-empty").hidden = true;
     $("result-content").hidden = false;
     paint($("seen"), info, now);
@@ -64,7 +64,7 @@ export function makeOwn(model, sliders) {
   pad.addEventListener("pointerdown", (event) => {
     if (!event.isPrimary || event.button !== 0) return;
     pad.setPointerCapture(event.pointerId);
-    $("result").setAttribute("aria-busy", "true"); // read out when the line is finished
+    $("result").setAttribute("aria-busy", "true"); // announced when the line is finished
     point = place(event);
     stroke(event);
   });
@@ -78,14 +78,14 @@ export function makeOwn(model, sliders) {
     });
   }
 
-  // Files: the middle of the picture, as large as fits
+  // Files: the largest central part that fits
   async function open(file) {
     const picture = new Image();
     picture.src = URL.createObjectURL(file);
     try {
       await picture.decode();
     } catch {
-      $("file-problem").textContent = `“${file.name}” isn't an image that this browser can read. Try a PNG or a JPEG file.`;
+      $("file-problem").textContent = `“${file.name}” isn't an image that this browser can read. Use a PNG or a JPEG file.`;
       return;
     } finally {
       URL.revokeObjectURL(picture.src);
@@ -98,7 +98,7 @@ export function makeOwn(model, sliders) {
     context.drawImage(picture, x, y, w, h, 0, 0, pad.width, pad.height);
     await changed();
   }
-  /** Opens the first image among what was dropped or pasted, or the first file, which is then told that it is none. */
+  /** Opens the first dropped or pasted image; without one, the first file, which gives an error message. */
   function openFrom({ files }) {
     const file = [...files].find(({ type }) => type.startsWith("image/")) ?? files[0];
     if (file) open(file);
@@ -107,7 +107,7 @@ export function makeOwn(model, sliders) {
   $("choose").addEventListener("click", () => $("file").click());
   $("file").addEventListener("change", () => {
     if ($("file").files[0]) open($("file").files[0]);
-    $("file").value = ""; // the same file may come again
+    $("file").value = ""; // allows choosing the same file again
   });
   document.addEventListener("paste", (event) => openFrom(event.clipboardData));
   const own = $("own");
@@ -132,7 +132,7 @@ export function makeOwn(model, sliders) {
     changed();
   });
   $("from-sliders").addEventListener("click", () => {
-    context.imageSmoothingEnabled = false; // whole squares, so that the very image is read
+    context.imageSmoothingEnabled = false; // whole squares, so that the exact image is read
     context.drawImage($("picture"), 0, 0, pad.width, pad.height);
     context.imageSmoothingEnabled = true;
     changed();
@@ -158,14 +158,14 @@ function showScore(model, score) {
   $("verdict-text").textContent = text;
 }
 
-/** In words, what it means that an image scores higher than this share of ordinary ones. */
+/** Returns a word and a sentence for an image that scores higher than this percentage of ordinary images. */
 export function verdict(percent, images) {
   const ordinary = `${images?.toLocaleString("en")} ordinary images`;
-  if (percent === null) return ["Scored", "The file doesn't say how ordinary images score: compare images with each other."];
-  if (percent >= 100) return ["Very unusual", `More unusual than all ${ordinary} that the model was compared with.`];
+  if (percent === null) return ["Scored", "The file has no scores of ordinary images: compare images with each other."];
+  if (percent >= 100) return ["Very unusual", `More unusual than all ${ordinary}.`];
   const share = `${percent < 99 ? Math.round(percent) : Math.floor(10 * percent) / 10} %`;
   if (percent >= 99) return ["Very unusual", `More unusual than ${share} of ordinary images.`];
   if (percent >= 95) return ["Unusual", `More unusual than ${share} of ordinary images.`];
   if (percent >= 1) return ["Ordinary", `More unusual than ${share} of ordinary images.`];
-  return ["Plainer than ordinary", "Almost no ordinary image is this easy to describe: empty and very simple ones are."];
+  return ["Plainer than ordinary", "Almost all ordinary images score higher. Empty and very simple images score low."];
 }

@@ -1,13 +1,13 @@
-// The image as a file, and a link to what the page shows: it is behind the # of the address, which no server sees.
+// The image as a file, and a link to the state of the page, after the # of the address (never sent to a server).
 //
 //     #seed=7&temperature=0.7&condition=3&z=0.25,-1.5     a condition is the number of a class, or all of its numbers
 
 import { $, element, report } from "./images.js";
 
 const SIDE = 512; // pixels along the longer side of a saved image, about
-const SAID = 5000; // how long a message stays, ms
+const MESSAGE_TIME = 5000; // display time of a message, ms
 
-/** Puts a link's seed, temperature and condition in their places; returns its latents, or null. */
+/** Applies a link's seed, temperature and condition; returns its latents, or null. */
 export function openLink(model) {
   addEventListener("hashchange", () => location.reload());
   const link = new URLSearchParams(location.hash.slice(1));
@@ -18,7 +18,7 @@ export function openLink(model) {
   if (given && condition) {
     if (classes(given) && given[0] < condition.size) [model.condition] = given;
     else if (given.length === condition.size) model.condition = given;
-    else report(new Error(`The link's condition is none of this model, which has ${condition.size}: ${given}`));
+    else report(new Error(`The link has the condition ${given}. This model has ${condition.size} conditions.`));
   }
   const z = numbersOf(link, "z");
   if (z && z.length !== latents) {
@@ -28,7 +28,7 @@ export function openLink(model) {
   return z;
 }
 
-/** The numbers of a part of the link; null if it isn't there, or has something else. */
+/** Returns the numbers of a part of the link; null if it is missing or has other values. */
 function numbersOf(link, name) {
   const numbers = link.get(name)?.split(",").map((text) => (text.trim() ? Number(text) : NaN));
   if (!numbers || numbers.every(Number.isFinite)) return numbers ?? null;
@@ -36,20 +36,20 @@ function numbersOf(link, name) {
   return null;
 }
 
-/** The shortest decimal that is this float32. */
+/** Returns the shortest decimal equal to this float32. */
 function shortest(value) {
   let digits = 1;
   while (Math.fround(Number(value.toPrecision(digits))) !== value) digits++;
   return Number(value.toPrecision(digits));
 }
 
-/** Buttons that save and share the image of the sliders, and copy the link. */
+/** Sets up the buttons that save and share the image of the sliders, and copy the link. */
 export function makeShare(model, sliders) {
   let timer = 0;
   function say(text) {
-    $("share-said").textContent = text;
+    $("share-status").textContent = text;
     clearTimeout(timer);
-    timer = setTimeout(() => ($("share-said").textContent = ""), SAID);
+    timer = setTimeout(() => ($("share-status").textContent = ""), MESSAGE_TIME);
   }
 
   function link() {
@@ -64,7 +64,7 @@ export function makeShare(model, sliders) {
     const scale = Math.max(1, Math.round(SIDE / Math.max(picture.width, picture.height)));
     const canvas = element("canvas", { width: picture.width * scale, height: picture.height * scale });
     const context = canvas.getContext("2d");
-    context.imageSmoothingEnabled = $("smooth").checked; // as it is on the page
+    context.imageSmoothingEnabled = $("smooth").checked; // as on the page
     context.drawImage(picture, 0, 0, canvas.width, canvas.height);
     const blob = await new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
     return new File([blob], `${document.title.replace(/[^\p{L}\p{N}]+/gu, "-")}.png`, { type: "image/png" });
@@ -83,7 +83,7 @@ export function makeShare(model, sliders) {
     try {
       await navigator.share({ files: [await imageFile()], title: document.title });
     } catch (error) {
-      if (error.name !== "AbortError") say(`The image could not be shared: ${error.message}`); // else: changed their mind
+      if (error.name !== "AbortError") say(`The image could not be shared: ${error.message}`); // else: cancelled
     }
   });
 
@@ -91,9 +91,9 @@ export function makeShare(model, sliders) {
     history.replaceState(null, "", link());
     try {
       await navigator.clipboard.writeText(location.href);
-      say("The link is copied: it opens this page as it is now.");
+      say("The link is copied. It opens this page in its current state.");
     } catch {
-      say("Copy the link from the address bar: it opens this page as it is now."); // on http there is no clipboard
+      say("Copy the link from the address bar. It opens this page in its current state."); // http has no clipboard
     }
   });
 }

@@ -1,10 +1,10 @@
-// Sliders for the latents, and the image that they describe.
+// Sliders for the latents, and their image.
 
 import { $, element, latest, paint, reducedMotion } from "./images.js";
 
 const SHOWN = 8;
 
-/** `set(z)` puts latents on the sliders, `z` are those there now, `draw()` draws their image again. */
+/** Returns `set(z)`, which sets the sliders, `z`, their current latents, and `draw()`, which redraws their image. */
 export function makeSliders(model) {
   const { info } = model;
   const { active, mean, std } = info.latents ?? {};
@@ -22,7 +22,7 @@ export function makeSliders(model) {
     [input.min, input.max] = [start[d] - reach, start[d] + reach];
     const output = element("output", { htmlFor: input.id });
     const label = element("label", { htmlFor: input.id }, `z${d}`);
-    if (idle) label.title = "The model hardly uses this latent.";
+    if (idle) label.title = "This latent hardly changes the image.";
     input.addEventListener("input", () => {
       z[d] = input.valueAsNumber;
       show(d, input, output);
@@ -43,7 +43,7 @@ export function makeSliders(model) {
   function set(values, scroll = false) {
     z.set(values);
     for (const { d, input, output } of rows) {
-      // A sample may lie outside: the range grows.
+      // Extend the range for a sample outside of it.
       input.min = Math.min(input.min, z[d]);
       input.max = Math.max(input.max, z[d]);
       input.value = z[d];
@@ -75,12 +75,12 @@ export function makeSliders(model) {
   $("reset").addEventListener("click", () => set(start));
   $("sliders-text").textContent =
     (rows.length === 1 ? "One number describes an image." : `${rows.length} numbers describe an image`) +
-    (rows.length === 1 ? "" : active ? ", the most telling first. Move one and watch." : ". Move one and watch.");
+    (rows.length === 1 ? "" : active ? ", the most active first. Move one and watch." : ". Move one and watch.");
   set(start);
   return { z, set, draw };
 }
 
-/** A standard normal number (Box and Muller). */
+/** Returns a standard normal number (Box and Muller). */
 function normal() {
   return Math.sqrt(-2 * Math.log(1 - Math.random())) * Math.cos(2 * Math.PI * Math.random());
 }

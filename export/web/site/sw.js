@@ -1,10 +1,10 @@
-// Keeps the page for use without a network: everything it needs, under a name that changes with any of it.
+// Caches all files of the page for offline use, under a name that changes with any file.
 
 const FILES = ["@FILES@"];
-const PREFIX = `kvae ${self.registration.scope} `; // other pages on this host have caches of their own
+const PREFIX = `kvae ${self.registration.scope} `; // other pages on this host have their own caches
 const CACHE = `${PREFIX}@VERSION@`;
 
-// A browser needs one of LiteRT's two builds, 9 MB each: with relaxed SIMD, if it can compile this, or without.
+// A browser requires one of LiteRT's two builds, 9 MB each: with relaxed SIMD, if it can compile this, or without.
 const RELAXED_SIMD = [
   0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 15, 1, 13, 0, 65, 1, 253, 15, 65, 2, 253, 15, 253,
   128, 2, 11,
@@ -13,10 +13,10 @@ const OTHER_BUILD = WebAssembly.validate(new Uint8Array(RELAXED_SIMD)) ? "_compa
 
 self.addEventListener("install", (event) => {
   const keep = async (cache, name) => {
-    // "no-cache": ask the server what is new, or a page could be a mixture of two versions.
+    // "no-cache" asks the server for new files; otherwise a page could mix two versions.
     const response = await fetch(name, { cache: "no-cache" });
     if (!response.ok) throw new Error(`${name} answers ${response.status}`);
-    // Some hosts redirect index.html to ./, and browsers refuse a redirected answer for a page.
+    // Some hosts redirect index.html to ./, and browsers refuse redirected responses for a page.
     await cache.put(name, response.redirected ? new Response(response.body, response) : response);
   };
   const wanted = FILES.filter((name) => !name.includes(OTHER_BUILD));

@@ -1,9 +1,9 @@
-// Runs the model in a thread of its own, with LiteRT.js: on the CPU, and on the GPU what comes out the same there.
+// Runs the model in a separate thread with LiteRT.js, on the CPU and (signatures with the same results) on the GPU.
 //
-// It is asked `{id, task, input}` and answers `{id, output}` or `{id, problem}`. kvae.js starts it, and sets `base`:
-// the address of the page's folder. It is no module: LiteRT.js loads its WebAssembly with importScripts.
+// It receives `{id, task, input}` and sends `{id, output}` or `{id, problem}`. kvae.js starts it and sets `base`, the
+// address of the page's folder. It is not a module, because LiteRT.js loads its WebAssembly with importScripts.
 
-// LiteRT logs everything as an error. What it merely notes is for those who ask for details.
+// LiteRT logs everything as an error. Move notes to the debug level.
 const NOTE = /^(INFO|WARNING): |^Failed to create default WebGPU device/;
 for (const level of ["error", "warn"]) {
   const say = console[level].bind(console);
@@ -16,31 +16,31 @@ let onCpu = null; // compiled models
 let onGpu = null;
 
 const TASKS = {
-  /** Loads LiteRT.js; whether there is a GPU for it. */
+  /** Loads LiteRT.js; returns whether it has a GPU. */
   async runtime() {
     litert = await import(`${base}litert/index.js`);
     await litert.loadLiteRt(`${base}litert`);
     return litert.getWebGpuDevice() !== null;
   },
 
-  /** Compiles the bytes of a file for the CPU; what the file says about itself. */
+  /** Compiles the bytes of a file for the CPU; returns its `info`. */
   async compile(bytes) {
     onCpu = await litert.loadAndCompile(bytes, { accelerator: "wasm" });
     return JSON.parse(new TextDecoder().decode((await run(onCpu, "info", {})).json));
   },
 
-  /** The outputs `{name: array}` of a signature; `feed` is `{name: [array, shape]}`. */
+  /** Returns the outputs `{name: array}` of a signature; `feed` is `{name: [array, shape]}`. */
   run({ signature, feed, gpu }) {
     return run(gpu ? onGpu : onCpu, signature, feed);
   },
 
-  /** Compiles the bytes of a file for the GPU; the names of its signatures, none if the GPU doesn't take them all. */
+  /** Compiles the bytes of a file for the GPU; returns its signatures, none if the GPU can't run all. */
   async accelerate(bytes) {
     onGpu = await litert.loadAndCompile(bytes, { accelerator: "webgpu", gpuOptions: { precision: "fp32" } });
     return onGpu.isFullyAccelerated ? Object.keys(onGpu.signatures) : [];
   },
 
-  /** Whether a signature's results on the GPU are those on the CPU, to `tolerance`. */
+  /** Returns whether a signature has the same results on GPU and CPU, to `tolerance`. */
   async agrees({ signature, tolerance }) {
     const details = onGpu.signatures[signature].getInputDetails();
     const feed = Object.fromEntries(details.map(({ name, shape }) => [name, [wave(shape), shape]]));
@@ -50,13 +50,13 @@ const TASKS = {
   },
 };
 
-/** Numbers in [0, 1] in which no row is like another. */
+/** Returns numbers in [0, 1] with different rows. */
 function wave(shape) {
   const size = shape.reduce((a, b) => a * b, 1);
   return Float32Array.from({ length: size }, (_, i) => 0.5 + 0.5 * Math.sin(1.7 * i));
 }
 
-/** Tensors live in the runtime's memory: each one has to be deleted. */
+/** Runs a signature. Tensors are in the runtime's memory: each must be deleted. */
 async function run(compiled, signature, feed) {
   const tensors = {};
   let results = {};
@@ -71,7 +71,7 @@ async function run(compiled, signature, feed) {
   }
 }
 
-// One task after the other: the runtime is no place for two at a time.
+// Run one task at a time, because the runtime can't run two.
 let last = Promise.resolve();
 addEventListener("message", ({ data: { id, task, input } }) => {
   last = last

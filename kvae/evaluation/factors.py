@@ -1,8 +1,8 @@
 """Disentanglement: whether each factor of variation has a latent of its own.
 
-Every score is a function of codes `(N, D)` and factors `(N, F)`, integers, of the same N images; 1 is best. Codes
-are posterior means, as Locatello et al. 2019 (https://arxiv.org/abs/1811.12359) use them for all of these scores,
-which none of them changes when latents are permuted or scaled. Latents that are constant are left out.
+Every score is a function of codes `(N, D)` and integer factors `(N, F)` of the same N images; 1 is best. Codes are
+posterior means, as in Locatello et al. 2019 (https://arxiv.org/abs/1811.12359). No score changes when latents are
+permuted or scaled. Constant latents are left out.
 
 `kvae.data.shapes` renders images whose factors are known:
 
@@ -13,7 +13,7 @@ which none of them changes when latents are permuted or scaled. Latents that are
     >>> mig(codes, data.factors) < 0.1, sap(codes, data.factors, data.categorical) < 0.3
     (True, True)
 
-`disentanglement(vae, data.images, data.factors, data.categorical)` has all the scores of a trained one.
+`disentanglement(vae, data.images, data.factors, data.categorical)` returns all scores of a trained model.
 """
 
 from collections.abc import Sequence
@@ -25,29 +25,29 @@ from kvae.evaluation.codes import as_codes
 from kvae.evaluation.importance import as_batches
 from kvae.models.metrics import ACTIVE_VARIANCE
 
-BINS = 20  # of equal width over a latent's range, for mutual information (Locatello et al. 2019, appendix C)
-TREES, LEAF = 50, 0.01  # of the random forests: how many, least share of the examples in a leaf
+BINS = 20  # bins of equal width over a latent's range, for mutual information (Locatello et al. 2019, appendix C)
+TREES, LEAF = 50, 0.01  # number of trees of a random forest, smallest share of the examples in a leaf
 
 
 def disentanglement(model: Any, images: Any, factors: Any, categorical: Sequence[int] = (), seed: int = 0) -> dict:
-    """All the scores of a model, from its active latents.
+    """Return all scores of a model, from its active latents.
 
-    A latent whose posterior mean hardly varies (variance at most 0.01, Burda et al. 2016) is left out: the scores
-    look at each latent on its own scale, and would read what the decoder never sees.
+    A latent whose posterior mean hardly varies (variance at most 0.01, Burda et al. 2016) is left out, because the
+    scores scale each latent and would measure variation that the decoder doesn't use.
 
     Args:
         model: a `kvae.VAE` or `kvae.Autoencoder`.
         images: `(N, H, W, C)`.
         factors: integers `(N, F)`.
-        categorical: the factors whose values have no order.
-        seed: of the forests and the votes.
+        categorical: numbers of the factors whose values have no order.
+        seed: seed of the forests and the votes.
 
     Returns:
         Dict with `mig`, `sap`, `dci_disentanglement`, `dci_completeness`, `dci_informativeness`, `factor_vae`,
         `active_units` and `examples`.
 
     Raises:
-        ValueError: if no latent is active, or as for the single scores.
+        ValueError: if no latent is active, or for the reasons of the single scores.
 
     Example:
 
@@ -74,17 +74,18 @@ def disentanglement(model: Any, images: Any, factors: Any, categorical: Sequence
 
 
 def mig(codes: Any, factors: Any) -> float:
-    """Mutual information gap: 1/F Σ_k (I(z_a; v_k) − I(z_b; v_k)) / H(v_k), a and b the two best latents for v_k.
+    """Return the mutual information gap (MIG).
 
-    Chen et al. 2018 (https://arxiv.org/abs/1802.04942), eq. 6. There z is drawn from q(z|x); here it is the mean,
-    cut into 20 bins of equal width over its range, and I is the mutual information of the table of counts.
+    It is 1/F Σ_k (I(z_a; v_k) − I(z_b; v_k)) / H(v_k), where a and b are the two best latents for v_k (Chen et al.
+    2018, https://arxiv.org/abs/1802.04942, eq. 6). There z is drawn from q(z|x); here it is the mean, divided into 20
+    bins of equal width over its range, and I is the mutual information of the table of counts.
 
     Args:
         codes: `(N, D)`.
         factors: integers `(N, F)`.
 
     Raises:
-        ValueError: for arrays of another shape, a factor with one value only, or no latent that varies.
+        ValueError: if an array has another shape, a factor has only one value, or all latents are constant.
 
     Example:
 
@@ -102,16 +103,18 @@ def mig(codes: Any, factors: Any) -> float:
 
 
 def sap(codes: Any, factors: Any, categorical: Sequence[int] = ()) -> float:
-    """Separated attribute predictability: 1/F Σ_k (S_ak − S_bk), S_ik how well latent i alone predicts factor k.
+    """Return the separated attribute predictability (SAP).
 
-    Kumar et al. 2018 (https://arxiv.org/abs/1711.00848), §3. For an ordered factor S is the squared correlation;
-    for a categorical one with C values the balanced accuracy of the best C − 1 thresholds that a tree finds, which
-    is 1/C, not 0, for a latent that knows nothing: the best possible gap is 1 − 1/C there.
+    It is 1/F Σ_k (S_ak − S_bk), where S_ik measures how well latent i alone predicts factor k, and a and b are the two
+    best latents for k (Kumar et al. 2018, https://arxiv.org/abs/1711.00848, §3). For an ordered factor, S is the
+    squared correlation. For a categorical factor with C values, S is the balanced accuracy of the best C − 1 thresholds
+    that a tree finds. A latent without information has an accuracy of 1/C, not 0, so that the best possible gap is
+    1 − 1/C.
 
     Args:
         codes: `(N, D)`.
         factors: integers `(N, F)`.
-        categorical: the factors whose values have no order.
+        categorical: numbers of the factors whose values have no order.
 
     Raises:
         ValueError: as for `mig`.
@@ -131,24 +134,24 @@ def sap(codes: Any, factors: Any, categorical: Sequence[int] = ()) -> float:
 
 
 def dci(codes: Any, factors: Any, seed: int = 0) -> dict[str, float]:
-    """Disentanglement, completeness and informativeness (Eastwood & Williams 2018, §2).
+    """Return disentanglement, completeness and informativeness (Eastwood & Williams 2018, §2).
 
     A random forest predicts each factor from all latents; R_ik is the importance of latent i for factor k.
 
-    * disentanglement: Σ_i ρ_i (1 − H_F(R_i· / Σ_k R_ik)), ρ_i the share of latent i in all importance; whether a
-      latent serves one factor only;
-    * completeness: the mean over k of 1 − H_D(R_·k / Σ_i R_ik); whether a factor is in one latent only;
-    * informativeness: the forests' accuracy on a fifth of the examples held out, mean over k. (In the paper it is
+    * disentanglement: Σ_i ρ_i (1 − H_F(R_i· / Σ_k R_ik)), where ρ_i is the share of latent i in all importance. It is 1
+      if each latent predicts only one factor;
+    * completeness: the mean over k of 1 − H_D(R_·k / Σ_i R_ik). It is 1 if each factor is in only one latent;
+    * informativeness: the forests' accuracy on a held-out fifth of the examples, mean over k. (In the paper it is
       an error.) A forest that guesses has 1 / (number of values).
 
-    Entropies have base F and D. Every split of a tree looks at all latents, and a leaf has 1% of the examples or
-    more: with splits among a random few, or small leaves that fit noise, latents that know nothing get a share of
-    the importance even of a good code.
+    Entropies have base F and D. Every split of a tree considers all latents, and a leaf has at least 1% of the
+    examples. With splits over random subsets, or with small leaves that fit noise, latents without information would
+    get a share of the importance even for a good code.
 
     Args:
         codes: `(N, D)`.
         factors: integers `(N, F)`.
-        seed: of the held-out examples and the forests.
+        seed: seed of the held-out examples and the forests.
 
     Raises:
         ValueError: as for `mig`.
@@ -180,23 +183,24 @@ def dci(codes: Any, factors: Any, seed: int = 0) -> dict[str, float]:
 
 
 def factor_vae_score(codes: Any, factors: Any, group: int = 64, votes: int = 800, seed: int = 0) -> float:
-    """Accuracy of the majority vote on which factor is held fixed (Kim & Mnih 2018, §2).
+    """Return the accuracy of the majority vote on the factor that is held fixed (Kim & Mnih 2018, §2).
 
-    A vote: fix a random factor at the value of a random image, take a group of images with that value, and see
-    which latent varies least, relative to its variance over all images. The factor for which a latent got most
-    votes is what it stands for; the score is how often that is right in as many new votes. Chance is about 1/F.
+    For a vote, fix a random factor at the value of a random image, draw a group of images with that value, and find
+    the latent that varies least relative to its variance over all images. The factor with most votes for a latent is
+    the latent's meaning. The score is the accuracy of these meanings in the same number of new votes. Chance is about
+    1/F.
 
     The images of a group are drawn, with replacement, from the rows of `factors`.
 
     Args:
         codes: `(N, D)`.
         factors: integers `(N, F)`.
-        group: images in a group, >= 2.
-        votes: of each kind.
-        seed: of the draws.
+        group: number of images in a group, >= 2.
+        votes: number of votes of each kind.
+        seed: seed of the draws.
 
     Raises:
-        ValueError: for a group below 2 or votes below 1, or as for `mig`.
+        ValueError: if group is below 2 or votes below 1, or as for `mig`.
 
     Example:
 
@@ -220,7 +224,7 @@ def factor_vae_score(codes: Any, factors: Any, group: int = 64, votes: int = 800
 
 
 def _check(codes: Any, factors: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Codes of the latents that vary, each shifted and scaled to [0, 1], which no score depends on; and factors."""
+    """Return the codes that vary, scaled to [0, 1], and the factors; no score depends on the scale."""
     codes, factors = np.asarray(codes, np.float64), np.asarray(factors)
     if codes.ndim != 2 or factors.ndim != 2 or len(codes) != len(factors) or factors.dtype.kind not in "iub":
         raise ValueError(
@@ -228,7 +232,10 @@ def _check(codes: Any, factors: Any) -> tuple[np.ndarray, np.ndarray]:
             f"Received: {codes.shape} and {factors.shape} {factors.dtype}"
         )
     if len(factors) == 0 or (factors == factors[0]).all(axis=0).any():
-        raise ValueError(f"Expected factors that each have two values or more. Received: {len(factors)} examples")
+        values = [len(np.unique(factor)) for factor in factors.T]
+        raise ValueError(
+            f"Expected factors with two values or more each. Received: {len(factors)} examples with {values} values"
+        )
     codes = as_codes(codes, "codes")
     low, span = codes.min(axis=0), np.ptp(codes, axis=0)
     if not span.any():
@@ -237,13 +244,13 @@ def _check(codes: Any, factors: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _gap(scores: np.ndarray) -> np.ndarray:
-    """Best minus second best over the latents, `(D, F)` to `(F,)`; a single latent competes with 0."""
+    """Return best minus second best over the latents, `(D, F)` to `(F,)`; a single latent is compared with 0."""
     second, best = np.sort(np.vstack([np.zeros_like(scores[:1]), scores]), axis=0)[-2:]
     return best - second
 
 
 def _concentration(importance: np.ndarray) -> np.ndarray:
-    """1 − the entropy of each row, base its length: 1 if all is in one entry, 0 if it is spread evenly or 0."""
+    """Return 1 − the entropy of each row, in the base of its length: 1 for one nonzero entry, 0 for equal entries."""
     size, total = importance.shape[1], importance.sum(axis=1, keepdims=True)
     p = np.divide(importance, total, out=np.full_like(importance, 1 / size), where=total > 0)
     entropy = -np.sum(p * np.log(np.where(p > 0, p, 1.0)), axis=1)
@@ -251,7 +258,7 @@ def _concentration(importance: np.ndarray) -> np.ndarray:
 
 
 def _threshold_accuracy(z: np.ndarray, v: np.ndarray) -> float:
-    """Balanced accuracy of a tree with as many leaves as `v` has values."""
+    """Return the balanced accuracy of a tree with as many leaves as `v` has values."""
     from sklearn.metrics import balanced_accuracy_score
     from sklearn.tree import DecisionTreeClassifier
 

@@ -1,4 +1,4 @@
-"""The encoder without the decoder: as a Keras model, and as arrays."""
+"""Features from the encoder: as a Keras model, and as arrays."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,23 +13,23 @@ from kvae.models import Autoencoder, LatentModel, SemiSupervisedVAE
 from kvae.models.batches import unpack
 from kvae.models.semi_supervised import UNLABELLED
 
-ROWS = 256  # encoded at once, always as many: a row's features don't depend on those beside it
+ROWS = 256  # rows encoded at once, always the same number, so that a row's features don't depend on the others
 
 
 def feature_model(model: LatentModel, output: str = "mean") -> keras.Model:
-    """The encoder as a plain Keras model: images to features, sharing its weights with `model`.
+    """Return the encoder as a plain Keras model, images to features, which shares its weights with `model`.
 
-    It can be trained further, put in front of a classifier, saved and loaded like any Keras model. That of a
-    conditional model takes images and the condition's vectors.
+    It can be trained further, used as the trunk of a classifier, saved and loaded like any Keras model. For a
+    conditional model, its inputs are images and the condition's vectors.
 
     Args:
         model: a `kvae.VAE` or `kvae.Autoencoder`.
         output: "mean", the latent mean `(B, D)`; "moments", mean and variance, `(B, 2·D)`; "hidden", the encoder's
-            last hidden layer `(B, units)`, which often serves a classifier better; or "layers", all hidden layers side
-            by side, those with a grid averaged over it.
+            last hidden layer `(B, units)`, which is often better for a classifier; or "layers", all hidden layers
+            concatenated, where layers with a grid are averaged over it.
 
     Raises:
-        ValueError: for another output, or when the encoder is a model whose hidden layers can't be found.
+        ValueError: if the output is unknown, or the hidden layers of the encoder can't be found.
 
     Example:
 
@@ -47,11 +47,11 @@ def feature_model(model: LatentModel, output: str = "mean") -> keras.Model:
 
 
 class BatchEncoder:
-    """Features of NumPy batches, `ROWS` images at a time: the one function by which all features are made.
+    """A function from NumPy batches to features, `ROWS` images at a time; all features are computed by it.
 
     Args:
         model: a `kvae.VAE` or `kvae.Autoencoder`.
-        hidden: whether to give the last hidden layer, too.
+        hidden: whether to return the last hidden layer, too.
 
     Example:
 
@@ -72,23 +72,24 @@ class BatchEncoder:
             outputs["hidden"] = ops.cast(encoder_output(model, x, "hidden"), "float32")
         self.model = model
         encoder = keras.Model(inputs, outputs)
-        # How fast that is, beside `predict` and a SavedModel: benchmarks/features/throughput.py.
+        # benchmarks/features/throughput.py compares this with `predict` and a SavedModel.
         self.predict = tf.function(lambda batch: encoder(batch, training=False))
         self.guess: Callable[[list[np.ndarray]], Any] | None = None
         if isinstance(model, SemiSupervisedVAE):
             self.guess = tf.function(lambda batch: {"label": model.probable_labels(batch[0])})
 
     def __call__(self, images: Any, labels: Any = None) -> dict[str, np.ndarray]:
-        """`mean` and `variance` `(B, D)`, `hidden` `(B, units)`; labels are the conditions of a conditional model.
+        """Return `mean` and `variance` `(B, D)` and `hidden` `(B, units)`.
 
-        (Those that are missing, a `kvae.SemiSupervisedVAE` infers: see `extract`.)
+        Labels are the conditions of a conditional model. A `kvae.SemiSupervisedVAE` infers missing labels: see
+        `extract`.
         """
         images = self.model.check_images(images).numpy()
-        c = self.model.condition(self._completed(images, labels), len(images), labels=True)
+        c = self.model.condition(self._with_inferred_labels(images, labels), len(images), labels=True)
         return _in_rows(self.predict, [images] if c is None else [images, np.asarray(c)])
 
-    def _completed(self, images: np.ndarray, labels: Any) -> Any:
-        """Labels, with the most probable one for each image that has none, if the model can say it."""
+    def _with_inferred_labels(self, images: np.ndarray, labels: Any) -> Any:
+        """Replace missing labels with the most probable ones, if the model can infer them."""
         if self.guess is None:
             return labels
         labels = np.full(len(images), UNLABELLED) if labels is None else np.asarray(labels)
@@ -99,8 +100,8 @@ class BatchEncoder:
 
 
 def batch_encoder(model: LatentModel, hidden: bool = True) -> BatchEncoder:
-    """The model's `BatchEncoder`, made once: tracing it takes longer than most calls."""
-    made = model.__dict__.setdefault("_batch_encoders", {})  # where Keras doesn't take it for a part of the model
+    """Return the model's `BatchEncoder`, which is made once because tracing takes longer than most calls."""
+    made = model.__dict__.setdefault("_batch_encoders", {})  # Keras doesn't track this as a part of the model
     key = hidden, id(model.encoder)
     if key not in made:
         made[key] = BatchEncoder(model, hidden)
@@ -108,7 +109,7 @@ def batch_encoder(model: LatentModel, hidden: bool = True) -> BatchEncoder:
 
 
 def _in_rows(function: Callable[[list[np.ndarray]], Any], inputs: list[np.ndarray]) -> dict[str, np.ndarray]:
-    """`function` of `ROWS` rows at a time, the last of them filled up."""
+    """Apply a function to `ROWS` rows at a time, with the last batch padded."""
     pieces = []
     for start in range(0, len(inputs[0]), ROWS):
         piece = [part[start : start + ROWS] for part in inputs]
@@ -119,20 +120,20 @@ def _in_rows(function: Callable[[list[np.ndarray]], Any], inputs: list[np.ndarra
 
 
 def extract(model: LatentModel, data: Any, hidden: bool = True) -> dict[str, np.ndarray]:
-    """Features of every image, in order.
+    """Return the features of every image, in order.
 
-    A `kvae.SemiSupervisedVAE` takes images without labels, or with −1 for those that have none: as when it is called,
-    such an image is encoded with its most probable label, the largest of q(y|x), as the condition.
+    A `kvae.SemiSupervisedVAE` accepts images without labels, and −1 for a missing label. It encodes such an image with
+    its most probable label, the largest of q(y|x), as the condition.
 
     Args:
         model: a `kvae.VAE` or `kvae.Autoencoder`.
-        data: a dataset of batches `x` or `(x, label)`, or arrays: images `(N, H, W, C)`, or these and labels. Labels
+        data: a dataset of batches `x` or `(x, label)`, or arrays: images `(N, H, W, C)`, or images and labels. Labels
             are the conditions of a conditional model.
         hidden: whether to include the last hidden layer.
 
     Returns:
-        Dict of arrays: `mean` `(N, D)`; for a VAE `variance` `(N, D)`; `hidden` `(N, units)`; and `label`
-        `(N,)` if the data has labels, as they are there.
+        Dict of arrays: `mean` `(N, D)`; for a VAE `variance` `(N, D)`; `hidden` `(N, units)`; and the labels of the
+        data, unchanged, as `label` `(N,)` if the data has labels.
 
     Example:
 
@@ -152,7 +153,7 @@ def extract(model: LatentModel, data: Any, hidden: bool = True) -> dict[str, np.
         for name, array in features.items():
             collected.setdefault(name, []).append(array)
     if not collected:
-        raise ValueError("Expected images to encode. Received: no batch at all")
+        raise ValueError("Expected images to encode. Received: no batch")
     return {name: np.concatenate(arrays) for name, arrays in collected.items()}
 
 

@@ -1,4 +1,4 @@
-"""A classifier that starts from what an encoder has learned."""
+"""A classifier that starts with the weights of a trained encoder."""
 
 import copy
 import types
@@ -17,17 +17,17 @@ from kvae.networks.composite import Composite
 
 @keras.saving.register_keras_serializable("kvae")
 class GradualUnfreezing:
-    """The trunk's layers begin to learn one after the other, from the head down (Howard & Ruder 2018, ULMFiT, §3.3).
+    """A schedule that unfreezes the trunk's layers one after the other, starting next to the head.
 
-    The last layer of the trunk begins after `steps` training steps, the one before it after 2 · `steps`, and so on.
-    (https://arxiv.org/abs/1801.06146)
+    The last layer of the trunk starts to learn after `steps` training steps, the layer before it after 2 · `steps`,
+    and so on (Howard & Ruder 2018, ULMFiT, §3.3, https://arxiv.org/abs/1801.06146).
 
     Args:
-        steps: between two layers, >= 1.
-        rate: learning rate of a layer that has begun, relative to that of the head.
+        steps: number of training steps between two layers, >= 1.
+        rate: learning rate of an unfrozen layer, relative to that of the head.
 
     Raises:
-        ValueError: for numbers out of range.
+        ValueError: if an argument is out of range.
 
     Example:
 
@@ -42,7 +42,7 @@ class GradualUnfreezing:
         self.steps, self.rate = steps, _check_rate("rate", rate)
 
     def __call__(self, depth: int, step: Any) -> Any:
-        """Relative learning rate of the layer of that depth."""
+        """Return the relative learning rate of the layer at a depth."""
         return self.rate * ops.cast(ops.cast(step, "int64") >= (depth + 1) * self.steps, "float32")
 
     def get_config(self) -> dict[str, Any]:
@@ -63,24 +63,24 @@ def classifier(
     dropout: float = 0.0,
     class_names: Sequence[str] | None = None,
 ) -> "Classifier":
-    """A Keras classifier that starts from the encoder of a trained model: compile it, and `fit` it with labels.
+    """Make a Keras classifier that starts with the encoder of a trained model: compile it, and `fit` it with labels.
 
-    It has a copy of the encoder: the model stays as it is.
+    The classifier has a copy of the encoder; the model doesn't change.
 
     Args:
         model: a `kvae.VAE` or `kvae.Autoencoder` without conditions.
         num_classes: C, >= 2.
-        trainable: "head", the new dense layer alone; "all"; or "last_n", such as "last_2": the head and the last n
-            layers of the encoder.
-        trunk_rate: learning rate of the encoder's layers relative to the head's, whatever the optimizer; or
-            `GradualUnfreezing`. Other than 1, the encoder's weights don't take part in weight decay.
-        output: what the head sees: "hidden", "layers", "mean" or "moments", as in `kvae.features.feature_model`.
-        activation: of the head; None gives logits.
-        dropout: in front of the head.
-        class_names: C names, in the order of the outputs; exported files have them.
+        trainable: layers to train: "head", only the new dense layer; "all"; or "last_n", such as "last_2", the head and
+            the last n layers of the encoder.
+        trunk_rate: learning rate of the encoder's layers relative to that of the head, for any optimizer; or a
+            `GradualUnfreezing`. Unless it is 1, the encoder's weights are excluded from weight decay.
+        output: input of the head: "hidden", "layers", "mean" or "moments", as in `kvae.features.feature_model`.
+        activation: activation of the head; None gives logits.
+        dropout: dropout rate before the head.
+        class_names: C names, in the order of the outputs; exported files contain them.
 
     Raises:
-        ValueError: for arguments out of range, and conditional models.
+        ValueError: if an argument is out of range, or the model is conditional.
 
     Example:
 
@@ -94,7 +94,7 @@ def classifier(
     """
     if model.condition_dim is not None:
         raise ValueError(
-            "Expected a model without conditions, for the encoder of a conditional one is told the label. "
+            "Expected a model without conditions: the encoder of a conditional model requires the label. "
             f"Received: condition_dim={model.condition_dim}"
         )
     trained = copy.deepcopy(model)
@@ -115,9 +115,9 @@ def classifier(
 
 @keras.saving.register_keras_serializable("kvae")
 class Classifier(Composite, keras.Model):
-    """An encoder with a dense layer on top; made by `classifier`, whose `trainable` is `trainable_layers` here.
+    """An encoder with a dense layer on top, made by `classifier`; its argument `trainable` is `trainable_layers` here.
 
-    `compile`, `fit`, `evaluate`, `predict`, `save` and `keras.models.load_model` are those of any Keras model.
+    `compile`, `fit`, `evaluate`, `predict`, `save` and `keras.models.load_model` work as for any Keras model.
     """
 
     condition_dim = None  # no conditions: see `classifier`
@@ -151,7 +151,7 @@ class Classifier(Composite, keras.Model):
         self.head = keras.layers.Dense(num_classes, activation=activation, dtype="float32", name="classifier_head")
         features = encoder_output(self, keras.KerasTensor((None, *self.image_shape)), output)
         self.head.build(features.shape)
-        learning = self.trunk[: _count(trainable_layers, len(self.trunk))]
+        learning = self.trunk[: _num_trainable(trainable_layers, len(self.trunk))]
         for layer in encoder_layers(encoder):
             layer.trainable = any(layer is other for other in learning)
         if posterior is not None:
@@ -159,20 +159,20 @@ class Classifier(Composite, keras.Model):
         self.build((None, *self.image_shape))
 
     def build(self, input_shape: Any) -> None:
-        self.built = True  # the layers are, since the constructor
+        self.built = True  # the constructor has built the layers
 
     @property
     def trunk(self) -> list[keras.layers.Layer]:
-        """The encoder's layers with weights that the head builds on, from the head down."""
+        """The encoder's layers with weights that the head uses, starting next to the head."""
         return encoder_layers(self.encoder, with_head=self.output_name in ("mean", "moments"))[::-1]
 
     def call(self, x: Any, training: bool = False) -> Any:
-        """Probabilities (or logits) of the classes, `(B, C)`."""
+        """Return the probabilities (or logits) of the classes, `(B, C)`."""
         features = encoder_output(self, ops.cast(x, "float32"), self.output_name)
         return self.head(self.drop(features, training=training))
 
     def compile(self, optimizer: Any = "adam", *args: Any, **kwargs: Any) -> None:
-        """As `keras.Model.compile`."""
+        """Compile as with `keras.Model.compile`."""
         super().compile(optimizer, *args, **kwargs)
         fit_epsilon(self.optimizer, self.trainable_weights, change=isinstance(optimizer, str))
         if self.trunk_rate != 1.0:
@@ -186,18 +186,18 @@ class Classifier(Composite, keras.Model):
         input_signature: Any = None,
         **kwargs: Any,
     ) -> None:
-        """As `keras.Model.export`: the classifier as it is called, images to probabilities."""
+        """Export as with `keras.Model.export`: images to probabilities."""
         if input_signature is None:
             input_signature = [keras.InputSpec(shape=(None, *self.image_shape), dtype="float32", name="image")]
         super().export(filepath, format, verbose, input_signature, **kwargs)
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
-        """Compile as before saving."""
+        """Compile with the settings of the saved model."""
         self.compile(**keras.saving.deserialize_keras_object(config))
         self.optimizer.build(self.trainable_variables)
 
     def _slow_down(self, optimizer: keras.optimizers.Optimizer) -> None:
-        """Let the optimizer update the trunk's weights with their own learning rates."""
+        """Make the optimizer update the trunk's weights with their own learning rates."""
         weights = [(depth, weight) for depth, layer in enumerate(self.trunk) for weight in layer.trainable_weights]
         if optimizer.weight_decay and not optimizer.built:
             optimizer.exclude_from_weight_decay([weight for _, weight in weights])
@@ -241,7 +241,7 @@ class Classifier(Composite, keras.Model):
 
 
 def check_class_names(names: Sequence[str] | None, num_classes: int) -> tuple[str, ...] | None:
-    """Names of classes as strings; ValueError unless there is a different one for each."""
+    """Return the names of classes as strings; raise ValueError unless they are different and as many as the classes."""
     if names is None:
         return None
     texts = tuple(str(name) for name in names)
@@ -253,7 +253,7 @@ def check_class_names(names: Sequence[str] | None, num_classes: int) -> tuple[st
 
 
 def encoder_layers(encoder: keras.Model, with_head: bool = True) -> list[keras.layers.Layer]:
-    """The layers of an encoder that have weights, in order; without its head, which gives the raw parameters."""
+    """Return the layers of an encoder that have weights, in order, with or without its last layer."""
     if hasattr(encoder, "body"):
         body = getattr(encoder.body, "chain", [encoder.body])
         found = [*body, encoder.head]
@@ -263,8 +263,8 @@ def encoder_layers(encoder: keras.Model, with_head: bool = True) -> list[keras.l
     return found if with_head else found[:-1]
 
 
-def _count(trainable: str, layers: int) -> int:
-    """How many layers of the trunk learn."""
+def _num_trainable(trainable: str, layers: int) -> int:
+    """Return how many layers of the trunk are trained."""
     named = {"head": 0, "all": layers}
     if trainable in named:
         return named[trainable]
