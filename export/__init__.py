@@ -38,6 +38,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from kvae.export import runtime
     from kvae.export.choice import Budgets
     from kvae.export.errors import ExportError
     from kvae.export.litert import PRECISIONS
@@ -46,15 +47,17 @@ if TYPE_CHECKING:
     from kvae.export.verify import Artifact, SignatureCheck, verify_litert, verify_saved_model
 
 
-def __getattr__(name: str) -> Any:
-    if name in _NAMES:
-        value = getattr(importlib.import_module(_NAMES[name]), name)
-    elif name == "runtime":
-        value = importlib.import_module("kvae.export.runtime")
-    else:
-        raise AttributeError(f"module 'kvae.export' has no attribute {name!r}")
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # where a wrong name is an error
+
+    def __getattr__(name: str) -> Any:
+        if name in _NAMES:
+            value = getattr(importlib.import_module(_NAMES[name]), name)
+        elif name == "runtime":
+            value = importlib.import_module("kvae.export.runtime")
+        else:
+            raise AttributeError(f"module 'kvae.export' has no attribute {name!r}")
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from kvae.evaluation import linear_probe
+from kvae.evaluation.compression import psnr
 from kvae.export import runtime
 from kvae.export.accuracy import Accuracy
 from kvae.export.console import quiet
@@ -20,7 +21,6 @@ from kvae.export.reference import Run
 THREADS = (1, 2)
 SECONDS = 0.05  # of measurement per signature and number of threads
 PROBED = 20  # smallest number of labelled images for a probe
-INFINITE_PSNR = 200.0  # instead of infinity, which JSON doesn't have
 
 
 class Behaviour:
@@ -56,8 +56,8 @@ class Behaviour:
         got = self._outputs(run, has)
         result: dict[str, float | None] = {}
         if "reconstruction" in got:
-            result["psnr"] = _psnr(got["reconstruction"], self.keras["reconstruction"])
-            result["psnr_data"] = _psnr(got["reconstruction"], self.inputs["image"])
+            result["psnr"] = _overall_psnr(got["reconstruction"], self.keras["reconstruction"])
+            result["psnr_data"] = _overall_psnr(got["reconstruction"], self.inputs["image"])
         if "score" in has:
             result |= {name: float(np.mean(got[name], dtype="float64")) for name in ("distortion", "rate")}
             ours, keras = (np.mean(scores["negative_elbo"], dtype="float64") for scores in (got, self.keras))
@@ -159,9 +159,9 @@ def _cold_start(path: Path) -> dict[str, Any]:
     return json.loads(done.stdout)
 
 
-def _psnr(a: np.ndarray, b: np.ndarray) -> float:
-    error = float(np.mean(np.square(a.astype("float64") - b)))
-    return INFINITE_PSNR if error == 0 else min(INFINITE_PSNR, -10 * float(np.log10(error)))
+def _overall_psnr(a: np.ndarray, b: np.ndarray) -> float:
+    """Return the PSNR over all images, dB; at most 200, which JSON can hold."""
+    return float(psnr(a.reshape(1, -1), b.reshape(1, -1))[0])
 
 
 def _spearman(a: np.ndarray, b: np.ndarray) -> float | None:

@@ -54,6 +54,60 @@ _MODULES = (
 __all__ = [*_NAMES, *_MODULES]
 
 if TYPE_CHECKING:
+    from kvae import (
+        callbacks as callbacks,
+    )
+    from kvae import (
+        data as data,
+    )
+    from kvae import (
+        distributions as distributions,
+    )
+    from kvae import (
+        evaluation as evaluation,
+    )
+    from kvae import (
+        export as export,
+    )
+    from kvae import (
+        features as features,
+    )
+    from kvae import (
+        likelihoods as likelihoods,
+    )
+    from kvae import (
+        models as models,
+    )
+    from kvae import (
+        networks as networks,
+    )
+    from kvae import (
+        objectives as objectives,
+    )
+    from kvae import (
+        optimizers as optimizers,
+    )
+    from kvae import (
+        plotting as plotting,
+    )
+    from kvae import (
+        posteriors as posteriors,
+    )
+    from kvae import (
+        priors as priors,
+    )
+    from kvae import (
+        recipes as recipes,
+    )
+    from kvae import (
+        report as report,
+    )
+    from kvae import (
+        schedules as schedules,
+    )
+    from kvae import (
+        training as training,
+    )
     from kvae.models import VAE as VAE
     from kvae.models import Autoencoder as Autoencoder
     from kvae.models import SemiSupervisedVAE as SemiSupervisedVAE
@@ -62,15 +116,17 @@ if TYPE_CHECKING:
     from kvae.networks import Encoder as Encoder
 
 
-def __getattr__(name: str) -> Any:
-    if name in _NAMES:
-        value = getattr(importlib.import_module(_NAMES[name]), name)
-    elif name in _MODULES:
-        value = importlib.import_module(f"kvae.{name}")
-    else:
-        raise AttributeError(f"module 'kvae' has no attribute {name!r}")
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # where a wrong name is an error
+
+    def __getattr__(name: str) -> Any:
+        if name in _NAMES:
+            value = getattr(importlib.import_module(_NAMES[name]), name)
+        elif name in _MODULES:
+            value = importlib.import_module(f"kvae.{name}")
+        else:
+            raise AttributeError(f"module 'kvae' has no attribute {name!r}")
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

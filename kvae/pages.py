@@ -8,7 +8,7 @@ BASE = "page.html.jinja"
 UNKNOWN = "–"  # in place of a number
 
 
-def render(package: str, template: str, formatters: dict[str, Callable[..., str]], **values: Any) -> str:
+def render(package: str, template: str, formatters: dict[str, Callable[..., Any]], **values: Any) -> str:
     """Render a page.
 
     Args:

@@ -45,6 +45,7 @@ MAY_IMPORT = {
     "schedules": set(),
     "arguments": set(),
     "files": set(),
+    "pages": set(),
     "steps": set(),
     "optimizers": set(),
     "distributions": {"arguments"},
@@ -70,8 +71,8 @@ MAY_IMPORT = {
     "likelihoods": {"distributions"},
     "recipes": {"models", "networks", "posteriors", "likelihoods", "priors", "objectives", "schedules"},
     "plotting": {"models", "evaluation", "features", "files"},
-    "report": {"models", "evaluation", "features", "plotting", "files", "steps"},
-    "export": {"arguments", "data", "models", "distributions", "priors", "networks", "evaluation", "files"},
+    "report": {"models", "evaluation", "features", "plotting", "files", "pages", "run", "steps"},
+    "export": {"arguments", "data", "pages", "models", "distributions", "priors", "networks", "evaluation", "files"},
 }
 USES_TENSORFLOW = {"training", "optimizers", "state", "models", "data", "evaluation", "features", "export", "cli"}
 

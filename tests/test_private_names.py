@@ -268,7 +268,7 @@ NAMES = {
     "_maybe_symbolic_build": Use("prevent a pass over the data before training", symbolic_build),
     "_post_build": Use("load quantised layers inside a network", post_build),
     "keras.src.backend.common.global_state": Use("allocate no array for a file that declares too many", global_state),
-    "keras.src.backend.in_stateless_scope": Use("skip the test run of a network inside a stateless scope", stateless_scope),
+    "keras.src.backend.in_stateless_scope": Use("skip a trial run of a network in a stateless scope", stateless_scope),
     "_warnings_showwarning": Use("restore logging after an export", python_logging),
     "_attempted_to_remove_stderr_stream_handlers": Use("restore absl's handlers after an export", absl_handlers),
     "_value": Use("restore absl's flags after an export", absl_flags),

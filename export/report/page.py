@@ -1,6 +1,5 @@
 """The report as a page, `export.html`: which file to use, its losses, its speed and memory, and how to run it."""
 
-import importlib.resources
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -8,16 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from kvae.export.choice import SLOWER
+from kvae import pages
+from kvae.export.choice import SLOWER, Budgets
 from kvae.export.report.pictures import Pictures, groups
+from kvae.pages import UNKNOWN, number, significant
 
 TEMPLATE = "export.html.jinja"
-ENOUGH_NATS = 0.5  # a file that loses less is good enough, as for `--precision auto`
-ENOUGH_ACCURACY = 0.005  # the same for accuracy; without labels, for agreement with Keras
+ENOUGH = Budgets()  # a file that loses less is good enough, as for precisions="auto"; agreement stands for accuracy
 ENOUGH_DB = 10.0  # the same without nats: the file's squared error is a tenth of the model's own
 SHARES = (0.05, 0.5, 0.9, 0.95, 0.99)  # shares of images in the table of scores
 CURVE = (440, 170)  # width and height of the curve of scores
-NONE = "–"
 WEIGHTS = {
     "float32": "32-bit floats",
     "float16": "weights in 16 bits, computed in 32",
@@ -46,20 +45,19 @@ def render(report: dict[str, Any], pictures: list[Pictures]) -> str:
         report: contents of `report.json`. Values that are None or missing are left out of the page.
         pictures: images of Keras, then of each file, from the same images and the same latents.
     """
-    import jinja2
-
     model, files = report["model"], [_file(artifact) for artifact in report["artifacts"]]
     litert = [file for file in files if file["format"] == "litert"]
-    whole = [file for file in litert if not file.get("network")] or litert
+    whole = _full_files(files)
     pick, choice = _pick(whole), report.get("choice") or {}
     refused = [f"{name} was left out. {reason}" for name, reason in (report.get("refused") or {}).items()]
-    source = importlib.resources.files("kvae.export.report").joinpath(TEMPLATE).read_text(encoding="utf-8")
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {
-        "size": _size, "error": _error, "time": _time, "nats": _nats, "number": _number, "percent": _percent,
-        "sides": _tensor_lines, "loss": _loss, "share": _share, "points": _points,
+    formatters: dict[str, Callable[..., Any]] = {
+        "error": _error, "time": _time, "nats": _nats, "percent": _percent, "sides": _tensor_lines, "loss": _loss,
+        "share": _share, "points": _points,
     }  # fmt: skip
-    return environment.from_string(source).render(
+    return pages.render(
+        "kvae.export.report",
+        TEMPLATE,
+        formatters,
         report=report,
         model=model,
         kind={"vae": "VAE"}.get(model["kind"], model["kind"]),
@@ -90,7 +88,7 @@ def render(report: dict[str, Any], pictures: list[Pictures]) -> str:
         psnr_data=next((x for f in files if (x := f["behaviour"].get("psnr_data")) is not None), None),
         pictures=groups(pictures),
         scores=_scores(model.get("score")),
-        dash=NONE,
+        dash=UNKNOWN,
     )
 
 
@@ -109,6 +107,18 @@ def _used(output: dict[str, Any]) -> float:
     return max(error / allowed if allowed else 0.0 for error, allowed in errors)
 
 
+def suggested_file(report: dict[str, Any]) -> str | None:
+    """Return the path of the full LiteRT file that the page suggests; None without such files."""
+    pick = _pick(_full_files([_file(artifact) for artifact in report["artifacts"]]))
+    return None if pick is None else pick["path"]
+
+
+def _full_files(files: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the LiteRT files of the whole model; if there are none, those of single networks."""
+    litert = [file for file in files if file["format"] == "litert"]
+    return [file for file in litert if not file.get("network")] or litert
+
+
 def _pick(litert: list[dict[str, Any]]) -> dict[str, Any] | None:
     """Return the smallest file that is good enough; the best file if none is; the smallest if losses are unknown."""
     if not litert:
@@ -121,9 +131,9 @@ def _pick(litert: list[dict[str, Any]]) -> dict[str, Any] | None:
 def _excess(file: dict[str, Any]) -> float | None:
     """Return how far the loss exceeds the accepted loss, relative to it or in dB; None if unknown."""
     behaviour = file["behaviour"]
-    excess = [] if behaviour.get("nats_lost") is None else [behaviour["nats_lost"] / ENOUGH_NATS - 1]
+    excess = [] if behaviour.get("nats_lost") is None else [behaviour["nats_lost"] / ENOUGH.nats - 1]
     loss = _accuracy_lost(file)
-    excess += [] if loss is None else [loss / ENOUGH_ACCURACY - 1]
+    excess += [] if loss is None else [loss / ENOUGH.accuracy - 1]
     if excess:
         return max(excess)
     if behaviour.get("psnr") is not None and behaviour.get("psnr_data") is not None:
@@ -182,8 +192,8 @@ def _advice(file: dict[str, Any], pick: dict[str, Any], litert: list[dict[str, A
         if excess > 0:
             look = "its errors" if file["behaviour"].get("psnr") is None else "the images"
             return f"The smallest loss, but larger than recommended: check {look} before you use this file."
-        rules = [f"{ENOUGH_NATS} nats"] if file["behaviour"].get("nats_lost") is not None else []
-        rules += [f"{_points(ENOUGH_ACCURACY)} of accuracy"] if _accuracy_lost(file) is not None else []
+        rules = [f"{ENOUGH.nats} nats"] if file["behaviour"].get("nats_lost") is not None else []
+        rules += [f"{_points(ENOUGH.accuracy)} of accuracy"] if _accuracy_lost(file) is not None else []
         rule = (
             f"that loses less than {' and '.join(rules)}"
             if rules
@@ -196,7 +206,7 @@ def _advice(file: dict[str, Any], pick: dict[str, Any], litert: list[dict[str, A
     ratio = file["bytes"] / pick["bytes"]
     if ratio < 1:
         return f"Smaller, but loses {lost}." if lost is not None else "Smaller, but less exact."
-    more = f"{_digits(ratio, 2)}× the size"
+    more = f"{significant(ratio, 2)}× the size"
     if lost is not None and lost == _losses(pick):
         return f"{more}; same loss."
     if lost is not None:
@@ -209,7 +219,7 @@ def _best_files(files: list[dict[str, Any]]) -> list[tuple[str, str]]:
 
     The smallest file may be slower, for example with transposed convolutions in eight bits.
     """
-    measures = {
+    measures: dict[str, Cell] = {
         "smallest": lambda file: file["bytes"],
         "closest to Keras": _excess,
         "fastest, one image on one thread": lambda file: _latency(file, "decode_1") or _latency(file, "classify_1"),
@@ -256,7 +266,7 @@ def _quality(report: dict[str, Any]) -> list[_Column]:
             f"Mean over {images}, computed with the file, in nats; higher is better. One posterior sample per image, "
             "with the same noise in every file.",
             _behaviour("elbo"),
-            lambda x: _number(x, 2),
+            lambda x: number(x, 2),
         ),
         _Column("nats lost", "ELBO of Keras minus ELBO of the file.", _behaviour("nats_lost"), _nats),
         _Column(
@@ -271,7 +281,7 @@ def _quality(report: dict[str, Any]) -> list[_Column]:
             "Reconstructions compared with those of Keras: at 40 dB they differ by 1 % of the range (root mean "
             "square), at 60 dB by 0.1 %.",
             _behaviour("psnr"),
-            lambda x: "equal" if x >= 200 else _number(x, 1),
+            lambda x: "equal" if x >= 200 else number(x, 1),
         ),
         _Column(
             "probe",
@@ -323,7 +333,7 @@ def _cost(report: dict[str, Any]) -> list[_Column]:
             "memory",
             "Peak resident memory of that process, including Python and NumPy.",
             _behaviour("peak_memory_mb"),
-            lambda x: f"{_number(x, 0)} MB",
+            lambda x: f"{number(x, 0)} MB",
         ),
         _Column(
             "runtime",
@@ -337,9 +347,12 @@ def _cost(report: dict[str, Any]) -> list[_Column]:
 def _table(columns: Iterable[_Column], files: list[dict[str, Any]]) -> dict[str, Any]:
     """Return columns and rows of a table, without the columns that have no value in any file."""
     columns = [column for column in columns if any(column.value(file) is not None for file in files)]
-    rows = [
-        (file, [NONE if (x := column.value(file)) is None else column.text(x) for column in columns]) for file in files
-    ]
+
+    def texts(file: dict[str, Any]) -> list[str]:
+        values = [(column, column.value(file)) for column in columns]
+        return [UNKNOWN if value is None else column.text(value) for column, value in values]
+
+    rows = [(file, texts(file)) for file in files]
     return {"columns": columns, "rows": rows}
 
 
@@ -353,10 +366,10 @@ def _scores(score: dict[str, Any] | None) -> dict[str, Any] | None:
     rows = [(p, float(np.interp(p, share, nats)), float(np.interp(p, share, x))) for p in SHARES]
     return {
         "images": score.get("images"),
-        "rows": [(_percent(p), _number(value, 1)) for p, value, _ in rows],
+        "rows": [(_percent(p), number(value, 1)) for p, value, _ in rows],
         "dots": [(round(left, 1), round(height * (1 - p), 1)) for p, _, left in rows],
         "points": " ".join(f"{a:.1f},{height * (1 - p):.1f}" for a, p in zip(x, share)),
-        "ends": (_number(float(nats[0]), 0), _number(float(nats[-1]), 0)),
+        "ends": (number(float(nats[0]), 0), number(float(nats[-1]), 0)),
         "width": width,
         "height": height,
     }
@@ -367,44 +380,23 @@ def _tensor_lines(tensors: dict[str, dict[str, Any]]) -> list[str]:
     return [f"{name} {spec['dtype']} [{', '.join(map(str, spec['shape']))}]" for name, spec in tensors.items()]
 
 
-def _number(value: float | None, digits: int = 0) -> str:
-    return NONE if value is None else f"{value:,.{digits}f}".replace("-", "−")
-
-
-def _digits(value: float, count: int) -> str:
-    """Format a number with `count` significant digits: 0.045, 1,300, 6.0e-07."""
-    if value == 0:
-        return "0"
-    mantissa, exponent = f"{value:.{count - 1}e}".split("e")
-    if not -4 <= int(exponent) < 6:
-        return f"{mantissa}e{exponent}"
-    return _number(float(f"{mantissa}e{exponent}"), max(0, count - 1 - int(exponent)))
-
-
 def _error(value: float | None) -> str:
-    return NONE if value is None else _digits(value, 2)
-
-
-def _size(count: int) -> str:
-    for unit, name in ((1e6, "MB"), (1e3, "kB")):
-        if count >= unit:
-            return f"{_digits(count / unit, 3)} {name}"
-    return f"{count} bytes"
+    return UNKNOWN if value is None else significant(value, 2)
 
 
 def _time(microseconds: float | None) -> str:
     if microseconds is None:
-        return NONE
+        return UNKNOWN
     for unit, name in ((1e6, "s"), (1e3, "ms")):
         if microseconds >= unit:
-            return f"{_digits(microseconds / unit, 2 if microseconds < 10 * unit else 3)} {name}"
+            return f"{significant(microseconds / unit, 2 if microseconds < 10 * unit else 3)} {name}"
     return f"{microseconds:.0f} µs"
 
 
 def _nats(value: float) -> str:
     if abs(value) < 0.001:
         return "<0.001"
-    return _digits(value, 2)
+    return significant(value, 2)
 
 
 def _loss(value: float) -> str:
@@ -415,7 +407,7 @@ def _loss(value: float) -> str:
 
 def _share(value: float) -> str:
     """Format a share of images with one decimal."""
-    return f"{_number(100 * value, 1)} %"
+    return f"{number(100 * value, 1)} %"
 
 
 def _points(value: float) -> str:
@@ -424,8 +416,8 @@ def _points(value: float) -> str:
 
 
 def _tenths(value: float) -> str:
-    number = _number(100 * value, 1)
-    return "0" if number.strip("−") == "0.0" else number
+    text = number(100 * value, 1)
+    return "0" if text.strip("−") == "0.0" else text
 
 
 def _points_lost(value: float) -> str:
@@ -433,11 +425,11 @@ def _points_lost(value: float) -> str:
 
 
 def _give_or_take(error: float | None) -> str:
-    return "" if error is None else f" ± {_number(100 * error, 1)}"
+    return "" if error is None else f" ± {number(100 * error, 1)}"
 
 
 def _correlation(value: float) -> str:
-    return "1" if value > 1 - 1e-12 else ">0.9999" if value > 0.99995 else _number(value, 4)
+    return "1" if value > 1 - 1e-12 else ">0.9999" if value > 0.99995 else number(value, 4)
 
 
 def _percent(share: float) -> str:

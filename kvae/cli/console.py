@@ -158,7 +158,7 @@ def show_only_our_warnings() -> None:
         shown.add(str(message))
         print(f"kvae: warning: {message}", file=sys.stderr, flush=True)
 
-    warnings.showwarning = show  # type: ignore[assignment]
+    warnings.showwarning = show
 
 
 def our_warnings() -> None:

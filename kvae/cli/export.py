@@ -1,7 +1,6 @@
 """`kvae export`."""
 
 from enum import StrEnum
-from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -41,7 +40,12 @@ def export(
             show_default=False,
         ),
     ] = None,
-    budget_nats: Annotated[float, typer.Option(help="Largest loss of test ELBO, for auto.")] = 0.5,
+    budget_nats: Annotated[
+        float | None,
+        typer.Option(
+            help="Largest loss of ELBO on validation images, for auto (default: half a nat).", show_default=False
+        ),
+    ] = None,
     batch_size: Annotated[
         list[int] | None,
         typer.Option(
@@ -73,7 +77,7 @@ def export(
     onnx: Annotated[bool, typer.Option("--onnx", help="Write ONNX files, too (requires the extra `onnx`).")] = False,
     web: Annotated[
         Path | None,
-        typer.Option(help="Folder for a web page that runs the smallest file in a browser.", show_default=False),
+        typer.Option(help="Folder for a web page that runs the suggested file in a browser.", show_default=False),
     ] = None,
     web_runtime: Annotated[
         Path | None,
@@ -102,6 +106,7 @@ def export(
     from kvae.export import Budgets
     from kvae.export import export as write_files
     from kvae.export.pipeline import BATCH_SIZES, DEFAULT_PRECISIONS
+    from kvae.export.report.page import suggested_file
 
     with tqdm(total=0, bar_format="{desc}", leave=False, disable=None) as line:
         report = write_files(
@@ -109,7 +114,7 @@ def export(
             out,
             opened.data(data_dir=data_dir),
             precisions="auto" if choices == ["auto"] else choices or DEFAULT_PRECISIONS,
-            budgets=Budgets(nats=budget_nats),
+            budgets=Budgets() if budget_nats is None else Budgets(nats=budget_nats),
             batch_sizes=[*(batch_size or BATCH_SIZES), *([None] if any_batch else [])],
             signatures=None if signatures is None else [name.strip() for name in signatures.split(",")],
             networks=["decoder", *(["encoder"] if encoder else [])],
@@ -121,11 +126,7 @@ def export(
         )
         if web is not None:
             line.set_description_str("writing the page")
-            smallest = min(
-                (entry for entry in report["artifacts"] if entry["format"] == "litert" and not entry["network"]),
-                key=itemgetter("bytes"),
-            )
-            write(out / smallest["path"], web, runtime=web_runtime)
+            write(out / str(suggested_file(report)), web, runtime=web_runtime)
     show_export(report, out)
     if web is not None:
         say(f"Serve the page with: python -m http.server -d {web}")

@@ -127,9 +127,9 @@ def _run(arguments: list[str], cluster: Cluster, timeout: float) -> str | None:
 
 
 @contextlib.contextmanager
-def _workers(arguments: list[str], cluster: Cluster, folder: str) -> Iterator[dict[int, subprocess.Popen]]:
+def _workers(arguments: list[str], cluster: Cluster, folder: str) -> Iterator[dict[int, subprocess.Popen[bytes]]]:
     """Start this machine's workers, and kill those that still run at the end."""
-    processes: dict[int, subprocess.Popen] = {}
+    processes: dict[int, subprocess.Popen[bytes]] = {}
     threads = str(max(1, (os.cpu_count() or 1) // len(cluster.ours)))
     try:
         for index in cluster.ours:
@@ -149,7 +149,7 @@ def _workers(arguments: list[str], cluster: Cluster, folder: str) -> Iterator[di
             process.wait()
 
 
-def _ended(processes: dict[int, subprocess.Popen]) -> dict[int, int]:
+def _ended(processes: dict[int, subprocess.Popen[bytes]]) -> dict[int, int]:
     """Return the exit status of each failed worker.
 
     An error that isn't a lost worker occurs in all workers: wait for the chief, whose message is shown.

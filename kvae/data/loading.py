@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from kvae.data.splits import Request
 
 
 def load(
-    source: str | Path | np.ndarray | tuple,
+    source: str | Path | np.ndarray | tuple[Any, Any],
     *,
     batch_size: int = 128,
     seed: int = 0,

@@ -128,7 +128,7 @@ def _from_memory(split: MemorySplit, count: int, plan: Plan) -> tf.data.Dataset:
         index[: len(mine)] = mine
         return np.column_stack([index.reshape(total, -1), np.full(total, key), np.arange(total)])[plan.skip :]
 
-    def make_batch(line: tf.Tensor) -> tf.Tensor | tuple:
+    def make_batch(line: tf.Tensor) -> tf.Tensor | tuple[tf.Tensor, tf.Tensor]:
         index, key = tf.boolean_mask(line[:-2], line[:-2] >= 0), line[-2:]
         found = tf.gather(label_rows, index if labels is not None else tf.zeros_like(index))
         if plan.numbers:
@@ -197,7 +197,9 @@ def fixed_draw(images: np.ndarray, chunk: int, plan: Plan) -> np.ndarray:
     return (uniform < images / np.float32(plan.scale)).astype(np.uint8)
 
 
-def _finish(images: tf.Tensor, labels: tf.Tensor, key: tf.Tensor, count: int, plan: Plan) -> tf.Tensor | tuple:
+def _finish(
+    images: tf.Tensor, labels: tf.Tensor, key: tf.Tensor, count: int, plan: Plan
+) -> tf.Tensor | tuple[tf.Tensor, tf.Tensor]:
     """Convert a batch to float32 in [0, 1], and binarise it if requested."""
     already_drawn = plan.binarize == "stochastic" and not plan.shuffle
     x = tf.cast(images, tf.float32)

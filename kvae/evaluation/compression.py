@@ -135,12 +135,13 @@ def _encodings(image: np.ndarray, name: str, options: dict[str, Any]) -> Iterato
 
 
 def _lossless(name: str, levels: np.ndarray, binary: bool, options: dict[str, Any]) -> CodeRow:
-    sizes = [_size(image, binary, options) for image in levels]
+    sizes = [file_bits(image, binary, options) for image in levels]
     bits = float(np.mean(sizes))
-    return CodeRow(name, LOSSLESS, bits, bits - _size(np.zeros_like(levels[0]), binary, options), None, 1.0)
+    return CodeRow(name, LOSSLESS, bits, bits - file_bits(np.zeros_like(levels[0]), binary, options), None, 1.0)
 
 
-def _size(image: np.ndarray, binary: bool, options: dict[str, Any]) -> float:
+def file_bits(image: np.ndarray, binary: bool, options: dict[str, Any]) -> float:
+    """Return the number of bits of an image file of uint8 `(H, W, C)`, with options for Pillow's `save`."""
     file = io.BytesIO()
     pil = _as_pil(image)
     (pil.convert("1") if binary and image.shape[-1] == 1 else pil).save(file, **options)

@@ -29,7 +29,9 @@ BINS = 20  # bins of equal width over a latent's range, for mutual information (
 TREES, LEAF = 50, 0.01  # number of trees of a random forest, smallest share of the examples in a leaf
 
 
-def disentanglement(model: Any, images: Any, factors: Any, categorical: Sequence[int] = (), seed: int = 0) -> dict:
+def disentanglement(
+    model: Any, images: Any, factors: Any, categorical: Sequence[int] = (), seed: int = 0
+) -> dict[str, Any]:
     """Return all scores of a model, from its active latents.
 
     A latent whose posterior mean hardly varies (variance at most 0.01, Burda et al. 2016) is left out, because the

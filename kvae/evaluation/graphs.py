@@ -46,7 +46,7 @@ def few_at_a_time(work: Callable[[int], Any], items: Sequence[int]) -> Iterator[
         >>> list(few_at_a_time(lambda item: item**2, range(4)))
         [0, 1, 4, 9]
     """
-    waiting: collections.deque[Future] = collections.deque()
+    waiting: collections.deque[Future[Any]] = collections.deque()
     with ThreadPoolExecutor(THREADS) as pool:
         try:
             for item in items:

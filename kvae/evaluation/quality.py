@@ -13,7 +13,7 @@ FEATURES = 64
 BATCH = 256
 
 
-def sample_quality(model: Any, data: Any, n: int = 2000, classifier: Any = None, seed: int = 0) -> dict:
+def sample_quality(model: Any, data: Any, n: int = 2000, classifier: Any = None, seed: int = 0) -> dict[str, Any]:
     """Compare samples of a VAE with test images: the distance of their distributions, and their sharpness.
 
     Fréchet distances are measured between the features (`frechet_distance`, `feature_classifier`) of the first n test

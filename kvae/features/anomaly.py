@@ -1,6 +1,5 @@
 """`AnomalyDetector`: an outlier detector with the scores of a VAE."""
 
-import io
 import math
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +10,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from kvae import likelihoods
 from kvae.distributions import Distribution
+from kvae.evaluation.compression import file_bits
 from kvae.evaluation.importance import Rows
 from kvae.features.estimator import LatentEstimator
 from kvae.models import LatentModel
@@ -199,14 +199,8 @@ def png_nats(images: np.ndarray) -> np.ndarray:
         >>> bool(png_nats(np.stack([flat, noise]))[1] > 5 * png_nats(flat[None])[0])
         True
     """
-    from PIL import Image
-
     if images.ndim != 4 or images.shape[-1] not in (1, 3):
         raise ValueError(f"Expected images (N, H, W, C) of 1 or 3 channels. Received: shape {images.shape}")
     levels = np.round(np.clip(images, 0, 1) * 255).astype(np.uint8)
-    sizes = []
-    for image in levels:
-        file = io.BytesIO()
-        Image.fromarray(image if image.shape[-1] == 3 else image[..., 0]).save(file, "png", optimize=True)
-        sizes.append(8 * math.log(2) * file.tell())
-    return np.array(sizes)
+    options = {"format": "png", "optimize": True}
+    return np.array([math.log(2) * file_bits(image, False, options) for image in levels])

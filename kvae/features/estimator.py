@@ -108,7 +108,7 @@ class LatentEstimator(BaseEstimator):
             return tuple(self.image_shape)  # type: ignore[return-value]
         if len(self.row_shape_) == 1:
             return (1, size, 1)
-        return (*self.row_shape_, 1)[:3]  # type: ignore[return-value]
+        return (*self.row_shape_, 1)[:3]
 
     def _check_settings(self) -> None:
         for name, least in (("latent_dim", 1), ("epochs", 0), ("batch_size", 1), ("num_samples", 1)):

@@ -117,9 +117,12 @@ def output_range(network: keras.layers.Layer, input_shape: tuple[int, ...]) -> t
     rng = np.random.default_rng(0)
     low, high = math.inf, -math.inf
     for value in FED:
-        for signs in (np.ones_like, lambda x: rng.choice([-1.0, 1.0], x.shape)):
-            shapes = [[size or 1 for size in source.shape] for source in sources]
-            fed = [tf.constant(value * signs(np.zeros(shape)), source.dtype) for shape, source in zip(shapes, sources)]
+        for mixed in (False, True):
+            fed = []
+            for source in sources:
+                shape = [size or 1 for size in source.shape]
+                signs = rng.choice([-1.0, 1.0], shape) if mixed else np.ones(shape)
+                fed.append(tf.constant(value * signs, source.dtype))
             result = tf.cast(activation(*fed), "float32").numpy()
             low, high = min(low, float(result.min())), max(high, float(result.max()))
     beyond = 0.5 * FED[-1]  # grows with the input of the activation

@@ -64,7 +64,7 @@ class VampPrior(Prior):
         self.image_shape, self.bounded = model.image_shape, model.bounded
         self.encoder: Callable[[], Any] = lambda: encoder
         # A function, because Keras would track and save parts of the model that are attributes.
-        self.encode = lambda images: posterior.split(encoder(images, training=False))
+        self.encode: Callable[[Any], Any] = lambda images: posterior.split(encoder(images, training=False))
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         if not hasattr(self, "encode"):

@@ -23,12 +23,14 @@ if TYPE_CHECKING:
     from kvae.training.settings import Settings
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _NAMES:
-        raise AttributeError(f"module 'kvae.training' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_NAMES[name]), name)
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # where a wrong name is an error
+
+    def __getattr__(name: str) -> Any:
+        if name not in _NAMES:
+            raise AttributeError(f"module 'kvae.training' has no attribute {name!r}")
+        value = getattr(importlib.import_module(_NAMES[name]), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:
