@@ -56,64 +56,26 @@ __all__ = [*_NAMES, *_MODULES]
 if TYPE_CHECKING:
     from kvae import (
         callbacks as callbacks,
-    )
-    from kvae import (
         data as data,
-    )
-    from kvae import (
         distributions as distributions,
-    )
-    from kvae import (
         evaluation as evaluation,
-    )
-    from kvae import (
         export as export,
-    )
-    from kvae import (
         features as features,
-    )
-    from kvae import (
         likelihoods as likelihoods,
-    )
-    from kvae import (
         models as models,
-    )
-    from kvae import (
         networks as networks,
-    )
-    from kvae import (
         objectives as objectives,
-    )
-    from kvae import (
         optimizers as optimizers,
-    )
-    from kvae import (
         plotting as plotting,
-    )
-    from kvae import (
         posteriors as posteriors,
-    )
-    from kvae import (
         priors as priors,
-    )
-    from kvae import (
         recipes as recipes,
-    )
-    from kvae import (
         report as report,
-    )
-    from kvae import (
         schedules as schedules,
-    )
-    from kvae import (
         training as training,
     )
-    from kvae.models import VAE as VAE
-    from kvae.models import Autoencoder as Autoencoder
-    from kvae.models import SemiSupervisedVAE as SemiSupervisedVAE
-    from kvae.models import load as load
-    from kvae.networks import Decoder as Decoder
-    from kvae.networks import Encoder as Encoder
+    from kvae.models import VAE as VAE, Autoencoder as Autoencoder, SemiSupervisedVAE as SemiSupervisedVAE, load as load
+    from kvae.networks import Decoder as Decoder, Encoder as Encoder
 
 
 if not TYPE_CHECKING:  # where a wrong name is an error

@@ -109,8 +109,7 @@ def _score(
     run: RunFolder, split: str, samples: int, seed: int, limit: int | None, data_dir: Path | None
 ) -> dict[str, Any]:
     """Score a run. Resume an interrupted evaluation of the same images, and remove its file at the end."""
-    from kvae.evaluation import EvaluationWarning
-    from kvae.evaluation import evaluate as score
+    from kvae.evaluation import EvaluationWarning, evaluate as score
 
     data = run.data(data_dir=data_dir)
     images = [run.config[key] for key in ("source", "binarize", "size", "data_seed")]

@@ -103,8 +103,7 @@ def export(
         check_target(web)  # fail before the export, not after it
     from tqdm import tqdm
 
-    from kvae.export import Budgets
-    from kvae.export import export as write_files
+    from kvae.export import Budgets, export as write_files
     from kvae.export.pipeline import BATCH_SIZES, DEFAULT_PRECISIONS
     from kvae.export.report.page import suggested_file
 

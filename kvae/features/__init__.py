@@ -25,14 +25,15 @@ __all__ = ["Classifier", "GradualUnfreezing", "classifier", "extract", "feature_
 
 if TYPE_CHECKING:
     from kvae.features.anomaly import AnomalyDetector as AnomalyDetector
-    from kvae.features.directions import Direction as Direction
-    from kvae.features.directions import arithmetic as arithmetic
-    from kvae.features.directions import direction as direction
-    from kvae.features.directions import move as move
+    from kvae.features.directions import (
+        Direction as Direction,
+        arithmetic as arithmetic,
+        direction as direction,
+        move as move,
+    )
     from kvae.features.linear import from_linear as from_linear
     from kvae.features.maps import latent_plane as latent_plane
-    from kvae.features.search import Neighbours as Neighbours
-    from kvae.features.search import nearest as nearest
+    from kvae.features.search import Neighbours as Neighbours, nearest as nearest
     from kvae.features.transformer import VAETransformer as VAETransformer
 
 

@@ -13,8 +13,7 @@ from user_layers import Apply
 
 import kvae
 from kvae.distributions import seed_words
-from kvae.export import ExportError
-from kvae.export import onnx as kvae_onnx
+from kvae.export import ExportError, onnx as kvae_onnx
 from kvae.export.endpoints import endpoints_of
 from kvae.export.reference import Reference, run_keras
 
