@@ -326,8 +326,10 @@ def with_statistics():
 
 
 @pytest.mark.slow
-def test_a_share_without_an_image_does_not_change_means(x, two_replicas):
-    x, y = x[:5], N[:5] % 3  # the last batch has one image
+@pytest.mark.parametrize(("count", "batch_size"), [(5, 4), (7, 3)])
+def test_unequal_shares_do_not_change_means(x, two_replicas, count, batch_size):
+    """The last batch has one image, so that a replica has none; a batch of three images can't be halved."""
+    x, y = x[:count], N[:count] % 3
     results = []
     for scope in (tf.distribute.get_strategy().scope, two_replicas.scope):
         keras.utils.set_random_seed(0)
@@ -335,9 +337,9 @@ def test_a_share_without_an_image_does_not_change_means(x, two_replicas):
             strided = keras.Sequential([layers.Conv2D(4, 3, strides=2), layers.Flatten(), layers.Dense(4)])
             model = kvae.VAE(strided, kvae.Decoder(SHAPE, networks.MLP((8,))), latent_dim=2, condition_dim=3)
             model.compile(keras.optimizers.SGD(1e-3))
-        fitted = model.fit(x, y, batch_size=4, shuffle=False, verbose=0).history
-        scores = model.evaluate(x, y, batch_size=4, verbose=0, return_dict=True)
-        predicted = model.predict((x, y), batch_size=4, verbose=0)
+        fitted = model.fit(x, y, batch_size=batch_size, shuffle=False, verbose=0).history
+        scores = model.evaluate(x, y, batch_size=batch_size, verbose=0, return_dict=True)
+        predicted = model.predict((x, y), batch_size=batch_size, verbose=0)
         results.append(({name: value[0] for name, value in fitted.items()}, scores, predicted))
     for one, two in zip(*results, strict=True):
         if isinstance(one, dict):

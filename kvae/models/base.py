@@ -19,6 +19,7 @@ from kvae.models.replicas import (
     Share,
     all_finite,
     many_workers,
+    over_replicas,
     overall_means,
     part_of_mean,
     share,
@@ -449,7 +450,7 @@ class LatentModel(Composite, keras.Model):
 
     def test_step(self, data: Any) -> dict[str, Any]:
         # The number of examples seen so far is the step of the noise: the same noise in every evaluation.
-        seen = self.trackers["loss"].count * tf.distribute.get_strategy().num_replicas_in_sync
+        seen = over_replicas(tf.identity(self.trackers["loss"].count))
         part, rows, _ = self._share(data)
         noise = self.noise(seen, rows, stream=1)
         return self._update_metrics(self.batch_values(part.x, noise, False, part.y, part.target), part.weight)
