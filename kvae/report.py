@@ -3,7 +3,6 @@
 import base64
 import csv
 import datetime
-import importlib.resources
 import itertools
 import json
 import math
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from kvae import plotting
+from kvae import pages, plotting
 from kvae.evaluation.latents import parts_of_the_rate
 from kvae.features import direction
 from kvae.files import FIGURES_LIST, atomic_file, public_name
@@ -204,18 +203,16 @@ def write_report(run: Path) -> Path:
     Raises:
         ValueError: if a file is missing or damaged; the message names it and the command that writes it.
     """
-    import jinja2
-
     run = Path(run)
     config, metrics = _read_json(run / "config.json"), _read_json(run / "metrics.json")
     history = _read_history(run / "history.csv")
     numbers = {k: v for k, v in metrics.items() if isinstance(v, int | float) and not isinstance(v, bool)}
-    source = importlib.resources.files("kvae").joinpath("report.html.jinja").read_text(encoding="utf-8")
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"number": _number, "duration": _duration, "size": _size, "date": _date}
     name = run.resolve().name
     likelihood = str((config.get("parts") or config).get("likelihood")).lower()
-    html = environment.from_string(source).render(
+    html = pages.render(
+        "kvae",
+        "report.html.jinja",
+        {"duration": _duration, "date": _date},
         run=name,
         title=public_name(config.get("name") or config.get("source") or name),
         config=_public(config),
@@ -325,19 +322,11 @@ def _kept_epoch(config: dict[str, Any], history: dict[str, list[str]]) -> tuple[
     return (max(known, key=bound.__getitem__) + 1, "the best on validation images") if known else None
 
 
-def _number(value: Any, digits: int = 1) -> str:
-    return f"{value:,.{digits}f}".replace("-", "−") if isinstance(value, int | float) else "–"
-
-
 def _duration(seconds: float) -> str:
     if not math.isfinite(seconds) or seconds < 60:
         return f"{seconds:.0f} s"
     minutes, seconds = divmod(round(seconds), 60)
     return f"{minutes} min {seconds} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e6:,.1f} MB" if count >= 1e6 else f"{count / 1e3:,.1f} kB"
 
 
 def _date(value: Any) -> str:

@@ -10,7 +10,7 @@ import pytest
 import kvae
 from kvae import plotting, report
 from kvae.cli.main import main
-from kvae.cli.train import describe as described_by_the_command
+from kvae.cli.tables import describe as described_by_the_command
 from kvae.networks import MLP, Decoder, Encoder
 from kvae.run import RunFolder
 from kvae.steps import Steps

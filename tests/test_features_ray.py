@@ -25,7 +25,7 @@ from kvae.features.ray import ImageEncoder, write_features_on_ray  # noqa: E402
 
 pytestmark = pytest.mark.slow
 
-on_ray = partial(write_features_on_ray, workers=2, size=8, grayscale=True)
+on_ray = partial(write_features_on_ray, workers=1, size=8, grayscale=True)
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,7 @@ def test_rows_of_a_folder(local_ray, model, pictures, expected, tmp_path):
     """The target is an address."""
     address = f"file://{tmp_path}/remote.parquet"
     with pytest.warns(kvae.data.DataWarning, match="left out 1 of 1200 images"):
-        assert on_ray(model, pictures, address) == 1199
+        assert on_ray(model, pictures, address, workers=2) == 1199
     check(tmp_path / "remote.parquet", expected)
     with pytest.raises(ValueError, match=r"address without Parquet files\. Received: file://"):
         on_ray(model, pictures, address)
@@ -126,7 +126,7 @@ def test_a_killed_worker_is_restarted_without_losing_rows(local_ray, model, pict
     thread = threading.Thread(target=kill, daemon=True)
     thread.start()
     with pytest.warns(kvae.data.DataWarning, match="left out 1"):
-        on_ray(model, pictures, tmp_path / "out")
+        on_ray(model, pictures, tmp_path / "out", workers=2)
     thread.join(1)
     assert killed
     assert len(list(marks.iterdir())) >= 3  # two workers, and one that replaced the killed worker

@@ -50,7 +50,7 @@ def kvae_fit(folder: str, clock: Clock) -> None:
     import keras
 
     import kvae
-    from kvae.models.base import CLIP_NORM
+    from kvae.models.steps import CLIP_NORM
     from kvae.training import Settings, learning_rate_schedule
     from kvae.training.parts import model_of
 

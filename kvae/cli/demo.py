@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from kvae.cli.console import optional_steps, our_warnings, say, start_tensorflow
-from kvae.cli.tables import show_export
-from kvae.cli.train import check_target, describe
+from kvae.cli.options import check_target
+from kvae.cli.tables import describe, show_export
 
 
 def demo(

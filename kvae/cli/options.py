@@ -5,8 +5,9 @@ from typing import Annotated
 
 import typer
 
-from kvae.cli.console import our_warnings, start_tensorflow
-from kvae.run import RunError, RunFolder
+from kvae.cli.console import CommandError, our_warnings, start_tensorflow
+from kvae.run import CONFIG, RunError, RunFolder
+from kvae.training import unfinished
 
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Folder made by `kvae train`.", show_default=False)]
 DataDirOption = Annotated[
@@ -28,3 +29,23 @@ def open_run(path: Path, debug: bool = False) -> RunFolder:
             raise error.__cause__ from None
         raise
     return run
+
+
+def check_target(run: Path, overwrite: bool) -> None:
+    """Raise a CommandError if a run can't be written to this folder."""
+    if run.exists() and not run.is_dir():
+        raise CommandError(f"Expected --out to be a folder. Received: {run}, a file")
+    if (run / unfinished.FOLDER).is_dir():
+        with unfinished.locked(run):  # an error if another process trains it
+            pass
+    if run.is_dir() and any(run.iterdir()):
+        started = unfinished.exists(run)
+        if not overwrite and started:
+            raise CommandError(
+                f"{run} has an unfinished training run: resume it with `kvae train --resume {run}`, or pass "
+                "--overwrite to start again"
+            )
+        if not overwrite:
+            raise CommandError(f"{run} exists already: choose another --out, or pass --overwrite to replace it")
+        if not (run / CONFIG).is_file() and not started:
+            raise CommandError(f"Expected --overwrite to replace a run. Received: {run}, a folder without a run")

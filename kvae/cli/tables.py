@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from kvae.cli.console import say, table
+from kvae.cli.console import optional_steps, say, table
 
 ROWS = {
     "distortion": "distortion  −E log p(x|z)",
@@ -79,3 +79,19 @@ def show_export(report: dict[str, Any], out: Path) -> None:
 
 def _number(value: float | None, digits: int, form: str = "f") -> str:
     return "–" if value is None else f"{value:.{digits}{form}}"
+
+
+def describe(run: Path, data: Any, samples: int, debug: bool) -> Any:
+    """Score, probe and plot a trained run, print the results, and return the model."""
+    from kvae.training.describe import describe_run
+
+    say("Scoring the test split …\n")
+    return describe_run(
+        run,
+        data,
+        samples,
+        lambda: optional_steps(debug),
+        show_scores,
+        show_probe,
+        on_warning=lambda text: say(f"Warning: {text}\n"),
+    )

@@ -10,15 +10,14 @@ from kvae.cli import workers
 from kvae.cli.console import (
     ARGUMENTS,
     CommandError,
-    optional_steps,
     our_warnings,
     say,
     start_tensorflow,
     warn_if_emulated,
 )
-from kvae.cli.options import open_run
-from kvae.cli.tables import show_probe, show_scores
-from kvae.run import CONFIG, MODEL, REPORT, RunFolder
+from kvae.cli.options import check_target, open_run
+from kvae.cli.tables import describe
+from kvae.run import MODEL, REPORT, RunFolder
 from kvae.training import cluster, unfinished
 from kvae.training.settings import Binarize, Likelihood, Network, Posterior, Precision, Prior, Settings
 
@@ -266,22 +265,6 @@ def _describe(run: Path, samples: int, debug: bool) -> None:
     _say_what_next(run)
 
 
-def describe(run: Path, data: Any, samples: int, debug: bool) -> Any:
-    """Score, probe and plot a trained run, print the results, and return the model."""
-    from kvae.training.describe import describe_run
-
-    say("Scoring the test split …\n")
-    return describe_run(
-        run,
-        data,
-        samples,
-        lambda: optional_steps(debug),
-        show_scores,
-        show_probe,
-        on_warning=lambda text: say(f"Warning: {text}\n"),
-    )
-
-
 def _say_what_next(run: Path) -> None:
     if (run / REPORT).is_file():
         say(f"Report:    {run / REPORT}")
@@ -305,26 +288,6 @@ def _check_shares(batch_size: int, num_workers: int) -> None:
             f"Expected --batch-size to be a multiple of {num_workers}, the number of workers. "
             f"Received: --batch-size {batch_size}"
         )
-
-
-def check_target(run: Path, overwrite: bool) -> None:
-    """Raise a CommandError if a run can't be written to this folder."""
-    if run.exists() and not run.is_dir():
-        raise CommandError(f"Expected --out to be a folder. Received: {run}, a file")
-    if (run / unfinished.FOLDER).is_dir():
-        with unfinished.locked(run):  # an error if another process trains it
-            pass
-    if run.is_dir() and any(run.iterdir()):
-        started = unfinished.exists(run)
-        if not overwrite and started:
-            raise CommandError(
-                f"{run} has an unfinished training run: resume it with `kvae train --resume {run}`, or pass "
-                "--overwrite to start again"
-            )
-        if not overwrite:
-            raise CommandError(f"{run} exists already: choose another --out, or pass --overwrite to replace it")
-        if not (run / CONFIG).is_file() and not started:
-            raise CommandError(f"Expected --overwrite to replace a run. Received: {run}, a folder without a run")
 
 
 def _parse_size(text: str | None) -> int | tuple[int, int] | None:

@@ -8,8 +8,8 @@ import tensorflow as tf
 from keras import ops
 
 from kvae.distributions import Noise
-from kvae.models.base import NO_LABEL
 from kvae.models.parts import check_part, output_shape
+from kvae.models.steps import NO_LABEL
 from kvae.models.vae import VAE
 from kvae.networks import Encoder
 from kvae.objectives import Criterion

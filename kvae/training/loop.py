@@ -17,7 +17,8 @@ from tqdm import tqdm
 from kvae.callbacks import BestEpoch, LowerableRate, Rescue, Resume
 from kvae.callbacks.best import check_patience
 from kvae.data import Data
-from kvae.models.base import CLIP_NORM, LatentModel
+from kvae.models.base import LatentModel
+from kvae.models.steps import CLIP_NORM
 from kvae.optimizers import FusedAdam
 from kvae.run import HISTORY, MODEL, RunError
 from kvae.training import cluster, unfinished
