@@ -1,12 +1,15 @@
 """Accuracy of a classifier's file, compared with Keras on the same images."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from kvae.export.errors import ExportError
 from kvae.export.reference import Run
+
+if TYPE_CHECKING:
+    from kvae.export.behaviour import Behaviour
 
 # No precision should lose more than two points of accuracy. A loss must also exceed three standard errors of the paired
 # difference, because a few images on a border between classes may change sides by chance.
@@ -27,13 +30,7 @@ class Accuracy:
         self.keras = self._classes(run)
 
     def of(self, run: Run) -> dict[str, float | None]:
-        """Return the accuracy of a file on the images.
-
-        * `agreement`: share of images with the same class as in Keras;
-        * `accuracy`: share of images that the file classifies as their label;
-        * `accuracy_lost`: accuracy of Keras minus `accuracy`, and `accuracy_lost_error`, the standard error of this
-          mean of paired differences (None for a single image).
-        """
+        """Measure a file on the images: the attributes of `Behaviour` about agreement and accuracy."""
         found = self._classes(run)
         result: dict[str, float | None] = {"agreement": float(np.mean(found == self.keras))}
         if self.labels is not None:
@@ -48,19 +45,20 @@ class Accuracy:
         return run("classify", {"image": self.images})["probability"].argmax(axis=-1)
 
 
-def check(file: str, precision: str, behaviour: dict[str, Any]) -> None:
+def check(file: str, precision: str, behaviour: "Behaviour") -> None:
     """Raise an ExportError if a file's accuracy is significantly below that of Keras.
 
     Args:
         file: name of the file.
         precision: one of `kvae.export.litert.PRECISIONS`.
-        behaviour: result of `Accuracy.of`.
+        behaviour: its results on test images.
 
     Example:
 
-        >>> check("classifier_int8.tflite", "int8", {"accuracy_lost": 0.03, "accuracy_lost_error": 0.02})
+        >>> from kvae.export.behaviour import Behaviour
+        >>> check("classifier_int8.tflite", "int8", Behaviour(accuracy_lost=0.03, accuracy_lost_error=0.02))
     """
-    lost, error = behaviour.get("accuracy_lost"), behaviour.get("accuracy_lost_error")
+    lost, error = behaviour.accuracy_lost, behaviour.accuracy_lost_error
     if lost is None or error is None or lost <= LARGEST_LOSS or lost <= STANDARD_ERRORS * error:
         return
     remedy = "export precisions=('float16',) instead"
@@ -68,7 +66,7 @@ def check(file: str, precision: str, behaviour: dict[str, Any]) -> None:
         remedy = "export precisions=('int8',) instead, or calibrate with more similar `validation` images"
     raise ExportError(
         f"Expected '{file}' to lose at most {100 * LARGEST_LOSS:g} points of accuracy. Received: "
-        f"accuracy {behaviour['accuracy']:.4f}, {100 * lost:.1f} ± {100 * error:.1f} points below Keras; "
+        f"accuracy {behaviour.accuracy:.4f}, {100 * lost:.1f} ± {100 * error:.1f} points below Keras; "
         f"{remedy}"
     )
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,49 @@ SECONDS = 0.05  # of measurement per signature and number of threads
 PROBED = 20  # smallest number of labelled images for a probe
 
 
+@dataclass(frozen=True)
 class Behaviour:
+    """The results of a file on test images, and its cost; None for what wasn't measured.
+
+    Attributes:
+        distortion, rate, elbo: means in nats, computed by the file's `score` with one posterior sample for each image,
+            the same in every file.
+        nats_lost: ELBO of Keras minus `elbo`.
+        score_rank_correlation: Spearman's correlation of −ELBO with that of Keras (1: anomalies stay anomalies).
+        psnr: PSNR of the reconstructions against those of Keras, in dB.
+        psnr_data: PSNR of the reconstructions against the images.
+        probe_accuracy: accuracy of logistic regression on the means from `encode`, trained on the first half of the
+            images and tested on the second.
+        agreement: share of images with the same class as in Keras.
+        accuracy: share of images that the file classifies as their label.
+        accuracy_lost: accuracy of Keras minus `accuracy`.
+        accuracy_lost_error: standard error of this mean of paired differences; None for a single image.
+        latency_us: median time of one call, in µs, by signature and number of threads.
+        cold_start_ms, peak_memory_mb: of a new process that imports `kvae.export.runtime`, loads the file and runs its
+            first signature once.
+    """
+
+    distortion: float | None = None
+    rate: float | None = None
+    elbo: float | None = None
+    nats_lost: float | None = None
+    score_rank_correlation: float | None = None
+    psnr: float | None = None
+    psnr_data: float | None = None
+    probe_accuracy: float | None = None
+    agreement: float | None = None
+    accuracy: float | None = None
+    accuracy_lost: float | None = None
+    accuracy_lost_error: float | None = None
+    latency_us: dict[str, dict[str, float]] | None = None
+    cold_start_ms: float | None = None
+    peak_memory_mb: float | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
+class Comparison:
     """Outputs of a model on test images, for comparison with files.
 
     Args:
@@ -40,21 +83,11 @@ class Behaviour:
         self.accuracy = Accuracy(run, inputs["image"], labels) if "classify" in endpoints else None
         self.keras = self._outputs(run, endpoints)
 
-    def of(self, run: Run, endpoints: Collection[str] | None = None) -> dict[str, float | None]:
-        """Return the measurements of a file on the images, for its `endpoints` (None: all endpoints of the model).
-
-        * `distortion`, `rate`, `elbo`: means in nats, computed by the file's `score` with one posterior sample for each
-          image, the same in every file;
-        * `nats_lost`: ELBO of Keras minus `elbo`;
-        * `score_rank_correlation`: Spearman's correlation of −ELBO with that of Keras (1: anomalies stay anomalies);
-        * `psnr`: PSNR of the reconstructions against those of Keras, in dB; `psnr_data`: against the images;
-        * `probe_accuracy`: accuracy of logistic regression on the means from `encode`, trained on the first half of
-          the images and tested on the second;
-        * for a classifier, the results of `kvae.export.accuracy`.
-        """
+    def of(self, run: Run, endpoints: Collection[str] | None = None) -> Behaviour:
+        """Measure a file on the images through its `endpoints` (None: all endpoints of the model)."""
         has = self.endpoints if endpoints is None else self.endpoints & set(endpoints)
         got = self._outputs(run, has)
-        result: dict[str, float | None] = {}
+        result: dict[str, Any] = {}
         if "reconstruction" in got:
             result["psnr"] = _overall_psnr(got["reconstruction"], self.keras["reconstruction"])
             result["psnr_data"] = _overall_psnr(got["reconstruction"], self.inputs["image"])
@@ -70,7 +103,7 @@ class Behaviour:
             features, y = got["mean"], self.probed
             (row,) = linear_probe({"mean": features[:half]}, y[:half], {"mean": features[half:]}, y[half:])
             result["probe_accuracy"] = row.accuracy
-        return result
+        return Behaviour(**result)
 
     def _outputs(self, run: Run, endpoints: set[str]) -> dict[str, np.ndarray]:
         result: dict[str, np.ndarray] = {}
@@ -88,12 +121,7 @@ class Behaviour:
 
 
 def cost(path: Path) -> dict[str, Any]:
-    """Measure a LiteRT file on this machine: latency of each signature, cold start and peak memory.
-
-    `latency_us` is the median time of one call, by signature and number of threads. `cold_start_ms` and
-    `peak_memory_mb` are those of a new process that imports `kvae.export.runtime`, loads the file and runs its first
-    signature once.
-    """
+    """Measure a LiteRT file on this machine: the attributes of `Behaviour` about latency, cold start and memory."""
     with quiet():
         latency: dict[str, dict[str, float]] = {}
         for threads in THREADS:

@@ -3,12 +3,15 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from kvae.export.endpoints import EXACT, NATS, PIXELS, PROBABILITY, SIZE, SPREAD
 from kvae.export.errors import ExportError
+
+if TYPE_CHECKING:
+    from kvae.export.behaviour import Behaviour
 
 
 @dataclass(frozen=True)
@@ -135,22 +138,23 @@ def unit_scale(unit: str, name: str, expected: dict[str, Any]) -> float:
 _NATS = {"float32": 0.05, "float16": 0.5, "int8": 5.0, "full_int8": 5.0, "integer": 5.0}
 
 
-def check_nats(file: str, precision: str, behaviour: dict[str, Any]) -> None:
+def check_nats(file: str, precision: str, behaviour: "Behaviour") -> None:
     """Raise an ExportError if a file loses more nats than its precision may.
 
     Args:
         file: name of the file.
         precision: precision of the file.
-        behaviour: its measurements on test images (`kvae.export.behaviour`).
+        behaviour: its results on test images.
 
     Example:
 
-        >>> check_nats("vae_int8.tflite", "int8", {"nats_lost": 0.3, "elbo": -92.0})
+        >>> from kvae.export.behaviour import Behaviour
+        >>> check_nats("vae_int8.tflite", "int8", Behaviour(nats_lost=0.3, elbo=-92.0))
     """
-    lost = behaviour.get("nats_lost")
-    if lost is None:
+    lost = behaviour.nats_lost
+    if lost is None or behaviour.elbo is None:
         return
-    allowed = _NATS[precision] + 1e-5 * abs(behaviour["elbo"])  # float32 has seven digits
+    allowed = _NATS[precision] + 1e-5 * abs(behaviour.elbo)  # float32 has seven digits
     if not lost <= allowed:
         raise ExportError(
             f"Expected '{file}' to lose at most {allowed:.2g} nats of ELBO on the test images. Received: "

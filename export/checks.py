@@ -124,8 +124,8 @@ def check_model(model: Any) -> None:
     quantized = [layer.name for layer in model._flatten_layers() if getattr(layer, "quantization_mode", None)]
     if quantized:
         raise ValueError(
-            "Argument `model` must be the model before `model.quantize`, because the precisions of files are made from "
-            f"its floats. Received: a model with the quantised layer '{quantized[0]}'"
+            "Argument `model` must have float weights, from which the files are made: pass the model as it was before "
+            f"`model.quantize`. Received: a model with the quantised layer '{quantized[0]}'"
         )
 
 

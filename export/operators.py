@@ -49,8 +49,8 @@ def check(endpoint: str, graph: Any, variables: list[Any]) -> None:
     for variable in graph.graph.variables:
         if id(variable) not in known:
             raise ExportError(
-                "Expected each weight to belong to a layer that the model has as an attribute and that uses "
-                f"`self.add_weight`. Received: the variable '{variable.name}', which '{endpoint}' needs"
+                "Expected each weight to be created with `self.add_weight`, in a layer that is an attribute of the "
+                f"model. Received: the variable '{variable.name}', which '{endpoint}' uses"
             )
 
 

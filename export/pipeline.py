@@ -115,17 +115,18 @@ def export(
             validation splits and its names are used), an array `(N, H, W, C)` in [0, 1], or a pair of images and labels
             `(N,)`. For a conditional model, labels are the conditions. For a classifier, they are classes by number or
             name, and each file must keep the accuracy (`kvae.export.accuracy`). For other models, they are for a linear
-            probe on the exported encoder. None compares on noise without measurements; the report states this.
+            probe on the exported encoder. Without data, the comparison uses noise, and nothing is measured; the report
+            states this.
         validation: images, or a pair as in `data`, for the choice of the precision ("auto"), the ranges of full_int8
             and the statistics in `info`. None takes the validation split of a `Data`, otherwise the test images; the
             report states this.
         conditions: conditions of the test images, in the form for `fit` (conditional models only); None takes the
             labels.
         precisions: precisions of the LiteRT files, from `kvae.export.litert.PRECISIONS`: "float32", "float16", "int8"
-            (weights in 8 bits, activations quantised on the fly), "full_int8" (both, with calibrated ranges), "integer"
-            (no floats, even as inputs and outputs, for NPUs; only files of `networks` or of a classifier); or "auto":
-            the smallest file whose measurable losses on the validation images are within `budgets`, and which takes at
-            most 1.5 times as long as the fastest such file.
+            (weights in 8 bits, activations quantised on the fly), "full_int8" (both in 8 bits, with calibrated ranges),
+            "integer" (no floats, even as inputs and outputs, for NPUs; only files of `networks` or of a classifier); or
+            "auto": the smallest file whose measurable losses on the validation images are within `budgets`, and which
+            takes at most 1.5 times as long as the fastest such file.
         signatures: signatures of the files with the whole model, in this order: names such as "decode", for all batch
             sizes, or "decode_16", for one; None takes all. Other signatures take no space. With `[]`, only the files of
             `networks` are written.
@@ -189,13 +190,15 @@ def export(
     choice = Choice.by(budgets or Budgets(), apart, test) if precisions == "auto" else None
     if not test and not apart and (seen := {"full_int8", litert.INTEGER} & set(wanted)):
         raise ValueError(
-            f"Expected `data` or `validation` images: {seen.pop()} needs images to set the ranges of activations. "
+            f"Expected `data` or `validation` images: {seen.pop()} requires images to set the ranges of activations. "
             "Received: neither"
         )
     if io not in endpoints.IO:
         raise ValueError(f"Argument `io` must be one of {endpoints.IO}. Received: io={shown(io)}")
     if io == "uint8" and not model.bounded:
-        raise ValueError("Argument `io='uint8'` needs a model of images in [0, 1]. Received: one with bounded=False")
+        raise ValueError(
+            "Argument `io='uint8'` requires a model of images in [0, 1]. Received: a model with bounded=False"
+        )
     step = on_step or (lambda text: None)
     with place.inside(directory) as folder:
         new = folder / "new"
@@ -268,7 +271,7 @@ class _Export:
         )  # fmt: skip
         self.keras = run_keras(self.model)
         self.names = {endpoint.name for endpoint in self.reference.endpoints}
-        self.behaviour = test and behaviour.Behaviour(self.keras, self.names, test.inputs, test.labels)
+        self.comparison = test and behaviour.Comparison(self.keras, self.names, test.inputs, test.labels)
         self.pictures: list[pictures.Pictures] = [self._pictures("Keras", self.keras, self.names)]
 
     def write(
@@ -416,20 +419,21 @@ class _Export:
         self, artifact: Artifact, run: Run, path: Path | None = None, signatures: Sequence[Signature] | None = None
     ) -> Artifact:
         """Add the measurements on test images, and latency and memory of the LiteRT file at `path`."""
-        if self.behaviour is None:
+        if self.comparison is None:
             return artifact
         names = None if signatures is None else {signature.endpoint.name for signature in signatures}
-        measured = self.behaviour.of(run, names)
+        measured = self.comparison.of(run, names)
         if not self.accept_losses:
             accuracy.check(artifact.path, artifact.precision, measured)
             budgets.check_nats(artifact.path, artifact.precision, measured)
-        return dataclasses.replace(artifact, behaviour=measured | (behaviour.cost(path) if path else {}))
+        measured = dataclasses.replace(measured, **behaviour.cost(path)) if path else measured
+        return dataclasses.replace(artifact, behaviour=measured)
 
     def _choose(
         self, converted: dict[str, bytes], choice: Choice, needed: tuple[Signature, ...], scratch: Path
     ) -> dict[str, bytes]:
         """Choose a precision by the losses of a file with all requested signatures."""
-        chosen_on = behaviour.Behaviour(self.keras, set(choice.endpoints), choice.images.inputs, choice.images.labels)
+        chosen_on = behaviour.Comparison(self.keras, set(choice.endpoints), choice.images.inputs, choice.images.labels)
         scratch.mkdir()
         for precision, data in converted.items():
             file = _File(f"{self.kind}_{precision}.tflite", precision, None, needed)
@@ -437,7 +441,7 @@ class _Export:
             with self._recording_refusal(path.name, choice.refused):
                 path.write_bytes(self._file_bytes(file, data))
                 artifact = verify_litert(path, precision, self.litert_reference, needed)
-                measured: dict[str, Any] = chosen_on.of(_open_litert(path))
+                measured = chosen_on.of(_open_litert(path)).as_dict()
                 choice.bytes[precision] = artifact.bytes
                 choice.lost[precision] = {name: measured[name] for name in choice.budgets}
                 choice.latency_us[precision] = behaviour.first_latency(path)

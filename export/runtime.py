@@ -359,7 +359,7 @@ class Model:
         outputs = self.floats(endpoint, **inputs)
         if not all(np.isfinite(value).all() for value in outputs.values()):
             raise ValueError(
-                f"Expected inputs that '{endpoint}' can process. Received: numbers so large that it overflows"
+                f"Expected inputs that '{endpoint}' can process. Received: numbers so large that the result overflows"
             )
         return outputs
 
@@ -418,7 +418,7 @@ class Model:
             return info
         except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, zipfile.BadZipFile) as error:
             raise ValueError(
-                "Expected a file that kvae.export made, with its facts in format 1. Received: "
+                "Expected a file made by kvae.export, with metadata in format 1. Received: "
                 f"'{self.path}' with signatures {sorted(names) or 'none'}"
             ) from error
 

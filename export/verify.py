@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from kvae.export import flatbuffer, operators, runtime
+from kvae.export.behaviour import Behaviour
 from kvae.export.budgets import Budget, budget
 from kvae.export.console import quiet
 from kvae.export.endpoints import INFO, Endpoint, Signature
@@ -87,7 +88,7 @@ class Artifact:
     builtin_only: bool | None = None
     oldest_runtime: str | None = None
     network: str | None = None
-    behaviour: dict[str, Any] | None = None
+    behaviour: Behaviour | None = None
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -101,7 +102,7 @@ class Artifact:
             "builtin_only": self.builtin_only,
             "oldest_runtime": self.oldest_runtime,
             "network": self.network,
-            "behaviour": self.behaviour,
+            "behaviour": None if self.behaviour is None else self.behaviour.as_dict(),
         }
 
 

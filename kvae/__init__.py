@@ -1,7 +1,7 @@
 """kvae: variational autoencoders for Keras 3 / TensorFlow: training, evaluation and export.
 
-A VAE has six parts: encoder, decoder, posterior, likelihood, prior and objective. A variant replaces a part, not the
-class.
+A VAE has six parts: encoder, decoder, posterior, likelihood, prior and objective. A variant replaces one of
+them and needs no new class.
 
     >>> import kvae
     >>> vae = kvae.VAE(latent_dim=2, image_shape=(8, 8, 1))

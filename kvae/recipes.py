@@ -262,8 +262,8 @@ def pythae_vae(image_shape: Shape, latent_dim: int = 40) -> VAE:
 def residual_flow(image_shape: Shape, latent_dim: int = 40, num_steps: int = 30_000, num_samples: int = 1) -> VAE:
     """Our best density: residual networks, RealNVP prior, IAF posterior (Kingma et al. 2016, arXiv:1606.04934).
 
-    With num_samples = 1 the objective is the ELBO after a warm-up; with more samples it is IWAE (arXiv:1509.00519), to
-    continue with `--from`. The prior is from Dinh et al. 2017 (arXiv:1605.08803), the networks from He et al. 2016."""
+    The objective is the ELBO with a warm-up, or IWAE (arXiv:1509.00519) if num_samples > 1, to train a run further.
+    The prior is from Dinh et al. 2017 (arXiv:1605.08803), the networks from He et al. 2016."""
     warmup = schedules.LinearWarmup(max(1, num_steps // 12))
     return VAE(
         encoder=networks.Encoder(latent_dim, networks.ResidualDown()),

@@ -21,7 +21,7 @@ REPORT = "report.html"
 
 
 class RunError(ValueError):
-    """A run folder that is missing, damaged, or can't be used as asked."""
+    """A run folder that is missing or damaged, or can't be used as requested."""
 
 
 @dataclass(frozen=True)
@@ -204,7 +204,7 @@ def _warn_of_overlap(loaded: "Data", trained: "Splits") -> "Data":
     seen = {name: int(np.isin(fingerprint[name], trained["train"]).sum()) for name in ("validation", "test")}
     if found := [f"{count:,} of {len(fingerprint[name]):,} {name}" for name, count in seen.items() if count]:
         warnings.warn(
-            f"{loaded.name}: the run was trained on {' and '.join(found)} images of the new splits",
+            f"{loaded.name}: the new splits contain images that the run was trained on: {' and '.join(found)} images",
             DataWarning, stacklevel=2,
         )  # fmt: skip
     return loaded

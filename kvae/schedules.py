@@ -99,7 +99,7 @@ class LinearWarmup(_Schedule):
 
 @keras.saving.register_keras_serializable("kvae")
 class Cyclical(_Schedule):
-    """Repeated warm-ups of `steps` each, which rise during the first `ratio` of it (Fu et al. 2019, eq. 6).
+    """Repeated warm-ups: each cycle has `steps` steps and rises during its first `ratio` (Fu et al. 2019, eq. 6).
 
     Example:
 

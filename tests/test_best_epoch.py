@@ -38,7 +38,7 @@ CASES = {
     "warm-up": (objectives.ELBO(LinearWarmup(15)), 3, "−ELBO, 97.50 nats from step 15 on"),
     "warm-up to 4": (objectives.ELBO(LinearWarmup(35, end=4.0)), 4, "142.00 nats from step 35 on"),
     "warm-up that doesn't end": (objectives.ELBO(LinearWarmup(100)), 5, "end at step 100, and training took 50"),
-    "schedule of a user": (objectives.ELBO(lambda step: 1.0), 5, "doesn't say at which step it ends"),
+    "schedule of a user": (objectives.ELBO(lambda step: 1.0), 5, "doesn't define the step at which it ends"),
     "cyclical": (objectives.ELBO(Cyclical(20, cycles=2)), 3, "from step 30 on"),
     "cyclical, rising to the end": (objectives.ELBO(Cyclical(20, cycles=2, ratio=1.0)), 4, "from step 40 on"),
     "capacity": (objectives.Capacity(25.0, gamma=10.0), 5, "distortion + 10 · |rate − 25|, 83.00 nats"),

@@ -487,7 +487,7 @@ MISTAKES = {
     "training images compared with themselves": (
         ["evaluate", "run", "--split", "train", "--compare-train"],
         1,
-        "leave out --split train",
+        "Received: --split train; leave it out",
     ),
     "--from without a run": (
         ["train", "digits", "--from", "nowhere", "--out", "run"],

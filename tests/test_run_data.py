@@ -103,7 +103,7 @@ def test_another_order_is_not_a_change(opened, tmp_path):
 
 def test_replaced_images_are_refused(opened, tmp_path):
     np.savez(tmp_path / "images.npz", images=255 - IMAGES, labels=LABELS)
-    with pytest.raises(DataError, match=r"images: expected the images of the splits.*Put them back.*Received: 0 of 60"):
+    with pytest.raises(DataError, match=r"images: expected the images of the saved splits.*0 of 60 images; restore"):
         opened.data()
 
 
@@ -125,7 +125,7 @@ def test_another_source_with_training_images(opened, tmp_path):
     copy = str(write(tmp_path / "copy", range(100)))
     data, warned = result_and_warnings(lambda: opened.data(copy))
     assert data.num_train == 80
-    assert re.search(r"the run was trained on \d of 10 validation and \d of 10 test images of the new splits", warned)
+    assert re.search(r"images that the run was trained on: \d of 10 validation and \d of 10 test images", warned)
     assert result_and_warnings(lambda: opened.data(copy, whole=True))[1] == ""
     others = tmp_path / "others.npz"
     np.savez(others, images=IMAGES[60:])

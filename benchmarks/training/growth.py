@@ -30,7 +30,7 @@ import tensorflow as tf
 from common import interleaved, median_ratio, store
 
 import kvae
-from kvae.data.pipeline import untuned
+from kvae.data.pipeline import without_autotuning
 
 AT_ONCE = 10  # steps per call
 
@@ -38,7 +38,7 @@ AT_ONCE = 10  # steps per call
 def steps(vae: Any, batch: int) -> Callable[[int], Any]:
     """Return a function that trains for a number of calls of `AT_ONCE` steps, on one batch of the model's shape."""
     images = np.random.default_rng(0).random((batch, *vae.image_shape)) < 0.13
-    batches = untuned(tf.data.Dataset.from_tensors(tf.constant(images, tf.float32)))
+    batches = without_autotuning(tf.data.Dataset.from_tensors(tf.constant(images, tf.float32)))
     vae.compile(kvae.optimizers.FusedAdam(1e-3, global_clipnorm=200.0), steps_per_execution=AT_ONCE)
     return lambda calls: vae.fit(batches.repeat(calls * AT_ONCE), verbose=0)
 

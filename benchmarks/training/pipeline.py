@@ -26,7 +26,7 @@ from common import interleaved, rates, store
 from PIL import Image
 
 import kvae
-from kvae.data.pipeline import untuned
+from kvae.data.pipeline import without_autotuning
 
 BATCH, STEPS = 128, 20
 FILES = 10  # TFRecord files
@@ -71,7 +71,7 @@ def training(images: np.ndarray, **parts: Any) -> Callable[[], Any]:
     vae = kvae.VAE(latent_dim=16, image_shape=images.shape[1:], **parts)
     vae.compile(kvae.optimizers.FusedAdam(1e-3, global_clipnorm=200.0), steps_per_execution=STEPS)
     batches = tf.data.Dataset.from_tensors(tf.constant(images[:BATCH] / 255, tf.float32)).repeat(STEPS)
-    return lambda: vae.fit(untuned(batches), verbose=0)
+    return lambda: vae.fit(without_autotuning(batches), verbose=0)
 
 
 if __name__ == "__main__":

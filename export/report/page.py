@@ -222,7 +222,7 @@ def _best_files(files: list[dict[str, Any]]) -> list[tuple[str, str]]:
     measures: dict[str, Cell] = {
         "smallest": lambda file: file["bytes"],
         "closest to Keras": _excess,
-        "fastest, one image on one thread": lambda file: _latency(file, "decode_1") or _latency(file, "classify_1"),
+        "fastest for one image on one thread": lambda file: _latency(file, "decode_1") or _latency(file, "classify_1"),
     }
     wins = []
     for what, measure in measures.items():

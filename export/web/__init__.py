@@ -4,8 +4,8 @@
     web.write("phone/vae_int8.tflite", "site")
 
 View it with `python -m http.server -d site` at http://localhost:8000, or copy the folder to any static host. From the
-second visit on it works offline if it comes from https or localhost. Browsers have no service workers for other
-addresses, so a phone requires https for this.
+second visit on, the page works offline if its address begins with https or is localhost. Browsers allow no service
+workers at other addresses, so a phone requires https for this.
 """
 
 import base64

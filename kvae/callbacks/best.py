@@ -17,20 +17,20 @@ class BestEpoch(keras.callbacks.Callback):
     """A callback that saves the model of the best epoch in a file, which is replaced atomically.
 
     The objective defines the best epoch (`vae.criterion()`): the one with the lowest validation value, among the epochs
-    after a warm-up and near a target rate, or the last one if the objective has no such value. Until an epoch counts,
-    the last one is kept. An epoch whose values aren't finite is never kept.
+    after a warm-up and near a target rate, or the last one if the objective has no such value. If the criterion
+    excludes all epochs so far, the latest one is kept. An epoch whose values aren't finite is never kept.
 
     With several workers (MultiWorkerMirroredStrategy) only the chief writes.
 
     Args:
         path: path of the `.keras` file.
-        patience: number of epochs that count and are not better, after which training stops.
+        patience: number of epochs without a better value after which training stops; excluded epochs aren't counted.
 
     Attributes:
         epoch: number of the epoch that is kept, from 1; 0 if there is none.
-        best: its value; infinity while no epoch has counted.
+        best: its value; infinity if all epochs so far were excluded.
         because: why it was kept.
-        missed: goal that it did not reach, such as a target rate; None if there is none.
+        missed: goal that this epoch missed, such as a target rate; None if it missed none.
 
     Raises:
         ValueError: if the objective requires validation data and `fit` gets none; if `patience` is given and the

@@ -145,7 +145,7 @@ class Rescue(SkippedStepsWarning):
         if self.rescues == self.times:
             self.diagnosis = (
                 f"{in_a_row} steps in a row had no finite loss or gradients, after {self.times} rescues and with "
-                f"{self.lowered:.2g} of the learning rate. {self._remedy()}"
+                f"{self.lowered:.2g} times the original learning rate. {self._remedy()}"
             )
             self.model.stop_training = True
             return
@@ -160,7 +160,7 @@ class Rescue(SkippedStepsWarning):
             self.model.optimizer.learning_rate = float(self.model.optimizer.learning_rate) * self.factor
         warnings.warn(
             f"{in_a_row} steps in a row had no finite loss or gradients: restored the weights from the beginning of "
-            f"the epoch, and continuing with {self.lowered:.2g} of the learning rate",
+            f"the epoch; training continues with {self.lowered:.2g} times the original learning rate",
             TrainingWarning, stacklevel=2,
         )  # fmt: skip
 

@@ -29,8 +29,9 @@ class Resume(keras.callbacks.Callback):
     With several workers (MultiWorkerMirroredStrategy) the chief writes and all workers read: `path` must be in a folder
     that they share.
 
-    Pass it as the last callback, start `fit` with `initial_epoch=resume.epoch`, and use data whose epoch k is the same
-    however it is reached. Data of `kvae.data` and datasets that aren't shuffled fulfil this.
+    Pass it as the last callback, start `fit` with `initial_epoch=resume.epoch`, and use data whose epoch k always
+    has the same batches, whether training began with epoch 0 or resumed with epoch k. This holds for `kvae.data`, and
+    for datasets that aren't shuffled.
 
     Args:
         path: path of the file, such as "runs/state.npz". If it exists, `fit` resumes from it.

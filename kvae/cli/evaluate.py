@@ -45,7 +45,7 @@ def evaluate(
         typer.Option("--compare-train", help="Score as many training images, too, to show over- or underfitting."),
     ] = False,
     compression: Annotated[
-        bool, typer.Option("--compression", help="Compare the code length of the latents with image files.")
+        bool, typer.Option("--compression", help="Compare the size of the latents with that of image files.")
     ] = False,
     float32: Annotated[
         bool, typer.Option("--float32", help="Compute in float32, as exported files do, whatever the training used.")
@@ -62,7 +62,7 @@ def evaluate(
     Example: kvae evaluate runs/mnist --samples 5000 --json scores.json
     """
     if compare_train and split == "train":
-        raise CommandError("Expected --compare-train with another split than train: leave out --split train")
+        raise CommandError("Expected another --split with --compare-train. Received: --split train; leave it out")
     results = {}
     configs = []
     for run in runs:

@@ -80,7 +80,7 @@ def train(
     ] = None,
     start: Annotated[
         Path | None,
-        _option(MODELS, "--from", metavar="RUN", help="Run whose weights the model starts with.", show_default=False),
+        _option(MODELS, "--from", metavar="RUN", help="Run that provides the initial weights.", show_default=False),
     ] = None,
     data_dir: Annotated[
         Path | None,
@@ -94,7 +94,7 @@ def train(
         str | None, _option(DATA, metavar="N|HxW", help="Size to crop and resize images to.", show_default=False)
     ] = None,
     grayscale: Annotated[
-        bool | None, _option(DATA, help="Conversion to grey, or to colour.", show_default=False)
+        bool | None, _option(DATA, help="Convert images to grey, or to colour.", show_default=False)
     ] = None,
     value_range: Annotated[
         tuple[float, float] | None,
@@ -140,8 +140,8 @@ def train(
         _option(
             OPTIMISATION,
             min=1,
-            help="Epochs without a better validation value after which training stops; warm-up doesn't count. Not for "
-            "objectives that keep the last epoch.",
+            help="Number of epochs without a better validation value before training stops; a warm-up isn't counted. "
+            "Not available for objectives that keep the last epoch.",
             show_default=False,
         ),
     ] = None,
@@ -151,7 +151,7 @@ def train(
             OPTIMISATION,
             min=0,
             max=0.999999,
-            help="Momentum of averaged weights, such as 0.999 (smaller in the first steps); 0 is none.",
+            help="Momentum of averaged weights, such as 0.999 (smaller in the first steps); 0 disables averaging.",
         ),
     ] = DEFAULT.ema,
     precision: Annotated[
@@ -161,11 +161,14 @@ def train(
     xla: Annotated[bool, _option(OPTIMISATION, "--xla", help="Compilation of the training step with XLA.")] = False,
     seed: Annotated[int, _option(ROBUSTNESS, min=0, help="Seed of initialisation, order and noise.")] = DEFAULT.seed,
     deterministic: Annotated[
-        bool, _option(ROBUSTNESS, "--deterministic", help="Deterministic operations only: the same bits every time.")
+        bool,
+        _option(
+            ROBUSTNESS, "--deterministic", help="Use only deterministic operations: repeated runs give the same bits."
+        ),
     ] = False,
     resume: Annotated[
         Path | None,
-        _option(ROBUSTNESS, metavar="RUN", help="Run that was stopped or killed, to resume.", show_default=False),
+        _option(ROBUSTNESS, metavar="RUN", help="Interrupted run to resume.", show_default=False),
     ] = None,
     save_seconds: Annotated[
         float,
@@ -174,16 +177,19 @@ def train(
     num_workers: Annotated[
         int,
         _option(
-            PROCESSES, "--workers", min=1, help="Processes that train together, here or on the machines of TF_CONFIG."
+            PROCESSES,
+            "--workers",
+            min=1,
+            help="Number of processes that train together, on this machine or those in TF_CONFIG.",
         ),
     ] = 1,
     worker_timeout: Annotated[
-        float, _option(PROCESSES, min=1, help="Seconds within which all workers must have connected.")
+        float, _option(PROCESSES, min=1, help="Number of seconds to wait for all workers to connect.")
     ] = 120,
 ) -> None:
     """Train a VAE, score it on the test split, and write a RUN folder with model, figures and report.
 
-    The training state is saved after every epoch and on Ctrl-C: --resume continues to the same model.
+    The training state is saved after every epoch and on Ctrl-C: a run continued with --resume gives the same model.
 
     Example: kvae train mnist --latent-dim 2 --epochs 20 --out runs/mnist-2d
     """

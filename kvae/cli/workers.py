@@ -168,7 +168,7 @@ def _why(failed: dict[int, int], folder: Path) -> str:
     if status < 0:
         return f"Worker {index} was killed ({signal.Signals(-status).name})"
     if status == LOST:
-        return f"Worker {index} has lost another one"
+        return f"Worker {index} lost its connection to another worker"
     if not index:
         sys.exit(status)  # the chief has printed the reason
     lines = (folder / f"{index}.log").read_text(encoding="utf-8", errors="replace").strip().splitlines()

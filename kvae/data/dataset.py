@@ -304,9 +304,9 @@ class Data:
         found = find(catalogue, fingerprint)
         if catalogue.pick is None or not any(map(len, found.rows.values())):
             raise DataError(
-                f"{self.name}: expected the images of the splits that were saved, or most of them, but they were "
-                "replaced or prepared in another version. Put them back. "
-                f"Received: {sum(map(len, found.rows.values())):,} of {sum(map(len, fingerprint.values())):,}"
+                f"{self.name}: expected the images of the saved splits. "
+                f"Received: {sum(map(len, found.rows.values())):,} of {sum(map(len, fingerprint.values())):,} images; "
+                "restore the original images, or prepare the original version of the dataset"
             )
         rows = {**found.rows, NEW: found.new}
         source = replace(

@@ -74,10 +74,10 @@ def batches(split: Split, count: int, plan: Plan) -> tf.data.Dataset:
         dataset = dataset.apply(tf.data.experimental.assert_cardinality(batches_left))
     options = tf.data.Options()
     options.deterministic = True
-    return untuned(dataset.with_options(options)).prefetch(tf.data.AUTOTUNE)
+    return without_autotuning(dataset.with_options(options)).prefetch(tf.data.AUTOTUNE)
 
 
-def untuned(dataset: tf.data.Dataset) -> tf.data.Dataset:
+def without_autotuning(dataset: tf.data.Dataset) -> tf.data.Dataset:
     """Return the dataset without tf.data's autotuning.
 
     With autotuning, the end of a pass may wait for the tuner's thread, which wakes up 1.3, 2.6, 5.1, … s after it began

@@ -21,7 +21,7 @@ class CodeRow(NamedTuple):
         code: name of the code.
         kind: "lossy" or "lossless".
         bits: mean number of bits of an image.
-        payload: bits without the header, which is the size of a constant image of that shape; all bits of the latents.
+        payload: bits minus the header, the size of a file of a constant image; equal to `bits` for latents.
         psnr: mean over images of −10 log₁₀ of the mean squared error, in dB; None for lossless codes.
         reached: share of the images for which the code can be as good as the reconstruction.
     """

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from kvae.data.pipeline import untuned
+from kvae.data.pipeline import without_autotuning
 from kvae.distributions import Noise, closed_form_kl, normal_from_words, seed_words, uniform_from_words
 from kvae.distributions.threefry import threefry
 from kvae.evaluation.graphs import decoding_floats, decoding_graph, few_at_a_time, has_convolutions, one_at_a_time
@@ -127,7 +127,7 @@ def as_batches(data: Any, batch_size: int = 256) -> tf.data.Dataset:
     """Return a dataset of batches of an array of images or a pair `(images, labels)`; return a dataset unchanged."""
     if isinstance(data, tf.data.Dataset):
         return data
-    return untuned(tf.data.Dataset.from_tensor_slices(data).batch(batch_size))
+    return without_autotuning(tf.data.Dataset.from_tensor_slices(data).batch(batch_size))
 
 
 class SampleNoise(Noise):

@@ -31,9 +31,9 @@ class AnomalyDetector(OutlierMixin, LatentEstimator):
 
     It follows scikit-learn's protocol for outlier detectors: `predict` returns 1 for ordinary rows and −1 for outliers,
     `score_samples` is higher for ordinary rows, `decision_function` is positive for them. Fitted on clean data it is a
-    novelty detector; fitted on data with some outliers, an outlier detector. Labels are only used to measure it: if
-    `kvae.data.load` has loaded a folder such as MVTec AD's (`train/good`, `test/good`, `test/crack`), label 0 is the
-    ordinary class, and larger labels are anomalies (docs/features.md has an example).
+    novelty detector; fitted on data with some outliers, an outlier detector. Labels are used only to measure its
+    accuracy: if `kvae.data.load` has loaded a folder such as MVTec AD's (`train/good`, `test/good`, `test/crack`),
+    label 0 is the ordinary class, and larger labels are anomalies (docs/features.md has an example).
 
     **Likelihoods fail on simpler data.** A model of clothes gives unseen digits a higher likelihood than clothes,
     because digits are smoother (Nalisnick et al. 2019, https://arxiv.org/abs/1810.09136). "elbo" and "likelihood"

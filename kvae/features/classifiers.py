@@ -115,7 +115,9 @@ def classifier(
 
 @keras.saving.register_keras_serializable("kvae")
 class Classifier(Composite, keras.Model):
-    """An encoder with a dense layer on top, made by `classifier`; its argument `trainable` is `trainable_layers` here.
+    """An encoder with a dense layer on top, made by `classifier`.
+
+    The argument `trainable` of `classifier` has the name `trainable_layers` here.
 
     `compile`, `fit`, `evaluate`, `predict`, `save` and `keras.models.load_model` work as for any Keras model.
     """

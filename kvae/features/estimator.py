@@ -15,7 +15,7 @@ from sklearn.utils.validation import validate_data
 
 from kvae import likelihoods, recipes
 from kvae.callbacks import BestEpoch, NothingLearnedError
-from kvae.data.pipeline import untuned
+from kvae.data.pipeline import without_autotuning
 from kvae.distributions import Distribution
 from kvae.evaluation.importance import ImportanceSampler, Rows, score_images
 from kvae.models import VAE, LatentModel
@@ -181,7 +181,7 @@ class LatentEstimator(BaseEstimator):
         diverged = None
         try:
             model.fit(
-                untuned(batches.map(lambda chosen: tf.gather(data, chosen))),
+                without_autotuning(batches.map(lambda chosen: tf.gather(data, chosen))),
                 validation_data=tf.data.Dataset.from_tensor_slices(images[validation]).batch(ROWS) if count else None,
                 epochs=self.epochs,
                 callbacks=callbacks,

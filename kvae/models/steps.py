@@ -70,8 +70,8 @@ class TrainableModel(keras.Model):
 
         Args:
             optimizer: name, or instance.
-            global_clipnorm: largest norm of the gradient, in nats, for an optimizer that doesn't clip itself. Only an
-                explosion reaches the default. None doesn't clip.
+            global_clipnorm: largest norm of the gradient, in nats, for an optimizer that doesn't clip itself. The
+                default is reached only if gradients explode. None disables clipping.
             **kwargs: as for `keras.Model.compile`.
 
         Raises:

@@ -48,8 +48,8 @@ class VAE(LatentModel):
         latent_dim: D; required unless the encoder defines it.
         image_shape: `(H, W, C)`; required unless the decoder defines it.
         condition_dim: size of the condition c of a conditional VAE (Sohn et al. 2015). The encoder gets c as additional
-            channels of the image, the decoder as additional entries of the latents, and the prior may use it. c is
-            passed as labels are: integers below `condition_dim`, or vectors.
+            channels of the image, the decoder as additional entries of the latents, and the prior may use it. Pass
+            c as labels: integers below `condition_dim`, or vectors.
         bounded: whether x must be in [0, 1]. If False, x may have any values; this requires a likelihood of real
             numbers.
         seed: seed of the posterior samples in training and evaluation.

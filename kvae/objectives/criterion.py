@@ -17,7 +17,7 @@ class Criterion:
             `distortion`, `rate`, `elbo`, `loss` (−ELBO), and `nll` for an objective of K > 1 samples. It returns None
             for an epoch that doesn't count. Without this function, the last epoch is kept.
         first_step: first training step of the epochs that count. The objective changes before it, as in a warm-up.
-        why: without `value`, why the last epoch is kept; with `value`, which epochs count, if not all of them do.
+        why: the reason for keeping the last epoch, without `value`; with `value`, which epochs count, unless all do.
         missed: function from the same means to a line about a target that the kept epoch missed, with a remedy. It
             returns None if no target was missed.
 
@@ -49,7 +49,7 @@ class Criterion:
         if self.value is None:
             why = self.why
         elif math.isinf(self.first_step):
-            why = "the objective has a schedule that doesn't say at which step it ends (`steady_from`)"
+            why = "the objective has a schedule that doesn't define the step at which it ends (`steady_from`)"
         elif step < self.first_step:
             why = f"the schedules of the objective end at step {self.first_step:,.0f}, and training took {step:,}"
         else:

@@ -59,7 +59,9 @@ def neighbours(images: Any, latents: Any, queries: Sequence[int] = range(6), k: 
 
 
 def direction_slider(model: Any, images: Any, along: Direction, steps: Sequence[float] = STEPS) -> Figure:
-    """Draw images moved along a direction in latent space: a row for each, the original left, its reconstruction at 0.
+    """Draw images moved along a direction in latent space.
+
+    Each row begins with the original image; step 0 is its reconstruction.
 
     Args:
         model: a `kvae.VAE` or `kvae.Autoencoder` without conditions.

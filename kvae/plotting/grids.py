@@ -65,7 +65,9 @@ def samples(model: Any, n: int = 64, seed: int = 0, condition: Any = None) -> Fi
 
 
 def class_samples(model: Any, columns: int = 10, seed: int = 0, names: Sequence[str] = ()) -> Figure:
-    """Draw the same latents for every class of a conditional model: a row for each class (the first 20), z by column.
+    """Draw the same latents for every class of a conditional model.
+
+    Each row is a class (the first 20 are drawn), and each column is one latent vector.
 
     Args:
         columns: number of latents drawn from the prior.
@@ -154,7 +156,9 @@ def traversals(
 
 
 def interpolations(model: Any, first: Any, second: Any, steps: int = 8, condition: Any = None) -> Figure:
-    """Draw interpolations between images on straight lines in latent space: a row for each pair, originals at the ends.
+    """Draw interpolations between images on straight lines in latent space.
+
+    Each row is a pair of images, with the originals at both ends.
 
     Args:
         first, second: `(H, W, C)` or `(B, H, W, C)`.

@@ -13,6 +13,7 @@ import kvae
 import kvae.export
 from kvae import networks
 from kvae.export import Budgets, ExportError, accuracy, budgets, command, litert, runtime, web
+from kvae.export.behaviour import Behaviour
 from kvae.export.report.page import render
 from kvae.features.classifiers import Classifier, classifier
 from kvae.features.linear import from_linear
@@ -343,13 +344,13 @@ def test_a_damaged_head_is_refused(net, tested, damaged, tmp_path, monkeypatch):
     ],
 )
 def test_which_losses_are_refused(lost, error, refused):
-    does = {"accuracy": 0.5, "accuracy_lost": lost, "accuracy_lost_error": error}
+    behaviour = Behaviour(accuracy=0.5, accuracy_lost=lost, accuracy_lost_error=error)
     for precision, remedy in (("int8", "float16"), ("full_int8", "'int8',.* calibrate")):
         if refused:
             with pytest.raises(ExportError, match=remedy):
-                accuracy.check("a.tflite", precision, does)
+                accuracy.check("a.tflite", precision, behaviour)
         else:
-            accuracy.check("a.tflite", precision, does)
+            accuracy.check("a.tflite", precision, behaviour)
 
 
 @pytest.mark.slow

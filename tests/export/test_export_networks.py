@@ -205,7 +205,7 @@ def test_the_program_of_the_documentation(tmp_path, monkeypatch):
 
 WRONG = {
     "another dtype": ({"io": "int16"}, r"`io` must be one of \('float32', 'uint8'\). Received: io='int16'"),
-    "integers without images": ({"precisions": "integer"}, "integer needs images to set the ranges"),
+    "integers without images": ({"precisions": "integer"}, "integer requires images to set the ranges"),
     "another endpoint": ({"signatures": ["classify"]}, "`signatures` must be some of decode, .*score, .*'classify'"),
     "batch 0": ({"signatures": ["decode_0"]}, "`signatures` .*'decode_0'"),
     "no number": ({"signatures": "decode_"}, "`signatures` .*'decode_'"),

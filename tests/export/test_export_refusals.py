@@ -103,7 +103,7 @@ PLANTED = {
     ),
     "a variable of TensorFlow's": (
         lambda: Apply(lambda self, x, _: x * self.made, lambda self: tf.Variable(2.0, name="scale")),
-        r"belong to a layer.*add_weight.*variable 'scale:0'.*'decode' needs",
+        r"created with `self.add_weight`.*variable 'scale:0'.*'decode' uses",
     ),
     "a variable that Keras doesn't find": (
         lambda: Apply(lambda self, x, _: x * self.made(), hidden(tf.Variable(2.0, name="lost"))),
@@ -381,7 +381,7 @@ def test_a_slow_operator_gives_a_warning(make_decoder, tmp_path):
 WRONG_ARGUMENTS = {
     "unknown precision": ({"precisions": ("int4",)}, r"precisions.*float32.*Received: \('int4',\)"),
     "no precision": ({"precisions": ()}, r"precisions.*Received: \(\)"),
-    "full_int8 without images": ({"precisions": "full_int8"}, "needs images"),
+    "full_int8 without images": ({"precisions": "full_int8"}, "requires images"),
     "auto without images": ({"precisions": "auto"}, "Expected a `kvae.VAE` and images"),
     "no batch size": ({"batch_sizes": ()}, r"batch_sizes.*Received: \(\)"),
     "only any batch size": ({"batch_sizes": (None,)}, "at least one"),

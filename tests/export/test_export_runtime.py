@@ -288,7 +288,7 @@ BROKEN_FILES = {
     "foreign": (foreign, "not made by kvae"),
     "foreign, with a checksum": (
         lambda good: runtime.sealed(foreign(good), {}),
-        "that kvae.export made, with its facts",
+        "made by kvae.export, with metadata",
     ),
 }
 

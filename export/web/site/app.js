@@ -106,7 +106,7 @@ async function useGpu(model) {
     : found
       ? `The GPU runs ${list(signatures)} (checked against the CPU). The CPU computes random numbers${differently}.`
       : different.length
-        ? "The GPU computes other images than the CPU and is not used."
+        ? "The GPU computes different images from the CPU, so it isn't used."
         : "This browser has no WebGPU that can run the model.";
   const show = () => {
     const here = model.gpu.signatures.length > 0;

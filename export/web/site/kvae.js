@@ -19,7 +19,7 @@ export async function load(url, onStep = () => {}) {
   if (typeof WebAssembly === "undefined" || !WebAssembly.validate(new Uint8Array(SIMD))) {
     throw new Error(
       "This browser can't run the model, because it has no WebAssembly with SIMD. " +
-        "Use Chrome or Edge from 91, Firefox from 114 or Safari from 16.4 on.",
+        "Use Chrome or Edge 91, Firefox 114, Safari 16.4, or a newer version.",
     );
   }
   const started = performance.now();

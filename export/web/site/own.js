@@ -161,11 +161,11 @@ function showScore(model, score) {
 /** Returns a word and a sentence for an image that scores higher than this percentage of ordinary images. */
 export function verdict(percent, images) {
   const ordinary = `${images?.toLocaleString("en")} ordinary images`;
-  if (percent === null) return ["Scored", "The file has no scores of ordinary images: compare images with each other."];
+  if (percent === null) return ["Scored", "The file has no scores of ordinary images. Compare the scores of several images."];
   if (percent >= 100) return ["Very unusual", `More unusual than all ${ordinary}.`];
   const share = `${percent < 99 ? Math.round(percent) : Math.floor(10 * percent) / 10} %`;
   if (percent >= 99) return ["Very unusual", `More unusual than ${share} of ordinary images.`];
   if (percent >= 95) return ["Unusual", `More unusual than ${share} of ordinary images.`];
   if (percent >= 1) return ["Ordinary", `More unusual than ${share} of ordinary images.`];
-  return ["Plainer than ordinary", "Almost all ordinary images score higher. Empty and very simple images score low."];
+  return ["Unusually simple", "Almost all ordinary images score higher. Empty and very simple images score low."];
 }
