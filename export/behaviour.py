@@ -35,8 +35,8 @@ class Behaviour:
         score_rank_correlation: Spearman's correlation of −ELBO with that of Keras (1: anomalies stay anomalies).
         psnr: PSNR of the reconstructions against those of Keras, in dB.
         psnr_data: PSNR of the reconstructions against the images.
-        probe_accuracy: accuracy of logistic regression on the means from `encode`, trained on the first half of the
-            images and tested on the second.
+        probe_accuracy: accuracy of logistic regression on the means from `encode` for the second half of the images.
+            The regression is fitted on the means from Keras for the first half, the same for all files.
         agreement: share of images with the same class as in Keras.
         accuracy: share of images that the file classifies as their label.
         accuracy_lost: accuracy of Keras minus `accuracy`.
@@ -100,8 +100,8 @@ class Comparison:
             result |= self.accuracy.of(run)
         if self.probed is not None and "mean" in got and len(self.probed) >= PROBED:
             half = len(self.probed) // 2
-            features, y = got["mean"], self.probed
-            (row,) = linear_probe({"mean": features[:half]}, y[:half], {"mean": features[half:]}, y[half:])
+            train, test, y = self.keras["mean"][:half], got["mean"][half:], self.probed
+            (row,) = linear_probe({"mean": train}, y[:half], {"mean": test}, y[half:])
             result["probe_accuracy"] = row.accuracy
         return Behaviour(**result)
 

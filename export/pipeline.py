@@ -115,8 +115,8 @@ def export(
             validation splits and its names are used), an array `(N, H, W, C)` in [0, 1], or a pair of images and labels
             `(N,)`. For a conditional model, labels are the conditions. For a classifier, they are classes by number or
             name, and each file must keep the accuracy (`kvae.export.accuracy`). For other models, they are for a linear
-            probe on the exported encoder. Without data, the comparison uses noise, and nothing is measured; the report
-            states this.
+            probe of the exported encoder, fitted in Keras. Without data, the comparison uses noise, and nothing is
+            measured; the report states this.
         validation: images, or a pair as in `data`, for the choice of the precision ("auto"), the ranges of full_int8
             and the statistics in `info`. None takes the validation split of a `Data`, otherwise the test images; the
             report states this.

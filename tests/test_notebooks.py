@@ -32,4 +32,5 @@ def test_saved_outputs_are_there_and_small(path):
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert all(cell.outputs for cell in code)
     assert not any(output.output_type == "error" for cell in code for output in cell.outputs)
+    assert not any("absl::" in output.get("text", "") for cell in code for output in cell.outputs)
     assert path.stat().st_size < 1_500_000
