@@ -302,11 +302,16 @@ class Data:
             return self
         catalogue = self._catalogue
         found = find(catalogue, fingerprint)
-        if catalogue.pick is None or not any(map(len, found.rows.values())):
+        if catalogue.pick is None:
+            raise DataError(
+                f"{self.name}: expected the version of the dataset from which the splits were saved. "
+                f"Received: another version ({sum(found.missing.values()):,} images missing, {len(found.new):,} new); "
+                "prepare the original version"
+            )
+        if not any(map(len, found.rows.values())):
             raise DataError(
                 f"{self.name}: expected the images of the saved splits. "
-                f"Received: {sum(map(len, found.rows.values())):,} of {sum(map(len, fingerprint.values())):,} images; "
-                "restore the original images, or prepare the original version of the dataset"
+                f"Received: other images, none of the {sum(map(len, fingerprint.values())):,}; restore them"
             )
         rows = {**found.rows, NEW: found.new}
         source = replace(

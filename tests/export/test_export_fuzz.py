@@ -59,7 +59,7 @@ def test_a_wrong_description_is_refused(exported, tmp_path, right, wrong):
     assert right in text
     changed = {runtime.INFO: text.replace(right, wrong, 1)}
     (tmp_path / "vae.tflite").write_bytes(runtime.sealed(good[:start], changed))
-    with pytest.raises(ValueError, match="with its facts in format 1"):
+    with pytest.raises(ValueError, match="with metadata in format 1"):
         runtime.load(tmp_path / "vae.tflite")
 
 
