@@ -141,7 +141,8 @@ def test_measurements_of_every_precision(digits_vae, every_precision):
         assert abs(does[name]["elbo"] - elbo) < limit
         assert does[name]["nats_lost"] == pytest.approx(elbo - does[name]["elbo"], abs=1e-4)
         assert does[name]["score_rank_correlation"] > (0.9999 if "float" in name else 0.98)
-        assert does[name]["probe_accuracy"] == pytest.approx(does["float32"]["probe_accuracy"], abs=0.05) > 0.4
+        assert does[name]["probe_accuracy"] == pytest.approx(does["float32"]["probe_accuracy"], abs=0.05)
+        assert does[name]["probe_accuracy"] > 0.4
         assert does[name]["latency_us"]["decode_1"]["1"] > 0
         assert 0 < does[name]["cold_start_ms"] < 10_000
         assert 10 < does[name]["peak_memory_mb"] < 500
