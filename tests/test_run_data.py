@@ -103,7 +103,9 @@ def test_another_order_is_not_a_change(opened, tmp_path):
 
 def test_replaced_images_are_refused(opened, tmp_path):
     np.savez(tmp_path / "images.npz", images=255 - IMAGES, labels=LABELS)
-    with pytest.raises(DataError, match=r"images: expected the images of the saved splits.*none of the 60; restore them"):
+    with pytest.raises(
+        DataError, match=r"images: expected the images of the saved splits.*none of the 60; restore them"
+    ):
         opened.data()
 
 

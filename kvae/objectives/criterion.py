@@ -45,7 +45,8 @@ class Criterion:
         if value is not None:
             since = f" from step {self.first_step:,.0f} on, where its schedules end" if self.first_step else ""
             among = f" ({self.why})" if self.why else ""
-            return f"the lowest validation {self.name}, {value:.2f} nats{since}{among}"
+            nats = f"{value:.2f}".replace("-", "−")
+            return f"the lowest validation {self.name}, {nats} nats{since}{among}"
         if self.value is None:
             why = self.why
         elif math.isinf(self.first_step):
