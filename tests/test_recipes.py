@@ -99,3 +99,10 @@ def test_the_saved_model_has_the_recipes_property(name, tmp_path, few, request):
     steps = [data.batches_per_epoch * (i + 1) for i in range(epochs)]
     judged = [math.inf if (value := criterion.judge(*pair)) is None else value for pair in zip(values, steps)]
     assert best.kept_epoch == (int(np.argmin(judged)) + 1 if np.isfinite(min(judged)) else epochs)
+
+
+@pytest.mark.parametrize("given", [np.zeros((8, 4, 4, 1)), [np.zeros((8, 4, 4, 1))]], ids=("array", "list"))
+def test_training_routine_expects_loaded_data(given):
+    vae = kvae.VAE(latent_dim=2, image_shape=(4, 4, 1))
+    with pytest.raises(TypeError, match=rf"`data` must be a `kvae.data.Data`. Received: {type(given).__name__}"):
+        fit(vae, given)

@@ -90,6 +90,7 @@ def fit(
         A summary of the training run. The model has the weights of the epoch that is kept.
 
     Raises:
+        TypeError: if `data` is not a `kvae.data.Data`.
         ValueError: for a `patience`, if the objective keeps the last epoch.
         RunError: if no epoch had finite validation values, or the state can't be saved.
         Stopped: after Ctrl-C or SIGTERM, when the state is saved.
@@ -103,6 +104,11 @@ def fit(
         >>> trained.epochs, trained.kept_epoch
         (2, 2)
     """
+    if not isinstance(data, Data):
+        raise TypeError(
+            f"Argument `data` must be a `kvae.data.Data`. Received: {type(data).__name__}; for arrays, pass "
+            "`kvae.data.load(images)`, for datasets, call `model.fit`"
+        )
     check_patience(model, patience)
     epochs = epochs or default_epochs(data)
     steps = data.batches_per_epoch
