@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +29,14 @@ class Resume(keras.callbacks.Callback):
     With several workers (MultiWorkerMirroredStrategy) the chief writes and all workers read: `path` must be in a folder
     that they share.
 
-    Pass it as the last callback, start `fit` with `initial_epoch=resume.epoch`, and use data whose epoch k always
-    has the same batches, whether training began with epoch 0 or resumed with epoch k. This holds for `kvae.data`, and
-    for datasets that aren't shuffled.
+    Call `resume.fit`, or pass the callback as the last one to a `fit` with `initial_epoch=resume.epoch`. Use data whose
+    epoch k always has the same batches, whether training began with epoch 0 or resumed with epoch k. This holds for
+    `kvae.data`, and for datasets that aren't shuffled.
 
     Args:
         path: path of the file, such as "runs/state.npz". If it exists, `fit` resumes from it.
         others: callbacks with counters (EarlyStopping, ReduceLROnPlateau, …), which are saved and restored, too.
-        save_seconds: seconds between saves within an epoch; None saves at its end only. Resuming within an epoch
-            requires a dataset of its remaining batches (`Data.split(..., epoch=resume.epoch, skip=resume.batch)`) and a
-            separate `fit`, as in `kvae train`.
+        save_seconds: seconds between saves within an epoch, for `resume.fit`; None saves at its end only.
         steps: largest number of batches in an epoch, for datasets of unknown length.
 
     Attributes:
@@ -52,16 +50,14 @@ class Resume(keras.callbacks.Callback):
 
     Example:
 
-        >>> import kvae, tempfile
+        >>> import functools, kvae, tempfile
         >>> data = kvae.data.load("digits")
         >>> def train(epochs, path):
         ...     keras.utils.set_random_seed(0)
         ...     vae = kvae.VAE(latent_dim=2, image_shape=(8, 8, 1))
         ...     vae.compile("adam")
-        ...     resume = Resume(path)
-        ...     batches = data.split("train", shuffle=True, epoch=resume.epoch)
-        ...     history = vae.fit(batches, epochs=epochs, initial_epoch=resume.epoch, callbacks=[resume], verbose=0)
-        ...     return history.epoch
+        ...     batches = functools.partial(data.split, "train", shuffle=True)
+        ...     return Resume(path).fit(vae, batches, epochs, verbose=0).epoch
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     train(1, f"{folder}/state.npz"), train(3, f"{folder}/state.npz")
         ([0], [1, 2])
@@ -92,6 +88,38 @@ class Resume(keras.callbacks.Callback):
         if self.is_saved:
             self._read()
 
+    def fit(
+        self,
+        model: keras.Model,
+        batches: Callable[..., Any],
+        epochs: int,
+        callbacks: Sequence[keras.callbacks.Callback] = (),
+        **options: Any,
+    ) -> keras.callbacks.History:
+        """Call `model.fit` from the saved position to the end: on the rest of an epoch, then on whole epochs.
+
+        Args:
+            model: the compiled model.
+            batches: function of `epoch` and `skip` that returns the dataset of this epoch and the later ones, each
+                without its first `skip` batches, such as `functools.partial(data.split, "train", shuffle=True)`.
+            epochs: number of epochs in all.
+            callbacks: all other callbacks, those in `others` included.
+            options: other arguments of `Model.fit`.
+
+        Returns:
+            The values of the epochs of this call. They are those of the whole epoch, if its rest was trained.
+        """
+        history = keras.callbacks.History()  # of both calls
+        while True:
+            try:
+                model.fit(
+                    _at_least_one(batches, self.epoch, self.batch), initial_epoch=self.epoch,
+                    epochs=epochs, callbacks=[history, *callbacks, self], **options,
+                )  # fmt: skip
+            except _RestOfEpochIsDone:
+                continue
+            return history
+
     # What `fit` calls.
 
     def on_train_begin(self, logs: Any = None) -> None:
@@ -108,7 +136,10 @@ class Resume(keras.callbacks.Callback):
             self._restore(self._arrays)
             self._arrays = None
         elif epoch > self.epoch or not self.is_saved:
+            is_after_rest = self._first > 0
             self._save(epoch, 0)
+            if is_after_rest and not self.interrupted:
+                raise _RestOfEpochIsDone
         self._stop_if_interrupted()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
@@ -192,6 +223,22 @@ class Resume(keras.callbacks.Callback):
             known = _numbers(callback)  # a file can't set other attributes
             vars(callback).update({name: n for name, n in numbers.items() if name in known and isinstance(n, Numbers)})
         self._first, self._saved_at = self.batch, time.monotonic()
+
+
+class _RestOfEpochIsDone(Exception):
+    """The next epoch begins, which requires a dataset of whole epochs."""
+
+
+def _at_least_one(batches: Callable[..., Any], epoch: int, skip: int) -> Any:
+    """Return the batches after the first `skip`, or fewer so that one is left: damaged images may have shortened it."""
+
+    def has_none() -> bool:
+        dataset = batches(epoch=epoch, skip=skip)
+        return bool(dataset.cardinality() < 0) and next(iter(dataset), None) is None
+
+    while skip and has_none():
+        skip -= 1
+    return batches(epoch=epoch, skip=skip)  # a new dataset: each pass over one is another epoch
 
 
 def variables_of(model: keras.Model) -> list[Any]:

@@ -5,8 +5,8 @@ import functools
 import math
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -116,110 +116,55 @@ def fit(
     optimizer = FusedAdam(rate, global_clipnorm=clip_norm, use_ema=bool(ema), ema_momentum=ema or 0.99, ema_warmup=True)
     # Many steps in one call share the framework's overhead (benchmarks/training/fit.py).
     model.compile(optimizer, jit_compile=xla or "auto", steps_per_execution=max(1, min(50, steps // 8)))
+    labels, seed = model.condition_dim is not None, data.seed if seed is None else seed
     with ExitStack() as stack:
         place = Path(folder or stack.enter_context(tempfile.TemporaryDirectory()))
-        loop = _Loop(model, data, place, rate, epochs, patience, data.seed if seed is None else seed, ema, verbose)
-        trained = loop.run(save_seconds, folder is not None)
-        if not trained.kept_epoch and not math.isfinite(loop.best.best):
-            loop.resume.path.unlink(missing_ok=True)
-            precision = model.decoder.compute_dtype
-            raise RunError(
-                f"No epoch had finite validation values. {loop.rescue.diagnosis or ''} Lower the learning rate (it was "
-                f"{learning_rate:g})" + ("" if precision == "float32" else f", or use float32 instead of {precision}")
-            )
-        if loop.rescue.diagnosis and verbose:
-            print(f"\nStopped: {loop.rescue.diagnosis}.", flush=True)
-        if not cluster.is_worker() and (place / MODEL).is_file():
-            model.load_weights(place / MODEL)
-    return trained
-
-
-class _Loop:
-    """One call of `fit`: its callbacks, and `Model.fit` on the rest of an epoch and on whole epochs."""
-
-    def __init__(
-        self,
-        model: LatentModel,
-        data: Data,
-        folder: Path,
-        rate: LowerableRate,
-        epochs: int,
-        patience: int | None,
-        seed: int,
-        ema: float,
-        verbose: bool,
-    ):
-        self.model, self.data, self.folder, self.rate, self.epochs = model, data, folder, rate, epochs
-        self.seed, self.ema = seed, ema
-        self.progress = Progress(data.num_train, data.batches_per_epoch, verbose)
-        self.best = BestEpoch(folder / MODEL, patience)
-
-    def run(self, save_seconds: float | None, is_kept: bool) -> Trained:
-        """Train to the end. `is_kept`: whether the folder outlives this call, so that a stopped run is saved."""
-        history: dict[str, list[float]] = {}
-        while True:  # twice, if the first is the rest of an epoch
-            self.rescue = Rescue(self.rate)
-            counting: list[Any] = [self.progress, self.best, self.rescue]
-            steps = self.data.batches_per_epoch
-            self.resume = Resume(self.folder / unfinished.STATE, counting, save_seconds, steps)
-            try:
-                with stoppable(self.resume) if is_kept else ExitStack():
-                    history = self._fit(counting)
-            except UpToNextEpoch.Reached:
-                cluster.meet(tf.distribute.get_strategy())  # the chief has saved the state from which all resume
-                continue
-            except KeyboardInterrupt:
-                if not is_kept:
-                    raise
-                raise Stopped(self._stopped()) from None
-            except OSError as error:
-                raise RunError(self._not_saved(error)) from error
-            break
-        return Trained(
-            self.progress.epochs, self.progress.seconds, self.progress.images,
-            self.best.epoch, self.best.because, self.best.missed, history,
-        )  # fmt: skip
-
-    def _fit(self, counting: list[Any]) -> dict[str, list[float]]:
-        """Call `Model.fit` from the saved state on, and return its history."""
-        resume, first, labels = self.resume, self.resume.epoch, self.model.condition_dim is not None
-        is_chief = cluster.is_chief()
-        if is_chief:
-            unfinished.tidy(self.folder, first)
+        progress = Progress(data.num_train, steps, verbose)
+        best, rescue = BestEpoch(place / MODEL, patience), Rescue(rate)
+        resume = Resume(place / unfinished.STATE, [progress, best, rescue], save_seconds, steps)
+        if cluster.is_chief():
+            unfinished.tidy(place, resume.epoch)
         callbacks = [
             # First, so that the other callbacks see the averaged weights.
-            *([keras.callbacks.SwapEMAWeights(swap_on_epoch=True)] if self.ema else []),
-            *([keras.callbacks.CSVLogger(str(self.folder / HISTORY), append=True)] if is_chief else []),
-            *counting,
-            resume,
-            *([UpToNextEpoch()] if resume.batch else []),
+            *([keras.callbacks.SwapEMAWeights(swap_on_epoch=True)] if ema else []),
+            *([keras.callbacks.CSVLogger(str(place / HISTORY), append=True)] if cluster.is_chief() else []),
+            *resume.others,
         ]
-        batches = functools.partial(self.data.split, "train", shuffle=True, labels=labels, epoch=first, seed=self.seed)
-        batches = functools.partial(batches, skip=batches_to_skip(batches, resume.batch, self.data.counts_are_exact))
-        return self.model.fit(
-            on_devices(batches, self.data.batch_size),
-            validation_data=by_image(self.data.split("validation", labels=labels)),
-            epochs=first if resume.finished else self.epochs, initial_epoch=first, callbacks=callbacks,
-            shuffle=False, verbose=0,
-        ).history  # fmt: skip
+        batches = functools.partial(data.split, "train", shuffle=True, labels=labels, seed=seed)
+        with _saved(resume, place, steps) if folder else nullcontext():
+            history = resume.fit(
+                model, functools.partial(on_devices, batches, data.batch_size),
+                resume.epoch if resume.finished else epochs, callbacks,
+                validation_data=by_image(data.split("validation", labels=labels)), shuffle=False, verbose=0,
+            ).history  # fmt: skip
+        if not best.epoch and not math.isfinite(best.best):
+            resume.path.unlink(missing_ok=True)
+            precision = model.decoder.compute_dtype
+            raise RunError(
+                f"No epoch had finite validation values. {rescue.diagnosis or ''} Lower the learning rate (it was "
+                f"{learning_rate:g})" + ("" if precision == "float32" else f", or use float32 instead of {precision}")
+            )
+        if rescue.diagnosis and verbose:
+            print(f"\nStopped: {rescue.diagnosis}.", flush=True)
+        if not cluster.is_worker() and best.path.is_file():
+            model.load_weights(best.path)
+    return Trained(progress.epochs, progress.seconds, progress.images, best.epoch, best.because, best.missed, history)
 
-    def _stopped(self) -> str:
-        resume = self.resume
-        steps = f" and {resume.batch} of {self.data.batches_per_epoch} steps" if resume.batch else ""
-        return f"stopped; saved after {resume.epoch} epochs{steps}. Resume with: {self._resume_command}"
 
-    def _not_saved(self, error: OSError) -> str:
-        failure = f"The training run could not be saved ({error}). "
-        if not self.resume.is_saved:
-            return f"{failure}Free some disk space, and start again"
-        return (
-            f"{failure}The state after {self.resume.epoch} epochs is kept: free some disk space, and resume with: "
-            f"{self._resume_command}"
-        )
-
-    @property
-    def _resume_command(self) -> str:
-        return f"kvae train --resume {self.folder.parent}"
+@contextmanager
+def _saved(resume: Resume, folder: Path, steps: int) -> Iterator[None]:
+    """Save after the current step on Ctrl-C or SIGTERM, and say how to resume; also when the disk is full."""
+    command = f"kvae train --resume {folder.parent}"
+    try:
+        with stoppable(resume):
+            yield
+    except KeyboardInterrupt:
+        of_epoch = f" and {resume.batch} of {steps} steps" if resume.batch else ""
+        raise Stopped(f"stopped; saved after {resume.epoch} epochs{of_epoch}. Resume with: {command}") from None
+    except OSError as error:
+        kept = f"The state after {resume.epoch} epochs is kept: free some disk space, and resume with: {command}"
+        remedy = kept if resume.is_saved else "Free some disk space, and start again"
+        raise RunError(f"The training run could not be saved ({error}). {remedy}") from error
 
 
 class Progress(keras.callbacks.Callback):
@@ -270,43 +215,22 @@ class Progress(keras.callbacks.Callback):
         )
 
 
-class UpToNextEpoch(keras.callbacks.Callback):
-    """A callback that ends a `fit` on the rest of an epoch when the next epoch begins."""
-
-    class Reached(Exception):
-        pass
-
-    def on_train_begin(self, logs: Any = None) -> None:
-        self.epochs = 0
-
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        self.epochs += 1
-        if self.epochs > 1:
-            raise UpToNextEpoch.Reached
-
-
-def batches_to_skip(batches: Callable[..., tf.data.Dataset], batch: int, is_exact: bool) -> int:
-    """Return how many batches of an epoch to skip, so that one is left: damaged images may have shortened the epoch."""
-    while batch and not is_exact and next(iter(batches(skip=batch)), None) is None:
-        batch -= 1
-    return batch
-
-
-def on_devices(batches: Callable[..., tf.data.Dataset], batch_size: int) -> Any:
-    """Prefetch batches to the accelerator, if there is one. A worker gets its part of each batch."""
+def on_devices(batches: Callable[..., tf.data.Dataset], batch_size: int, **position: int) -> Any:
+    """Return the batches from a position on, prefetched to the accelerator; for a worker, its part of each batch."""
     strategy = tf.distribute.get_strategy()
     if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         cluster.meet(strategy)  # after this, all workers have looked for a state
 
         def of_worker(context: tf.distribute.InputContext) -> tf.data.Dataset:
-            dataset = batches(worker=(context.input_pipeline_id, context.num_input_pipelines))
+            worker = (context.input_pipeline_id, context.num_input_pipelines)
+            dataset = batches(worker=worker, **position)
             if context.num_replicas_in_sync == context.num_input_pipelines:
                 return dataset
             return dataset.rebatch(context.get_per_replica_batch_size(batch_size))  # a worker with several GPUs
 
         return strategy.distribute_datasets_from_function(of_worker)
     gpus = tf.config.list_logical_devices("GPU")
-    dataset = batches()
+    dataset = batches(**position)
     return dataset.apply(tf.data.experimental.prefetch_to_device(gpus[0].name)) if gpus else dataset
 
 
