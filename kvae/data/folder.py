@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -23,7 +22,7 @@ from kvae.data.decoding import (
     tried,
 )
 from kvae.data.depth import EIGHT_BIT, UNIT, is_outside, training_range
-from kvae.data.errors import DataError, DataWarning
+from kvae.data.errors import DataError, warn
 from kvae.data.files import in_threads, warn_unreadable
 from kvae.data.images import scale_of
 from kvae.data.layout import Layout, lay_out
@@ -62,7 +61,7 @@ def folder(root: Path, request: Request) -> Source:
     name = root.resolve().name
     layout = lay_out(root, name)
     if layout.message:
-        warnings.warn(f"{name}: {layout.message}", DataWarning, stacklevel=4)
+        warn(f"{name}: {layout.message}")
     files = tuple(path.relative_to(root).as_posix() for path in layout.paths)
     reasons: dict[int, str] = {}  # why a file is left out, by row
     headers = _each(read_header, layout.paths, reasons)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 
 import numpy as np
 
 from kvae.data.decoding import Decoder, Picture
 from kvae.data.depth import EIGHT_BIT, Range, format_value
-from kvae.data.errors import DataWarning
+from kvae.data.errors import warn
 from kvae.data.images import WHITE, Color
 
 
@@ -61,26 +60,20 @@ def count_in_first(flags: Sequence[bool] | np.ndarray) -> str:
 def warn_transparent(name: str, background: Color, where: str) -> None:
     """Warn that transparent pixels are replaced by the background."""
     color = {WHITE: "white", (0, 0, 0): "black"}.get(background) or "#" + "".join(f"{v:02x}" for v in background)
-    warnings.warn(
-        f"{name}: transparent pixels are replaced by {color}, {where} (background=, --background on the command line)",
-        DataWarning,
-        stacklevel=3,
-    )
+    warn(f"{name}: transparent pixels are replaced by {color}, {where} (background=, --background on the command line)")
 
 
 def warn_outside(name: str, value_range: Range, where: str) -> None:
     """Warn that values are clipped."""
     low, high = map(format_value, value_range)
-    warnings.warn(f"{name}: values outside {low}..{high} are clipped, {where}", DataWarning, stacklevel=3)
+    warn(f"{name}: values outside {low}..{high} are clipped, {where}")
 
 
 def warn_dark(name: str, kind: str, value_range: Range | None) -> None:
     """Warn if the value range given for 8-bit images is wider than 0..255."""
     if kind == EIGHT_BIT and value_range is not None and (value_range[0] < 0 or value_range[1] > 255):
         low, high = map(format_value, value_range)
-        warnings.warn(
+        warn(
             f"{name}: the images are 8-bit, with values in 0..255, but value_range=({low}, {high}) is wider: "
-            "their values don't cover [0, 1]",
-            DataWarning,
-            stacklevel=3,
+            "their values don't cover [0, 1]"
         )

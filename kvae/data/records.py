@@ -15,7 +15,6 @@ import itertools
 import mmap
 import re
 import struct
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -37,7 +36,7 @@ from kvae.data.decoding import (
     tried,
 )
 from kvae.data.depth import EIGHT_BIT, UNIT, Range, is_outside, training_range
-from kvae.data.errors import DataError, DataWarning
+from kvae.data.errors import DataError, warn
 from kvae.data.files import files_below, in_threads, list_first
 from kvae.data.images import scale_of
 from kvae.data.layout import splits_of_files
@@ -190,11 +189,10 @@ def index(path: Path, name: str) -> Shard:
                 offsets.append(end)
                 checksums += content[end - FOOTER : end]
     if offsets[-1] < size:
-        warnings.warn(
+        warn(
             f"{name}: {path.name} is damaged after {len(offsets) - 1} records: left out the last "
-            f"{size - offsets[-1]:,} of {size:,} bytes",
-            DataWarning, stacklevel=2,
-        )  # fmt: skip
+            f"{size - offsets[-1]:,} of {size:,} bytes"
+        )
     return Shard(path, np.array(offsets, np.int64), np.frombuffer(bytes(checksums), "<u4"))
 
 
@@ -211,9 +209,7 @@ def _splits(name: str, root: Path, shards: Sequence[Shard], request: Request) ->
     if "train" not in named:
         named = ["train"] * len(shards)
     if left := [path for path, split in zip(paths, named) if not split]:
-        warnings.warn(
-            f"{name}: left out {len(left)} files outside the splits: {list_first(left)}", DataWarning, stacklevel=3
-        )
+        warn(f"{name}: left out {len(left)} files outside the splits: {list_first(left)}")
     firsts = np.cumsum([0, *(shard.count for shard in shards)])
     missing = [split for split in ("validation", "test") if split not in named]
     fractions = tuple(getattr(request, f"{split}_fraction") for split in missing)
@@ -418,12 +414,11 @@ class RecordReader:
             self.known_bad.update(numbers.values())
             height, width, channels = self.shape
             reasons = list_first(list(dict.fromkeys(bad[record] for record in new)))
-            warnings.warn(
+            warn(
                 f"{self.name}: left out {len(new)} records that are damaged or have no image of "
                 f"{height}x{width}x{channels} ({self.shards[stretch.shard].path.name}: {list_first(new)}); "
-                f"{len(self.known_bad)} so far: {reasons}",
-                DataWarning, stacklevel=2,
-            )  # fmt: skip
+                f"{len(self.known_bad)} so far: {reasons}"
+            )
 
 
 def _content(data: bytes, checksum: bytes) -> Content | str:

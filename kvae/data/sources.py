@@ -5,7 +5,6 @@ To add a kind, write a function that returns a `Source` and call it in `open_sou
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -26,7 +25,7 @@ from kvae.data.depth import (
     scale_to_unit,
     training_range,
 )
-from kvae.data.errors import DataError, DataWarning
+from kvae.data.errors import DataError, warn
 from kvae.data.files import holds, image_suffixes
 from kvae.data.folder import folder
 from kvae.data.images import check_images, convert_all, scale_of
@@ -55,11 +54,10 @@ def open_source(source: Any, request: Request) -> Source:
         if not path_exists or is_known_name(source, request):
             if path_exists and Path(source).resolve().parent != data_folder(request).resolve():
                 kind = "folder" if Path(source).is_dir() else "file"
-                warnings.warn(
+                warn(
                     f"{source}: loading the named dataset instead of the {kind} of the same name; "
-                    f"write ./{source} for the {kind}",
-                    DataWarning, stacklevel=3,
-                )  # fmt: skip
+                    f"write ./{source} for the {kind}"
+                )
             return {"digits": digits, "shapes": shapes}.get(source, partial(tfds_set, source))(request)
     path = Path(source).expanduser()
     if path.is_dir():
@@ -201,10 +199,10 @@ def _all_labels(
     labels = {part: y for part, y in found.items() if y is not None}
     if "train" not in labels:
         if labels:
-            warnings.warn(f"{name}: labels left out, because the training images have none", DataWarning, stacklevel=5)
+            warn(f"{name}: labels left out, because the training images have none")
         return dict.fromkeys(parts), ()
     if unlabelled_parts := [part for part in parts if part not in labels]:
-        warnings.warn(f"{name}: no labels in the {' and '.join(unlabelled_parts)} split", DataWarning, stacklevel=5)
+        warn(f"{name}: no labels in the {' and '.join(unlabelled_parts)} split")
     if any(y.dtype.kind == "U" for y in labels.values()):
         label_names = tuple(sorted({str(v) for y in labels.values() for v in np.unique(y)}))
         labels = {part: np.searchsorted(label_names, y.astype(str)) for part, y in labels.items()}
