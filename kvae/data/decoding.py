@@ -93,6 +93,10 @@ class Decoder:
         """Number of bytes of one image."""
         return int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
 
+    def stack(self, pictures: Sequence[Picture]) -> np.ndarray:
+        """Return the pixels of pictures as one array (n, H, W, C)."""
+        return np.array([picture.pixels for picture in pictures], self.dtype).reshape(-1, *self.shape)
+
     def __call__(self, file: File) -> Picture:
         """Return the pixels of a file, given as a path or a binary stream.
 

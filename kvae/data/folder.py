@@ -12,15 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from kvae.data.catalogue import Catalogue, file_keys
-from kvae.data.decoding import (
-    Decoder,
-    Header,
-    Picture,
-    decoder_for,
-    measure,
-    read_header,
-    tried,
-)
+from kvae.data.decoding import Decoder, Header, Picture, decoder_for, measure, read_header, tried
 from kvae.data.depth import EIGHT_BIT, UNIT, is_outside, training_range
 from kvae.data.errors import DataError, warn
 from kvae.data.files import in_threads, warn_unreadable
@@ -37,6 +29,7 @@ from kvae.data.splits import (
     Split,
     StreamSplit,
     complete_splits,
+    read_elements,
     stratified_order,
 )
 
@@ -195,45 +188,24 @@ class FileReader:
         self.known_bad: set[int] = set()
 
     def split(self, rows: np.ndarray) -> StreamSplit:
-        label_of = np.full(len(self.layout.paths), -1, np.int64) if self.layout.labels is None else self.layout.labels
-
         def elements(key: tf.Tensor | None, limit: int, share: Share) -> tf.data.Dataset:
             kept = rows[:limit].astype(np.int64)
-            order = tf.constant(kept)
-            if key is not None:
-                places = share.rows(len(kept))
-                draw = lambda k: np.random.default_rng(int(k)).permutation(kept)[places]  # noqa: E731
-                order = tf.ensure_shape(tf.numpy_function(draw, [key], tf.int64), [len(places)])
-            dataset = tf.data.Dataset.from_tensor_slices(order).batch(AT_ONCE)
-            decoded = dataset.map(self._decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-            readable = decoded.unbatch().filter(lambda image, row, is_read: is_read)
-            return readable.map(lambda image, row, is_read: (image, row))
+            return read_elements(kept, key, share.rows(len(kept)), self.read, self.decode, AT_ONCE)
 
-        def labelled(key: tf.Tensor | None, limit: int, share: Share) -> tf.data.Dataset:
-            return elements(key, limit, share).map(lambda image, row: (image, tf.gather(label_of, row)))
+        return StreamSplit(len(rows), elements, exact=False)
 
-        def numbered(limit: int) -> tf.data.Dataset:
-            return elements(None, limit, Share(1)).map(
-                lambda image, row: (image, tf.stack([tf.gather(label_of, row), row]))
-            )
-
-        return StreamSplit(len(rows), labelled, exact=False, numbered=numbered)
-
-    def _decode(self, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        images, are_read = tf.numpy_function(self._work, [rows], (self.decode.dtype, tf.bool))
-        return tf.ensure_shape(images, (None, *self.decode.shape)), rows, tf.ensure_shape(are_read, [None])
-
-    def _work(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        images, are_read = np.zeros((len(rows), *self.decode.shape), self.decode.dtype), np.zeros(len(rows), bool)
-        paths = [self.layout.paths[row] for row in rows]
+    def read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the readable images of some files, and their [label, row] (n, 2)."""
         with pillow_settings:
-            pictures = [tried(self.decode)(path) for path in paths]
-        for i, picture in enumerate(pictures):
-            if isinstance(picture, Picture):
-                images[i], are_read[i] = picture.pixels, True
-            elif rows[i] not in self.known_bad:
-                self.known_bad.add(int(rows[i]))
-                warn_unreadable(self.name, {paths[i].name: str(picture)}, len(self.layout.paths))
+            results = [tried(self.decode)(self.layout.paths[row]) for row in rows]
+        pictures, read = [], []
+        for row, result in zip(rows.tolist(), results):
+            if isinstance(result, Picture):
+                pictures.append(result)
+                read.append((-1 if self.layout.labels is None else self.layout.labels[row], row))
+            elif row not in self.known_bad:
+                self.known_bad.add(row)
+                warn_unreadable(self.name, {self.layout.paths[row].name: str(result)}, len(self.layout.paths))
         if self.notices:
-            self.notices.check([picture for picture in pictures if isinstance(picture, Picture)])
-        return images, are_read
+            self.notices.check(pictures)
+        return self.decode.stack(pictures), np.array(read, np.int64).reshape(-1, 2)

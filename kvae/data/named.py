@@ -30,8 +30,8 @@ from kvae.data.splits import (
     Split,
     StreamSplit,
     buffer_size,
-    no_global_seed,
     part_sizes,
+    shuffled,
 )
 
 PREPARED = "dataset_info.json"  # a file in the folder of a prepared dataset
@@ -148,7 +148,7 @@ class _Reader:
         )
 
     def raw(self, instruction: str, share: Share | None = None) -> tf.data.Dataset:
-        """Return (image, label) as stored, in stable order; for a share, only those of its own files."""
+        """Return (image as stored, [label, position]) in stable order; for a share, only those of its own files."""
         import tensorflow_datasets as tfds
 
         files = len(self.builder.info.splits[instruction].file_instructions)
@@ -157,26 +157,22 @@ class _Reader:
                 f"{self.builder.name}: expected at least as many files as workers, because each reads its own files. "
                 f"Received: {files} files, {share.of} workers"
             )
+        wanted = {"image": True, "label": True} if self.has_labels else {"image": True}
+        others = self.builder.info.features.keys() - wanted.keys()
         dataset = self.builder.as_dataset(
             split=instruction,
             shuffle_files=False,
-            decoders=self._partial_decoding(),
+            decoders=tfds.decode.PartialDecoding(wanted) if others else None,
             read_config=tfds.ReadConfig(
                 try_autocache=False,
                 input_context=None if share is None else tf.distribute.InputContext(share.of, share.worker),
             ),
         )
-        return dataset.map(self._pair)
+        return dataset.enumerate().map(self._element)
 
-    def _partial_decoding(self) -> Any:
-        """Return the features to decode; None if they are all features."""
-        import tensorflow_datasets as tfds
-
-        wanted = {"image": True, "label": True} if self.has_labels else {"image": True}
-        return tfds.decode.PartialDecoding(wanted) if set(self.builder.info.features.keys()) - set(wanted) else None
-
-    def _pair(self, example: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-        return example["image"], tf.cast(example["label"], tf.int64) if self.has_labels else np.int64(-1)
+    def _element(self, position: tf.Tensor, example: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+        label = tf.cast(example["label"], tf.int64) if self.has_labels else np.int64(-1)
+        return example["image"], tf.stack([label, position])
 
     def find_range(self, instruction: str) -> None:
         """Find the value range of these images, which becomes [0, 1]. All of them are read once."""
@@ -215,7 +211,7 @@ class _Reader:
         return 1.0 if largest == 1 and not self.is_converted else 255.0
 
     def elements(self, instruction: str, share: Share | None = None) -> tf.data.Dataset:
-        """Return (image of the target shape, label), in stable order."""
+        """Return `raw` with images of the target shape."""
         dataset = self.raw(instruction, share)
         if not self.is_converted:
             return dataset
@@ -226,8 +222,8 @@ class _Reader:
             self.notices.check([picture])
             return convert(picture.pixels * np.uint8(factor), size, channels).astype(dtype)
 
-        def change(image: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            return tf.ensure_shape(tf.numpy_function(work, [image], dtype), self.shape), label
+        def change(image: tf.Tensor, found: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            return tf.ensure_shape(tf.numpy_function(work, [image], dtype), self.shape), found
 
         return dataset.map(change, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
@@ -260,9 +256,7 @@ class _Reader:
         def elements(key: tf.Tensor | None, limit: int, share: Share) -> tf.data.Dataset:
             if key is None:
                 return self.elements(instruction).take(limit)
-            dataset = self.elements(instruction, share if share.of > 1 else None).take(limit)
-            with no_global_seed():
-                return dataset.shuffle(buffer, seed=key, reshuffle_each_iteration=False)
+            return shuffled(self.elements(instruction, share if share.of > 1 else None).take(limit), buffer, key)
 
         return StreamSplit(count, elements)
 
@@ -270,9 +264,9 @@ class _Reader:
         images, labels = np.empty((count, *self.shape), self.decode.dtype), np.empty(count, np.int64)
         filled = 0
         with self._damage_as_data_error():
-            for image, label in self.elements(instruction).batch(256).prefetch(2).as_numpy_iterator():
+            for image, found in self.elements(instruction).batch(256).prefetch(2).as_numpy_iterator():
                 images[filled : filled + len(image)] = image
-                labels[filled : filled + len(image)] = label
+                labels[filled : filled + len(image)] = found[:, 0]
                 filled += len(image)
         return images, labels if self.has_labels else None
 

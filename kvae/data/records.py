@@ -26,15 +26,7 @@ import numpy as np
 import tensorflow as tf
 
 from kvae.data.catalogue import Catalogue
-from kvae.data.decoding import (
-    Decoder,
-    Header,
-    Picture,
-    decoder_for,
-    measure,
-    read_header,
-    tried,
-)
+from kvae.data.decoding import Decoder, Header, Picture, decoder_for, measure, read_header, tried
 from kvae.data.depth import EIGHT_BIT, UNIT, Range, is_outside, training_range
 from kvae.data.errors import DataError, warn
 from kvae.data.files import files_below, in_threads, list_first
@@ -52,8 +44,9 @@ from kvae.data.splits import (
     Split,
     StreamSplit,
     buffer_size,
-    no_global_seed,
     part_sizes,
+    read_elements,
+    shuffled,
 )
 
 NAME = re.compile(r"\.tfrecords?($|[-.])")
@@ -346,40 +339,18 @@ class RecordReader:
         table = np.array(stretches, np.int64).reshape(-1, 4)
         buffer = buffer_size(self.decode.bytes, self.memory, *SHUFFLE_BUFFER)
 
-        def numbered(key: tf.Tensor | None, limit: int, share: Share) -> tf.data.Dataset:
-            order = tf.constant(table)
-            if key is not None:
-                draw = lambda k: np.random.default_rng(int(k)).permutation(table)[share.worker :: share.of]  # noqa: E731
-                order = tf.ensure_shape(tf.numpy_function(draw, [key], tf.int64), [None, 4])
-            dataset = tf.data.Dataset.from_tensor_slices(order)
-            read = dataset.map(self._in_graph, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).unbatch()
-            if key is not None:
-                with no_global_seed():
-                    read = read.shuffle(buffer, seed=key, reshuffle_each_iteration=False)
-            return read.take(limit)
+        def elements(key: tf.Tensor | None, limit: int, share: Share) -> tf.data.Dataset:
+            mine = slice(share.worker, None, share.of)
+            read = read_elements(table, key, mine, lambda rows: self.read(Stretch(*rows[0].tolist())), self.decode)
+            return (read if key is None else shuffled(read, buffer, key)).take(limit)
 
-        def labelled(key: tf.Tensor | None, limit: int, share: Share) -> tf.data.Dataset:
-            return numbered(key, limit, share).map(lambda image, found: (image, found[0]))
-
-        return StreamSplit(
-            count,
-            labelled,
-            exact=False,
-            numbered=lambda limit: numbered(None, limit, Share(1)),
-        )
-
-    def _in_graph(self, stretch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        images, found = tf.numpy_function(
-            lambda row: self.read(Stretch(*map(int, row))), [stretch], (self.decode.dtype, tf.int64)
-        )
-        return tf.ensure_shape(images, [None, *self.shape]), tf.ensure_shape(found, [None, 2])
+        return StreamSplit(count, elements, exact=False)
 
     def read(self, stretch: Stretch) -> tuple[np.ndarray, np.ndarray]:
         """Return the readable images (n, H, W, C) of a stretch, and their [label, number] (n, 2)."""
         pictures, found = self.decoded(stretch)
         self.notices.check(pictures)
-        pixels = [picture.pixels for picture in pictures]
-        return np.stack(pixels) if pixels else np.empty((0, *self.shape), self.decode.dtype), found
+        return self.decode.stack(pictures), found
 
     def decoded(self, stretch: Stretch) -> tuple[list[Picture], np.ndarray]:
         """Return the readable images of a stretch as `Picture`, and their [label, number] (n, 2)."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -125,21 +124,19 @@ class StreamSplit:
 
     Args:
         count: number of images; an upper bound unless `exact`.
-        elements: `elements(key, limit, share)` is a dataset of `(image (H, W, C), label)`. If `key` is None, the order
-            is stable. Otherwise the elements are those of a worker's share, shuffled by that int64 tensor; images
-            outside the share are not read. The label is -1 if there is none.
+        elements: `elements(key, limit, share)` is a dataset of `(image (H, W, C), [label, number in the source])`. If
+            `key` is None, the order is stable. Otherwise the elements are those of a worker's share, shuffled by that
+            int64 tensor; images outside the share are not read. The label is -1 if there is none.
         exact: False if images may be unreadable.
-        numbered: `numbered(limit)` is `elements(None, limit)` with `[label, number in the source]` instead of labels;
-            None if the numbers are the positions in the split.
     """
 
     count: int
     elements: Callable[[tf.Tensor | None, int, Share], tf.data.Dataset]
     exact: bool = True
-    numbered: Callable[[int], tf.data.Dataset] | None = None
 
 
 Split = MemorySplit | StreamSplit
+Reader = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -243,15 +240,40 @@ def unknown_split(name: Any) -> DataError:
     return DataError(f"Unknown split: expected one of {', '.join(NAMES)}. Received: {name!r}")
 
 
-@contextmanager
-def no_global_seed() -> Iterator[None]:
-    """Seed operations in a graph by their own seed alone.
+def read_elements(
+    items: np.ndarray, key: tf.Tensor | None, mine: Any, read: Reader, decode: Decoder, at_once: int = 1
+) -> tf.data.Dataset:
+    """Return the elements of a `StreamSplit`, read in threads.
+
+    Args:
+        items: (N, …) int64, what `read` takes, in the stable order.
+        key: seed of the order; None for the stable order.
+        mine: slice or indices of this worker's items after they are shuffled.
+        read: function of items (n, …) that returns images and their [label, number]; it leaves out unreadable images.
+        decode: the decoder of the images.
+        at_once: number n of items.
+    """
+    order = tf.constant(items)
+    if key is not None:
+        draw = lambda k: np.random.default_rng(int(k)).permutation(items)[mine]  # noqa: E731
+        order = tf.ensure_shape(tf.numpy_function(draw, [key], tf.int64), [None, *items.shape[1:]])
+
+    def in_graph(part: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        images, found = tf.numpy_function(read, [part], (decode.dtype, tf.int64))
+        return tf.ensure_shape(images, [None, *decode.shape]), tf.ensure_shape(found, [None, 2])
+
+    parts = tf.data.Dataset.from_tensor_slices(order).batch(at_once)
+    return parts.map(in_graph, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).unbatch()
+
+
+def shuffled(dataset: tf.data.Dataset, buffer: int, key: tf.Tensor) -> tf.data.Dataset:
+    """Shuffle a dataset by a key alone.
 
     Otherwise TensorFlow mixes in the global seed and tests whether both are 0, which fails for a tensor.
     """
     graph = tf.compat.v1.get_default_graph()
     seed, graph.seed = graph.seed, None
     try:
-        yield
+        return dataset.shuffle(buffer, seed=key, reshuffle_each_iteration=False)
     finally:
         graph.seed = seed
