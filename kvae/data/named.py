@@ -17,22 +17,12 @@ import tensorflow as tf
 
 from kvae.data.catalogue import Catalogue, stretch_keys
 from kvae.data.decoding import Decoder, Picture
-from kvae.data.depth import EIGHT_BIT, UNIT, as_uint8, depth_of, extremes, is_eight_bit, scale_to_unit, training_range
+from kvae.data.depth import EIGHT_BIT, as_uint8, depth_of, extremes, is_eight_bit, scale_to_unit, training_range
 from kvae.data.errors import DataError, message_of
 from kvae.data.images import check_channels, check_shape, composite, convert, is_grey
-from kvae.data.notices import Notices, count_in_first, warn_dark
-from kvae.data.splits import (
-    Memory,
-    MemorySplit,
-    Request,
-    Share,
-    Source,
-    Split,
-    StreamSplit,
-    buffer_size,
-    part_sizes,
-    shuffled,
-)
+from kvae.data.notices import Notices, warn_dark
+from kvae.data.splits import Memory, MemorySplit, Request, Source, Split, held_out_sizes
+from kvae.data.streams import Share, StreamSplit, buffer_size, shuffled
 
 PREPARED = "dataset_info.json"  # a file in the folder of a prepared dataset
 PROBE = 256  # images read to distinguish 0/1 from 0..255
@@ -101,12 +91,10 @@ def _source(name: str, builder: Any, request: Request) -> Source:
     scale = reader.probe(pieces["train"][0])
     splits = {part: reader.split(*piece, request.cache_bytes) for part, piece in pieces.items()}
     names = tuple(getattr(label, "names", None) or ()) if has_labels else ()
-    value_range = reader.decode.value_range
-    has_range = request.value_range is not None or value_range != UNIT
     catalogue = Catalogue(lambda: _keys(builder.info.full_name, pieces), _rows(pieces))
     return Source(
         name, splits, shape, scale, has_labels, names, catalogue=catalogue,
-        value_range=value_range if has_range else None,
+        value_range=reader.decode.value_range,
     )  # fmt: skip
 
 
@@ -133,10 +121,6 @@ class _Reader:
         self.factor = 1
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        return self.decode.shape
-
-    @property
     def is_converted(self) -> bool:
         """Whether images differ from the stored ones."""
         feature = self.builder.info.features["image"]
@@ -144,7 +128,7 @@ class _Reader:
             self.has_alpha
             or self.decode.value_range is not None
             or feature.np_dtype != np.uint8
-            or tuple(feature.shape) != self.shape
+            or tuple(feature.shape) != self.decode.shape
         )
 
     def raw(self, instruction: str, share: Share | None = None) -> tf.data.Dataset:
@@ -201,8 +185,7 @@ class _Reader:
                 pictures.append(picture._replace(pixels=picture.pixels[:0]))
                 if largest > 1 and not self.has_alpha and self.decode.value_range is None:
                     break
-        self.notices.transparent(count_in_first([picture.is_transparent for picture in pictures]))
-        self.notices.clipped(count_in_first([picture.is_clipped for picture in pictures]))
+        self.notices.first(pictures)
         warn_dark(self.notices.name, self.decode.depth, self.decode.value_range)
         if self.decode.value_range is not None:
             return 1.0
@@ -215,15 +198,15 @@ class _Reader:
         dataset = self.raw(instruction, share)
         if not self.is_converted:
             return dataset
-        size, channels, factor, dtype = self.shape[:2], self.shape[2], self.factor, self.decode.dtype
+        shape, factor, dtype = self.decode.shape, self.factor, self.decode.dtype
 
         def work(image: np.ndarray) -> np.ndarray:
             picture = self._picture(image)
             self.notices.check([picture])
-            return convert(picture.pixels * np.uint8(factor), size, channels).astype(dtype)
+            return convert(picture.pixels * np.uint8(factor), shape[:2], shape[2]).astype(dtype)
 
         def change(image: tf.Tensor, found: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            return tf.ensure_shape(tf.numpy_function(work, [image], dtype), self.shape), found
+            return tf.ensure_shape(tf.numpy_function(work, [image], dtype), shape), found
 
         return dataset.map(change, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
@@ -261,7 +244,7 @@ class _Reader:
         return StreamSplit(count, elements)
 
     def _read(self, instruction: str, count: int) -> tuple[np.ndarray, np.ndarray | None]:
-        images, labels = np.empty((count, *self.shape), self.decode.dtype), np.empty(count, np.int64)
+        images, labels = np.empty((count, *self.decode.shape), self.decode.dtype), np.empty(count, np.int64)
         filled = 0
         with self._damage_as_data_error():
             for image, found in self.elements(instruction).batch(256).prefetch(2).as_numpy_iterator():
@@ -288,11 +271,9 @@ def _pieces(counts: dict[str, int], request: Request, name: str) -> dict[str, tu
     main = next((key for key in ("train", *counts) if counts.get(key) and key not in own_splits), None)
     if main is None:
         main = own_splits.pop()  # the dataset has only held-out splits
-    missing = [key for key in ("validation", "test") if key not in own_splits]
-    fractions = tuple(getattr(request, f"{key}_fraction") for key in missing)
     pieces = {key: (key, counts[key]) for key in own_splits}
     end = counts[main]
-    for key, size in reversed(list(zip(missing, part_sizes(end, fractions, name)))):
+    for key, size in reversed(held_out_sizes(end, own_splits, request, name).items()):
         pieces[key] = (f"{main}[{end - size}:{end}]", size)
         end -= size
     pieces["train"] = (f"{main}[:{end}]", end)

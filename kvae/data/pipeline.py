@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from kvae.data.splits import MemorySplit, Share, Split, StreamSplit
+from kvae.data.splits import MemorySplit, Split
+from kvae.data.streams import Share, StreamSplit
 
 BINARIZE = ("none", "threshold", "stochastic")
 DRAW_CHUNK = 64  # images whose fixed binary draws share a generator
