@@ -7,12 +7,11 @@ unsafe to unpickle.
 from __future__ import annotations
 
 import re
-import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from kvae.data.errors import DataError, DataWarning
+from kvae.data.errors import DataError, warn
 
 SPLITS = {
     "train": ("train", "training", "tr"),
@@ -134,7 +133,7 @@ def _labels(archive: Any, entries: dict[str, Entry], key: str | None, name: str)
         if labels is not None and np.all(labels == np.rint(labels)):
             return labels
     problem = "has several labels per image" if len(shape) == 2 and shape[1] > 1 else "is not one class per image"
-    warnings.warn(f"{name}: labels left out, because {key} {shape} {dtype} {problem}", DataWarning, stacklevel=5)
+    warn(f"{name}: labels left out, because {key} {shape} {dtype} {problem}")
     return None
 
 

@@ -9,8 +9,10 @@ version of the dataset and the position in it.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -48,10 +50,6 @@ class Catalogue:
         keys = self._make()
         del self._make  # frees arrays
         return keys
-
-    def fingerprint(self) -> dict[str, np.ndarray]:
-        """Return the keys of each split, in its order."""
-        return {name: self.keys[rows] for name, rows in self.rows.items()}
 
 
 class Changes(NamedTuple):
@@ -93,13 +91,8 @@ def find(catalogue: Catalogue, fingerprint: Splits) -> Found:
 
 def _copies(keys: np.ndarray) -> list[tuple[int, int]]:
     """Return each key with the number of equal keys before it."""
-    order = np.argsort(keys, kind="stable")
-    ordered = keys[order]
-    first = np.concatenate([[True], ordered[1:] != ordered[:-1]]) if len(keys) else np.empty(0, bool)
-    place = np.arange(len(keys))
-    number = np.empty(len(keys), np.int64)
-    number[order] = place - np.maximum.accumulate(np.where(first, place, 0))
-    return list(zip(keys.tolist(), number.tolist()))
+    number: defaultdict[int, Iterator[int]] = defaultdict(itertools.count)
+    return [(key, next(number[key])) for key in keys.tolist()]
 
 
 def key_of(content: bytes | memoryview) -> int:

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from kvae.data import pipeline
+from kvae.data import order, pipeline
 from kvae.data.catalogue import Catalogue, Changes, Splits, find
 from kvae.data.errors import DataError, message_of
-from kvae.data.splits import NAMES, NEW, Source, unknown_split
+from kvae.data.splits import NAMES, NEW, Source
 
 
 @dataclass(frozen=True)
@@ -207,9 +207,8 @@ class Data:
             (TensorShape([3, 8, 8, 1]), TensorShape([3, 2]))
         """
         count = self._count(name, limit)
-        return pipeline.batches(
-            self.source.splits[name], count, self._plan(name, batch_size, labels=True, numbers=True)
-        )
+        plan = self._plan(name, batch_size, labels=True, numbers=True)
+        return pipeline.batches(self.source.splits[name], count, plan)
 
     def fingerprint(self) -> dict[str, np.ndarray]:
         """Return a key for each image of each split, `(N,)` uint64, in the order of the split.
@@ -223,7 +222,7 @@ class Data:
             >>> {name: len(keys) for name, keys in found.items()}, found["test"].dtype
             ({'train': 1437, 'validation': 180, 'test': 180}, dtype('uint64'))
         """
-        return self._catalogue.fingerprint()
+        return {name: self._catalogue.keys[rows] for name, rows in self._catalogue.rows.items()}
 
     @property
     def counts(self) -> dict[str, int]:
@@ -243,9 +242,7 @@ class Data:
             >>> bool(np.all(np.diff(pairs[:, 1]) > 0))
             True
         """
-        from kvae.data.order import in_order
-
-        return in_order(self)
+        return order.in_order(self)
 
     def state(self, splits: list[str]) -> str:
         """Return a checksum that changes with the images of the source, as hexadecimal digits.
@@ -263,9 +260,7 @@ class Data:
             >>> one == copy, one == other
             (True, False)
         """
-        from kvae.data.order import state
-
-        return state(self, splits)
+        return order.state(self, splits)
 
     def changes(self, fingerprint: Splits) -> Changes:
         """Return how the images differ from those of a fingerprint.
@@ -350,26 +345,22 @@ class Data:
         """
         count = self._count(name, limit)
         images = np.empty((count, *self.image_shape), np.float32)
-        labels = np.empty(count, np.int64) if self.is_labelled(name) else None
+        labels = np.empty(count, np.int64)
         filled = 0
-        dataset = self.split(name, labels=labels is not None, limit=limit)
         try:
-            for element in dataset.as_numpy_iterator():
-                if labels is None:
-                    x = element
-                else:
-                    x, labels[filled : filled + len(element[1])] = element
-                images[filled : filled + len(x)] = x
+            for x, pairs in self.numbered(name, limit).as_numpy_iterator():
+                part = slice(filled, filled + len(x))
+                images[part], labels[part] = x, pairs[:, 0]
                 filled += len(x)
         except tf.errors.OpError as error:
             raise DataError(f"{self.name}: expected a readable {name} split. Received: {message_of(error)}") from error
-        if labels is None or np.all(labels[:filled] < 0):  # all -1, as in datasets with secret test labels
-            return images[:filled], None
-        return images[:filled], labels[:filled]
+        images, labels = images[:filled], labels[:filled]
+        is_labelled = self.is_labelled(name) and np.any(labels >= 0)  # all are -1 in datasets with secret test labels
+        return images, labels if is_labelled else None
 
     def _count(self, name: str, limit: int | None) -> int:
         if name not in (*NAMES, NEW):
-            raise unknown_split(name)
+            raise DataError(f"Unknown split: expected one of {', '.join(NAMES)}. Received: {name!r}")
         found = self.source.splits.get(name)
         if found is None or found.count == 0:
             if name == NEW:

@@ -59,10 +59,7 @@ def measure(file: File, depth: str) -> Range:
     with open_image(file, is_decoded=True) as image:
         _check_depth(_header(image), depth)
         values, alpha = _deep_values(image)
-        low, high, bad = extremes(values if alpha is None else values[alpha > 0])
-        if bad:
-            raise Unreadable(f"{bad} NaN or infinite pixels")
-        return low, high
+        return extremes(values if alpha is None else values[alpha > 0])[:2]
 
 
 @dataclass(frozen=True)
@@ -92,6 +89,10 @@ class Decoder:
     def bytes(self) -> int:
         """Number of bytes of one image."""
         return int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
+
+    def stack(self, pictures: Sequence[Picture]) -> np.ndarray:
+        """Return the pixels of pictures as one array (n, H, W, C)."""
+        return np.array([picture.pixels for picture in pictures], self.dtype).reshape(-1, *self.shape)
 
     def __call__(self, file: File) -> Picture:
         """Return the pixels of a file, given as a path or a binary stream.
@@ -129,8 +130,6 @@ class Decoder:
 
         assert self.value_range is not None
         values, alpha = _deep_values(image)
-        if values.dtype.kind == "f" and not (finite := np.isfinite(values)).all():
-            raise Unreadable(f"{values.size - int(np.count_nonzero(finite))} NaN or infinite pixels")
         unit, outside = scale_to_unit(values, self.value_range)
         is_transparent = not (alpha is None or alpha.all())
         pixels = unit[..., np.newaxis]
@@ -216,4 +215,6 @@ def _deep_values(image: Any) -> tuple[np.ndarray, np.ndarray | None]:
     key = image.info.get("transparency")
     values = np.asarray(turn_upright(image))
     values = values.view(np.uint32) if is_unsigned else values
+    if bad := np.count_nonzero(~np.isfinite(values)):
+        raise Unreadable(f"{bad} NaN or infinite pixels")
     return values, values != key if isinstance(key, int) else None

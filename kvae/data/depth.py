@@ -7,13 +7,12 @@ changed.
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import numpy as np
 
 from kvae.arguments import ROUNDING
-from kvae.data.errors import DataError, DataWarning
+from kvae.data.errors import DataError, warn
 
 EIGHT_BIT, FLOAT = "8-bit", "float"
 AT_ONCE = 1 << 20  # values converted at once, which limits the memory for float64
@@ -105,12 +104,10 @@ def training_range(name: str, kind: str, low: float, high: float) -> Range:
     whole = (0, 65535) if low >= 0 else (-32768, 32767)
     if kind == "16-bit" and (low, high) == whole:
         return low, high
-    warnings.warn(
+    warn(
         f"{name}: {kind} images with values {format_value(low)}..{format_value(high)} are scaled to [0, 1] "
         "by the range of the training images; "
-        f"{REMEDY.replace('(LOW, HIGH)', str(whole)) if kind == '16-bit' else REMEDY} keeps absolute values",
-        DataWarning,
-        stacklevel=3,
+        f"{REMEDY.replace('(LOW, HIGH)', str(whole)) if kind == '16-bit' else REMEDY} keeps absolute values"
     )
     return low, high
 

@@ -1,6 +1,8 @@
 """Errors and warnings about data."""
 
+import inspect
 import re
+import warnings
 
 
 class DataError(ValueError):
@@ -19,6 +21,14 @@ class DataError(ValueError):
 
 class DataWarning(UserWarning):
     """Part of the data was left out or changed, such as an unreadable image or clipped values; the rest is used."""
+
+
+def warn(message: str) -> None:
+    """Show a `DataWarning` that points to the line outside kvae which led to it."""
+    frame, level = inspect.currentframe(), 1
+    while frame is not None and str(frame.f_globals.get("__name__")).startswith("kvae."):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, DataWarning, stacklevel=level)
 
 
 def message_of(error: Exception) -> str:

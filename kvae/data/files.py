@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import warnings
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from kvae.data.errors import DataWarning
+from kvae.data.errors import warn
 from kvae.data.pillow import pillow_settings
 
 HIDDEN = (".", "__MACOSX", "@eaDir", "$RECYCLE.BIN")  # prefixes of the names to ignore
@@ -206,8 +205,4 @@ def warn_unreadable(name: str, reasons: Mapping[str, str], total: int) -> None:
     """Warn of unreadable files: their number, and the names of the first ones with the reasons."""
     if reasons:
         named = list_first([f"{file} ({reason})" for file, reason in reasons.items()])
-        warnings.warn(
-            f"{name}: skipped {len(reasons)} of {total} images (unreadable): {named}",
-            DataWarning,
-            stacklevel=2,
-        )
+        warn(f"{name}: skipped {len(reasons)} of {total} images (unreadable): {named}")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -13,33 +11,16 @@ import numpy as np
 import tensorflow as tf
 
 from kvae.data.catalogue import Catalogue, file_keys
-from kvae.data.decoding import (
-    Decoder,
-    Header,
-    Picture,
-    decoder_for,
-    measure,
-    read_header,
-    tried,
-)
-from kvae.data.depth import EIGHT_BIT, UNIT, is_outside, training_range
-from kvae.data.errors import DataError, DataWarning
+from kvae.data.decoding import Decoder, Header, Picture, decoder_for, measure, read_header, tried
+from kvae.data.depth import EIGHT_BIT
+from kvae.data.errors import DataError, warn
 from kvae.data.files import in_threads, warn_unreadable
 from kvae.data.images import scale_of
 from kvae.data.layout import Layout, lay_out
-from kvae.data.notices import Notices, count_by_split, count_in_first, warn_dark
+from kvae.data.notices import Notices, warn_dark
 from kvae.data.pillow import Unreadable, pillow_settings
-from kvae.data.splits import (
-    Memory,
-    MemorySplit,
-    Request,
-    Share,
-    Source,
-    Split,
-    StreamSplit,
-    complete_splits,
-    stratified_order,
-)
+from kvae.data.splits import Memory, MemorySplit, Request, Source, Split, complete_splits, stratified_order
+from kvae.data.streams import Share, StreamSplit, read_elements
 
 AT_ONCE = 16  # files decoded by one Python call
 PROBE = 256  # images of a streamed folder read to distinguish 0/1 from 0..255
@@ -62,129 +43,111 @@ def folder(root: Path, request: Request) -> Source:
     name = root.resolve().name
     layout = lay_out(root, name)
     if layout.message:
-        warnings.warn(f"{name}: {layout.message}", DataWarning, stacklevel=4)
-    files = tuple(path.relative_to(root).as_posix() for path in layout.paths)
-    reasons: dict[int, str] = {}  # why a file is left out, by row
-    headers = _each(read_header, layout.paths, reasons)
-    _warn_left_out(name, files, reasons, early=True)
-    decode = _decoder(name, files, headers, request)
-    outside = None
-    if decode.depth != EIGHT_BIT and decode.value_range is None:
-        lows, highs = _extremes(layout, decode, reasons)
-        _warn_left_out(name, files, reasons, early=True)
-        training = _splits(name, layout, _is_kept(layout, reasons), request)["train"]
-        value_range = training_range(name, decode.depth, lows[training].min(), highs[training].max())
-        decode, outside = replace(decode, value_range=value_range), is_outside(lows, highs, value_range)
-    warn_dark(name, decode.depth, decode.value_range)
-    readable = [row for row in range(len(layout.paths)) if row not in reasons]
-    stream = len(readable) * decode.bytes > request.cache_bytes
-    rows = readable[:PROBE] if stream else list(range(len(layout.paths)))
-    pictures, transparent, clipped = _decode_all(layout.paths, rows, decode, reasons)
-    _warn_left_out(name, files, reasons)
-    splits = _splits(name, layout, _is_kept(layout, reasons), request)
-    notices = Notices(name, decode)
-    notices.transparent(count_in_first(transparent) if stream else count_by_split(_by_split(transparent, splits)))
-    if outside is not None:
-        notices.clipped(count_by_split(_by_split(outside, splits)))
-    else:
-        notices.clipped(count_in_first(clipped) if stream else count_by_split(_by_split(clipped, splits)))
-    scale = scale_of(pictures)
+        warn(f"{name}: {layout.message}")
+    files = _Files(name, root, layout.paths)
+    headers = files.each(lambda row: read_header(layout.paths[row]))
+    notices = Notices(name, _decoder(files, headers, request))
+    depth = notices.decode.depth
+    if depth != EIGHT_BIT and request.value_range is None:
+        lows, highs = np.full(len(layout.paths), np.inf), np.full(len(layout.paths), -np.inf)
+        for row, extremes in files.each(lambda row: measure(layout.paths[row], depth)).items():
+            lows[row], highs[row] = extremes
+        notices.find_range(lows, highs, _splits(files, layout, request))
+    decode = notices.decode
+    warn_dark(name, depth, decode.value_range)
     pick: Callable[[np.ndarray], Split]
-    if stream:
-        pick = FileReader(name, layout, decode, notices).split
+    if len(files.kept) * decode.bytes > request.cache_bytes:
+        pictures = list(files.each(lambda row: decode(layout.paths[row]), files.kept[:PROBE]).values())
+        notices.first(pictures)
+        pixels, pick = decode.stack(pictures), FileReader(name, layout, decode, notices).split
+        splits = _splits(files, layout, request)
     else:
-        pick = partial(MemorySplit, Memory(lambda: (pictures, layout.labels)))
+        pixels, transparent, clipped = _decode_all(files, decode)
+        splits = _splits(files, layout, request)
+        notices.by_split(transparent, clipped, splits)
+        pick = partial(MemorySplit, Memory(lambda: (pixels, layout.labels)))
+    files.warn_left_out()
     made = {part: pick(rows) for part, rows in splits.items()}
-    has_range = request.value_range is not None or decode.value_range != UNIT
     return Source(
-        name, made, decode.shape, scale, layout.labels is not None, layout.label_names, layout.unlabelled, files=files,
-        catalogue=Catalogue(lambda: file_keys(layout.paths), splits, pick), decode=decode,
-        value_range=decode.value_range if has_range else None,
+        name, made, decode.shape, scale_of(pixels), layout.labels is not None, layout.label_names, layout.unlabelled,
+        files=files.names, catalogue=Catalogue(lambda: file_keys(layout.paths), splits, pick), decode=decode,
+        value_range=decode.value_range,
     )  # fmt: skip
 
 
-def _each(work: Callable[[Path], B], paths: list[Path], reasons: dict[int, str]) -> dict[int, B]:
-    """Return `work` of every file that is not left out, by row; unreadable files are left out from then on."""
-    rows = [row for row in range(len(paths)) if row not in reasons]
-    found = {}
-    for row, result in zip(rows, in_threads(tried(work), [paths[row] for row in rows])):
-        if isinstance(result, Unreadable):
-            reasons[row] = str(result)
-        else:
-            found[row] = result
-    return found
+class _Files:
+    """The files of a folder; a file that is found unreadable is left out from then on."""
+
+    def __init__(self, name: str, root: Path, paths: list[Path]) -> None:
+        self.name, self.paths = name, paths
+        self.names = tuple(path.relative_to(root).as_posix() for path in paths)
+        self.reasons: dict[int, str] = {}  # why a file is left out, by row
+
+    @property
+    def kept(self) -> np.ndarray:
+        """Rows of the files that are not left out."""
+        return np.array([row for row in range(len(self.paths)) if row not in self.reasons], np.int64)
+
+    def each(self, work: Callable[[int], B], rows: np.ndarray | None = None) -> dict[int, B]:
+        """Return `work(row)` of all files that are not left out, or of some of them, by row.
+
+        Raises:
+            DataError: if all files are left out.
+        """
+        some = (self.kept if rows is None else rows).tolist()
+        found = {}
+        for row, result in zip(some, in_threads(tried(work), some)):
+            if isinstance(result, Unreadable):
+                self.reasons[row] = str(result)
+            else:
+                found[row] = result
+        if len(self.reasons) == len(self.paths):
+            self.warn_left_out()
+            received = f"{len(self.paths)} image files, none readable"
+            raise DataError(f"{self.name}: expected readable images. Received: {received}")
+        return found
+
+    def warn_left_out(self) -> None:
+        reasons = {self.names[row]: reason for row, reason in sorted(self.reasons.items())}
+        warn_unreadable(self.name, reasons, len(self.paths))
 
 
-def _by_split(flags: np.ndarray, splits: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return flags (N,) by split."""
-    return {split: flags[rows] for split, rows in splits.items()}
-
-
-def _is_kept(layout: Layout, reasons: dict[int, str]) -> np.ndarray:
-    """Return which files are not left out (N,)."""
-    return np.array([row not in reasons for row in range(len(layout.paths))], bool)
-
-
-def _warn_left_out(name: str, files: Sequence[str], reasons: dict[int, str], early: bool = False) -> None:
-    """Warn of files left out, unless `early`; if all files are left out, warn in any case and raise a DataError."""
-    nothing_left = len(reasons) == len(files)
-    if nothing_left or not early:
-        warn_unreadable(name, {files[row]: reasons[row] for row in sorted(reasons)}, len(files))
-    if nothing_left:
-        raise DataError(f"{name}: expected readable images. Received: {len(files)} image files, none readable")
-
-
-def _decoder(name: str, files: Sequence[str], headers: dict[int, Header], request: Request) -> Decoder:
+def _decoder(files: _Files, headers: dict[int, Header], request: Request) -> Decoder:
     """Return the decoder of the files; its value range may still have to be found."""
     (first_row, first), *others = headers.items()
     for row, header in others if request.size is None else ():
         if header[:2] != first[:2]:
             raise DataError(
-                f"{name}: expected images of one size; pass size= (--size on the command line). "
-                f"Received: {files[first_row]} {first.height}x{first.width} and "
-                f"{files[row]} {header.height}x{header.width} (H x W)"
+                f"{files.name}: expected images of one size; pass size= (--size on the command line). "
+                f"Received: {files.names[first_row]} {first.height}x{first.width} and "
+                f"{files.names[row]} {header.height}x{header.width} (H x W)"
             )
-    return decoder_for(name, [(files[row], header) for row, header in headers.items()], request)
+    return decoder_for(files.name, [(files.names[row], header) for row, header in headers.items()], request)
 
 
-def _extremes(layout: Layout, decode: Decoder, reasons: dict[int, str]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the lowest and the highest value of each file (N,)."""
-    lows, highs = np.full(len(layout.paths), np.inf), np.full(len(layout.paths), -np.inf)
-    for row, found in _each(lambda path: measure(path, decode.depth), layout.paths, reasons).items():
-        lows[row], highs[row] = found
-    return lows, highs
+def _decode_all(files: _Files, decode: Decoder) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return all images as one array, black if they are left out, and which have transparent or clipped pixels (N,)."""
+    pixels = np.zeros((len(files.paths), *decode.shape), decode.dtype)
+    transparent, clipped = np.zeros((2, len(files.paths)), bool)
+
+    def work(row: int) -> None:
+        pixels[row], transparent[row], clipped[row] = decode(files.paths[row])
+
+    files.each(work)
+    return pixels, transparent, clipped
 
 
-def _decode_all(
-    paths: list[Path], rows: list[int], decode: Decoder, reasons: dict[int, str]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the images of some rows as one array, and which of them have transparent or clipped pixels."""
-    images = np.zeros((len(rows), *decode.shape), decode.dtype)
-    transparent, clipped = np.zeros((2, len(rows)), bool)
-
-    def work(place: int) -> None:
-        row = rows[place]
-        picture = tried(decode)(paths[row]) if row not in reasons else None
-        if isinstance(picture, Picture):
-            images[place], transparent[place], clipped[place] = picture
-        elif picture is not None:
-            reasons[row] = str(picture)
-
-    in_threads(work, range(len(rows)))
-    return images, transparent, clipped
-
-
-def _splits(name: str, layout: Layout, good: np.ndarray, request: Request) -> dict[str, np.ndarray]:
+def _splits(files: _Files, layout: Layout, request: Request) -> dict[str, np.ndarray]:
     """Return the rows of readable files by split."""
-    labels = layout.labels
-    parts = {str(part): np.flatnonzero(good & (layout.splits == part)) for part in np.unique(layout.splits)}
+    labels, kept = layout.labels, files.kept
+    parts = {str(part): kept[layout.splits[kept] == part] for part in np.unique(layout.splits)}
     if not len(parts["train"]):
-        raise DataError(f"{name}: expected readable images in the train folder. Received: none")
+        raise DataError(f"{files.name}: expected readable images in the train folder. Received: none")
     if labels is not None:  # files are sorted by class; the first images of a split should have all classes
         for part in parts.keys() - layout.unlabelled:
             parts[part] = parts[part][stratified_order(labels[parts[part]], len(parts[part]), request.seed)]
     train_labels = None if labels is None else labels[parts["train"]]
-    found = complete_splits({part: len(rows) for part, rows in parts.items()}, train_labels, request, name)
+    found = complete_splits({part: len(rows) for part, rows in parts.items()}, train_labels, request, files.name)
     return {split: parts[part][positions] for split, (part, positions) in found.items()}
 
 
@@ -196,45 +159,24 @@ class FileReader:
         self.known_bad: set[int] = set()
 
     def split(self, rows: np.ndarray) -> StreamSplit:
-        label_of = np.full(len(self.layout.paths), -1, np.int64) if self.layout.labels is None else self.layout.labels
-
         def elements(key: tf.Tensor | None, limit: int, share: Share) -> tf.data.Dataset:
             kept = rows[:limit].astype(np.int64)
-            order = tf.constant(kept)
-            if key is not None:
-                places = share.rows(len(kept))
-                draw = lambda k: np.random.default_rng(int(k)).permutation(kept)[places]  # noqa: E731
-                order = tf.ensure_shape(tf.numpy_function(draw, [key], tf.int64), [len(places)])
-            dataset = tf.data.Dataset.from_tensor_slices(order).batch(AT_ONCE)
-            decoded = dataset.map(self._decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-            readable = decoded.unbatch().filter(lambda image, row, is_read: is_read)
-            return readable.map(lambda image, row, is_read: (image, row))
+            return read_elements(kept, key, share.rows(len(kept)), self.read, self.decode, AT_ONCE)
 
-        def labelled(key: tf.Tensor | None, limit: int, share: Share) -> tf.data.Dataset:
-            return elements(key, limit, share).map(lambda image, row: (image, tf.gather(label_of, row)))
+        return StreamSplit(len(rows), elements, exact=False)
 
-        def numbered(limit: int) -> tf.data.Dataset:
-            return elements(None, limit, Share(1)).map(
-                lambda image, row: (image, tf.stack([tf.gather(label_of, row), row]))
-            )
-
-        return StreamSplit(len(rows), labelled, exact=False, numbered=numbered)
-
-    def _decode(self, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        images, are_read = tf.numpy_function(self._work, [rows], (self.decode.dtype, tf.bool))
-        return tf.ensure_shape(images, (None, *self.decode.shape)), rows, tf.ensure_shape(are_read, [None])
-
-    def _work(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        images, are_read = np.zeros((len(rows), *self.decode.shape), self.decode.dtype), np.zeros(len(rows), bool)
-        paths = [self.layout.paths[row] for row in rows]
+    def read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the readable images of some files, and their [label, row] (n, 2)."""
         with pillow_settings:
-            pictures = [tried(self.decode)(path) for path in paths]
-        for i, picture in enumerate(pictures):
-            if isinstance(picture, Picture):
-                images[i], are_read[i] = picture.pixels, True
-            elif rows[i] not in self.known_bad:
-                self.known_bad.add(int(rows[i]))
-                warn_unreadable(self.name, {paths[i].name: str(picture)}, len(self.layout.paths))
+            results = [tried(self.decode)(self.layout.paths[row]) for row in rows]
+        pictures, read = [], []
+        for row, result in zip(rows.tolist(), results):
+            if isinstance(result, Picture):
+                pictures.append(result)
+                read.append((-1 if self.layout.labels is None else self.layout.labels[row], row))
+            elif row not in self.known_bad:
+                self.known_bad.add(row)
+                warn_unreadable(self.name, {self.layout.paths[row].name: str(result)}, len(self.layout.paths))
         if self.notices:
-            self.notices.check([picture for picture in pictures if isinstance(picture, Picture)])
-        return images, are_read
+            self.notices.check(pictures)
+        return self.decode.stack(pictures), np.array(read, np.int64).reshape(-1, 2)

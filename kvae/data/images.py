@@ -6,13 +6,13 @@ images are 0..255 or 0/1; the *scale* stored with them tells which: `x = image /
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
 from kvae.data.depth import extremes
 from kvae.data.errors import DataError
+from kvae.data.files import in_threads
 
 MIN_SIDE = 8
 WHITE = (255, 255, 255)
@@ -129,7 +129,7 @@ def scale_of(images: np.ndarray) -> float:
 
     Images that are all 0 could have either scale; 255 is the scale of nearly all files.
     """
-    return 1.0 if images.dtype.kind == "f" or images.max() == 1 else 255.0
+    return 1.0 if images.dtype.kind == "f" or images.max(initial=0) == 1 else 255.0
 
 
 def convert(image: np.ndarray, size: tuple[int, int] | None, channels: int | None) -> np.ndarray:
@@ -203,7 +203,5 @@ def convert_all(
     def work(i: int) -> None:
         out[i] = convert(images[i] * np.uint8(255) if widen else images[i], size, channels)
 
-    with ThreadPoolExecutor() as pool:
-        for _ in pool.map(work, range(len(images))):
-            pass
+    in_threads(work, range(len(images)))
     return out, 255.0 if widen else scale

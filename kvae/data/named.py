@@ -17,22 +17,12 @@ import tensorflow as tf
 
 from kvae.data.catalogue import Catalogue, stretch_keys
 from kvae.data.decoding import Decoder, Picture
-from kvae.data.depth import EIGHT_BIT, UNIT, as_uint8, depth_of, extremes, is_eight_bit, scale_to_unit, training_range
+from kvae.data.depth import EIGHT_BIT, as_uint8, depth_of, extremes, is_eight_bit, scale_to_unit, training_range
 from kvae.data.errors import DataError, message_of
 from kvae.data.images import check_channels, check_shape, composite, convert, is_grey
-from kvae.data.notices import Notices, count_in_first, warn_dark
-from kvae.data.splits import (
-    Memory,
-    MemorySplit,
-    Request,
-    Share,
-    Source,
-    Split,
-    StreamSplit,
-    buffer_size,
-    no_global_seed,
-    part_sizes,
-)
+from kvae.data.notices import Notices, warn_dark
+from kvae.data.splits import Memory, MemorySplit, Request, Source, Split, held_out_sizes
+from kvae.data.streams import Share, StreamSplit, buffer_size, shuffled
 
 PREPARED = "dataset_info.json"  # a file in the folder of a prepared dataset
 PROBE = 256  # images read to distinguish 0/1 from 0..255
@@ -101,12 +91,10 @@ def _source(name: str, builder: Any, request: Request) -> Source:
     scale = reader.probe(pieces["train"][0])
     splits = {part: reader.split(*piece, request.cache_bytes) for part, piece in pieces.items()}
     names = tuple(getattr(label, "names", None) or ()) if has_labels else ()
-    value_range = reader.decode.value_range
-    has_range = request.value_range is not None or value_range != UNIT
     catalogue = Catalogue(lambda: _keys(builder.info.full_name, pieces), _rows(pieces))
     return Source(
         name, splits, shape, scale, has_labels, names, catalogue=catalogue,
-        value_range=value_range if has_range else None,
+        value_range=reader.decode.value_range,
     )  # fmt: skip
 
 
@@ -133,10 +121,6 @@ class _Reader:
         self.factor = 1
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        return self.decode.shape
-
-    @property
     def is_converted(self) -> bool:
         """Whether images differ from the stored ones."""
         feature = self.builder.info.features["image"]
@@ -144,11 +128,11 @@ class _Reader:
             self.has_alpha
             or self.decode.value_range is not None
             or feature.np_dtype != np.uint8
-            or tuple(feature.shape) != self.shape
+            or tuple(feature.shape) != self.decode.shape
         )
 
     def raw(self, instruction: str, share: Share | None = None) -> tf.data.Dataset:
-        """Return (image, label) as stored, in stable order; for a share, only those of its own files."""
+        """Return (image as stored, [label, position]) in stable order; for a share, only those of its own files."""
         import tensorflow_datasets as tfds
 
         files = len(self.builder.info.splits[instruction].file_instructions)
@@ -157,26 +141,22 @@ class _Reader:
                 f"{self.builder.name}: expected at least as many files as workers, because each reads its own files. "
                 f"Received: {files} files, {share.of} workers"
             )
+        wanted = {"image": True, "label": True} if self.has_labels else {"image": True}
+        others = self.builder.info.features.keys() - wanted.keys()
         dataset = self.builder.as_dataset(
             split=instruction,
             shuffle_files=False,
-            decoders=self._partial_decoding(),
+            decoders=tfds.decode.PartialDecoding(wanted) if others else None,
             read_config=tfds.ReadConfig(
                 try_autocache=False,
                 input_context=None if share is None else tf.distribute.InputContext(share.of, share.worker),
             ),
         )
-        return dataset.map(self._pair)
+        return dataset.enumerate().map(self._element)
 
-    def _partial_decoding(self) -> Any:
-        """Return the features to decode; None if they are all features."""
-        import tensorflow_datasets as tfds
-
-        wanted = {"image": True, "label": True} if self.has_labels else {"image": True}
-        return tfds.decode.PartialDecoding(wanted) if set(self.builder.info.features.keys()) - set(wanted) else None
-
-    def _pair(self, example: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-        return example["image"], tf.cast(example["label"], tf.int64) if self.has_labels else np.int64(-1)
+    def _element(self, position: tf.Tensor, example: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+        label = tf.cast(example["label"], tf.int64) if self.has_labels else np.int64(-1)
+        return example["image"], tf.stack([label, position])
 
     def find_range(self, instruction: str) -> None:
         """Find the value range of these images, which becomes [0, 1]. All of them are read once."""
@@ -205,8 +185,7 @@ class _Reader:
                 pictures.append(picture._replace(pixels=picture.pixels[:0]))
                 if largest > 1 and not self.has_alpha and self.decode.value_range is None:
                     break
-        self.notices.transparent(count_in_first([picture.is_transparent for picture in pictures]))
-        self.notices.clipped(count_in_first([picture.is_clipped for picture in pictures]))
+        self.notices.first(pictures)
         warn_dark(self.notices.name, self.decode.depth, self.decode.value_range)
         if self.decode.value_range is not None:
             return 1.0
@@ -215,19 +194,19 @@ class _Reader:
         return 1.0 if largest == 1 and not self.is_converted else 255.0
 
     def elements(self, instruction: str, share: Share | None = None) -> tf.data.Dataset:
-        """Return (image of the target shape, label), in stable order."""
+        """Return `raw` with images of the target shape."""
         dataset = self.raw(instruction, share)
         if not self.is_converted:
             return dataset
-        size, channels, factor, dtype = self.shape[:2], self.shape[2], self.factor, self.decode.dtype
+        shape, factor, dtype = self.decode.shape, self.factor, self.decode.dtype
 
         def work(image: np.ndarray) -> np.ndarray:
             picture = self._picture(image)
             self.notices.check([picture])
-            return convert(picture.pixels * np.uint8(factor), size, channels).astype(dtype)
+            return convert(picture.pixels * np.uint8(factor), shape[:2], shape[2]).astype(dtype)
 
-        def change(image: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            return tf.ensure_shape(tf.numpy_function(work, [image], dtype), self.shape), label
+        def change(image: tf.Tensor, found: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            return tf.ensure_shape(tf.numpy_function(work, [image], dtype), shape), found
 
         return dataset.map(change, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
@@ -260,19 +239,17 @@ class _Reader:
         def elements(key: tf.Tensor | None, limit: int, share: Share) -> tf.data.Dataset:
             if key is None:
                 return self.elements(instruction).take(limit)
-            dataset = self.elements(instruction, share if share.of > 1 else None).take(limit)
-            with no_global_seed():
-                return dataset.shuffle(buffer, seed=key, reshuffle_each_iteration=False)
+            return shuffled(self.elements(instruction, share if share.of > 1 else None).take(limit), buffer, key)
 
         return StreamSplit(count, elements)
 
     def _read(self, instruction: str, count: int) -> tuple[np.ndarray, np.ndarray | None]:
-        images, labels = np.empty((count, *self.shape), self.decode.dtype), np.empty(count, np.int64)
+        images, labels = np.empty((count, *self.decode.shape), self.decode.dtype), np.empty(count, np.int64)
         filled = 0
         with self._damage_as_data_error():
-            for image, label in self.elements(instruction).batch(256).prefetch(2).as_numpy_iterator():
+            for image, found in self.elements(instruction).batch(256).prefetch(2).as_numpy_iterator():
                 images[filled : filled + len(image)] = image
-                labels[filled : filled + len(image)] = label
+                labels[filled : filled + len(image)] = found[:, 0]
                 filled += len(image)
         return images, labels if self.has_labels else None
 
@@ -294,11 +271,9 @@ def _pieces(counts: dict[str, int], request: Request, name: str) -> dict[str, tu
     main = next((key for key in ("train", *counts) if counts.get(key) and key not in own_splits), None)
     if main is None:
         main = own_splits.pop()  # the dataset has only held-out splits
-    missing = [key for key in ("validation", "test") if key not in own_splits]
-    fractions = tuple(getattr(request, f"{key}_fraction") for key in missing)
     pieces = {key: (key, counts[key]) for key in own_splits}
     end = counts[main]
-    for key, size in reversed(list(zip(missing, part_sizes(end, fractions, name)))):
+    for key, size in reversed(held_out_sizes(end, own_splits, request, name).items()):
         pieces[key] = (f"{main}[{end - size}:{end}]", size)
         end -= size
     pieces["train"] = (f"{main}[:{end}]", end)

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from kvae.data.splits import MemorySplit, Share, Split, StreamSplit
+from kvae.data.splits import MemorySplit, Split
+from kvae.data.streams import Share, StreamSplit
 
 BINARIZE = ("none", "threshold", "stochastic")
 DRAW_CHUNK = 64  # images whose fixed binary draws share a generator
@@ -107,18 +108,15 @@ def _each_pass(draw: Callable[[], Any], shape: tuple[int, ...]) -> tf.data.Datas
 
 def _from_memory(split: MemorySplit, count: int, plan: Plan) -> tf.data.Dataset:
     tensor, labels, rows = split.memory.tensor, split.memory.labels, split.rows[:count]
-    originals = np.arange(len(tensor))
+    found = np.column_stack([np.full(len(tensor), -1) if labels is None else labels, np.arange(len(tensor))])
     if plan.binarize == "stochastic" and not plan.shuffle:
         drawn = np.empty((count, *plan.image_shape), np.uint8)
         for start in range(0, count, DRAW_CHUNK):
             part = split.memory.images[rows[start : start + DRAW_CHUNK]]
             drawn[start : start + DRAW_CHUNK] = fixed_draw(part, start // DRAW_CHUNK, plan)
-        with tf.device("CPU:0"):
-            tensor = tf.constant(drawn)
-        labels, originals, rows = None if labels is None else labels[rows], rows, np.arange(count)
+        tensor, found, rows = drawn, found[rows], np.arange(count)
     with tf.device("CPU:0"):
-        label_rows = tf.constant(np.full(1, -1) if labels is None else labels, tf.int64)
-        numbers = tf.constant(originals, tf.int64)
+        images, pairs = tf.convert_to_tensor(tensor), tf.constant(found, tf.int64)
     share, total = plan.share, -(-count // plan.batch_size)
 
     def batch_lines(order: np.ndarray, key: np.int64) -> np.ndarray:
@@ -130,10 +128,7 @@ def _from_memory(split: MemorySplit, count: int, plan: Plan) -> tf.data.Dataset:
 
     def make_batch(line: tf.Tensor) -> tf.Tensor | tuple[tf.Tensor, tf.Tensor]:
         index, key = tf.boolean_mask(line[:-2], line[:-2] >= 0), line[-2:]
-        found = tf.gather(label_rows, index if labels is not None else tf.zeros_like(index))
-        if plan.numbers:
-            found = tf.stack([found, tf.gather(numbers, index)], axis=1)
-        return _finish(tf.gather(tensor, index), found, key, count, plan)
+        return _finish(tf.gather(images, index), tf.gather(pairs, index), key, count, plan)
 
     if plan.shuffle:
         key = _keys(plan)
@@ -150,44 +145,26 @@ def _from_memory(split: MemorySplit, count: int, plan: Plan) -> tf.data.Dataset:
 
 
 def _from_stream(split: StreamSplit, count: int, plan: Plan) -> tf.data.Dataset:
-    read = _read(split, count, plan)
-    return read.map(_plain(lambda x, y, key: _finish(x, y, key, count, plan)), tf.data.AUTOTUNE)
-
-
-def _read(split: StreamSplit, count: int, plan: Plan) -> tf.data.Dataset:
-    """Return batches `(images, labels, [key, batch number])`, read on demand."""
     share = plan.share
 
-    def keyed(number: tf.Tensor, element: tuple[tf.Tensor, tf.Tensor], key: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        return (*element, tf.stack([key, number]))
-
-    def one_pass(key: tf.Tensor) -> tf.data.Dataset:
-        numbered = split.elements(key, count, share).batch(share.local_size).enumerate().skip(plan.skip)
-        return numbered.map(_plain(lambda number, element: keyed(number, element, key)))
-
-    if plan.shuffle:
-        return _each_pass(_keys(plan), ()).flat_map(_plain(one_pass))
-    elements = split.elements(None, count, share) if not plan.numbers else _numbered(split, count)
-    if plan.binarize != "stochastic":
-        dataset = elements.batch(plan.batch_size)
-        return dataset.enumerate().map(_plain(lambda number, element: keyed(number, element, number)))
+    def numbered(elements: tf.data.Dataset, key: tf.Tensor | None = None) -> tf.data.Dataset:
+        """Return batches `(images, [label, number], [key, batch number])`."""
+        found = elements.batch(share.local_size).enumerate().skip(plan.skip)
+        return found.map(_plain(lambda i, element: (*element, tf.stack([i if key is None else key, i]))))
 
     def draw(number: tf.Tensor, element: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
         images = tf.numpy_function(lambda x, n: fixed_draw(x, int(n), plan), [element[0], number], tf.uint8)
         return tf.ensure_shape(images, element[0].shape), element[1]
 
-    drawn = elements.batch(DRAW_CHUNK).enumerate().map(_plain(draw), tf.data.AUTOTUNE)
-    rebatched = drawn.unbatch().batch(plan.batch_size)
-    return rebatched.enumerate().map(_plain(lambda number, element: keyed(number, element, number)))
-
-
-def _numbered(split: StreamSplit, count: int) -> tf.data.Dataset:
-    """Return elements in stable order with `[label, number]` instead of labels."""
-    if split.numbered is not None:
-        return split.numbered(count)
-    return (
-        split.elements(None, count, Share(1)).enumerate().map(_plain(lambda n, element: (element[0], [element[1], n])))
-    )
+    if plan.shuffle:
+        one_pass = _plain(lambda key: numbered(split.elements(key, count, share), key))
+        read = _each_pass(_keys(plan), ()).flat_map(one_pass)
+    else:
+        elements = split.elements(None, count, share)
+        if plan.binarize == "stochastic":
+            elements = elements.batch(DRAW_CHUNK).enumerate().map(_plain(draw), tf.data.AUTOTUNE).unbatch()
+        read = numbered(elements)
+    return read.map(_plain(lambda x, pairs, key: _finish(x, pairs, key, count, plan)), tf.data.AUTOTUNE)
 
 
 def fixed_draw(images: np.ndarray, chunk: int, plan: Plan) -> np.ndarray:
@@ -198,9 +175,9 @@ def fixed_draw(images: np.ndarray, chunk: int, plan: Plan) -> np.ndarray:
 
 
 def _finish(
-    images: tf.Tensor, labels: tf.Tensor, key: tf.Tensor, count: int, plan: Plan
+    images: tf.Tensor, pairs: tf.Tensor, key: tf.Tensor, count: int, plan: Plan
 ) -> tf.Tensor | tuple[tf.Tensor, tf.Tensor]:
-    """Convert a batch to float32 in [0, 1], and binarise it if requested."""
+    """Convert a batch, with its `[label, number]`, to float32 in [0, 1], and binarise it if requested."""
     already_drawn = plan.binarize == "stochastic" and not plan.shuffle
     x = tf.cast(images, tf.float32)
     if plan.scale != 1 and not already_drawn:
@@ -212,4 +189,5 @@ def _finish(
         first, _ = plan.share.within(tf.clip_by_value(count - key[1] * plan.batch_size, 1, plan.batch_size))
         x = tf.cast(whole[first : first + tf.shape(x, tf.int64)[0]] < x, tf.float32)
     x = tf.ensure_shape(x, [None, *plan.image_shape])
-    return (x, tf.ensure_shape(labels, [None, 2] if plan.numbers else [None])) if plan.labels else x
+    pairs = tf.ensure_shape(pairs, [None, 2])
+    return (x, pairs if plan.numbers else pairs[:, 0]) if plan.labels else x

@@ -15,9 +15,8 @@ import itertools
 import mmap
 import re
 import struct
-import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,35 +26,16 @@ import numpy as np
 import tensorflow as tf
 
 from kvae.data.catalogue import Catalogue
-from kvae.data.decoding import (
-    Decoder,
-    Header,
-    Picture,
-    decoder_for,
-    measure,
-    read_header,
-    tried,
-)
-from kvae.data.depth import EIGHT_BIT, UNIT, Range, is_outside, training_range
-from kvae.data.errors import DataError, DataWarning
+from kvae.data.decoding import Decoder, Header, Picture, decoder_for, measure, read_header, tried
+from kvae.data.depth import EIGHT_BIT
+from kvae.data.errors import DataError, warn
 from kvae.data.files import files_below, in_threads, list_first
 from kvae.data.images import scale_of
 from kvae.data.layout import splits_of_files
-from kvae.data.notices import Notices, count_by_split, count_in_first, warn_dark
+from kvae.data.notices import Notices, warn_dark
 from kvae.data.pillow import Unreadable
-from kvae.data.splits import (
-    NAMES,
-    Memory,
-    MemorySplit,
-    Request,
-    Share,
-    Source,
-    Split,
-    StreamSplit,
-    buffer_size,
-    no_global_seed,
-    part_sizes,
-)
+from kvae.data.splits import NAMES, Memory, MemorySplit, Request, Source, Split, held_out_sizes
+from kvae.data.streams import Share, StreamSplit, buffer_size, read_elements, shuffled
 
 NAME = re.compile(r"\.tfrecords?($|[-.])")
 IMAGE, LABEL = ("image/encoded", "image"), ("image/class/label", "label")
@@ -92,6 +72,10 @@ class Stretch(NamedTuple):
     end: int
     number: int
 
+    def number_of(self, record: int) -> int:
+        """Return the number of a record of the file among all records."""
+        return self.number + record - self.first
+
 
 class Content(NamedTuple):
     """The content of a record."""
@@ -124,16 +108,17 @@ def records(root: Path, request: Request) -> Source:
     reader, splits = found.reader, found.splits
     pick: Callable[[np.ndarray], Split]
     if reader.total * reader.decode.bytes <= request.cache_bytes:
-        memory, rows = reader.in_memory(splits)
-        pick = partial(MemorySplit, memory)
+        images, rows = reader.in_memory(splits)
+        pick = partial(MemorySplit, images)
     else:
         rows = {part: numbers_of(stretches) for part, stretches in splits.items()}
-        pick = lambda rows: reader.stream(stretches_of(rows, reader.shards))  # noqa: E731
+        memory = max(request.cache_bytes, MEMORY)
+        pick = lambda rows: reader.stream(stretches_of(rows, reader.shards), memory)  # noqa: E731
     made = {part: pick(found) for part, found in rows.items()}
     return Source(
-        reader.name, made, reader.shape, found.scale, found.has_labels, unlabelled=found.unlabelled,
+        reader.name, made, reader.decode.shape, found.scale, found.has_labels, unlabelled=found.unlabelled,
         catalogue=Catalogue(lambda: np.concatenate([shard.keys for shard in reader.shards]), rows, pick),
-        value_range=found.value_range,
+        value_range=reader.decode.value_range,
     )  # fmt: skip
 
 
@@ -145,7 +130,6 @@ class Records(NamedTuple):
     scale: float
     has_labels: bool
     unlabelled: frozenset[str]  # splits without labels in a source with training labels
-    value_range: Range | None  # as in `Source`
 
 
 def open_records(root: Path, request: Request) -> Records:
@@ -153,25 +137,64 @@ def open_records(root: Path, request: Request) -> Records:
     name = root.resolve().name
     shards = in_threads(lambda path: index(path, name), find_records(root))
     splits = _splits(name, root, shards, request)
-    reader = RecordReader(name, shards, request)
-    contents = reader.probe(splits["train"])
-    if reader.decode.depth != EIGHT_BIT and request.value_range is None:
-        reader.find_range(splits)
+    contents, headers = _first_images(name, shards, splits["train"])
+    notices = Notices(name, decoder_for(name, headers, request))
+    if notices.decode.depth != EIGHT_BIT and request.value_range is None:
+        rows = {part: numbers_of(stretches) for part, stretches in splits.items()}
+        notices.find_range(*_extremes(shards, splits, notices.decode.depth), rows)
+    reader = RecordReader(name, shards, notices.decode, notices)
     warn_dark(name, reader.decode.depth, reader.decode.value_range)
     tries = [tried(reader.decode)(io.BytesIO(content.image)) for content in contents]
     pictures = [picture for picture in tries if isinstance(picture, Picture)]
     if not pictures:
         raise DataError(f"{name}: expected readable images. Received: {tries[0]} (first record)")
     if reader.total * reader.decode.bytes > request.cache_bytes:
-        reader.notices.transparent(count_in_first([picture.is_transparent for picture in pictures]))
-        reader.notices.clipped(count_in_first([picture.is_clipped for picture in pictures]))
-    scale = scale_of(np.stack([picture.pixels for picture in pictures]))
+        notices.first(pictures)
     has_labels = all(content.label >= 0 for content in contents)
     held_out = [part for part in ("validation", "test") if has_labels and splits[part]]
     first = {part: reader.decoded(splits[part][0])[1][:, 0] for part in held_out}
     unlabelled = frozenset(part for part, labels in first.items() if len(labels) and labels.max() < 0)
-    has_range = request.value_range is not None or reader.decode.value_range != UNIT
-    return Records(reader, splits, scale, has_labels, unlabelled, reader.decode.value_range if has_range else None)
+    return Records(reader, splits, scale_of(reader.decode.stack(pictures)), has_labels, unlabelled)
+
+
+def _first_images(
+    name: str, shards: Sequence[Shard], stretches: Sequence[Stretch]
+) -> tuple[list[Content], list[tuple[str, Header]]]:
+    """Return the first images, and the headers of the readable ones with the names of their records."""
+    contents = [
+        (f"record {record} of {shards[stretch.shard].path.name}", content)
+        for stretch in stretches[: PROBE // STRETCH]
+        for record, content in read_contents(shards, stretch)
+        if isinstance(content, Content)
+    ]
+    if not contents:
+        raise DataError(
+            f"{name}: expected tf.train.Example records with an encoded image in one of the features "
+            f"{', '.join(IMAGE)}. Received: none in the first {min(PROBE, sum(s.end - s.first for s in stretches))}"
+        )
+    tries = [(record, tried(read_header)(io.BytesIO(content.image))) for record, content in contents]
+    headers = [(record, header) for record, header in tries if isinstance(header, Header)]
+    if not headers:
+        raise DataError(
+            f"{name}: expected readable images. Received: none in the first records; {tries[0][0]}: {tries[0][1]}"
+        )
+    return [content for _, content in contents], headers
+
+
+def _extremes(shards: Sequence[Shard], splits: dict[str, list[Stretch]], depth: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the lowest and the highest value of each image by number, (N,)."""
+    total = sum(shard.count for shard in shards)
+    lows, highs = np.full(total, np.inf), np.full(total, -np.inf)
+
+    def work(stretch: Stretch) -> None:
+        for record, content in read_contents(shards, stretch):
+            if isinstance(content, Content):
+                number = stretch.number_of(record)
+                with contextlib.suppress(Unreadable):  # reported when it is decoded
+                    lows[number], highs[number] = measure(io.BytesIO(content.image), depth)
+
+    in_threads(work, [stretch for stretches in splits.values() for stretch in stretches])
+    return lows, highs
 
 
 def index(path: Path, name: str) -> Shard:
@@ -190,11 +213,10 @@ def index(path: Path, name: str) -> Shard:
                 offsets.append(end)
                 checksums += content[end - FOOTER : end]
     if offsets[-1] < size:
-        warnings.warn(
+        warn(
             f"{name}: {path.name} is damaged after {len(offsets) - 1} records: left out the last "
-            f"{size - offsets[-1]:,} of {size:,} bytes",
-            DataWarning, stacklevel=2,
-        )  # fmt: skip
+            f"{size - offsets[-1]:,} of {size:,} bytes"
+        )
     return Shard(path, np.array(offsets, np.int64), np.frombuffer(bytes(checksums), "<u4"))
 
 
@@ -211,21 +233,17 @@ def _splits(name: str, root: Path, shards: Sequence[Shard], request: Request) ->
     if "train" not in named:
         named = ["train"] * len(shards)
     if left := [path for path, split in zip(paths, named) if not split]:
-        warnings.warn(
-            f"{name}: left out {len(left)} files outside the splits: {list_first(left)}", DataWarning, stacklevel=3
-        )
+        warn(f"{name}: left out {len(left)} files outside the splits: {list_first(left)}")
     firsts = np.cumsum([0, *(shard.count for shard in shards)])
-    missing = [split for split in ("validation", "test") if split not in named]
-    fractions = tuple(getattr(request, f"{split}_fraction") for split in missing)
     total = sum(shard.count for shard, split in zip(shards, named) if split == "train")
-    sizes = part_sizes(total, fractions, name)
+    sizes = held_out_sizes(total, named, request, name)
     splits: dict[str, list[Stretch]] = {split: [] for split in NAMES}
     done = 0  # records of training files
     for i, (shard, split) in enumerate(zip(shards, named)):
         cuts = {split: (0, shard.count)} if split else {}
         if split == "train":  # a part of every file: each file may have a class of its own
             end = shard.count
-            for part, size in zip(missing, sizes):
+            for part, size in sizes.items():
                 start = end - (size * (done + shard.count) // total - size * done // total)
                 cuts[part], end = (start, end), start
             cuts["train"] = (0, end)
@@ -268,68 +286,14 @@ def stretches_of(numbers: np.ndarray, shards: Sequence[Shard]) -> list[Stretch]:
 class RecordReader:
     """Reads stretches of records. Unreadable records are skipped, with a warning on the first occurrence."""
 
-    def __init__(self, name: str, shards: Sequence[Shard], request: Request) -> None:
-        self.name, self.shards, self.request = name, shards, request
+    def __init__(self, name: str, shards: Sequence[Shard], decode: Decoder, notices: Notices) -> None:
+        self.name, self.shards, self.decode, self.notices = name, shards, decode, notices
         self.total = sum(shard.count for shard in shards)
-        self.memory = max(request.cache_bytes, MEMORY)
-        self.decode = Decoder((0, 0, 0))
-        self.notices = Notices(name, self.decode)
         self.known_bad: set[int] = set()
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """(H, W, C); set by `probe`."""
-        return self.decode.shape
-
-    def probe(self, stretches: Sequence[Stretch]) -> list[Content]:
-        """Return the first images, after setting shape, channels and depth from them."""
-        contents = [
-            (f"record {record} of {self.shards[stretch.shard].path.name}", found)
-            for stretch in stretches[: PROBE // STRETCH]
-            for record, found in self._contents(stretch)
-            if isinstance(found, Content)
-        ]
-        if not contents:
-            raise DataError(
-                f"{self.name}: expected tf.train.Example records with an encoded image in one of the features "
-                f"{', '.join(IMAGE)}. Received: none in the first {min(PROBE, sum(s.end - s.first for s in stretches))}"
-            )
-        tries = [(record, tried(read_header)(io.BytesIO(content.image))) for record, content in contents]
-        headers = [(record, header) for record, header in tries if isinstance(header, Header)]
-        if not headers:
-            raise DataError(
-                f"{self.name}: expected readable images. Received: none in the first records; "
-                f"{tries[0][0]}: {tries[0][1]}"
-            )
-        self._set_decoder(decoder_for(self.name, headers, self.request))
-        return [content for _, content in contents]
-
-    def find_range(self, splits: dict[str, list[Stretch]]) -> None:
-        """Find the value range of the training images, which becomes [0, 1]. Warn if other images exceed it."""
-        lows, highs = np.full(self.total, np.inf), np.full(self.total, -np.inf)
-
-        def work(stretch: Stretch) -> None:
-            for record, content in self._contents(stretch):
-                if isinstance(content, Content):
-                    number = stretch.number + record - stretch.first
-                    with contextlib.suppress(Unreadable):  # reported when it is decoded
-                        lows[number], highs[number] = measure(io.BytesIO(content.image), self.decode.depth)
-
-        in_threads(work, [stretch for stretches in splits.values() for stretch in stretches])
-        rows = {part: numbers_of(stretches) for part, stretches in splits.items()}
-        training = rows["train"]
-        value_range = training_range(self.name, self.decode.depth, lows[training].min(), highs[training].max())
-        self._set_decoder(replace(self.decode, value_range=value_range))
-        outside = is_outside(lows, highs, value_range)
-        self.notices.clipped(count_by_split({part: outside[numbers] for part, numbers in rows.items()}))
-        self.notices.reported.add("clipped")  # all images are counted
-
-    def _set_decoder(self, decode: Decoder) -> None:
-        self.decode = self.notices.decode = decode
 
     def in_memory(self, splits: dict[str, list[Stretch]]) -> tuple[Memory, dict[str, np.ndarray]]:
         """Return all records by number, and the numbers of the readable records of each split."""
-        images, labels = np.zeros((self.total, *self.shape), self.decode.dtype), np.full(self.total, -1)
+        images, labels = np.zeros((self.total, *self.decode.shape), self.decode.dtype), np.full(self.total, -1)
         transparent, clipped = np.zeros((2, self.total), bool)
         rows: dict[str, np.ndarray] = {}
         for part, stretches in splits.items():
@@ -340,90 +304,66 @@ class RecordReader:
             for pictures, numbers in read:
                 for picture, number in zip(pictures, numbers[:, 1]):
                     images[number], transparent[number], clipped[number] = picture
-        self.notices.transparent(count_by_split({part: transparent[found] for part, found in rows.items()}))
-        self.notices.clipped(count_by_split({part: clipped[found] for part, found in rows.items()}))
+        self.notices.by_split(transparent, clipped, rows)
         return Memory(lambda: (images, labels)), rows
 
-    def stream(self, stretches: list[Stretch]) -> StreamSplit:
-        """Return a split that is read again on every pass."""
+    def stream(self, stretches: list[Stretch], memory: int) -> StreamSplit:
+        """Return a split that is read again on every pass, with a shuffle buffer of `memory` bytes."""
         count = sum(stretch.end - stretch.first for stretch in stretches)
         table = np.array(stretches, np.int64).reshape(-1, 4)
-        buffer = buffer_size(self.decode.bytes, self.memory, *SHUFFLE_BUFFER)
+        buffer = buffer_size(self.decode.bytes, memory, *SHUFFLE_BUFFER)
 
-        def numbered(key: tf.Tensor | None, limit: int, share: Share) -> tf.data.Dataset:
-            order = tf.constant(table)
-            if key is not None:
-                draw = lambda k: np.random.default_rng(int(k)).permutation(table)[share.worker :: share.of]  # noqa: E731
-                order = tf.ensure_shape(tf.numpy_function(draw, [key], tf.int64), [None, 4])
-            dataset = tf.data.Dataset.from_tensor_slices(order)
-            read = dataset.map(self._in_graph, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).unbatch()
-            if key is not None:
-                with no_global_seed():
-                    read = read.shuffle(buffer, seed=key, reshuffle_each_iteration=False)
-            return read.take(limit)
+        def elements(key: tf.Tensor | None, limit: int, share: Share) -> tf.data.Dataset:
+            mine = slice(share.worker, None, share.of)
+            read = read_elements(table, key, mine, lambda rows: self.read(Stretch(*rows[0].tolist())), self.decode)
+            return (read if key is None else shuffled(read, buffer, key)).take(limit)
 
-        def labelled(key: tf.Tensor | None, limit: int, share: Share) -> tf.data.Dataset:
-            return numbered(key, limit, share).map(lambda image, found: (image, found[0]))
-
-        return StreamSplit(
-            count,
-            labelled,
-            exact=False,
-            numbered=lambda limit: numbered(None, limit, Share(1)),
-        )
-
-    def _in_graph(self, stretch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        images, found = tf.numpy_function(
-            lambda row: self.read(Stretch(*map(int, row))), [stretch], (self.decode.dtype, tf.int64)
-        )
-        return tf.ensure_shape(images, [None, *self.shape]), tf.ensure_shape(found, [None, 2])
+        return StreamSplit(count, elements, exact=False)
 
     def read(self, stretch: Stretch) -> tuple[np.ndarray, np.ndarray]:
         """Return the readable images (n, H, W, C) of a stretch, and their [label, number] (n, 2)."""
         pictures, found = self.decoded(stretch)
         self.notices.check(pictures)
-        pixels = [picture.pixels for picture in pictures]
-        return np.stack(pixels) if pixels else np.empty((0, *self.shape), self.decode.dtype), found
+        return self.decode.stack(pictures), found
 
     def decoded(self, stretch: Stretch) -> tuple[list[Picture], np.ndarray]:
         """Return the readable images of a stretch as `Picture`, and their [label, number] (n, 2)."""
         pictures, found, bad = [], [], {}
-        for record, content in self._contents(stretch):
-            number = stretch.number + record - stretch.first
+        for record, content in read_contents(self.shards, stretch):
             try:
                 if isinstance(content, str):
                     raise Unreadable(content)
                 pictures.append(self.decode(io.BytesIO(content.image)))
-                found.append((content.label, number))
+                found.append((content.label, stretch.number_of(record)))
             except Unreadable as reason:
                 bad[record] = str(reason)
         self._warn(stretch, bad)
         return pictures, np.array(found, np.int64).reshape(-1, 2)
 
-    def _contents(self, stretch: Stretch) -> list[tuple[int, Content | str]]:
-        """Return for each record its index in the file, and its content or the reason why it is left out."""
-        shard = self.shards[stretch.shard]
-        offsets = shard.offsets[stretch.first : stretch.end + 1]
-        with open(shard.path, "rb") as file:
-            file.seek(int(offsets[0]))
-            block = file.read(int(offsets[-1] - offsets[0]))
-        places = (offsets - offsets[0]).tolist()
-        records = [block[start + HEADER : end] for start, end in itertools.pairwise(places)]
-        return [(stretch.first + i, _content(data[:-FOOTER], data[-FOOTER:])) for i, data in enumerate(records)]
-
     def _warn(self, stretch: Stretch, bad: dict[int, str]) -> None:
-        numbers = {record: stretch.number + record - stretch.first for record in bad}
+        numbers = {record: stretch.number_of(record) for record in bad}
         new = [record for record, number in numbers.items() if number not in self.known_bad]
         if new:
             self.known_bad.update(numbers.values())
-            height, width, channels = self.shape
+            height, width, channels = self.decode.shape
             reasons = list_first(list(dict.fromkeys(bad[record] for record in new)))
-            warnings.warn(
+            warn(
                 f"{self.name}: left out {len(new)} records that are damaged or have no image of "
                 f"{height}x{width}x{channels} ({self.shards[stretch.shard].path.name}: {list_first(new)}); "
-                f"{len(self.known_bad)} so far: {reasons}",
-                DataWarning, stacklevel=2,
-            )  # fmt: skip
+                f"{len(self.known_bad)} so far: {reasons}"
+            )
+
+
+def read_contents(shards: Sequence[Shard], stretch: Stretch) -> list[tuple[int, Content | str]]:
+    """Return for each record its index in the file, and its content or the reason why it is left out."""
+    shard = shards[stretch.shard]
+    offsets = shard.offsets[stretch.first : stretch.end + 1]
+    with open(shard.path, "rb") as file:
+        file.seek(int(offsets[0]))
+        block = file.read(int(offsets[-1] - offsets[0]))
+    places = (offsets - offsets[0]).tolist()
+    records = [block[start + HEADER : end] for start, end in itertools.pairwise(places)]
+    return [(stretch.first + i, _content(data[:-FOOTER], data[-FOOTER:])) for i, data in enumerate(records)]
 
 
 def _content(data: bytes, checksum: bytes) -> Content | str:

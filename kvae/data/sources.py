@@ -5,7 +5,7 @@ To add a kind, write a function that returns a `Source` and call it in `open_sou
 
 from __future__ import annotations
 
-import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -26,10 +26,10 @@ from kvae.data.depth import (
     scale_to_unit,
     training_range,
 )
-from kvae.data.errors import DataError, DataWarning
+from kvae.data.errors import DataError, warn
 from kvae.data.files import holds, image_suffixes
 from kvae.data.folder import folder
-from kvae.data.images import check_images, convert_all, scale_of
+from kvae.data.images import MIN_SIDE, check_images, convert_all, scale_of
 from kvae.data.named import PREPARED, data_folder, is_known_name, prepared, tfds_set
 from kvae.data.notices import count_by_split, warn_dark, warn_outside
 from kvae.data.records import find_records, records
@@ -39,6 +39,12 @@ from kvae.data.splits import Memory, MemorySplit, Request, Source, Split, comple
 
 def open_source(source: Any, request: Request) -> Source:
     """Open the source that was given to `load`."""
+    opened = _open(source, request)
+    is_unchanged = request.value_range is None and opened.value_range == UNIT
+    return replace(opened, value_range=None) if is_unchanged else opened
+
+
+def _open(source: Any, request: Request) -> Source:
     if isinstance(source, np.ndarray):
         return arrays("array", {"train": (source, None)}, request)
     if isinstance(source, (tuple, list)):
@@ -55,24 +61,23 @@ def open_source(source: Any, request: Request) -> Source:
         if not path_exists or is_known_name(source, request):
             if path_exists and Path(source).resolve().parent != data_folder(request).resolve():
                 kind = "folder" if Path(source).is_dir() else "file"
-                warnings.warn(
+                warn(
                     f"{source}: loading the named dataset instead of the {kind} of the same name; "
-                    f"write ./{source} for the {kind}",
-                    DataWarning, stacklevel=3,
-                )  # fmt: skip
+                    f"write ./{source} for the {kind}"
+                )
             return {"digits": digits, "shapes": shapes}.get(source, partial(tfds_set, source))(request)
     path = Path(source).expanduser()
-    if path.is_dir():
-        opened = folder
+    if path.is_dir() or path.is_file():
+        load: Callable[[Path, Request], Source]
         if (path / PREPARED).is_file():
-            opened = prepared
+            load = prepared
         elif not holds(path) and find_records(path):
-            opened = records
-        return replace(opened(path, request), path=path.resolve())
-    if path.is_file() and find_records(path):
-        return replace(records(path, request), path=path.resolve())
-    if path.is_file():
-        return replace(array_file(path, request), path=path.resolve())
+            load = records
+        elif path.is_dir():
+            load = folder
+        else:
+            load = array_file
+        return replace(load(path, request), path=path.resolve())
     if isinstance(source, str) and "/" in source and is_known_name(source, request):
         return tfds_set(source, request)  # name/config
     raise DataError(
@@ -113,7 +118,7 @@ def arrays(name: str, parts: dict[str, Pair], request: Request, label_names: tup
         request: size, channels, fractions and seed.
         label_names: names of the classes, if the labels are numbers.
     """
-    min_side = 1 if request.size else 8
+    min_side = 1 if request.size else MIN_SIDE
     images = {part: check_images(pair[0], f"{name} ({part})", min_side) for part, pair in parts.items()}
     depth = _depth(images)
     if len({x.shape[1:] for x in images.values()}) > 1 or depth is None:
@@ -133,18 +138,17 @@ def arrays(name: str, parts: dict[str, Pair], request: Request, label_names: tup
     converted = {part: convert_all(x, scale, request.size, request.grayscale) for part, x in images.items()}
     images = {part: x for part, (x, _) in converted.items()}
     scale = converted["train"][1]
-    if counts := count_by_split({split: outside[part][rows] for split, (part, rows) in cut.items()}):
-        warn_outside(name, value_range or UNIT, counts)
     memories = {part: _memory(images[part], labels[part]) for part in parts}
     splits: dict[str, Split] = {split: MemorySplit(memories[part], rows) for split, (part, rows) in cut.items()}
     catalogue = _catalogue([pair[0] for pair in parts.values()], memories, cut)
+    if counts := count_by_split(np.concatenate(list(outside.values())), catalogue.rows):
+        warn_outside(name, value_range or UNIT, counts)
     height, width, channels = images["train"].shape[1:]
-    has_range = request.value_range is not None or value_range != UNIT
     has_labels = labels["train"] is not None
     unlabelled = frozenset(part for part, y in labels.items() if has_labels and y is None)
     return Source(
         name, splits, (height, width, channels), scale, has_labels, label_names, unlabelled,
-        catalogue=catalogue, value_range=value_range if has_range else None,
+        catalogue=catalogue, value_range=value_range,
     )  # fmt: skip
 
 
@@ -201,10 +205,10 @@ def _all_labels(
     labels = {part: y for part, y in found.items() if y is not None}
     if "train" not in labels:
         if labels:
-            warnings.warn(f"{name}: labels left out, because the training images have none", DataWarning, stacklevel=5)
+            warn(f"{name}: labels left out, because the training images have none")
         return dict.fromkeys(parts), ()
     if unlabelled_parts := [part for part in parts if part not in labels]:
-        warnings.warn(f"{name}: no labels in the {' and '.join(unlabelled_parts)} split", DataWarning, stacklevel=5)
+        warn(f"{name}: no labels in the {' and '.join(unlabelled_parts)} split")
     if any(y.dtype.kind == "U" for y in labels.values()):
         label_names = tuple(sorted({str(v) for y in labels.values() for v in np.unique(y)}))
         labels = {part: np.searchsorted(label_names, y.astype(str)) for part, y in labels.items()}

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import tensorflow as tf
@@ -16,6 +15,7 @@ from kvae.data.decoding import Decoder
 from kvae.data.depth import Range
 from kvae.data.errors import DataError
 from kvae.data.images import WHITE, Color
+from kvae.data.streams import StreamSplit
 
 if TYPE_CHECKING:
     from kvae.data.catalogue import Catalogue
@@ -39,42 +39,6 @@ class Request:
     value_range: Range | None = None
     background: Color = WHITE
     key: str | None = None
-
-
-@dataclass(frozen=True)
-class Share:
-    """The part of every batch that belongs to one worker.
-
-    Args:
-        batch_size: number of images in a batch of all workers; a multiple of `of`.
-        worker: index of the worker.
-        of: number of workers.
-
-    Example:
-        >>> [Share(4, worker, of=2).rows(count=10).tolist() for worker in range(2)]
-        [[0, 1, 4, 5, 8], [2, 3, 6, 7, 9]]
-    """
-
-    batch_size: int
-    worker: int = 0
-    of: int = 1
-
-    @property
-    def local_size(self) -> int:
-        """Number of images of a batch that belong to this worker."""
-        return self.batch_size // self.of
-
-    def within(self, size: Any) -> tuple[Any, Any]:
-        """Return the first row and the end of the rows in a batch of `size` images."""
-        return size * self.worker // self.of, size * (self.worker + 1) // self.of
-
-    def rows(self, count: int) -> np.ndarray:
-        """Return the positions, of `count`, that belong to this worker."""
-        row = np.arange(count)
-        in_batch = row % self.batch_size
-        size = np.minimum(self.batch_size, count - (row - in_batch))
-        first, end = self.within(size)
-        return row[(in_batch >= first) & (in_batch < end)]
 
 
 class Memory:
@@ -119,26 +83,6 @@ class MemorySplit:
         return len(self.rows)
 
 
-@dataclass(frozen=True)
-class StreamSplit:
-    """Images read again on every pass.
-
-    Args:
-        count: number of images; an upper bound unless `exact`.
-        elements: `elements(key, limit, share)` is a dataset of `(image (H, W, C), label)`. If `key` is None, the order
-            is stable. Otherwise the elements are those of a worker's share, shuffled by that int64 tensor; images
-            outside the share are not read. The label is -1 if there is none.
-        exact: False if images may be unreadable.
-        numbered: `numbered(limit)` is `elements(None, limit)` with `[label, number in the source]` instead of labels;
-            None if the numbers are the positions in the split.
-    """
-
-    count: int
-    elements: Callable[[tf.Tensor | None, int, Share], tf.data.Dataset]
-    exact: bool = True
-    numbered: Callable[[int], tf.data.Dataset] | None = None
-
-
 Split = MemorySplit | StreamSplit
 
 
@@ -160,26 +104,19 @@ class Source:
     catalogue: Catalogue | None = None
 
 
-def buffer_size(image_bytes: int, memory: int, least: int, most: int) -> int:
-    """Return the number of images to shuffle at once: as many as fit in `memory` bytes, from `least` to `most`.
+def held_out_sizes(count: int, present: Container[str], request: Request, what: str) -> dict[str, int]:
+    """Return how many of `count` images each missing split gets, at least one if its fraction is above 0.
+
+    The rest is for training.
 
     Example:
-        >>> [buffer_size(side * side * 3, 64 << 20, 128, 4096) for side in (64, 128, 1024)]
-        [4096, 1365, 128]
+        >>> held_out_sizes(100, ["train"], Request(validation_fraction=0.1, test_fraction=0.25), "array")
+        {'validation': 10, 'test': 25}
     """
-    return max(least, min(most, memory // image_bytes))
-
-
-def part_sizes(count: int, fractions: tuple[float, ...], what: str) -> list[int]:
-    """Return the number of images of each fraction, at least one if it is above 0; the rest is for training.
-
-    Example:
-        >>> part_sizes(100, (0.1, 0.25), "array")
-        [10, 25]
-    """
-    sizes = [max(1, round(count * f)) if f > 0 else 0 for f in fractions]
-    if sum(sizes) >= count:
-        needed = 1 + sum(f > 0 for f in fractions)
+    fractions = {"validation": request.validation_fraction, "test": request.test_fraction}
+    sizes = {name: max(1, round(count * f)) if f > 0 else 0 for name, f in fractions.items() if name not in present}
+    if sum(sizes.values()) >= count:
+        needed = 1 + np.count_nonzero(list(sizes.values()))
         raise DataError(
             f"{what}: expected enough images to split into train and held-out parts (at least {needed}). "
             f"Received: {count} image{'s' if count != 1 else ''}"
@@ -227,31 +164,11 @@ def complete_splits(
         >>> {name: (part, len(rows)) for name, (part, rows) in splits.items()}
         {'train': ('train', 8), 'validation': ('train', 2), 'test': ('test', 5)}
     """
-    fractions = {"validation": request.validation_fraction, "test": request.test_fraction}
-    missing = [name for name in fractions if name not in counts]
-    sizes = part_sizes(counts["train"], tuple(fractions[name] for name in missing), what)
-    order = stratified_order(train_labels, counts["train"], request.seed) if sum(sizes) else np.arange(counts["train"])
-    cut: dict[str, np.ndarray] = {}
-    for name, size in zip(missing, sizes):
-        cut[name], order = order[:size], order[size:]
-    own = {name: ("train", rows) for name, rows in {"train": order, **cut}.items()}
-    own.update({name: (name, np.arange(counts[name])) for name in fractions if name in counts})
-    return {name: own[name] for name in NAMES}
-
-
-def unknown_split(name: Any) -> DataError:
-    return DataError(f"Unknown split: expected one of {', '.join(NAMES)}. Received: {name!r}")
-
-
-@contextmanager
-def no_global_seed() -> Iterator[None]:
-    """Seed operations in a graph by their own seed alone.
-
-    Otherwise TensorFlow mixes in the global seed and tests whether both are 0, which fails for a tensor.
-    """
-    graph = tf.compat.v1.get_default_graph()
-    seed, graph.seed = graph.seed, None
-    try:
-        yield
-    finally:
-        graph.seed = seed
+    sizes = held_out_sizes(counts["train"], counts, request, what)
+    cut = any(sizes.values())
+    order = stratified_order(train_labels, counts["train"], request.seed) if cut else np.arange(counts["train"])
+    found = {name: (name, np.arange(count)) for name, count in counts.items()}
+    for name, size in sizes.items():
+        found[name], order = ("train", order[:size]), order[size:]
+    found["train"] = ("train", order)
+    return {name: found[name] for name in NAMES}

@@ -103,8 +103,8 @@ def _only_readable(
 ) -> tuple[np.ndarray, pa.Table]:
     """Return the readable images in one array, and their rows."""
     good = [isinstance(picture, Picture) for picture in pictures]
-    found = [picture.pixels for picture in pictures if isinstance(picture, Picture)]
-    return np.array(found, decode.dtype).reshape(-1, *decode.shape), rows.filter(pa.array(good, pa.bool_()))
+    found = [picture for picture in pictures if isinstance(picture, Picture)]
+    return decode.stack(found), rows.filter(pa.array(good, pa.bool_()))
 
 
 def list_images(
@@ -169,12 +169,12 @@ def _folder(path: Path, request: Request) -> Listing:
 
 
 def _records(path: Path, request: Request) -> Listing:
-    reader, splits, scale, has_labels, *_ = open_records(path, request)
+    reader, splits, scale, has_labels, _ = open_records(path, request)
     rows = np.array([stretch for part in NAMES for stretch in splits[part]], np.int64)
     columns = dict(zip(Stretch._fields, rows.T.copy())) | _split_column({part: len(splits[part]) for part in NAMES})
     images = int((rows[:, 2] - rows[:, 1]).sum())
     read = StretchReader(reader, has_labels)
-    return Listing(reader.name, read, as_table(columns), images, ROWS // STRETCH, reader.shape, scale)
+    return Listing(reader.name, read, as_table(columns), images, ROWS // STRETCH, reader.decode.shape, scale)
 
 
 def _split_column(counts: dict[str, int]) -> dict[str, np.ndarray]:
