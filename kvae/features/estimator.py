@@ -5,6 +5,7 @@ import copy
 import inspect
 import random
 from collections.abc import Callable, Iterator
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -26,43 +27,29 @@ ROWS = 128  # rows encoded at once, always the same number, so that a row's resu
 SCORED = 32  # the same for scores, which require K times as much memory
 
 
+@dataclass(eq=False, repr=False)
 class LatentEstimator(BaseEstimator):
-    """The common base class of `VAETransformer` and `AnomalyDetector`."""
+    """The common base class of `VAETransformer` and `AnomalyDetector`; the fields are the arguments of both."""
+
+    latent_dim: int = 8
+    _: KW_ONLY
+    model: Any = None
+    image_shape: tuple[int, int, int] | None = None
+    units: tuple[int, ...] = (128, 128)
+    epochs: int = 30
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    patience: int | None = None
+    validation_fraction: float = 0.1
+    num_samples: int = 16
+    random_state: Any = None
+    verbose: int = 0
 
     # Fitted attributes, annotated because __init__ doesn't set them.
-    model_: Any
-    history_: dict[str, list[float]]
-    n_iter_: int
-    seed_: int
-
-    def __init__(
-        self,
-        latent_dim: int = 8,
-        *,
-        model: Any = None,
-        image_shape: tuple[int, int, int] | None = None,
-        units: tuple[int, ...] = (128, 128),
-        epochs: int = 30,
-        batch_size: int = 64,
-        learning_rate: float = 1e-3,
-        patience: int | None = None,
-        validation_fraction: float = 0.1,
-        num_samples: int = 16,
-        random_state: Any = None,
-        verbose: int = 0,
-    ):
-        self.latent_dim = latent_dim
-        self.model = model
-        self.image_shape = image_shape
-        self.units = units
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.patience = patience
-        self.validation_fraction = validation_fraction
-        self.num_samples = num_samples
-        self.random_state = random_state
-        self.verbose = verbose
+    model_: Any = field(init=False)
+    history_: dict[str, list[float]] = field(init=False)
+    n_iter_: int = field(init=False)
+    seed_: int = field(init=False)
 
     def fit(self, X: Any, y: Any = None) -> Any:
         """Train the model.
