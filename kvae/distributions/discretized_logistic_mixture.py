@@ -156,9 +156,6 @@ class DiscretizedLogisticMixture(Levels):
         covariance = ops.stack(entries, axis=-1)
         return 0.25 * ops.reshape(covariance, (*ops.shape(mean[0]), len(means), len(means)))
 
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "components": self.components}
-
 
 def log_sum_exp(x: Any) -> Any:
     """Return log Σ eˣ over the last axis, which is kept, from elementary operators."""

@@ -126,6 +126,3 @@ class LowRankNormal(BoundedScale):
         a, scale = self.flat(a, self.rank), ops.exp(self.flat(log_scale))
         correlated = ops.eye(scale.shape[-1], dtype="float32") + ops.matmul(a, ops.swapaxes(a, -1, -2))
         return scale[..., :, None] * correlated * scale[..., None, :]
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "rank": self.rank}

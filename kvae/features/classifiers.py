@@ -13,10 +13,11 @@ from kvae.features.outputs import encoder_output
 from kvae.models import LatentModel
 from kvae.models.precision import fit_epsilon
 from kvae.networks.composite import Composite
+from kvae.saving import Saved
 
 
 @keras.saving.register_keras_serializable("kvae")
-class GradualUnfreezing:
+class GradualUnfreezing(Saved):
     """A schedule that unfreezes the trunk's layers one after the other, starting next to the head.
 
     The last layer of the trunk starts to learn after `steps` training steps, the layer before it after 2 · `steps`,
@@ -44,13 +45,6 @@ class GradualUnfreezing:
     def __call__(self, depth: int, step: Any) -> Any:
         """Return the relative learning rate of the layer at a depth."""
         return self.rate * ops.cast(ops.cast(step, "int64") >= (depth + 1) * self.steps, "float32")
-
-    def get_config(self) -> dict[str, Any]:
-        return {"steps": self.steps, "rate": self.rate}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "GradualUnfreezing":
-        return cls(**config)
 
 
 def classifier(
@@ -217,29 +211,7 @@ class Classifier(Composite, keras.Model):
         optimizer.update_step = update
 
     def get_config(self) -> dict[str, Any]:
-        serialize = keras.saving.serialize_keras_object
-        return {
-            **super().get_config(),
-            "encoder": serialize(self.encoder),
-            "num_classes": self.num_classes,
-            "trainable_layers": self.trainable_layers,
-            "trunk_rate": serialize(self.trunk_rate),
-            "image_shape": self.image_shape,
-            "posterior": serialize(self.posterior),
-            "output": self.output_name,
-            "activation": self.activation,
-            "dropout": self.dropout,
-            "bounded": self.bounded,
-            "class_names": self.class_names,
-        }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "Classifier":
-        parts = {
-            name: keras.saving.deserialize_keras_object(config[name], custom_objects=custom_objects)
-            for name in ("encoder", "posterior", "trunk_rate", "dtype")
-        }
-        return cls(**{**config, **parts})
+        return {**super().get_config(), "output": self.output_name}
 
 
 def check_class_names(names: Sequence[str] | None, num_classes: int) -> tuple[str, ...] | None:

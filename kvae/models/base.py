@@ -281,8 +281,6 @@ class LatentModel(Composite, TrainableModel):
 
     # Saving, and other methods of Keras.
 
-    _parts: tuple[str, ...] = ("encoder", "decoder", "likelihood")
-
     def export(
         self,
         filepath: Any,
@@ -308,7 +306,7 @@ class LatentModel(Composite, TrainableModel):
 
     def quantize(self, mode: Any = None, config: Any = None, filters: Any = None, **kwargs: Any) -> None:
         """Quantize the networks as `keras.Model.quantize` does; densities stay in float32."""
-        networks = [getattr(self, name) for name in self._parts if name in NETWORKS]
+        networks = [getattr(self, name) for name in NETWORKS if hasattr(self, name)]
         inside = {id(layer) for network in networks for layer in network._flatten_layers()}
         patterns = [filters] if isinstance(filters, str) else filters
 
@@ -321,26 +319,9 @@ class LatentModel(Composite, TrainableModel):
 
         super().quantize(mode, config=config, filters=chosen, **kwargs)
 
-    def _settings(self) -> dict[str, Any]:
-        """Return the constructor arguments that aren't parts."""
-        settings: dict[str, Any] = {"latent_dim": self.latent_dim, "image_shape": self.image_shape, "seed": self.seed}
-        if self.condition_dim is not None:
-            settings["condition_dim"] = self.condition_dim
-        if not self.bounded:
-            settings["bounded"] = False
-        return settings
-
     def get_config(self) -> dict[str, Any]:
-        parts = {name: keras.saving.serialize_keras_object(getattr(self, name)) for name in self._parts}
-        return {**super().get_config(), **parts, **self._settings()}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "LatentModel":
-        parts = {
-            name: keras.saving.deserialize_keras_object(config[name], custom_objects=custom_objects)
-            for name in cls._parts
-        }
-        return cls(**{**config, **parts})
+        config, defaults = super().get_config(), {"condition_dim": None, "bounded": True}
+        return {name: value for name, value in config.items() if (name, value) not in defaults.items()}
 
 
 def _range(x: Any) -> str:

@@ -56,8 +56,6 @@ class SemiSupervisedVAE(VAE):
         (TensorShape([64, 2]), TensorShape([3, 8, 8, 1]))
     """
 
-    _parts = (*VAE._parts, "classifier")
-
     def __init__(
         self,
         encoder: keras.Model | None = None,
@@ -98,9 +96,6 @@ class SemiSupervisedVAE(VAE):
 
     def _call_spec(self) -> Any:
         return keras.InputSpec(shape=(None, *self.image_shape), dtype="float32", name="image")
-
-    def _settings(self) -> dict[str, Any]:
-        return {**super()._settings(), "alpha": self.alpha}
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:

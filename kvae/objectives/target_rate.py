@@ -7,7 +7,7 @@ from keras import ops
 
 from kvae.objectives.base import Objective, Terms
 from kvae.objectives.criterion import Criterion, Values, is_near, rate_missed
-from kvae.schedules import Scheduled, check_weight, last_value, schedule_value, steady_from, weight_config
+from kvae.schedules import Scheduled, check_weight, last_value, schedule_value, steady_from
 
 
 @keras.saving.register_keras_serializable("kvae")
@@ -97,7 +97,3 @@ class TargetRate(Objective):
 
         why = f"only epochs with a rate within 10 % of {target:g} nats count"
         return Criterion("distortion", value, steady_from(self.rate), why, missed)
-
-    def get_config(self) -> dict[str, Any]:
-        settings = {"k_p": self.k_p, "k_i": self.k_i, "min_beta": self.min_beta, "max_beta": self.max_beta}
-        return {**super().get_config(), "rate": weight_config(self.rate), **settings}

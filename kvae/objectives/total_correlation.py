@@ -8,7 +8,7 @@ from keras import ops
 from kvae.objectives.base import Objective, Terms
 from kvae.objectives.criterion import Criterion
 from kvae.objectives.marginals import FACTORIZED, one_by_one
-from kvae.schedules import Scheduled, check_weight, schedule_value, weight_config
+from kvae.schedules import Scheduled, check_weight, schedule_value
 
 
 @keras.saving.register_keras_serializable("kvae")
@@ -95,13 +95,3 @@ class TotalCorrelation(Objective):
 
     def criterion(self) -> Criterion:
         return Criterion(why="the total correlation is not a validation value")
-
-    def get_config(self) -> dict[str, Any]:
-        return {
-            **super().get_config(),
-            "beta": weight_config(self.beta),
-            "dataset_size": self.dataset_size,
-            "alpha": weight_config(self.alpha),
-            "gamma": weight_config(self.gamma),
-            "stratified": self.stratified,
-        }

@@ -74,9 +74,6 @@ class ConditionalNormal(Prior):
             raise ValueError(f"Expected a condition, (B, {self.condition_dim}). Received: condition=None")
         return ops.cast(condition, "float32")
 
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "condition_dim": self.condition_dim}
-
 
 @register_kl(DiagonalNormal, ConditionalNormal)
 def kl_diagonal_conditional(posterior: DiagonalNormal, params: Any, prior: ConditionalNormal, condition: Any) -> Any:

@@ -123,9 +123,6 @@ class FixedMixture(Prior):
             noise = exact_dense(noise, ops.take(mixing, component, axis=0))
         return ops.take(self.means, component, axis=0) + on_grid(ops.take(self.scales, component, axis=0) * noise)
 
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "components": self.components, "full": self.full}
-
 
 def _identities(shape: tuple[int, ...], dtype: Any = None) -> Any:
     return ops.broadcast_to(ops.eye(shape[-1], dtype=dtype), shape)

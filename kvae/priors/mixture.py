@@ -55,6 +55,3 @@ class Mixture(Prior):
     def fixed(self) -> FixedMixture:
         logits, means, raw = map(ops.convert_to_tensor, (self.logits, self.means, self.raw_scales))
         return FixedMixture.of(logits, means, rational_scale(raw))
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "components": self.components, "seed": self.seed}

@@ -64,9 +64,6 @@ class RealNVP(Prior):
             z = coupling.join(a, exact_stretch(b, raw) + shift)
         return z
 
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "num_layers": self.num_layers, "units": self.units}
-
 
 def _exact_output(network: list[keras.layers.Dense], x: Any) -> Any:
     """Return the output of a coupling's network, the same to the last bit on every platform."""

@@ -99,7 +99,3 @@ class VampPrior(Prior):
         means, log_scales, *below = (np.asarray(value) for value in self.posteriors())
         lower = np.eye(self.latent_dim) + below[0] if below else None
         return FixedMixture.of(np.zeros(self.pseudo_inputs), means, np.exp(log_scales), lower)
-
-    def get_config(self) -> dict[str, Any]:
-        settings = {"pseudo_inputs": self.pseudo_inputs, "mean": self.mean, "stddev": self.stddev, "seed": self.seed}
-        return {**super().get_config(), **settings}
