@@ -46,7 +46,7 @@ MAY_IMPORT = {
     "saving": set(),
     "arguments": set(),
     "files": set(),
-    "pages": set(),
+    "pages": {"arguments"},
     "steps": set(),
     "optimizers": set(),
     "distributions": {"arguments", "saving"},
@@ -82,7 +82,7 @@ MAY_IMPORT = {
     "posteriors": {"distributions"},
     "likelihoods": {"distributions"},
     "recipes": {"models", "networks", "posteriors", "likelihoods", "priors", "objectives", "schedules"},
-    "plotting": {"models", "evaluation", "features", "files"},
+    "plotting": {"arguments", "models", "evaluation", "features", "files"},
     "report": {"models", "evaluation", "features", "plotting", "files", "pages", "run", "steps"},
     "export": {"arguments", "data", "pages", "models", "distributions", "priors", "networks", "evaluation", "files"},
 }

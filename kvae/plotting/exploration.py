@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from kvae.arguments import decimal
 from kvae.features.directions import Direction, arithmetic, move
 from kvae.features.maps import latent_plane
 from kvae.features.search import latents_of, nearest
@@ -19,7 +20,6 @@ from kvae.plotting.style import (
     channel_note,
     class_colours,
     class_name,
-    number,
     rgb_of,
     tiled,
 )
@@ -81,7 +81,7 @@ def direction_slider(model: Any, images: Any, along: Direction, steps: Sequence[
     moved = move(model, images, along, steps)
     shown = np.concatenate([images[:, None], moved], axis=1)
     rgb = rgb_of(shown.reshape(-1, *images.shape[1:]), like=images).reshape(*shown.shape[:-1], 3)
-    labels = ["original", *(number(step, 1) if step else "0" for step in steps)]
+    labels = ["original", *(decimal(step, 1) if step else "0" for step in steps)]
     return tiled(rgb, (), labels, channels=images.shape[-1])
 
 

@@ -148,7 +148,3 @@ def style(axes: Axes, title: str, x: str, y: str) -> None:
 
 def z_name(dimension: int) -> str:
     return "z" + str(dimension).translate(SUBSCRIPTS)
-
-
-def number(value: float, digits: int = 2) -> str:
-    return f"{value:.{digits}f}".replace("-", "−")
