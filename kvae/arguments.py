@@ -64,6 +64,24 @@ def real(name: str, value: Any, least: float | None = None) -> float:
     return number
 
 
+def at_least(name: str, value: Any, least: float) -> Any:
+    """Return a number unchanged, unless it is below `least` or NaN.
+
+    Raises:
+        ValueError: for such a number.
+
+    Example:
+
+        >>> at_least("num_samples", 0, 1)
+        Traceback (most recent call last):
+        ...
+        ValueError: Argument `num_samples` must be >= 1. Received: num_samples=0
+    """
+    if not value >= least:
+        raise ValueError(f"Argument `{name}` must be >= {least}. Received: {name}={value}")
+    return value
+
+
 def numbers(wanted: str, value: Any) -> np.ndarray:
     """Convert `value` to an array of real numbers of any shape; `wanted` is the beginning of the error message.
 

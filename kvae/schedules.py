@@ -7,6 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from kvae.arguments import at_least
 from kvae.saving import Saved
 
 __all__ = ["Cyclical", "LinearWarmup"]
@@ -49,9 +50,7 @@ def check_weight(name: str, value: Any) -> Scheduled:
     Raises:
         ValueError: for a negative number.
     """
-    if not callable(value) and not value >= 0:
-        raise ValueError(f"Argument `{name}` must be >= 0. Received: {name}={value}")
-    return value if callable(value) else float(value)
+    return value if callable(value) else float(at_least(name, value, 0))
 
 
 def _check_steps(steps: int) -> None:

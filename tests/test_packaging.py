@@ -42,7 +42,7 @@ MAY_IMPORT = {
         "steps",
     },
     "callbacks": {"files", "state"},
-    "schedules": {"saving"},
+    "schedules": {"arguments", "saving"},
     "saving": set(),
     "arguments": set(),
     "files": set(),
@@ -50,7 +50,7 @@ MAY_IMPORT = {
     "steps": set(),
     "optimizers": set(),
     "distributions": {"arguments", "saving"},
-    "priors": {"distributions"},
+    "priors": {"arguments", "distributions"},
     "objectives": {"arguments", "distributions", "priors", "saving", "schedules"},
     "networks": {"arguments", "saving"},
     "models": {
@@ -67,6 +67,7 @@ MAY_IMPORT = {
     "data": {"arguments", "files"},
     "evaluation": {"models", "distributions", "priors", "data"},
     "features": {
+        "arguments",
         "callbacks",
         "models",
         "distributions",

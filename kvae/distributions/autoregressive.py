@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from kvae.arguments import at_least
 from kvae.distributions.base import Distribution, Part
 from kvae.distributions.diagonal_normal import DiagonalNormal, normal_log_density
 from kvae.distributions.log_sigmoid import log_sigmoid
@@ -82,10 +83,7 @@ class InverseAutoregressive(Distribution):
 
     def __init__(self, num_steps: int = 2, units: int = 128, **kwargs: Any):
         super().__init__(**kwargs)
-        for name, value in (("num_steps", num_steps), ("units", units)):
-            if value < 1:
-                raise ValueError(f"Argument `{name}` must be >= 1. Received: {name}={value}")
-        self.num_steps, self.units = num_steps, units
+        self.num_steps, self.units = at_least("num_steps", num_steps, 1), at_least("units", units, 1)
         self.base = DiagonalNormal()
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:

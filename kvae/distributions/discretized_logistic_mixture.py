@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
+from kvae.arguments import at_least
 from kvae.distributions.discretized_logistic import Levels, bounded_log_scale
 from kvae.distributions.noise import Seed, uniform
 
@@ -62,9 +63,7 @@ class DiscretizedLogisticMixture(Levels):
 
     def __init__(self, components: int = 5, levels: int = 256, **kwargs: Any):
         super().__init__(levels, **kwargs)
-        if components < 1:
-            raise ValueError(f"Argument `components` must be >= 1. Received: components={components}")
-        self.components = components
+        self.components = at_least("components", components, 1)
 
     def param_size(self, event_shape: tuple[int, ...]) -> int:
         channels = event_shape[-1]

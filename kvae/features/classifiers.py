@@ -8,6 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from kvae.arguments import at_least
 from kvae.distributions import Distribution
 from kvae.features.outputs import encoder_output
 from kvae.models import LatentModel
@@ -38,9 +39,7 @@ class GradualUnfreezing(Saved):
     """
 
     def __init__(self, steps: int, rate: float = 0.1):
-        if steps < 1:
-            raise ValueError(f"Argument `steps` must be >= 1. Received: steps={steps}")
-        self.steps, self.rate = steps, _check_rate("rate", rate)
+        self.steps, self.rate = at_least("steps", steps, 1), _check_rate("rate", rate)
 
     def __call__(self, depth: int, step: Any) -> Any:
         """Return the relative learning rate of the layer at a depth."""
@@ -135,13 +134,12 @@ class Classifier(Composite, keras.Model):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        if num_classes < 2:
-            raise ValueError(f"Argument `num_classes` must be >= 2. Received: num_classes={num_classes}")
+        self.num_classes = at_least("num_classes", num_classes, 2)
         self.bounded, self.class_names = bounded, check_class_names(class_names, num_classes)
         gradual = isinstance(trunk_rate, GradualUnfreezing)
         self.trunk_rate = trunk_rate if gradual else _check_rate("trunk_rate", trunk_rate)
         self.encoder, self.posterior, self.image_shape = encoder, posterior, tuple(image_shape)
-        self.num_classes, self.trainable_layers, self.output_name = num_classes, trainable_layers, output
+        self.trainable_layers, self.output_name = trainable_layers, output
         self.activation, self.dropout = activation, dropout
         self.drop = keras.layers.Dropout(dropout)
         self.head = keras.layers.Dense(num_classes, activation=activation, dtype="float32", name="classifier_head")

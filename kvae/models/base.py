@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from kvae.arguments import ROUNDING, integer
+from kvae.arguments import ROUNDING, at_least, integer
 from kvae.distributions import Bernoulli, Distribution
 from kvae.models.batches import check_shape
 from kvae.models.metrics import SkippedSteps, StepMean
@@ -54,9 +54,7 @@ class LatentModel(Composite, TrainableModel):
                 f"Received: likelihood={type(likelihood).__name__}, with {likelihood.support} values"
             )
         self.bounded = bounded
-        if condition_dim is not None and condition_dim < 1:
-            raise ValueError(f"Argument `condition_dim` must be >= 1. Received: condition_dim={condition_dim}")
-        self.condition_dim = condition_dim
+        self.condition_dim = None if condition_dim is None else at_least("condition_dim", condition_dim, 1)
         self.latent_dim = int(_size_of("latent_dim", latent_dim, "encoder", encoder))
         self.image_shape = check_image_shape(_size_of("image_shape", image_shape, "decoder", decoder))
         self.seed = seed

@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+from kvae.arguments import at_least
 from kvae.distributions.base import Part
 from kvae.objectives.criterion import Criterion
 
@@ -46,9 +47,7 @@ class Objective(Part):
 
     def __init__(self, num_samples: int = 1, **kwargs: Any):
         super().__init__(**kwargs)
-        if num_samples < 1:
-            raise ValueError(f"Argument `num_samples` must be >= 1. Received: num_samples={num_samples}")
-        self.num_samples = num_samples
+        self.num_samples = at_least("num_samples", num_samples, 1)
 
     def build(self, input_shape: Any = None) -> None:
         self.built = True
