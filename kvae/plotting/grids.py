@@ -169,5 +169,4 @@ def interpolations(model: Any, first: Any, second: Any, steps: int = 8, conditio
     between = np.asarray(model.interpolate_images(first, second, steps, *as_args(condition)))  # (B, steps, H, W, C)
     tiles = np.concatenate([first[:, None], between, second[:, None]], axis=1)
     shares = [f"{100 * i / (steps - 1):.0f} %" for i in range(steps)]
-    rgb = rgb_of(tiles.reshape(-1, *tiles.shape[2:])).reshape(*tiles.shape[:-1], 3)
-    return tiled(rgb, (), ["original", *shares, "original"], channels=tiles.shape[-1])
+    return tiled(rgb_of(tiles), (), ["original", *shares, "original"], channels=tiles.shape[-1])
