@@ -1,4 +1,7 @@
-"""Checks of numeric arguments: Python's and NumPy's numbers are equivalent; anything else is refused in one line."""
+"""Checks of numeric arguments, and numbers as text.
+
+Python's and NumPy's numbers are equivalent; anything else is refused in one line.
+"""
 
 import math
 import operator
@@ -61,6 +64,24 @@ def real(name: str, value: Any, least: float | None = None) -> float:
     return number
 
 
+def at_least(name: str, value: Any, least: float) -> Any:
+    """Return a number unchanged, unless it is below `least` or NaN.
+
+    Raises:
+        ValueError: for such a number.
+
+    Example:
+
+        >>> at_least("num_samples", 0, 1)
+        Traceback (most recent call last):
+        ...
+        ValueError: Argument `num_samples` must be >= 1. Received: num_samples=0
+    """
+    if not value >= least:
+        raise ValueError(f"Argument `{name}` must be >= {least}. Received: {name}={value}")
+    return value
+
+
 def numbers(wanted: str, value: Any) -> np.ndarray:
     """Convert `value` to an array of real numbers of any shape; `wanted` is the beginning of the error message.
 
@@ -82,6 +103,17 @@ def numbers(wanted: str, value: Any) -> np.ndarray:
         received = f"dtype {array.dtype}" if array.ndim else shown(value)
         raise ValueError(f"{wanted} of real numbers. Received: {received}")
     return array
+
+
+def decimal(value: float, digits: int = 2, separator: str = "") -> str:
+    """Format a number with a fixed number of digits after the point, and a minus sign instead of a hyphen.
+
+    Example:
+
+        >>> decimal(-1234.56, 1), decimal(-1234.56, 1, ",")
+        ('−1234.6', '−1,234.6')
+    """
+    return f"{value:{separator}.{digits}f}".replace("-", "−")
 
 
 def shown(value: Any) -> str:

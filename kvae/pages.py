@@ -4,6 +4,8 @@ import importlib.resources
 from collections.abc import Callable
 from typing import Any
 
+from kvae.arguments import decimal
+
 BASE = "page.html.jinja"
 UNKNOWN = "–"  # in place of a number
 
@@ -43,7 +45,7 @@ def number(value: Any, digits: int = 0) -> str:
         >>> number(-1234.56, 1), number(None)
         ('−1,234.6', '–')
     """
-    return f"{value:,.{digits}f}".replace("-", "−") if isinstance(value, int | float) else UNKNOWN
+    return decimal(value, digits, ",") if isinstance(value, int | float) else UNKNOWN
 
 
 def significant(value: float, count: int) -> str:

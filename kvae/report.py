@@ -19,6 +19,7 @@ from kvae.evaluation.latents import parts_of_the_rate
 from kvae.features import direction
 from kvae.files import FIGURES_LIST, atomic_file, public_name
 from kvae.models.metrics import ACTIVE_VARIANCE
+from kvae.run import write_json
 from kvae.steps import Steps
 
 __all__ = ["write_figures", "write_report"]
@@ -158,8 +159,7 @@ def write_figures(
 
 def list_figures(run: Path, drawn: list[str], failed: dict[str, str]) -> None:
     """Write the list of figures that were drawn, and the reasons of those that failed, for the report."""
-    with atomic_file(run / FIGURES_LIST) as temporary:
-        temporary.write_text(json.dumps({"drawn": drawn, "failed": failed}, indent=2) + "\n", encoding="utf-8")
+    write_json(run / FIGURES_LIST, {"drawn": drawn, "failed": failed})
 
 
 def _direction(model: Any, images: np.ndarray, means: np.ndarray, labels: np.ndarray) -> Figure:

@@ -7,6 +7,9 @@ from typing import Any
 import keras
 from keras import ops
 
+from kvae.arguments import at_least
+from kvae.saving import Saved
+
 __all__ = ["Cyclical", "LinearWarmup"]
 
 Scheduled = float | Callable[[Any], Any]
@@ -42,32 +45,12 @@ def last_value(value: Scheduled) -> float:
 
 
 def check_weight(name: str, value: Any) -> Scheduled:
-    """Check a weight that a constructor received: a number >= 0, a schedule, or the config of one.
+    """Check a weight that a constructor received: a number >= 0, or a schedule.
 
     Raises:
         ValueError: for a negative number.
     """
-    if isinstance(value, dict):
-        value = keras.saving.deserialize_keras_object(value)
-    if not callable(value) and not value >= 0:
-        raise ValueError(f"Argument `{name}` must be >= 0. Received: {name}={value}")
-    return value if callable(value) else float(value)
-
-
-def weight_config(value: Scheduled) -> Any:
-    """Return the entry of a weight in a config."""
-    return keras.saving.serialize_keras_object(value) if callable(value) else value
-
-
-class _Schedule:
-    """Base class: the attributes have the names of the constructor's arguments and form the config."""
-
-    def get_config(self) -> dict[str, Any]:
-        return dict(vars(self))
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "_Schedule":
-        return cls(**config)
+    return value if callable(value) else float(at_least(name, value, 0))
 
 
 def _check_steps(steps: int) -> None:
@@ -76,7 +59,7 @@ def _check_steps(steps: int) -> None:
 
 
 @keras.saving.register_keras_serializable("kvae")
-class LinearWarmup(_Schedule):
+class LinearWarmup(Saved):
     """A linear warm-up from `start` to `end` over `steps`, then `end` (Sønderby et al. 2016, §2.3).
 
     Example:
@@ -98,7 +81,7 @@ class LinearWarmup(_Schedule):
 
 
 @keras.saving.register_keras_serializable("kvae")
-class Cyclical(_Schedule):
+class Cyclical(Saved):
     """Repeated warm-ups: each cycle has `steps` steps and rises during its first `ratio` (Fu et al. 2019, eq. 6).
 
     Example:

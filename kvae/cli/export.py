@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -10,63 +10,42 @@ from kvae.cli.console import CommandError, say
 from kvae.cli.options import DataDirOption, RunArgument, open_run
 from kvae.cli.tables import show_export
 
-if TYPE_CHECKING:
-    pass
-
-
-class Precision(StrEnum):
-    float32 = "float32"
-    float16 = "float16"
-    int8 = "int8"
-    full_int8 = "full_int8"
-    integer = "integer"
-    auto = "auto"
-
-
-class Io(StrEnum):
-    float32 = "float32"
-    uint8 = "uint8"
+Precision = StrEnum("Precision", ["float32", "float16", "int8", "full_int8", "integer", "auto"])
 
 
 def export(
     context: typer.Context,
     run: RunArgument,
-    out: Annotated[Path, typer.Option(help="Folder to write.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
     precision: Annotated[
         list[Precision] | None,
         typer.Option(
             help="Precision of the files; may be repeated (default: float32 and int8). auto: the smallest file within "
-            "--budget-nats that isn't much slower than the others.",
-            show_default=False,
+            "--budget-nats that isn't much slower than the others."
         ),
     ] = None,
     budget_nats: Annotated[
         float | None,
-        typer.Option(
-            help="Largest loss of ELBO on validation images, for auto (default: half a nat).", show_default=False
-        ),
+        typer.Option(help="Largest loss of ELBO on validation images, for auto (default: half a nat)."),
     ] = None,
     batch_size: Annotated[
         list[int] | None,
-        typer.Option(
-            help="Batch size of the signatures; may be repeated (default: 1 and 16).", min=1, show_default=False
-        ),
+        typer.Option(help="Batch size of the signatures; may be repeated (default: 1 and 16).", min=1),
     ] = None,
     signatures: Annotated[
         str | None,
         typer.Option(
             help="Signatures of the whole-model files, such as decode,generate_16 (default: all). The first is "
-            "subgraph 0.",
-            show_default=False,
+            "subgraph 0."
         ),
     ] = None,
     encoder: Annotated[
         bool, typer.Option("--encoder", help="Write the encoder as a separate file, too, like the decoder.")
     ] = False,
     io: Annotated[
-        Io,
+        Literal["float32", "uint8"],
         typer.Option(help="Images as float32 in [0, 1], or as uint8. Signatures with densities always use float32."),
-    ] = Io.float32,
+    ] = "float32",
     accept_losses: Annotated[
         bool, typer.Option("--accept-losses", help="Keep files that differ from Keras by more than the tolerance.")
     ] = False,
@@ -77,15 +56,13 @@ def export(
     onnx: Annotated[bool, typer.Option("--onnx", help="Write ONNX files, too (requires the extra `onnx`).")] = False,
     web: Annotated[
         Path | None,
-        typer.Option(help="Folder for a web page that runs the suggested file in a browser.", show_default=False),
+        typer.Option(help="Folder for a web page that runs the suggested file in a browser."),
     ] = None,
     web_runtime: Annotated[
         Path | None,
-        typer.Option(help="Folder with LiteRT.js for --web, if npm isn't installed.", show_default=False),
+        typer.Option(help="Folder with LiteRT.js for --web, if npm isn't installed."),
     ] = None,
-    license: Annotated[
-        Path | None, typer.Option(help="Text file with the licence to embed in the files.", show_default=False)
-    ] = None,
+    license: Annotated[Path | None, typer.Option(help="Text file with the licence to embed in the files.")] = None,
     data_dir: DataDirOption = None,
 ) -> None:
     """Export a run as SavedModel and LiteRT files, each verified against Keras on real images.
@@ -117,7 +94,7 @@ def export(
             batch_sizes=[*(batch_size or BATCH_SIZES), *([None] if any_batch else [])],
             signatures=None if signatures is None else [name.strip() for name in signatures.split(",")],
             networks=["decoder", *(["encoder"] if encoder else [])],
-            io=io.value,
+            io=io,
             accept_losses=accept_losses,
             with_onnx=onnx,
             license=license_text,

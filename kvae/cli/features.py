@@ -1,7 +1,7 @@
 """`kvae features`, and the linear probe."""
 
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -9,16 +9,13 @@ from kvae.cli.console import CommandError, optional_steps, say
 from kvae.cli.options import DataDirOption, RunArgument, open_run
 from kvae.cli.tables import show_probe
 
-if TYPE_CHECKING:
-    pass
-
 SPLITS = (None, "all", "train", "validation", "test", "new")
 
 
 def features(
     context: typer.Context,
     run: RunArgument,
-    source: Annotated[str, typer.Argument(help="Images to encode, as for `kvae train`.", show_default=False)],
+    source: Annotated[str, typer.Argument(help="Images to encode, as for `kvae train`.")],
     out: Annotated[
         str, typer.Option(help="File to write, .npz or .parquet; with --ray, also an address such as s3://….")
     ] = "features.npz",
@@ -27,28 +24,22 @@ def features(
         typer.Option(
             help="all: every image of SOURCE, in its order. train, validation, test: the splits of the training run, "
             "in their shuffled order. new: images added to RUN's own SOURCE since training. Default: train if RUN was "
-            "trained on SOURCE, otherwise all.",
-            show_default=False,
+            "trained on SOURCE, otherwise all."
         ),
     ] = None,
     hidden: Annotated[bool, typer.Option(help="Write the encoder's last hidden layer, too.")] = True,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="Number of images (default: all).", show_default=False)
-    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Number of images (default: all).")] = None,
     ray: Annotated[
         str | None,
         typer.Option(
             help="Address of a Ray cluster to encode on, or local. SOURCE is then a folder of images, Parquet or "
-            "TFRecord files, all of which are encoded, and --out is a folder of Parquet files.",
-            show_default=False,
+            "TFRecord files, all of which are encoded, and --out is a folder of Parquet files."
         ),
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Number of Ray actors.")] = 2,
     gpus_per_worker: Annotated[float, typer.Option(min=0, help="GPUs of each Ray actor.")] = 0,
     probe: Annotated[bool, typer.Option(help="Train a linear classifier on the features, if there are labels.")] = True,
-    key: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Entry of an .npz file with the images.", show_default=False)
-    ] = None,
+    key: Annotated[str | None, typer.Option(metavar="NAME", help="Entry of an .npz file with the images.")] = None,
     data_dir: DataDirOption = None,
 ) -> None:
     """Encode images: mean and variance of z and the encoder's last hidden layer, with ids and labels.

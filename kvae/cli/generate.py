@@ -21,9 +21,7 @@ def generate(
     temperature: Annotated[float, typer.Option(help="Scale of the prior's noise.", min=0.0)] = 1.0,
     condition: Annotated[
         str | None,
-        typer.Option(
-            help="Class of a conditional run, by number or name (default: all classes in turn).", show_default=False
-        ),
+        typer.Option(help="Class of a conditional run, by number or name (default: all classes in turn)."),
     ] = None,
     pixel_noise: Annotated[
         bool, typer.Option("--pixel-noise", help="Sample pixels from p(x|z) instead of showing its mean.")

@@ -9,10 +9,10 @@ from kvae.cli.console import CommandError, our_warnings, start_tensorflow
 from kvae.run import CONFIG, RunError, RunFolder
 from kvae.training import unfinished
 
-RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Folder made by `kvae train`.", show_default=False)]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Folder made by `kvae train`.")]
 DataDirOption = Annotated[
     Path | None,
-    typer.Option(help="Folder of prepared TensorFlow Datasets (default: TFDS_DATA_DIR).", show_default=False),
+    typer.Option(help="Folder of prepared TensorFlow Datasets (default: TFDS_DATA_DIR)."),
 ]
 
 

@@ -7,14 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from kvae.cli import workers
-from kvae.cli.console import (
-    ARGUMENTS,
-    CommandError,
-    our_warnings,
-    say,
-    start_tensorflow,
-    warn_if_emulated,
-)
+from kvae.cli.console import ARGUMENTS, CommandError, our_warnings, say, start_tensorflow, warn_if_emulated
 from kvae.cli.options import check_target, open_run
 from kvae.cli.tables import describe
 from kvae.run import MODEL, REPORT, RunFolder
@@ -36,22 +29,15 @@ def train(
         str | None,
         typer.Argument(
             help="digits, shapes, a TensorFlow Datasets name, a folder of images or TFRecord files, or an .npy/.npz "
-            "file.",
-            show_default=False,
+            "file."
         ),
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option(metavar="RUN", help="Folder to write (default: runs/SOURCE).", show_default=False)
-    ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="RUN", help="Folder to write (default: runs/SOURCE).")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing run.")] = False,
     samples: Annotated[int, typer.Option(min=1, help="Posterior samples for the final NLL.")] = 16,
-    recipe: Annotated[
-        str | None,
-        _option(MODELS, help="Published variant (`kvae recipes` lists them).", show_default=False),
-    ] = None,
+    recipe: Annotated[str | None, _option(MODELS, help="Published variant (`kvae recipes` lists them).")] = None,
     latent_dim: Annotated[
-        int | None,
-        _option(MODELS, min=1, help="Number of latents (default: 16, or the recipe's).", show_default=False),
+        int | None, _option(MODELS, min=1, help="Number of latents (default: 16, or the recipe's).")
     ] = None,
     likelihood: Annotated[
         Likelihood,
@@ -70,32 +56,19 @@ def train(
     warmup: Annotated[int, _option(MODELS, min=0, help="Steps over which beta grows from 0.")] = DEFAULT.warmup,
     num_samples: Annotated[
         int | None,
-        _option(
-            MODELS,
-            "--importance-samples",
-            min=1,
-            help="Posterior samples K of an importance-weighted recipe.",
-            show_default=False,
-        ),
+        _option(MODELS, "--importance-samples", min=1, help="Posterior samples K of an importance-weighted recipe."),
     ] = None,
     start: Annotated[
-        Path | None,
-        _option(MODELS, "--from", metavar="RUN", help="Run that provides the initial weights.", show_default=False),
+        Path | None, _option(MODELS, "--from", metavar="RUN", help="Run that provides the initial weights.")
     ] = None,
     data_dir: Annotated[
-        Path | None,
-        _option(DATA, help="Folder of prepared TensorFlow Datasets (default: TFDS_DATA_DIR).", show_default=False),
+        Path | None, _option(DATA, help="Folder of prepared TensorFlow Datasets (default: TFDS_DATA_DIR).")
     ] = None,
     binarize: Annotated[
-        Binarize,
-        _option(DATA, help="Binarisation of the pixels (stochastic: redrawn each epoch)."),
+        Binarize, _option(DATA, help="Binarisation of the pixels (stochastic: redrawn each epoch).")
     ] = DEFAULT.binarize,
-    size: Annotated[
-        str | None, _option(DATA, metavar="N|HxW", help="Size to crop and resize images to.", show_default=False)
-    ] = None,
-    grayscale: Annotated[
-        bool | None, _option(DATA, help="Convert images to grey, or to colour.", show_default=False)
-    ] = None,
+    size: Annotated[str | None, _option(DATA, metavar="N|HxW", help="Size to crop and resize images to.")] = None,
+    grayscale: Annotated[bool | None, _option(DATA, help="Convert images to grey, or to colour.")] = None,
     value_range: Annotated[
         tuple[float, float] | None,
         _option(
@@ -103,16 +76,12 @@ def train(
             metavar="LOW HIGH",
             help="Pixel values that become 0 and 1 (default: 0 and 255; of images deeper than 8 bits, the range of "
             "the training images).",
-            show_default=False,
         ),
     ] = None,
     background: Annotated[
-        str | None,
-        _option(DATA, metavar="COLOR", help="Background of transparent images (default: white).", show_default=False),
+        str | None, _option(DATA, metavar="COLOR", help="Background of transparent images (default: white).")
     ] = None,
-    key: Annotated[
-        str | None, _option(DATA, metavar="NAME", help="Entry of an .npz file with the images.", show_default=False)
-    ] = None,
+    key: Annotated[str | None, _option(DATA, metavar="NAME", help="Entry of an .npz file with the images.")] = None,
     data_seed: Annotated[
         int,
         _option(
@@ -124,12 +93,7 @@ def train(
     ] = DEFAULT.data_seed,
     epochs: Annotated[
         int | None,
-        _option(
-            OPTIMISATION,
-            min=1,
-            help="Passes over the data (default: about 5,000 steps, 10 to 100 epochs).",
-            show_default=False,
-        ),
+        _option(OPTIMISATION, min=1, help="Passes over the data (default: about 5,000 steps, 10 to 100 epochs)."),
     ] = None,
     batch_size: Annotated[int, _option(OPTIMISATION, min=1, help="Images in a step.")] = DEFAULT.batch_size,
     learning_rate: Annotated[
@@ -142,7 +106,6 @@ def train(
             min=1,
             help="Number of epochs without a better validation value before training stops; a warm-up isn't counted. "
             "Not available for objectives that keep the last epoch.",
-            show_default=False,
         ),
     ] = None,
     ema: Annotated[
@@ -155,8 +118,7 @@ def train(
         ),
     ] = DEFAULT.ema,
     precision: Annotated[
-        Precision,
-        _option(OPTIMISATION, help="Precision of the networks; densities stay float32."),
+        Precision, _option(OPTIMISATION, help="Precision of the networks; densities stay float32.")
     ] = DEFAULT.precision,
     xla: Annotated[bool, _option(OPTIMISATION, "--xla", help="Compilation of the training step with XLA.")] = False,
     seed: Annotated[int, _option(ROBUSTNESS, min=0, help="Seed of initialisation, order and noise.")] = DEFAULT.seed,
@@ -166,10 +128,7 @@ def train(
             ROBUSTNESS, "--deterministic", help="Use only deterministic operations: repeated runs give the same bits."
         ),
     ] = False,
-    resume: Annotated[
-        Path | None,
-        _option(ROBUSTNESS, metavar="RUN", help="Interrupted run to resume.", show_default=False),
-    ] = None,
+    resume: Annotated[Path | None, _option(ROBUSTNESS, metavar="RUN", help="Interrupted run to resume.")] = None,
     save_seconds: Annotated[
         float,
         _option(ROBUSTNESS, min=0, help="Seconds between saves within an epoch; the end of an epoch is always saved."),

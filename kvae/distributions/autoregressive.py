@@ -4,9 +4,10 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import layers, ops
+from keras import ops
 
-from kvae.distributions.base import Distribution
+from kvae.arguments import at_least
+from kvae.distributions.base import Distribution, Part
 from kvae.distributions.diagonal_normal import DiagonalNormal, normal_log_density
 from kvae.distributions.log_sigmoid import log_sigmoid
 from kvae.distributions.noise import Seed, standard_normal
@@ -16,7 +17,7 @@ MORE_PAIRS = 512  # antithetic pairs of draws for the covariance
 
 
 @keras.saving.register_keras_serializable("kvae")
-class MaskedNetwork(layers.Layer):
+class MaskedNetwork(Part):
     """Two numbers for each z_d that depend only on z_1 … z_{d−1} and a context (MADE, Germain et al. 2015).
 
     The network has one hidden layer with masked weights. The context is added to the hidden layer.
@@ -46,9 +47,6 @@ class MaskedNetwork(layers.Layer):
         hidden = ops.relu(ops.matmul(z, self.kernel_in * self.mask_in) + context)
         shift, gate = ops.split(ops.matmul(hidden, self.kernel_out * self.mask_out) + self.bias, 2, axis=-1)
         return shift, gate
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "units": self.units, "reverse": self.reverse}
 
 
 @keras.saving.register_keras_serializable("kvae")
@@ -86,10 +84,7 @@ class InverseAutoregressive(Distribution):
 
     def __init__(self, num_steps: int = 2, units: int = 128, **kwargs: Any):
         super().__init__(**kwargs)
-        for name, value in (("num_steps", num_steps), ("units", units)):
-            if value < 1:
-                raise ValueError(f"Argument `{name}` must be >= 1. Received: {name}={value}")
-        self.num_steps, self.units = num_steps, units
+        self.num_steps, self.units = at_least("num_steps", num_steps, 1), at_least("units", units, 1)
         self.base = DiagonalNormal()
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
@@ -97,7 +92,7 @@ class InverseAutoregressive(Distribution):
         size = (input_shape[-1] - self.units) // 2
         self.networks = []
         for i in range(self.num_steps):
-            network = MaskedNetwork(self.units, bool(i % 2), dtype="float32")
+            network = MaskedNetwork(self.units, bool(i % 2))
             network.build((None, size))
             self.networks.append(network)
         # The draws are the same for every batch and platform.
@@ -156,9 +151,6 @@ class InverseAutoregressive(Distribution):
         z = self.transform(params, _draws(MORE_PAIRS, (params.shape[-1] - self.units) // 2))[0]
         centred = z - ops.mean(z, axis=0)
         return ops.einsum("nbi,nbj->bij", centred, centred) / (2 * MORE_PAIRS)
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "num_steps": self.num_steps, "units": self.units}
 
 
 def _draws(pairs: int, size: int) -> Any:

@@ -6,9 +6,18 @@ import keras
 from keras import ops
 
 from kvae.distributions.noise import Seed
+from kvae.saving import Saved
 
 
-class Distribution(keras.layers.Layer):
+class Part(Saved, keras.layers.Layer):
+    """Base of the parts of a model that compute in float32 under every policy."""
+
+    def __init__(self, **kwargs: Any):
+        kwargs.setdefault("dtype", "float32")
+        super().__init__(**kwargs)
+
+
+class Distribution(Part):
     """A family of distributions: densities and samples from the raw parameters that a network returns.
 
     The same interface serves posteriors q(z|x), whose event is a vector `(D,)`, and likelihoods p(x|z), whose
@@ -16,8 +25,8 @@ class Distribution(keras.layers.Layer):
     `param_size(event_shape)` entries. A family has settings and at most a few weights, but no batch tensors, so it
     can be saved. Densities are float32 under every policy.
 
-    A subclass defines `param_size`, `log_prob`, `sample`, `mean` and `variance`. It returns its settings in
-    `get_config` and adds weights, if any, in `build`. Called as a layer, a family returns its mean.
+    A subclass defines `param_size`, `log_prob`, `sample`, `mean` and `variance`. It keeps the arguments of its
+    constructor as attributes and adds weights, if any, in `build`. Called as a layer, a family returns its mean.
 
     Attributes:
         support: values of the distribution: "real" numbers, the "unit" interval [0, 1], "binary" 0 and 1, or
@@ -34,7 +43,6 @@ class Distribution(keras.layers.Layer):
     has_fast_density = True
 
     def __init__(self, **kwargs: Any):
-        kwargs.setdefault("dtype", "float32")
         super().__init__(**kwargs)
         self.event_rank = 1
 

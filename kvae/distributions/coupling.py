@@ -5,11 +5,12 @@ from typing import Any
 import keras
 from keras import layers, ops
 
+from kvae.distributions.base import Part
 from kvae.distributions.exact import log_rational_scale, rational_scale
 
 
 @keras.saving.register_keras_serializable("kvae")
-class AffineCoupling(layers.Layer):
+class AffineCoupling(Part):
     """Affine coupling: one half of the vector is scaled and shifted by a function of the other half.
 
     (Dinh et al. 2017, eq. 4–5.) `z = [a, b]` becomes `[a, (b − t(a)) / s(a)]`; with `swap`, the other half changes. A
@@ -28,7 +29,6 @@ class AffineCoupling(layers.Layer):
     """
 
     def __init__(self, units: tuple[int, ...] = (128,), swap: bool = False, **kwargs: Any):
-        kwargs.setdefault("dtype", "float32")
         super().__init__(**kwargs)
         self.units, self.swap = tuple(units), swap
 
@@ -68,6 +68,3 @@ class AffineCoupling(layers.Layer):
         raw, shift = self.scale_and_shift(a)
         b = (b - shift) / rational_scale(raw)
         return self.join(a, b), -ops.sum(log_rational_scale(raw), axis=-1)
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "units": self.units, "swap": self.swap}

@@ -75,9 +75,6 @@ class Levels(Distribution):
         u = ops.clip(u, 2.0**-24, 1 - 2.0**-24)
         return self.rounded(mean + ops.exp(log_scale) * (ops.log(u) - ops.log1p(-u)))
 
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "levels": self.levels}
-
 
 def bounded_log_scale(raw: Any) -> Any:
     return soft_clip(raw, LOW, HIGH)

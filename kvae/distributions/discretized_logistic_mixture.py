@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
+from kvae.arguments import at_least
 from kvae.distributions.discretized_logistic import Levels, bounded_log_scale
 from kvae.distributions.noise import Seed, uniform
 
@@ -62,9 +63,7 @@ class DiscretizedLogisticMixture(Levels):
 
     def __init__(self, components: int = 5, levels: int = 256, **kwargs: Any):
         super().__init__(levels, **kwargs)
-        if components < 1:
-            raise ValueError(f"Argument `components` must be >= 1. Received: components={components}")
-        self.components = components
+        self.components = at_least("components", components, 1)
 
     def param_size(self, event_shape: tuple[int, ...]) -> int:
         channels = event_shape[-1]
@@ -155,9 +154,6 @@ class DiscretizedLogisticMixture(Levels):
             entries.append(ops.sum(weight * (within + between), axis=-1))
         covariance = ops.stack(entries, axis=-1)
         return 0.25 * ops.reshape(covariance, (*ops.shape(mean[0]), len(means), len(means)))
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "components": self.components}
 
 
 def log_sum_exp(x: Any) -> Any:

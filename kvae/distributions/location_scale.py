@@ -95,10 +95,6 @@ class SharedScale(LocationScale):
             return math.log(self.scale)
         return soft_clip(ops.convert_to_tensor(self.raw_log_scale), LOW, HIGH)
 
-    def get_config(self) -> dict[str, Any]:
-        settings = {"scale": self.scale, "learned": self.learned, "per_pixel": self.per_pixel}
-        return {**super().get_config(), **settings}
-
 
 class BoundedScale(Distribution):
     """A scale from the network, bounded smoothly, so that no density is infinite."""
@@ -117,9 +113,6 @@ class BoundedScale(Distribution):
     def bounded(self, raw: Any) -> Any:
         """Return the bounded log-scale of a raw log-scale."""
         return soft_clip(raw, math.log(self.min_scale), math.log(self.max_scale))
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "min_scale": self.min_scale, "max_scale": self.max_scale}
 
 
 class NetworkScale(BoundedScale, LocationScale):

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from kvae.arguments import at_least
 from kvae.distributions.diagonal_normal import LOG_2PI
 from kvae.distributions.location_scale import BoundedScale, soft_clip
 from kvae.distributions.noise import Seed, standard_normal
@@ -73,9 +74,7 @@ class LowRankNormal(BoundedScale):
 
     def __init__(self, rank: int = 4, min_scale: float = 1e-3, max_scale: float = 1e3, **kwargs: Any):
         super().__init__(min_scale, max_scale, **kwargs)
-        if rank < 1:
-            raise ValueError(f"Argument `rank` must be >= 1. Received: rank={rank}")
-        self.rank = rank
+        self.rank = at_least("rank", rank, 1)
 
     def param_size(self, event_shape: tuple[int, ...]) -> int:
         return (2 + self.rank) * event_shape[-1]
@@ -126,6 +125,3 @@ class LowRankNormal(BoundedScale):
         a, scale = self.flat(a, self.rank), ops.exp(self.flat(log_scale))
         correlated = ops.eye(scale.shape[-1], dtype="float32") + ops.matmul(a, ops.swapaxes(a, -1, -2))
         return scale[..., :, None] * correlated * scale[..., None, :]
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "rank": self.rank}

@@ -71,6 +71,3 @@ class OptimalNormal(LocationScale):
         self.count.assign(ops.where(known, self.momentum * self.count + 1, self.count))
         log_scale = ops.clip(0.5 * ops.log(squared_error + 1e-12), LOW, HIGH)
         return self.sum_event(normal_log_density(value, mean, log_scale))
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "scale": self.scale, "momentum": self.momentum}

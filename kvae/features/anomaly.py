@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ CRITERIA = {
 }
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class AnomalyDetector(OutlierMixin, LatentEstimator):
     """An outlier detector whose scores come from a variational autoencoder.
 
@@ -67,34 +69,11 @@ class AnomalyDetector(OutlierMixin, LatentEstimator):
         [1, -1]
     """
 
-    offset_: float
-    typical_: float
+    criterion: str = "elbo"
+    contamination: float = 0.1
 
-    def __init__(
-        self,
-        latent_dim: int = 8,
-        *,
-        criterion: str = "elbo",
-        contamination: float = 0.1,
-        model: Any = None,
-        image_shape: tuple[int, int, int] | None = None,
-        units: tuple[int, ...] = (128, 128),
-        epochs: int = 30,
-        batch_size: int = 64,
-        learning_rate: float = 1e-3,
-        patience: int | None = None,
-        validation_fraction: float = 0.1,
-        num_samples: int = 16,
-        random_state: Any = None,
-        verbose: int = 0,
-    ):
-        super().__init__(
-            latent_dim, model=model, image_shape=image_shape, units=units, epochs=epochs, batch_size=batch_size,
-            learning_rate=learning_rate, patience=patience, validation_fraction=validation_fraction,
-            num_samples=num_samples, random_state=random_state, verbose=verbose,
-        )  # fmt: skip
-        self.criterion = criterion
-        self.contamination = contamination
+    offset_: float = field(init=False)
+    typical_: float = field(init=False)
 
     def fit(self, X: Any, y: Any = None) -> "AnomalyDetector":
         """Train the model, and set the threshold from the scores of X.

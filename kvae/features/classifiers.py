@@ -8,15 +8,17 @@ from typing import Any
 import keras
 from keras import ops
 
+from kvae.arguments import at_least
 from kvae.distributions import Distribution
 from kvae.features.outputs import encoder_output
 from kvae.models import LatentModel
 from kvae.models.precision import fit_epsilon
 from kvae.networks.composite import Composite
+from kvae.saving import Saved
 
 
 @keras.saving.register_keras_serializable("kvae")
-class GradualUnfreezing:
+class GradualUnfreezing(Saved):
     """A schedule that unfreezes the trunk's layers one after the other, starting next to the head.
 
     The last layer of the trunk starts to learn after `steps` training steps, the layer before it after 2 · `steps`,
@@ -37,20 +39,11 @@ class GradualUnfreezing:
     """
 
     def __init__(self, steps: int, rate: float = 0.1):
-        if steps < 1:
-            raise ValueError(f"Argument `steps` must be >= 1. Received: steps={steps}")
-        self.steps, self.rate = steps, _check_rate("rate", rate)
+        self.steps, self.rate = at_least("steps", steps, 1), _check_rate("rate", rate)
 
     def __call__(self, depth: int, step: Any) -> Any:
         """Return the relative learning rate of the layer at a depth."""
         return self.rate * ops.cast(ops.cast(step, "int64") >= (depth + 1) * self.steps, "float32")
-
-    def get_config(self) -> dict[str, Any]:
-        return {"steps": self.steps, "rate": self.rate}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "GradualUnfreezing":
-        return cls(**config)
 
 
 def classifier(
@@ -141,13 +134,12 @@ class Classifier(Composite, keras.Model):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        if num_classes < 2:
-            raise ValueError(f"Argument `num_classes` must be >= 2. Received: num_classes={num_classes}")
+        self.num_classes = at_least("num_classes", num_classes, 2)
         self.bounded, self.class_names = bounded, check_class_names(class_names, num_classes)
         gradual = isinstance(trunk_rate, GradualUnfreezing)
         self.trunk_rate = trunk_rate if gradual else _check_rate("trunk_rate", trunk_rate)
         self.encoder, self.posterior, self.image_shape = encoder, posterior, tuple(image_shape)
-        self.num_classes, self.trainable_layers, self.output_name = num_classes, trainable_layers, output
+        self.trainable_layers, self.output_name = trainable_layers, output
         self.activation, self.dropout = activation, dropout
         self.drop = keras.layers.Dropout(dropout)
         self.head = keras.layers.Dense(num_classes, activation=activation, dtype="float32", name="classifier_head")
@@ -217,29 +209,7 @@ class Classifier(Composite, keras.Model):
         optimizer.update_step = update
 
     def get_config(self) -> dict[str, Any]:
-        serialize = keras.saving.serialize_keras_object
-        return {
-            **super().get_config(),
-            "encoder": serialize(self.encoder),
-            "num_classes": self.num_classes,
-            "trainable_layers": self.trainable_layers,
-            "trunk_rate": serialize(self.trunk_rate),
-            "image_shape": self.image_shape,
-            "posterior": serialize(self.posterior),
-            "output": self.output_name,
-            "activation": self.activation,
-            "dropout": self.dropout,
-            "bounded": self.bounded,
-            "class_names": self.class_names,
-        }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "Classifier":
-        parts = {
-            name: keras.saving.deserialize_keras_object(config[name], custom_objects=custom_objects)
-            for name in ("encoder", "posterior", "trunk_rate", "dtype")
-        }
-        return cls(**{**config, **parts})
+        return {**super().get_config(), "output": self.output_name}
 
 
 def check_class_names(names: Sequence[str] | None, num_classes: int) -> tuple[str, ...] | None:

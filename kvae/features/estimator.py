@@ -5,6 +5,7 @@ import copy
 import inspect
 import random
 from collections.abc import Callable, Iterator
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,12 @@ from sklearn.utils import Tags, check_random_state
 from sklearn.utils.validation import validate_data
 
 from kvae import likelihoods, recipes
+from kvae.arguments import at_least
 from kvae.callbacks import BestEpoch, NothingLearnedError
 from kvae.data.pipeline import without_autotuning
 from kvae.distributions import Distribution
 from kvae.evaluation.importance import ImportanceSampler, Rows, score_images
+from kvae.features.extraction import padded
 from kvae.models import VAE, LatentModel
 from kvae.networks import MLP, Decoder, Encoder
 from kvae.optimizers import FusedAdam
@@ -26,43 +29,29 @@ ROWS = 128  # rows encoded at once, always the same number, so that a row's resu
 SCORED = 32  # the same for scores, which require K times as much memory
 
 
+@dataclass(eq=False, repr=False)
 class LatentEstimator(BaseEstimator):
-    """The common base class of `VAETransformer` and `AnomalyDetector`."""
+    """The common base class of `VAETransformer` and `AnomalyDetector`; the fields are the arguments of both."""
+
+    latent_dim: int = 8
+    _: KW_ONLY
+    model: Any = None
+    image_shape: tuple[int, int, int] | None = None
+    units: tuple[int, ...] = (128, 128)
+    epochs: int = 30
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    patience: int | None = None
+    validation_fraction: float = 0.1
+    num_samples: int = 16
+    random_state: Any = None
+    verbose: int = 0
 
     # Fitted attributes, annotated because __init__ doesn't set them.
-    model_: Any
-    history_: dict[str, list[float]]
-    n_iter_: int
-    seed_: int
-
-    def __init__(
-        self,
-        latent_dim: int = 8,
-        *,
-        model: Any = None,
-        image_shape: tuple[int, int, int] | None = None,
-        units: tuple[int, ...] = (128, 128),
-        epochs: int = 30,
-        batch_size: int = 64,
-        learning_rate: float = 1e-3,
-        patience: int | None = None,
-        validation_fraction: float = 0.1,
-        num_samples: int = 16,
-        random_state: Any = None,
-        verbose: int = 0,
-    ):
-        self.latent_dim = latent_dim
-        self.model = model
-        self.image_shape = image_shape
-        self.units = units
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.patience = patience
-        self.validation_fraction = validation_fraction
-        self.num_samples = num_samples
-        self.random_state = random_state
-        self.verbose = verbose
+    model_: Any = field(init=False)
+    history_: dict[str, list[float]] = field(init=False)
+    n_iter_: int = field(init=False)
+    seed_: int = field(init=False)
 
     def fit(self, X: Any, y: Any = None) -> Any:
         """Train the model.
@@ -112,8 +101,7 @@ class LatentEstimator(BaseEstimator):
 
     def _check_settings(self) -> None:
         for name, least in (("latent_dim", 1), ("epochs", 0), ("batch_size", 1), ("num_samples", 1)):
-            if not getattr(self, name) >= least:
-                raise ValueError(f"Argument `{name}` must be >= {least}. Received: {name}={getattr(self, name)}")
+            at_least(name, getattr(self, name), least)
         if not 0 < self.validation_fraction < 1:
             raise ValueError(
                 "Argument `validation_fraction` must be between 0 and 1. "
@@ -199,8 +187,8 @@ class LatentEstimator(BaseEstimator):
 
     def _rows(self, function: Callable[[np.ndarray], Any], inputs: np.ndarray) -> np.ndarray:
         """Apply a function to `ROWS` inputs at a time."""
-        padded = _padded(inputs, ROWS)
-        pieces = [np.asarray(function(padded[start : start + ROWS])) for start in range(0, len(padded), ROWS)]
+        rows = padded(inputs, ROWS)
+        pieces = [np.asarray(function(rows[start : start + ROWS])) for start in range(0, len(rows), ROWS)]
         return np.concatenate(pieces)[: len(inputs)]
 
     def _scores(self, images: np.ndarray) -> Rows:
@@ -208,7 +196,7 @@ class LatentEstimator(BaseEstimator):
         model, k = self.model_, self.num_samples
         if k not in self._samplers:
             self._samplers[k] = ImportanceSampler(model, k, self.seed_, SCORED, same_noise=True)
-        data = tf.data.Dataset.from_tensor_slices(_padded(images, SCORED)).batch(SCORED)
+        data = tf.data.Dataset.from_tensor_slices(padded(images, SCORED)).batch(SCORED)
         rows = score_images(model, data, k, self.seed_, sampler=self._samplers[k])
         return {name: values[: len(images)] for name, values in rows.items()}
 
@@ -231,11 +219,6 @@ class _BestWeights(BestEpoch):
     def on_train_end(self, logs: Any = None) -> None:
         if self.weights is not None:
             self.model.set_weights(self.weights)
-
-
-def _padded(rows: np.ndarray, size: int) -> np.ndarray:
-    """Repeat the last row until the number of rows is a multiple of `size`."""
-    return np.concatenate([rows, np.repeat(rows[-1:], -len(rows) % size, axis=0)])
 
 
 @contextlib.contextmanager

@@ -39,11 +39,7 @@ def feature_model(model: LatentModel, output: str = "mean") -> keras.Model:
         (None, 256)
     """
     inputs, x = encoder_inputs(model)
-    if output == "mean" and not isinstance(model, Autoencoder):
-        features = model.posterior(model.encoder(x))  # the family is a layer: its weights are part of the model
-    else:
-        features = encoder_output(model, x, output)
-    return keras.Model(inputs, features, name=f"{output}_features")
+    return keras.Model(inputs, encoder_output(model, x, output), name=f"{output}_features")
 
 
 class BatchEncoder:
@@ -110,13 +106,18 @@ def batch_encoder(model: LatentModel, hidden: bool = True) -> BatchEncoder:
 
 def _in_rows(function: Callable[[list[np.ndarray]], Any], inputs: list[np.ndarray]) -> dict[str, np.ndarray]:
     """Apply a function to `ROWS` rows at a time, with the last batch padded."""
+    count, inputs = len(inputs[0]), [padded(part, ROWS) for part in inputs]
     pieces = []
-    for start in range(0, len(inputs[0]), ROWS):
-        piece = [part[start : start + ROWS] for part in inputs]
-        rows = len(piece[0])
-        padded = [np.concatenate([part, np.repeat(part[-1:], ROWS - rows, axis=0)]) for part in piece]
-        pieces.append({name: array[:rows].numpy() for name, array in function(padded).items()})
-    return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+    for start in range(0, count, ROWS):
+        outputs = function([part[start : start + ROWS] for part in inputs])
+        pieces.append({name: array.numpy() for name, array in outputs.items()})
+    return {name: np.concatenate([piece[name] for piece in pieces])[:count] for name in pieces[0]}
+
+
+def padded(rows: np.ndarray, size: int) -> np.ndarray:
+    """Repeat the last row until the number of rows is a multiple of `size`."""
+    missing = -len(rows) % size
+    return np.concatenate([rows, np.repeat(rows[-1:], missing, axis=0)]) if missing else rows
 
 
 def extract(model: LatentModel, data: Any, hidden: bool = True) -> dict[str, np.ndarray]:

@@ -41,7 +41,7 @@ def encoder_output(model: Any, x: Any, output: str) -> Any:
     posterior = getattr(model, "posterior", None)  # a plain autoencoder has none
     if output == "mean":
         params = model.encoder(x)
-        return params if posterior is None else posterior.mean(params)
+        return params if posterior is None else posterior(params)  # a layer: its weights are part of the model
     if output == "moments":
         if posterior is None:
             raise ValueError("Expected output='mean' for an Autoencoder without a variance. Received: output='moments'")

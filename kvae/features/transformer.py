@@ -1,6 +1,7 @@
 """`VAETransformer`: the encoder as a scikit-learn transformer."""
 
 import warnings
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ def _is_generative(estimator: Any) -> bool:
     return hasattr(model, "prior") or not isinstance(model, LatentModel)
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, LatentEstimator):
     """Features of a variational autoencoder as a scikit-learn transformer.
 
@@ -71,33 +73,10 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, LatentEs
         True
     """
 
-    active_: np.ndarray
+    features: str = "mean"
+    mask_inactive: bool = True
 
-    def __init__(
-        self,
-        latent_dim: int = 8,
-        *,
-        features: str = "mean",
-        mask_inactive: bool = True,
-        model: Any = None,
-        image_shape: tuple[int, int, int] | None = None,
-        units: tuple[int, ...] = (128, 128),
-        epochs: int = 30,
-        batch_size: int = 64,
-        learning_rate: float = 1e-3,
-        patience: int | None = None,
-        validation_fraction: float = 0.1,
-        num_samples: int = 16,
-        random_state: Any = None,
-        verbose: int = 0,
-    ):
-        super().__init__(
-            latent_dim, model=model, image_shape=image_shape, units=units, epochs=epochs, batch_size=batch_size,
-            learning_rate=learning_rate, patience=patience, validation_fraction=validation_fraction,
-            num_samples=num_samples, random_state=random_state, verbose=verbose,
-        )  # fmt: skip
-        self.features = features
-        self.mask_inactive = mask_inactive
+    active_: np.ndarray = field(init=False)
 
     def fit(self, X: Any, y: Any = None) -> "VAETransformer":
         """Train the model, and find its active latents.

@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from kvae.arguments import ROUNDING, integer
+from kvae.arguments import ROUNDING, at_least, integer
 from kvae.distributions import Bernoulli, Distribution
 from kvae.models.batches import check_shape
 from kvae.models.metrics import SkippedSteps, StepMean
@@ -54,9 +54,7 @@ class LatentModel(Composite, TrainableModel):
                 f"Received: likelihood={type(likelihood).__name__}, with {likelihood.support} values"
             )
         self.bounded = bounded
-        if condition_dim is not None and condition_dim < 1:
-            raise ValueError(f"Argument `condition_dim` must be >= 1. Received: condition_dim={condition_dim}")
-        self.condition_dim = condition_dim
+        self.condition_dim = None if condition_dim is None else at_least("condition_dim", condition_dim, 1)
         self.latent_dim = int(_size_of("latent_dim", latent_dim, "encoder", encoder))
         self.image_shape = check_image_shape(_size_of("image_shape", image_shape, "decoder", decoder))
         self.seed = seed
@@ -281,8 +279,6 @@ class LatentModel(Composite, TrainableModel):
 
     # Saving, and other methods of Keras.
 
-    _parts: tuple[str, ...] = ("encoder", "decoder", "likelihood")
-
     def export(
         self,
         filepath: Any,
@@ -308,7 +304,7 @@ class LatentModel(Composite, TrainableModel):
 
     def quantize(self, mode: Any = None, config: Any = None, filters: Any = None, **kwargs: Any) -> None:
         """Quantize the networks as `keras.Model.quantize` does; densities stay in float32."""
-        networks = [getattr(self, name) for name in self._parts if name in NETWORKS]
+        networks = [getattr(self, name) for name in NETWORKS if hasattr(self, name)]
         inside = {id(layer) for network in networks for layer in network._flatten_layers()}
         patterns = [filters] if isinstance(filters, str) else filters
 
@@ -321,26 +317,9 @@ class LatentModel(Composite, TrainableModel):
 
         super().quantize(mode, config=config, filters=chosen, **kwargs)
 
-    def _settings(self) -> dict[str, Any]:
-        """Return the constructor arguments that aren't parts."""
-        settings: dict[str, Any] = {"latent_dim": self.latent_dim, "image_shape": self.image_shape, "seed": self.seed}
-        if self.condition_dim is not None:
-            settings["condition_dim"] = self.condition_dim
-        if not self.bounded:
-            settings["bounded"] = False
-        return settings
-
     def get_config(self) -> dict[str, Any]:
-        parts = {name: keras.saving.serialize_keras_object(getattr(self, name)) for name in self._parts}
-        return {**super().get_config(), **parts, **self._settings()}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "LatentModel":
-        parts = {
-            name: keras.saving.deserialize_keras_object(config[name], custom_objects=custom_objects)
-            for name in cls._parts
-        }
-        return cls(**{**config, **parts})
+        config, defaults = super().get_config(), {"condition_dim": None, "bounded": True}
+        return {name: value for name, value in config.items() if (name, value) not in defaults.items()}
 
 
 def _range(x: Any) -> str:

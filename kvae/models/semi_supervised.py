@@ -7,6 +7,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
+from kvae.arguments import at_least
 from kvae.distributions import Noise
 from kvae.models.parts import check_part, output_shape
 from kvae.models.steps import NO_LABEL
@@ -56,8 +57,6 @@ class SemiSupervisedVAE(VAE):
         (TensorShape([64, 2]), TensorShape([3, 8, 8, 1]))
     """
 
-    _parts = (*VAE._parts, "classifier")
-
     def __init__(
         self,
         encoder: keras.Model | None = None,
@@ -71,9 +70,7 @@ class SemiSupervisedVAE(VAE):
         num_classes = vae.pop("condition_dim", num_classes)
         if num_classes is None or num_classes < 2:
             raise ValueError(f"Argument `num_classes` must be >= 2. Received: num_classes={num_classes}")
-        if not alpha >= 0:
-            raise ValueError(f"Argument `alpha` must be >= 0. Received: alpha={alpha}")
-        self.num_classes, self.alpha = num_classes, float(alpha)
+        self.num_classes, self.alpha = num_classes, float(at_least("alpha", alpha, 0))
         if classifier is None:
             classifier = Encoder(num_classes, param_size=num_classes, name="classifier")
         self.classifier = check_part("classifier", classifier, keras.layers.Layer)
@@ -98,9 +95,6 @@ class SemiSupervisedVAE(VAE):
 
     def _call_spec(self) -> Any:
         return keras.InputSpec(shape=(None, *self.image_shape), dtype="float32", name="image")
-
-    def _settings(self) -> dict[str, Any]:
-        return {**super()._settings(), "alpha": self.alpha}
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:

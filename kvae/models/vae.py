@@ -21,6 +21,7 @@ from kvae.models.parts import check_family, check_part, check_raw_outputs
 from kvae.objectives import ELBO, Criterion, GradientScale, Objective, Terms
 from kvae.objectives.iwae import log_mean_exp
 from kvae.priors import Prior, StandardNormal
+from kvae.saving import arguments_of
 
 DECODE_BATCH = 256
 
@@ -68,7 +69,6 @@ class VAE(LatentModel):
     """
 
     value_names: tuple[str, ...] = ("loss", "elbo", "distortion", "rate")
-    _parts: tuple[str, ...] = ("encoder", "decoder", "posterior", "likelihood", "prior", "objective")
 
     def __init__(
         self,
@@ -232,7 +232,6 @@ class VAE(LatentModel):
 
         It shares the other parts, and its step counter starts at the step of this model.
         """
-        parts = {name: getattr(self, name) for name in self._parts if name != "prior"}
-        model = type(self)(**parts, prior=prior, **self._settings())
+        model = type(self)(**{**arguments_of(self), "prior": prior})
         model.step.assign(self.step)
         return model

@@ -47,9 +47,6 @@ class _Chain(Composite):
             x = layer(x)
         return x
 
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "activation": self.activation}
-
 
 @keras.saving.register_keras_serializable("kvae")
 class GatedDense(Composite):
@@ -72,9 +69,6 @@ class GatedDense(Composite):
 
     def call(self, h: Any) -> Any:
         return self.linear(h) * self.gate(h)
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "units": self.units}
 
 
 @keras.saving.register_keras_serializable("kvae")
@@ -114,9 +108,6 @@ class MLP(_Chain):
             else:
                 yield layers.Dense(units, activation=self.activation, dtype=policy)
 
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "units": self.units, "gated": self.gated}
-
 
 @keras.saving.register_keras_serializable("kvae")
 class ConvDown(_Chain):
@@ -155,9 +146,6 @@ class ConvDown(_Chain):
             side = -(-side // strides)
         yield layers.Flatten(dtype=self.dtype_policy)
         yield layers.Dense(self.units, **shared)
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "filters": self.filters, "units": self.units}
 
 
 @keras.saving.register_keras_serializable("kvae")
@@ -216,6 +204,3 @@ class ConvUp(_Chain):
             yield layers.Conv2D(4 * filters, 3, **shared)
             yield DepthToSpace(dtype=self.dtype_policy)
         yield layers.Conv2D(self.filters[-1], 3, **shared)
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "filters": self.filters}

@@ -5,9 +5,10 @@ from typing import Any
 import keras
 
 from kvae.networks.layout import check_layout
+from kvae.saving import Saved
 
 
-class Composite(keras.layers.Layer):
+class Composite(Saved, keras.layers.Layer):
     """Base of layers and models that make inner layers in `build`.
 
     The configuration doesn't contain the inner layers, but it contains how they are quantized. Without that, a file

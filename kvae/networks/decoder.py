@@ -45,7 +45,7 @@ class Decoder(Composite, keras.Model):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        self.mean_image = mean_image
+        self._mean_image = mean_image  # not in the configuration: the bias that it sets is a weight
         self.image_shape, self.param_size = check_image_shape(image_shape), param_size
         self.body = ConvUp(dtype=self.dtype_policy) if body is None else body
 
@@ -74,9 +74,9 @@ class Decoder(Composite, keras.Model):
         self.built = True
 
     def _bias(self) -> Any:
-        if self.mean_image is None:
+        if self._mean_image is None:
             return "zeros"
-        mean = np.clip(self.mean_image, 0.001, 0.999).ravel()  # the initialization of Burda et al. 2016
+        mean = np.clip(self._mean_image, 0.001, 0.999).ravel()  # the initialization of Burda et al. 2016
         return lambda shape, dtype=None: ops.convert_to_tensor(np.log(mean / (1 - mean)), dtype)
 
     def call(self, z: Any) -> Any:
@@ -84,19 +84,6 @@ class Decoder(Composite, keras.Model):
             z = layer(z)
         height, width, _ = self.image_shape
         return z if z.shape[1:3] == (height, width) else z[:, :height, :width, :]
-
-    def get_config(self) -> dict[str, Any]:
-        return {
-            **super().get_config(),
-            "image_shape": self.image_shape,
-            "body": keras.saving.serialize_keras_object(self.body),
-            "param_size": self.param_size,
-        }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "Decoder":
-        body = keras.saving.deserialize_keras_object(config["body"], custom_objects=custom_objects)
-        return cls(**{**config, "body": body})
 
 
 def check_image_shape(image_shape: Any) -> tuple[int, int, int]:

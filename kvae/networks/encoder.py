@@ -56,16 +56,3 @@ class Encoder(Composite, keras.Model):
 
     def call(self, x: Any) -> Any:
         return self.head(self.hidden(x))
-
-    def get_config(self) -> dict[str, Any]:
-        return {
-            **super().get_config(),
-            "latent_dim": self.latent_dim,
-            "body": keras.saving.serialize_keras_object(self.body),
-            "param_size": self.param_size,
-        }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "Encoder":
-        body = keras.saving.deserialize_keras_object(config["body"], custom_objects=custom_objects)
-        return cls(**{**config, "body": body})

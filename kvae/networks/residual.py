@@ -37,9 +37,6 @@ class ResidualBlock(Composite):
     def call(self, x: Any) -> Any:
         return x + self.second(self.act(self.first(self.act(x))))
 
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "filters": self.filters, "activation": self.activation}
-
 
 @keras.saving.register_keras_serializable("kvae")
 class ResidualDown(_Chain):
@@ -85,9 +82,6 @@ class ResidualDown(_Chain):
         yield layers.Activation(self.activation, dtype=policy)
         yield layers.Flatten(dtype=policy)
         yield layers.Dense(self.units, activation=self.activation, dtype=policy)
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "filters": self.filters, "blocks": self.blocks, "units": self.units}
 
 
 @keras.saving.register_keras_serializable("kvae")
@@ -137,6 +131,3 @@ class ResidualUp(_Chain):
             for _ in range(self.blocks):
                 yield ResidualBlock(filters, self.activation, dtype=policy)
         yield layers.Activation(self.activation, dtype=policy)
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "filters": self.filters, "blocks": self.blocks}

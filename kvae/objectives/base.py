@@ -2,8 +2,8 @@
 
 from typing import Any, NamedTuple
 
-import keras
-
+from kvae.arguments import at_least
+from kvae.distributions.base import Part
 from kvae.objectives.criterion import Criterion
 
 
@@ -25,12 +25,12 @@ class Terms(NamedTuple):
     path: Any = None  # `GradientScale` through which z went to the decoder and the prior, in training
 
 
-class Objective(keras.layers.Layer):
+class Objective(Part):
     """The training loss: a formula of `Terms`, in nats per example.
 
-    A subclass defines `call`, and `get_config` if it has its own settings. It defines `criterion` if a training run
-    keeps the best epoch by a validation value instead of the last epoch. An objective that learns without gradients
-    adds weights for its state in `build` and changes them in `update`.
+    A subclass defines `call`, and keeps the arguments of its constructor as attributes. It defines `criterion` if a
+    training run keeps the best epoch by a validation value instead of the last epoch. An objective that learns without
+    gradients adds weights for its state in `build` and changes them in `update`.
 
     Args:
         num_samples: posterior samples per example and training step, K.
@@ -46,11 +46,8 @@ class Objective(keras.layers.Layer):
     stop_posterior = False
 
     def __init__(self, num_samples: int = 1, **kwargs: Any):
-        kwargs.setdefault("dtype", "float32")
         super().__init__(**kwargs)
-        if num_samples < 1:
-            raise ValueError(f"Argument `num_samples` must be >= 1. Received: num_samples={num_samples}")
-        self.num_samples = num_samples
+        self.num_samples = at_least("num_samples", num_samples, 1)
 
     def build(self, input_shape: Any = None) -> None:
         self.built = True
@@ -79,6 +76,3 @@ class Objective(keras.layers.Layer):
     def criterion(self) -> Criterion:
         """Return the rule for the kept epoch: the last one, unless a subclass names a validation value."""
         return Criterion(why=f"{type(self).__name__} names no validation value to judge epochs by")
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "num_samples": self.num_samples}

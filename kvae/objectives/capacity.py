@@ -7,7 +7,7 @@ from keras import ops
 
 from kvae.objectives.base import Objective, Terms
 from kvae.objectives.criterion import Criterion, Values, rate_missed
-from kvae.schedules import Scheduled, check_weight, last_value, schedule_value, steady_from, weight_config
+from kvae.schedules import Scheduled, check_weight, last_value, schedule_value, steady_from
 
 
 @keras.saving.register_keras_serializable("kvae")
@@ -53,10 +53,3 @@ class Capacity(Objective):
 
         first_step = max(steady_from(self.rate), steady_from(self.gamma))
         return Criterion(f"distortion + {gamma:g} · |rate − {capacity:g}|", value, first_step, missed=missed)
-
-    def get_config(self) -> dict[str, Any]:
-        return {
-            **super().get_config(),
-            "rate": weight_config(self.rate),
-            "gamma": weight_config(self.gamma),
-        }

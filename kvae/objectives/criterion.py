@@ -4,6 +4,8 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from kvae.arguments import decimal
+
 Values = Mapping[str, float]
 
 
@@ -45,8 +47,7 @@ class Criterion:
         if value is not None:
             since = f" from step {self.first_step:,.0f} on, where its schedules end" if self.first_step else ""
             among = f" ({self.why})" if self.why else ""
-            nats = f"{value:.2f}".replace("-", "−")
-            return f"the lowest validation {self.name}, {nats} nats{since}{among}"
+            return f"the lowest validation {self.name}, {decimal(value)} nats{since}{among}"
         if self.value is None:
             why = self.why
         elif math.isinf(self.first_step):

@@ -7,7 +7,7 @@ from keras import ops
 
 from kvae.objectives.base import Objective, Terms
 from kvae.objectives.criterion import Criterion
-from kvae.schedules import Scheduled, check_weight, schedule_value, weight_config
+from kvae.schedules import Scheduled, check_weight, schedule_value
 
 
 @keras.saving.register_keras_serializable("kvae")
@@ -58,11 +58,3 @@ class DIP(Objective):
 
     def criterion(self) -> Criterion:
         return Criterion(why="the covariance of the latents is not a validation value")
-
-    def get_config(self) -> dict[str, Any]:
-        return {
-            **super().get_config(),
-            "off_diagonal": weight_config(self.off_diagonal),
-            "diagonal": weight_config(self.diagonal),
-            "means_only": self.means_only,
-        }

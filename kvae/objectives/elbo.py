@@ -7,7 +7,7 @@ from keras import ops
 
 from kvae.objectives.base import Objective, Terms
 from kvae.objectives.criterion import Criterion
-from kvae.schedules import Scheduled, check_weight, last_value, schedule_value, steady_from, weight_config
+from kvae.schedules import Scheduled, check_weight, last_value, schedule_value, steady_from
 
 
 @keras.saving.register_keras_serializable("kvae")
@@ -44,6 +44,3 @@ class ELBO(Objective):
         beta = last_value(self.beta)
         name = "−ELBO" if beta == 1 else f"distortion + {beta:g} · rate"
         return Criterion(name, lambda values: values["distortion"] + beta * values["rate"], steady_from(self.beta))
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "beta": weight_config(self.beta)}

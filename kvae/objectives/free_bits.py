@@ -10,7 +10,7 @@ from kvae.objectives.base import Objective, Terms
 from kvae.objectives.criterion import Criterion
 from kvae.objectives.marginals import FACTORIZED, one_by_one
 from kvae.priors import StandardNormal
-from kvae.schedules import Scheduled, check_weight, schedule_value, weight_config
+from kvae.schedules import Scheduled, check_weight, schedule_value
 
 
 @keras.saving.register_keras_serializable("kvae")
@@ -45,9 +45,6 @@ class FreeBits(Objective):
 
     def criterion(self) -> Criterion:
         return Criterion(why="the rate of each latent is not a validation value")
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "min_rate": weight_config(self.min_rate)}
 
 
 def _rates(terms: Terms) -> Any:

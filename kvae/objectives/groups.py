@@ -56,9 +56,6 @@ class MIWAE(Objective):
         """Return the bound of all M · K samples: validation has no bounds of M groups, unless K = 1."""
         return bound_criterion(1 if self.num_groups == self.num_samples else self.num_samples)
 
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "num_groups": self.num_groups}
-
 
 @keras.saving.register_keras_serializable("kvae")
 class PIWAE(MIWAE):
@@ -133,6 +130,3 @@ class CIWAE(IWAE):
         if self.num_samples == 1:
             return super().criterion()
         return Criterion(f"{beta:g} · (−ELBO) + {1 - beta:g} · NLL (bound of {self.num_samples} samples)", value)
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "beta": self.beta}

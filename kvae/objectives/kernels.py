@@ -5,8 +5,10 @@ from typing import Any
 import keras
 from keras import ops
 
+from kvae.saving import Saved
 
-class Kernel:
+
+class Kernel(Saved):
     """A function k(x, y) of the squared distance, with a width.
 
     The width is `scale` · 2D. 2D is the mean of |x − y|² under N(0, I). A subclass defines `of`.
@@ -32,13 +34,6 @@ class Kernel:
         product = ops.matmul(x, ops.swapaxes(y, -1, -2))
         squares = ops.sum(ops.square(x), axis=-1)[..., :, None] + ops.sum(ops.square(y), axis=-1)[..., None, :]
         return self.of(ops.maximum(squares - 2 * product, 0.0) / (self.scale * 2 * x.shape[-1]))
-
-    def get_config(self) -> dict[str, Any]:
-        return {"scale": self.scale}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "Kernel":
-        return cls(**config)
 
 
 @keras.saving.register_keras_serializable("kvae")

@@ -9,7 +9,7 @@ from kvae.objectives.base import Objective, Terms
 from kvae.objectives.criterion import Criterion
 from kvae.objectives.kernels import IMQ, Kernel
 from kvae.priors import Prior
-from kvae.schedules import Scheduled, check_weight, schedule_value, weight_config
+from kvae.schedules import Scheduled, check_weight, schedule_value
 
 
 @keras.saving.register_keras_serializable("kvae")
@@ -52,7 +52,7 @@ class MMD(Objective):
     ):
         super().__init__(num_samples, **kwargs)
         self.weight, self.beta = check_weight("weight", weight), check_weight("beta", beta)
-        self.kernel = keras.saving.deserialize_keras_object(kernel) if isinstance(kernel, dict) else kernel or IMQ()
+        self.kernel = IMQ() if kernel is None else kernel
 
     def connect(self, model: Any) -> None:
         if type(model.prior).from_words is Prior.from_words:  # its samples come from `fixed()`, outside of training
@@ -68,14 +68,6 @@ class MMD(Objective):
 
     def criterion(self) -> Criterion:
         return Criterion(why="the MMD of the latents is not a validation value")
-
-    def get_config(self) -> dict[str, Any]:
-        return {
-            **super().get_config(),
-            "weight": weight_config(self.weight),
-            "beta": weight_config(self.beta),
-            "kernel": keras.saving.serialize_keras_object(self.kernel),
-        }
 
 
 def prior_samples(terms: Terms) -> Any:

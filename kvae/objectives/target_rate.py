@@ -5,9 +5,10 @@ from typing import Any
 import keras
 from keras import ops
 
+from kvae.arguments import at_least
 from kvae.objectives.base import Objective, Terms
 from kvae.objectives.criterion import Criterion, Values, is_near, rate_missed
-from kvae.schedules import Scheduled, check_weight, last_value, schedule_value, steady_from, weight_config
+from kvae.schedules import Scheduled, check_weight, last_value, schedule_value, steady_from
 
 
 @keras.saving.register_keras_serializable("kvae")
@@ -51,16 +52,14 @@ class TargetRate(Objective):
         **kwargs: Any,
     ):
         super().__init__(num_samples, **kwargs)
-        for name, gain in (("k_p", k_p), ("k_i", k_i)):
-            if not gain >= 0:
-                raise ValueError(f"Argument `{name}` must be >= 0. Received: {name}={gain}")
         if not 0 <= min_beta < max_beta:
             raise ValueError(
                 "Arguments `min_beta` and `max_beta` must satisfy 0 <= min_beta < max_beta. "
                 f"Received: min_beta={min_beta}, max_beta={max_beta}"
             )
         self.rate = check_weight("rate", rate)
-        self.k_p, self.k_i, self.min_beta, self.max_beta = k_p, k_i, min_beta, max_beta
+        self.k_p, self.k_i = at_least("k_p", k_p, 0), at_least("k_i", k_i, 0)
+        self.min_beta, self.max_beta = min_beta, max_beta
 
     def build(self, input_shape: Any = None) -> None:
         settings: dict[str, Any] = {"shape": (), "trainable": False, "aggregation": "only_first_replica"}
@@ -97,7 +96,3 @@ class TargetRate(Objective):
 
         why = f"only epochs with a rate within 10 % of {target:g} nats count"
         return Criterion("distortion", value, steady_from(self.rate), why, missed)
-
-    def get_config(self) -> dict[str, Any]:
-        settings = {"k_p": self.k_p, "k_i": self.k_i, "min_beta": self.min_beta, "max_beta": self.max_beta}
-        return {**super().get_config(), "rate": weight_config(self.rate), **settings}

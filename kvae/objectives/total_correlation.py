@@ -5,10 +5,11 @@ from typing import Any
 import keras
 from keras import ops
 
+from kvae.arguments import at_least
 from kvae.objectives.base import Objective, Terms
 from kvae.objectives.criterion import Criterion
 from kvae.objectives.marginals import FACTORIZED, one_by_one
-from kvae.schedules import Scheduled, check_weight, schedule_value, weight_config
+from kvae.schedules import Scheduled, check_weight, schedule_value
 
 
 @keras.saving.register_keras_serializable("kvae")
@@ -51,10 +52,9 @@ class TotalCorrelation(Objective):
         **kwargs: Any,
     ):
         super().__init__(num_samples, **kwargs)
-        if dataset_size < 1:
-            raise ValueError(f"Argument `dataset_size` must be >= 1. Received: dataset_size={dataset_size}")
-        self.beta, self.dataset_size, self.stratified = check_weight("beta", beta), dataset_size, stratified
-        self.alpha, self.gamma = check_weight("alpha", alpha), check_weight("gamma", gamma)
+        self.dataset_size, self.stratified = at_least("dataset_size", dataset_size, 1), stratified
+        self.alpha, self.beta = check_weight("alpha", alpha), check_weight("beta", beta)
+        self.gamma = check_weight("gamma", gamma)
 
     def connect(self, model: Any) -> None:
         if not isinstance(model.posterior, FACTORIZED):
@@ -95,13 +95,3 @@ class TotalCorrelation(Objective):
 
     def criterion(self) -> Criterion:
         return Criterion(why="the total correlation is not a validation value")
-
-    def get_config(self) -> dict[str, Any]:
-        return {
-            **super().get_config(),
-            "beta": weight_config(self.beta),
-            "dataset_size": self.dataset_size,
-            "alpha": weight_config(self.alpha),
-            "gamma": weight_config(self.gamma),
-            "stratified": self.stratified,
-        }

@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from kvae.arguments import decimal
 from kvae.features.directions import Direction, arithmetic, move
 from kvae.features.maps import latent_plane
 from kvae.features.search import latents_of, nearest
@@ -19,7 +20,6 @@ from kvae.plotting.style import (
     channel_note,
     class_colours,
     class_name,
-    number,
     rgb_of,
     tiled,
 )
@@ -80,9 +80,8 @@ def direction_slider(model: Any, images: Any, along: Direction, steps: Sequence[
     images = np.asarray(images)
     moved = move(model, images, along, steps)
     shown = np.concatenate([images[:, None], moved], axis=1)
-    rgb = rgb_of(shown.reshape(-1, *images.shape[1:]), like=images).reshape(*shown.shape[:-1], 3)
-    labels = ["original", *(number(step, 1) if step else "0" for step in steps)]
-    return tiled(rgb, (), labels, channels=images.shape[-1])
+    labels = ["original", *(decimal(step, 1) if step else "0" for step in steps)]
+    return tiled(rgb_of(shown, like=images), (), labels, channels=images.shape[-1])
 
 
 def latent_arithmetic(model: Any, a: Any, b: Any, c: Any) -> Figure:
@@ -109,12 +108,11 @@ def latent_arithmetic(model: Any, a: Any, b: Any, c: Any) -> Figure:
             f"Received: {', '.join(str(images.shape) for images in terms)}"
         )
     originals = np.stack(terms, axis=1)  # (N, 3, H, W, C)
-    like = originals.reshape(-1, *originals.shape[2:])
-    latents = latents_of(model, like).reshape(len(originals), 3, 1, -1)
+    latents = latents_of(model, originals.reshape(-1, *originals.shape[2:])).reshape(len(originals), 3, 1, -1)
     results = np.stack([arithmetic(model, *row) for row in latents])  # (N, 1, H, W, C)
     shown = np.concatenate([originals, results], axis=1)
-    rgb = rgb_of(shown.reshape(-1, *like.shape[1:]), like=like).reshape(*shown.shape[:-1], 3)
-    return tiled(rgb, (), ["a", "− b", "+ c", "= a − b + c"], channels=like.shape[-1])
+    labels = ["a", "− b", "+ c", "= a − b + c"]
+    return tiled(rgb_of(shown, like=originals), (), labels, channels=originals.shape[-1])
 
 
 def thumbnail_map(
@@ -155,7 +153,6 @@ def thumbnail_map(
     side = 8.4
     figure = PlainFigure(figsize=(side + legend, side * aspect), dpi=DPI, facecolor="white")
     axes = figure.add_axes((0, 0, side / (side + legend), 1))
-    axes.set(xlim=(-0.6, cells - 0.4), ylim=(-0.6, cells - 0.4))
     axes.axis("off")
     for (column, row), i in taken.items():
         frame = (column - 0.44, column + 0.44, row - 0.44, row + 0.44)

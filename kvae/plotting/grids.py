@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from kvae.arguments import decimal
 from kvae.evaluation.codes import as_codes
-from kvae.plotting.style import MAX_LEGEND, as_args, number, rgb_of, tiled, z_name
+from kvae.plotting.style import MAX_LEGEND, as_args, rgb_of, tiled, z_name
 
 
 def image_grid(images: Any, columns: int | None = None) -> Figure:
@@ -107,7 +108,7 @@ def manifold(model: Any, steps: int = 20, condition: Any = None) -> Figure:
     images = np.asarray(model.decode(z, *as_args(condition)))
     tiles = rgb_of(images).reshape(steps, steps, *images.shape[1:3], 3)
     shown = {0, steps // 4, steps - 1 - steps // 4, steps - 1}
-    ticks = [number(v) if i in shown else "" for i, v in enumerate(quantiles)]
+    ticks = [decimal(v) if i in shown else "" for i, v in enumerate(quantiles)]
     across = [f"{z_name(0)} →" if i == steps // 2 else tick for i, tick in enumerate(ticks)]
     up = [f"{z_name(1)} ↑" if i == steps // 2 else tick for i, tick in enumerate(ticks)]
     return tiled(tiles, up[::-1], across, gap=0, channels=images.shape[-1])
@@ -152,7 +153,7 @@ def traversals(
     images = np.asarray(model.decode(z.reshape(-1, size).astype("float32"), *as_args(condition)))
     tiles = rgb_of(images).reshape(*z.shape[:2], *images.shape[1:3], 3)
     labels = [z_name(d) if kl is None else f"{z_name(d)} · {kl[d]:.2f} nats" for d in dimensions]
-    return tiled(tiles, labels, [f"{number(v, 1)}σ" for v in offsets], channels=images.shape[-1])
+    return tiled(tiles, labels, [f"{decimal(v, 1)}σ" for v in offsets], channels=images.shape[-1])
 
 
 def interpolations(model: Any, first: Any, second: Any, steps: int = 8, condition: Any = None) -> Figure:
@@ -168,5 +169,4 @@ def interpolations(model: Any, first: Any, second: Any, steps: int = 8, conditio
     between = np.asarray(model.interpolate_images(first, second, steps, *as_args(condition)))  # (B, steps, H, W, C)
     tiles = np.concatenate([first[:, None], between, second[:, None]], axis=1)
     shares = [f"{100 * i / (steps - 1):.0f} %" for i in range(steps)]
-    rgb = rgb_of(tiles.reshape(-1, *tiles.shape[2:])).reshape(*tiles.shape[:-1], 3)
-    return tiled(rgb, (), ["original", *shares, "original"], channels=tiles.shape[-1])
+    return tiled(rgb_of(tiles), (), ["original", *shares, "original"], channels=tiles.shape[-1])

@@ -48,7 +48,7 @@ def as_args(condition: Any) -> tuple[Any, ...]:
 
 
 def rgb_of(images: Any, like: Any = None) -> np.ndarray:
-    """Convert images `(N, H, W, C)` to RGB `(N, H, W, 3)`; grey images are inverted if `like` would be.
+    """Convert images `(…, H, W, C)` to RGB `(…, H, W, 3)`; grey images are inverted if `like` would be.
 
     With two channels, the first is red and the second cyan, so that a pixel with 1 in both is white. With four or more
     channels, the first three are red, green and blue. (`channel_note` describes this.)
@@ -60,7 +60,7 @@ def rgb_of(images: Any, like: Any = None) -> np.ndarray:
         images = images[..., :3]
     elif images.shape[-1] == 1:
         like = images if like is None else np.asarray(like)
-        border = np.concatenate([like[:, [0, -1]].ravel(), like[:, :, [0, -1]].ravel()])
+        border = np.concatenate([like[..., [0, -1], :, :].ravel(), like[..., [0, -1], :].ravel()])
         images = 1 - images if np.median(border) < 0.1 else images
         images = images.repeat(3, axis=-1)
     bad = ~np.isfinite(images).all(axis=-1, keepdims=True)
@@ -148,7 +148,3 @@ def style(axes: Axes, title: str, x: str, y: str) -> None:
 
 def z_name(dimension: int) -> str:
     return "z" + str(dimension).translate(SUBSCRIPTS)
-
-
-def number(value: float, digits: int = 2) -> str:
-    return f"{value:.{digits}f}".replace("-", "−")

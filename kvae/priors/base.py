@@ -2,15 +2,15 @@
 
 from typing import Any
 
-import keras
 from keras import ops
 
 from kvae.distributions import random_words, seed_words
+from kvae.distributions.base import Part
 
 PIECE = 4096  # latents per draw
 
 
-class Prior(keras.layers.Layer):
+class Prior(Part):
     """A density p(z) and a sampler of latents. Called as a layer, a prior returns the log-density.
 
     A subclass defines `log_prob` and `from_words`. `from_words` draws latents, both in Keras and on a phone. Instead of
@@ -18,10 +18,6 @@ class Prior(keras.layers.Layer):
     `build((None, latent_dim))`. `condition` is the condition of a conditional model, float32 `(B, condition_dim)`, or
     None. A prior that ignores it is the same for all conditions.
     """
-
-    def __init__(self, **kwargs: Any):
-        kwargs.setdefault("dtype", "float32")
-        super().__init__(**kwargs)
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Build for the `input_shape` `(batch, latent_dim)`."""

@@ -5,6 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from kvae.arguments import at_least
 from kvae.distributions import DiagonalNormal, normal_from_words, register_kl
 from kvae.distributions.diagonal_normal import normal_log_density
 from kvae.distributions.exact import exact_dense, exact_stretch, log_rational_scale, on_grid
@@ -35,9 +36,7 @@ class ConditionalNormal(Prior):
 
     def __init__(self, condition_dim: int | None = None, **kwargs: Any):
         super().__init__(**kwargs)
-        if condition_dim is not None and condition_dim < 1:
-            raise ValueError(f"Argument `condition_dim` must be >= 1. Received: condition_dim={condition_dim}")
-        self.condition_dim = condition_dim
+        self.condition_dim = None if condition_dim is None else at_least("condition_dim", condition_dim, 1)
 
     def connect(self, model: Any) -> None:
         if model.condition_dim is None or self.condition_dim not in (None, model.condition_dim):
@@ -73,9 +72,6 @@ class ConditionalNormal(Prior):
         if condition is None:
             raise ValueError(f"Expected a condition, (B, {self.condition_dim}). Received: condition=None")
         return ops.cast(condition, "float32")
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "condition_dim": self.condition_dim}
 
 
 @register_kl(DiagonalNormal, ConditionalNormal)

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 from keras import initializers, ops
 
+from kvae.arguments import at_least
 from kvae.distributions import normal_from_words
 from kvae.distributions.diagonal_normal import LOG_2PI
 from kvae.distributions.exact import exact_dense, on_grid
@@ -63,9 +64,7 @@ class FixedMixture(Prior):
 
     def __init__(self, components: int, full: bool = False, **kwargs: Any):
         super().__init__(**kwargs)
-        if components < 1:
-            raise ValueError(f"Argument `components` must be >= 1. Received: components={components}")
-        self.components, self.full = components, full
+        self.components, self.full = at_least("components", components, 1), full
 
     @classmethod
     def of(cls, log_weights: Any, means: Any, scales: Any, lower: Any = None) -> "FixedMixture":
@@ -122,9 +121,6 @@ class FixedMixture(Prior):
             mixing = ops.reshape(self.mixing, (self.components, -1))
             noise = exact_dense(noise, ops.take(mixing, component, axis=0))
         return ops.take(self.means, component, axis=0) + on_grid(ops.take(self.scales, component, axis=0) * noise)
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "components": self.components, "full": self.full}
 
 
 def _identities(shape: tuple[int, ...], dtype: Any = None) -> Any:

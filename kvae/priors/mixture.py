@@ -5,6 +5,7 @@ from typing import Any
 import keras
 from keras import initializers, ops
 
+from kvae.arguments import at_least
 from kvae.distributions.exact import log_rational_scale, rational_scale
 from kvae.priors.base import Prior
 from kvae.priors.fixed_mixture import FixedMixture, mixture_log_density
@@ -36,9 +37,7 @@ class Mixture(Prior):
 
     def __init__(self, components: int = 10, seed: int = 0, **kwargs: Any):
         super().__init__(**kwargs)
-        if components < 1:
-            raise ValueError(f"Argument `components` must be >= 1. Received: components={components}")
-        self.components, self.seed = components, seed
+        self.components, self.seed = at_least("components", components, 1), seed
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         super().build(input_shape)
@@ -55,6 +54,3 @@ class Mixture(Prior):
     def fixed(self) -> FixedMixture:
         logits, means, raw = map(ops.convert_to_tensor, (self.logits, self.means, self.raw_scales))
         return FixedMixture.of(logits, means, rational_scale(raw))
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "components": self.components, "seed": self.seed}

@@ -5,6 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from kvae.arguments import at_least
 from kvae.distributions import normal_from_words
 from kvae.distributions.coupling import AffineCoupling
 from kvae.distributions.diagonal_normal import normal_log_density
@@ -37,9 +38,7 @@ class RealNVP(Prior):
 
     def __init__(self, num_layers: int = 8, units: tuple[int, ...] = (128,), **kwargs: Any):
         super().__init__(**kwargs)
-        if num_layers < 1:
-            raise ValueError(f"Argument `num_layers` must be >= 1. Received: num_layers={num_layers}")
-        self.num_layers, self.units = num_layers, tuple(units)
+        self.num_layers, self.units = at_least("num_layers", num_layers, 1), tuple(units)
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         self.couplings = []
@@ -63,9 +62,6 @@ class RealNVP(Prior):
             raw, shift = ops.split(_exact_output(coupling.network, a), 2, axis=-1)
             z = coupling.join(a, exact_stretch(b, raw) + shift)
         return z
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "num_layers": self.num_layers, "units": self.units}
 
 
 def _exact_output(network: list[keras.layers.Dense], x: Any) -> Any:

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from keras import initializers, ops
 
+from kvae.arguments import at_least
 from kvae.distributions import DiagonalNormal, FullCovarianceNormal
 from kvae.priors.base import Prior
 from kvae.priors.fixed_mixture import FixedMixture, mixture_log_density
@@ -39,11 +40,8 @@ class VampPrior(Prior):
 
     def __init__(self, pseudo_inputs: int = 500, mean: float = 0.5, stddev: float = 0.1, seed: int = 0, **kwargs: Any):
         super().__init__(**kwargs)
-        if pseudo_inputs < 1:
-            raise ValueError(f"Argument `pseudo_inputs` must be >= 1. Received: pseudo_inputs={pseudo_inputs}")
-        if not stddev >= 0:
-            raise ValueError(f"Argument `stddev` must be >= 0. Received: stddev={stddev}")
-        self.pseudo_inputs, self.mean, self.stddev, self.seed = pseudo_inputs, float(mean), float(stddev), seed
+        self.pseudo_inputs, self.seed = at_least("pseudo_inputs", pseudo_inputs, 1), seed
+        self.mean, self.stddev = float(mean), float(at_least("stddev", stddev, 0))
 
     def connect(self, model: Any) -> None:
         if model.condition_dim is not None:
@@ -99,7 +97,3 @@ class VampPrior(Prior):
         means, log_scales, *below = (np.asarray(value) for value in self.posteriors())
         lower = np.eye(self.latent_dim) + below[0] if below else None
         return FixedMixture.of(np.zeros(self.pseudo_inputs), means, np.exp(log_scales), lower)
-
-    def get_config(self) -> dict[str, Any]:
-        settings = {"pseudo_inputs": self.pseudo_inputs, "mean": self.mean, "stddev": self.stddev, "seed": self.seed}
-        return {**super().get_config(), **settings}
