@@ -1,5 +1,6 @@
 """Measurements: likelihood bounds in nats, active units, linear probes, disentanglement and sample quality."""
 
+from kvae.evaluation.audit import audit
 from kvae.evaluation.comparison import over_runs, rate_distortion
 from kvae.evaluation.compression import CodeRow, compression_table
 from kvae.evaluation.diagnosis import (
@@ -12,11 +13,11 @@ from kvae.evaluation.diagnosis import (
     generalisation_gap,
 )
 from kvae.evaluation.factors import dci, disentanglement, factor_vae_score, mig, sap
-from kvae.evaluation.importance import score_images
 from kvae.evaluation.latents import LatentStatistics, aggregate_posterior, latent_statistics
 from kvae.evaluation.likelihood import evaluate
 from kvae.evaluation.probe import ProbeRow, linear_probe, probe_with_controls
 from kvae.evaluation.quality import classifier_features, feature_classifier, frechet_distance, sample_quality, sharpness
+from kvae.evaluation.scoring import score_images
 
 __all__ = [
     "CodeRow",
@@ -28,6 +29,7 @@ __all__ = [
     "ProbeRow",
     "WeightWarning",
     "aggregate_posterior",
+    "audit",
     "classifier_features",
     "compression_table",
     "dci",

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kvae.evaluation.importance import score_images
+from kvae.evaluation.scoring import score_images
 from kvae.models import VAE
 
 QUALITIES = (1, 3, 5, 10, 15, 20, 30, 40, 50, 60, 70, 80, 90, 95)

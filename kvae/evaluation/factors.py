@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from kvae.evaluation.codes import as_codes
-from kvae.evaluation.importance import as_batches
+from kvae.evaluation.scoring import as_batches
 from kvae.models.metrics import ACTIVE_VARIANCE
 
 BINS = 20  # bins of equal width over a latent's range, for mutual information (Locatello et al. 2019, appendix C)

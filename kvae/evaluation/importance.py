@@ -1,133 +1,24 @@
-"""Importance sampling of log p(x), image by image: fast, in bounded memory, and independent of batches and chunks."""
+"""Importance sampling of log p(x) with samples of the posterior: fast, in bounded memory."""
 
 import math
-import time
-import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from kvae.data.pipeline import without_autotuning
 from kvae.distributions import Noise, closed_form_kl, normal_from_words, seed_words, uniform_from_words
 from kvae.distributions.threefry import threefry
 from kvae.evaluation.graphs import decoding_floats, decoding_graph, few_at_a_time, has_convolutions, one_at_a_time
 from kvae.models import VAE
-from kvae.models.batches import batch_of
 
 MEMORY = 64 << 20  # bytes of the largest tensor while decoding
 MOST_LATENTS = 8192  # decoded at once; more is not faster
 XLA_SAMPLES = 256  # the smallest K for which compiling is worthwhile
-SAVE_SECONDS = 20.0
 STREAM = 0x45000000  # separates these random numbers from those of samples with the same seed
 
 Rows = dict[str, np.ndarray]
-
-
-def score_images(
-    model: VAE,
-    data: Any,
-    num_samples: int,
-    seed: int = 0,
-    progress: bool = False,
-    done: Mapping[str, np.ndarray] | None = None,
-    save: Callable[[Rows], None] | None = None,
-    sampler: "ImportanceSampler | None" = None,
-) -> Rows:
-    """Compute distortion, rate and importance-weighted likelihood of every image, in nats.
-
-    With z_k ~ q(z|x), k = 1 … K, and weights w_k = p(x, z_k) / q(z_k|x):
-
-    * `distortion` = −1/K Σ log p(x|z_k), `rate` = KL(q ‖ p) in closed form, or 1/K Σ log q(z_k|x) − log p(z_k);
-    * `nll` = −log 1/K Σ w_k (Burda et al. 2016, https://arxiv.org/abs/1509.00519, eq. 8), sums in float64;
-    * `ess` = (Σ w_k)² / Σ w_k², the effective sample size, from 1 to K.
-
-    The encoder sees each image once. The noise is a function of only the seed, the number of the image and k, so that
-    batches and chunks of the K samples change results by no more than rounding.
-
-    In addition to the rows (2·D + 7 numbers per image) and a batch of images, memory is bounded: the largest tensor of
-    a chunk has at most 64 MiB (or the size for a single latent), a network has a few of them at a time, and one chunk
-    per core is processed at a time, up to four.
-
-    Args:
-        model: a built `kvae.VAE`.
-        data: dataset of batches as for `fit`, or an array `(N, H, W, C)`, or a pair of arrays. With a pair of noisy and
-            clean images, the clean images are scored with z ~ q(z|noisy).
-        num_samples: K.
-        seed: seed of the noise.
-        progress: whether to show a progress bar.
-        done: rows of an interrupted call. The call resumes after them, and its results are the same.
-        save: function that is called with the finished rows from time to time, and on Ctrl-C.
-        sampler: sampler of an earlier call with the same model, K and seed, to avoid compiling again.
-
-    Returns:
-        Rows, each with an entry per image: the values above, `(N,)`; `mean` and `variance` of q(z|x), `(N, D)`;
-        `outside`, whether the image is outside the likelihood's support; `binary`, whether all of its values are
-        0 or 1; `image`, a checksum.
-
-    Raises:
-        ValueError: if num_samples < 1, or the rows `done` have other images.
-
-    Example:
-
-        >>> vae = VAE(latent_dim=2, image_shape=(8, 8, 1))
-        >>> rows = score_images(vae, np.zeros((3, 8, 8, 1), "float32"), num_samples=4)
-        >>> rows["nll"].shape, rows["mean"].shape, bool(np.all(rows["ess"] <= 4.001))
-        ((3,), (3, 2), True)
-    """
-    if num_samples < 1:
-        raise ValueError(f"Argument `num_samples` must be >= 1. Received: num_samples={num_samples}")
-    from tqdm import tqdm
-
-    dataset = as_batches(data)
-    parts: list[Mapping[str, np.ndarray]] = [done] if done else []
-    finished = len(done["image"]) if done else 0
-    first = 0  # the number of the batch's first image
-    saved = time.monotonic()
-    bar = tqdm(disable=None if progress else True, unit="image", leave=False)
-    try:
-        for batch in dataset:
-            x, y, target, _ = batch_of(batch, model.image_shape, model.condition_dim is not None)
-            rows = _image_rows(model, x if target is None else target)
-            if sampler is None or not bar.total:
-                sampler = sampler or ImportanceSampler(model, num_samples, seed, len(x))
-                bar.total = max(0, int(dataset.cardinality())) * len(x) or None
-            known = max(0, min(finished - first, len(x)))
-            if known and np.any(rows["image"][:known] != done["image"][first : first + known]):  # type: ignore[index]
-                raise ValueError(
-                    "Expected the images of the interrupted evaluation. "
-                    f"Received: different images among {first} to {first + known - 1}; start again without `done`"
-                )
-            bar.update(known)
-            if known < len(x):
-                for group, scores in sampler.groups(x, model.condition(y, labels=True), first, known, target):
-                    parts.append({name: row[group] for name, row in rows.items()} | scores)
-                    bar.update(len(scores["nll"]))
-                    if save is not None and time.monotonic() - saved > SAVE_SECONDS:
-                        save(_joined(parts))
-                        saved = time.monotonic()
-            first += len(x)
-        if finished > first:
-            raise ValueError(
-                f"Expected at least the {finished} images of the interrupted evaluation. "
-                f"Received: {first} images; start again without `done`"
-            )
-    except KeyboardInterrupt:
-        if save is not None and parts:
-            save(_joined(parts))
-        raise
-    finally:
-        bar.close()
-    return _joined(parts) if parts else {}
-
-
-def as_batches(data: Any, batch_size: int = 256) -> tf.data.Dataset:
-    """Return a dataset of batches of an array of images or a pair `(images, labels)`; return a dataset unchanged."""
-    if isinstance(data, tf.data.Dataset):
-        return data
-    return without_autotuning(tf.data.Dataset.from_tensor_slices(data).batch(batch_size))
 
 
 class SampleNoise(Noise):
@@ -220,11 +111,10 @@ class ImportanceSampler:
     def groups(self, x: Any, c: Any, first: int, known: int, target: Any = None) -> Iterator[tuple[slice, Rows]]:
         """Yield the scores of the images of a batch after the first `known`; `first` is the number of its first image.
 
-        `target` has the images of the likelihood, if they aren't `x`.
+        `x` are checked images. `target` has the images of the likelihood, if they aren't `x`.
         """
-        x = self.model.check_images(x)
         q, mean, variance, rate = self.encode(x, c)
-        x = x if target is None else self.model.check_images(target)
+        x = x if target is None else target
 
         def tensors(start: int) -> tuple[Any, ...]:
             row = np.minimum(np.arange(start, start + self.group), len(x) - 1)  # the last image fills up the group
@@ -287,22 +177,3 @@ def log_sum_exp(values: np.ndarray) -> np.ndarray:
     shift = np.where(np.isfinite(top), top, 0.0)
     with np.errstate(divide="ignore"):
         return np.log(np.sum(np.exp(values - shift), axis=0)) + shift
-
-
-def _image_rows(model: VAE, x: Any) -> Rows:
-    """Return the columns that don't require the model: checksums, whether images are binary or outside the support."""
-    x = np.asarray(x)
-    flat = x.reshape(len(x), -1).astype(np.float32)
-    binary = np.all((flat == 0) | (flat == 1), axis=1)
-    outside = np.zeros(len(x), bool)
-    if model.likelihood.support == "binary":
-        outside = ~binary
-    elif model.likelihood.support == "levels":
-        levels = flat.astype(np.float64) * (model.likelihood.levels - 1)
-        outside = np.any(np.abs(levels - np.round(levels)) > 1e-3, axis=1)
-    image = np.array([zlib.crc32(pixels.tobytes()) for pixels in flat], np.uint32)
-    return {"image": image, "binary": binary, "outside": outside}
-
-
-def _joined(parts: list[Mapping[str, np.ndarray]]) -> Rows:
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -8,7 +8,8 @@ import numpy as np
 import tensorflow as tf
 
 from kvae.distributions import seed_words
-from kvae.evaluation.importance import SampleNoise, as_batches, log_sum_exp
+from kvae.evaluation.importance import SampleNoise, log_sum_exp
+from kvae.evaluation.scoring import as_batches
 from kvae.models import VAE
 from kvae.models.batches import unpack
 from kvae.models.metrics import ACTIVE_VARIANCE

@@ -9,11 +9,14 @@ from typing import Any
 import numpy as np
 
 from kvae.evaluation.diagnosis import WARNINGS, diagnose
-from kvae.evaluation.importance import Rows, score_images
+from kvae.evaluation.importance import Rows
 from kvae.evaluation.latents import latent_statistics
+from kvae.evaluation.refined import ENOUGH
+from kvae.evaluation.scoring import PROPOSALS, score_images
 from kvae.models import VAE
 
 FEW = 2.0  # effective samples; with fewer, one weight dominates the sum
+REFINED = "refined_"  # prefix of rows of refined proposals in an unfinished evaluation
 GREY, BINARY = "grey values: not a likelihood of binary data", "binary images as given"
 
 
@@ -28,6 +31,7 @@ def evaluate(
     limit: int | None = None,
     done: Mapping[str, np.ndarray] | None = None,
     save: Callable[[Rows], None] | None = None,
+    proposal: str = "posterior",
 ) -> dict[str, Any]:
     """Score a VAE in nats per example.
 
@@ -40,6 +44,10 @@ def evaluate(
       compare with bits of 8-bit images, whose levels are 1/255 apart;
     * `ess_median` and `ess_below_2`: median of the effective sample size (Σw)²/Σw², and the share of images where
       it is below 2. The nll of such an image depends on one weight and can't be trusted;
+    * `nll_refined`, with the proposal "refined": the bound with samples from a normal distribution near p(z|x) as well
+      (`RefinedSampler`), as many as an image requires. It is closer to −log p(x), but papers don't quote it. With it
+      come `bits_per_dim_refined`, `ess_refined_median`, `ess_refined_below_2`, and `samples_refined`, the mean number
+      of samples;
     * `kl_per_dimension`: KL from N(0, 1) of each latent's marginal posterior, mean over the images.
 
     Errors (`nll_error`, …) are standard errors over the examples; None for a single example. The noise is a function
@@ -55,6 +63,8 @@ def evaluate(
         seed: seed of the posterior samples.
         limit: number of first images to score, for the result of `kvae.data.load`.
         done, save: rows and function to resume an interrupted evaluation, see `score_images`.
+        proposal: "posterior"; "refined" for `nll_refined` in addition; or "auto", for `nll_refined` if the median
+            effective sample size of the posterior samples is below 10.
 
     Returns:
         Dict with the values above, and `active_units`, `num_samples`, `seed`, `split`, `examples`; `images`, a
@@ -63,7 +73,7 @@ def evaluate(
         support; `non_finite`, the number of images with an infinite value or NaN, by term.
 
     Raises:
-        ValueError: if there is no data, or num_samples < 1.
+        ValueError: if there is no data, num_samples < 1, or the proposal is unknown.
 
     Warns:
         CollapseWarning: if few or no latents are active.
@@ -79,15 +89,27 @@ def evaluate(
         >>> scores["examples"], scores["nll"] <= -scores["elbo"], scores["binarisation"]
         (10, True, 'binary images as given')
     """
+    if proposal not in (*PROPOSALS, "auto"):
+        raise ValueError(f"Argument `proposal` must be one of {(*PROPOSALS, 'auto')}. Received: proposal={proposal!r}")
     described = None
     if hasattr(data, "split"):
         described = data.binarisation
         data = data.split(split, labels=model.condition_dim is not None, limit=limit)
     elif limit is not None:
         raise ValueError(f"Argument `limit` requires data from `kvae.data.load`. Received: limit={limit}")
-    rows = score_images(model, data, num_samples, seed, progress, done, save)
+    of_posterior, of_refined = ({name.removeprefix(prefix): row for name, row in (done or {}).items()
+                                 if name.startswith(REFINED) == bool(prefix)} for prefix in ("", REFINED))  # fmt: skip
+    rows = score_images(model, data, num_samples, seed, progress, of_posterior, save)
     if not rows:
         raise ValueError(f"Expected images to evaluate. Received: an empty {split} split")
+    if proposal == "refined" or (proposal == "auto" and not np.median(rows["ess"]) >= ENOUGH):
+
+        def save_both(refined: Rows) -> None:
+            if save is not None:
+                save(rows | {f"{REFINED}{name}": row for name, row in refined.items()})
+
+        refined = score_images(model, data, None, seed, progress, of_refined, save_both, proposal="refined")
+        rows |= {f"{name}_refined": refined[name] for name in ("nll", "ess", "samples")}
     with np.errstate(all="ignore"):  # values that aren't finite are counted by term
         summary = _summary(model, rows, described)
     scores = {**summary, "num_samples": num_samples, "seed": seed, "split": split}
@@ -98,7 +120,7 @@ def evaluate(
 
 
 def _summary(model: VAE, rows: Rows, described: str | None) -> dict[str, Any]:
-    terms = {name: rows[name] for name in ("distortion", "rate", "nll")}
+    terms: Rows = {name: rows[name] for name in ("distortion", "rate", "nll", "nll_refined") if name in rows}
     terms["elbo"] = -(rows["distortion"] + rows["rate"])
     means = {name: float(np.mean(values)) for name, values in terms.items()}
     latents = latent_statistics(rows["mean"], rows["variance"])
@@ -117,6 +139,7 @@ def _summary(model: VAE, rows: Rows, described: str | None) -> dict[str, Any]:
         "kl_per_dimension": latents.kl.tolist(),
         "ess_median": float(np.median(rows["ess"])),
         "ess_below_2": float(np.mean(rows["ess"] < FEW)),
+        **(_refined(rows, bits) if "nll_refined" in rows else {}),
         "examples": len(rows["nll"]),
         "images": f"{zlib.crc32(rows['image'].tobytes()):08x}",
         "binarisation": binarisation,
@@ -124,6 +147,15 @@ def _summary(model: VAE, rows: Rows, described: str | None) -> dict[str, Any]:
         "precision": model.decoder.compute_dtype,
         "outside_support": int(rows["outside"].sum()),
         "non_finite": {name: int((~ok).sum()) for name, ok in finite.items() if not ok.all()},
+    }
+
+
+def _refined(rows: Rows, bits: float) -> dict[str, float]:
+    return {
+        "bits_per_dim_refined": float(np.mean(rows["nll_refined"])) / bits,
+        "ess_refined_median": float(np.median(rows["ess_refined"])),
+        "ess_refined_below_2": float(np.mean(rows["ess_refined"] < FEW)),
+        "samples_refined": float(np.mean(rows["samples_refined"])),
     }
 
 

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from kvae.distributions import seed_words
 from kvae.evaluation.graphs import decoding_floats, decoding_graph, few_at_a_time, one_at_a_time
-from kvae.evaluation.importance import MEMORY, MOST_LATENTS, Rows, SampleNoise, log_sum_exp
+from kvae.evaluation.importance import MEMORY, MOST_LATENTS, Rows, SampleNoise
 from kvae.evaluation.proposals import NormalProposal, refined_proposal
 from kvae.models import VAE
 
@@ -18,8 +18,8 @@ FROM_Q, FROM_R = 5, 15  # samples of a block, from q and from the refined propos
 BLOCK = FROM_Q + FROM_R
 ENOUGH = 10.0  # effective samples of an image
 SPARE = 1.5  # factor of the samples that a pilot expects to suffice
-PILOTS = (1, 8, 64)  # blocks of successive pilots; the next one follows if the last has fewer than 5 effective samples
-FEW_IN_PILOT = 5.0
+PILOTS = (1, 4, 16, 64)  # blocks of successive pilots
+FEW_IN_PILOT = 3.0  # effective samples; with fewer, a longer pilot follows
 FINAL = sum(PILOTS)  # number of the first block that isn't a pilot's
 
 
@@ -32,8 +32,9 @@ class RefinedSampler:
     latent (`InverseAutoregressive`) is left out: then all samples are from r.
 
     Samples are drawn in blocks of 20. A pilot, which isn't used further, gives the share of effective samples; it is
-    repeated with more blocks if it has fewer than 5. The number of blocks follows from it, so that about 10 effective
-    samples can be expected. The samples of the estimate are new: a rule that stops at good weights would bias it.
+    repeated with four times as many blocks while it has fewer than 3. The number of blocks follows from it, so that
+    about 10 effective samples can be expected. The samples of the estimate are new: a rule that stops at good weights
+    would bias it.
 
     Args:
         model: a built `kvae.VAE`; later changes of its prior have no effect.
@@ -42,6 +43,7 @@ class RefinedSampler:
         seed: seed of the noise.
         batch_size: largest number of images at once.
         steps: Newton steps.
+        same_noise: whether all images have the noise of the first one, so that a score depends only on its image.
     """
 
     def __init__(
@@ -52,9 +54,10 @@ class RefinedSampler:
         batch_size: int,
         most: int = 5000,
         steps: int = 2,
+        same_noise: bool = False,
     ):
         self.model, self.prior, self.num_samples = model, model.prior.fixed(), num_samples
-        self.most = -(-most // BLOCK)
+        self.most, self.same_noise = -(-most // BLOCK), same_noise
         self.from_q = FROM_Q if model.posterior.has_fast_density else 0
         floats, size = decoding_floats(decoding_graph(model, self.prior)), model.latent_dim
         latents = max(1, min(MOST_LATENTS, MEMORY // (4 * floats)))
@@ -103,72 +106,64 @@ class RefinedSampler:
             group = slice(start, min(start + self.group, len(x)))
             row = np.minimum(np.arange(start, start + self.group), len(x) - 1)  # the last image fills up the group
             inputs = [None if tensor is None else tf.gather(tensor, row) for tensor in (x, q, c)]
-            r = self.refine(*inputs)
-            given = None if exact is None else tf.gather(exact, row)
-            return group, self._scores(*inputs, r, first + row, group.stop - start, given)
+            r, given = self.refine(*inputs), None if exact is None else tf.gather(exact, row)
+            index = np.zeros_like(row) if self.same_noise else first + row
+            return group, self._scores(inputs, r, index, group.stop - start, given)
 
         yield from few_at_a_time(work, range(known, len(x), self.group))
 
-    def _scores(self, x: Any, q: Any, c: Any, r: NormalProposal, index: np.ndarray, count: int, exact: Any) -> Rows:
-        def blocks(first: int, numbers: np.ndarray) -> list[np.ndarray]:
-            """Return the log-weights of this many blocks of each image, `(n,)` each, from block number `first` on."""
-            row = np.repeat(np.arange(count), numbers)
+    def _scores(self, images: Any, r: NormalProposal, index: np.ndarray, count: int, exact: Any) -> Rows:
+        def blocks(rows: np.ndarray, first: int, numbers: np.ndarray) -> np.ndarray:
+            """Return the log-weights of blocks `first`, `first` + 1, … of these images, one after the other."""
+            row = np.repeat(rows, numbers)
             block = first + np.arange(len(row)) - np.repeat(np.cumsum(numbers) - numbers, numbers)
             drawn = []
             for start in range(0, len(row), self.pairs):
                 pair = slice(start, start + self.pairs)
-                inputs = [None if tensor is None else tf.gather(tensor, row[pair]) for tensor in (x, q, c)]
+                inputs = [None if tensor is None else tf.gather(tensor, row[pair]) for tensor in images]
                 chosen = NormalProposal(*(tf.gather(tensor, row[pair]) for tensor in r))
                 drawn.append(self.draw(*inputs, chosen, _int32(index[row[pair]]), _int32(block[pair])).numpy().T)
-            log_w = np.concatenate(drawn).astype(np.float64)
-            return [part.ravel() for part in np.split(log_w, np.cumsum(numbers)[:-1])]
+            return np.concatenate(drawn).ravel().astype(np.float64)
 
-        log_w = blocks(FINAL, self._numbers(blocks, count))
-        columns = {
-            "nll": np.array([_nll(w) for w in log_w]),
-            "ess": np.array([_effective(w) for w in log_w]),
-            "samples": np.array([len(w) for w in log_w]),
-        }
+        numbers = self._numbers(blocks, count)
+        log_w, samples = blocks(np.arange(count), FINAL, numbers), BLOCK * numbers
+        log_sum, ess = _sums(log_w, samples)
+        columns = {"nll": np.log(samples) - log_sum, "ess": ess, "samples": samples}
         if exact is not None:
-            log_exact, log_share = self.weigh(exact[None], x, q, c, r)
-            columns["nll_lower"] = self._lower(log_w, log_exact.numpy()[0], log_share, index)
+            log_exact, log_share = self.weigh(exact[None], *images, r)
+            share = np.zeros(count) if log_share is None else np.exp(log_share.numpy()[0, :count])
+            is_of_q = np.random.default_rng(index[0]).random(self.group)[:count] < share
+            replaced = np.cumsum(samples) - samples + np.where(is_of_q, 0, self.from_q)  # the first sample of q or r
+            log_w[replaced] = log_exact.numpy()[0, :count]
+            columns["nll_lower"] = np.log(samples) - _sums(log_w, samples)[0]
         return columns
 
-    def _numbers(self, blocks: Any, count: int) -> np.ndarray:
+    def _numbers(self, blocks: Callable[..., np.ndarray], count: int) -> np.ndarray:
         """Return how many blocks each image gets, after its pilots."""
         if self.num_samples is not None:
             return np.full(count, -(-self.num_samples // BLOCK))
-        numbers, open_, first = np.ones(count, int), np.ones(count, bool), 0
+        numbers, rows, first = np.ones(count, int), np.arange(count), 0
         for size in PILOTS:
-            ess = np.array([_effective(w) if len(w) else np.inf for w in blocks(first, np.where(open_, size, 0))])
-            wanted = np.ceil(SPARE * ENOUGH * size / np.where(np.isfinite(ess), np.maximum(ess, 1), size))
-            numbers = np.where(open_, np.clip(wanted, 1, self.most), numbers).astype(int)
-            open_ &= ess < FEW_IN_PILOT
-            first += size
-            if not open_.any() or size >= self.most:
+            sizes = np.full(len(rows), size)
+            _, ess = _sums(blocks(rows, first, sizes), BLOCK * sizes)
+            ess = np.where(np.isfinite(ess), ess, 1.0)
+            numbers[rows] = np.clip(np.ceil(SPARE * ENOUGH * size / ess), 1, self.most)
+            rows, first = rows[ess < FEW_IN_PILOT], first + size
+            if not len(rows) or size >= self.most:
                 break
         return numbers
-
-    def _lower(self, log_w: list[np.ndarray], exact: np.ndarray, log_share: Any, index: np.ndarray) -> np.ndarray:
-        """Return −log p̂ with one sample of each image replaced by the exact one, of its component of the mixture."""
-        share = np.exp(log_share.numpy()[0]) if log_share is not None else np.zeros(len(exact))
-        bounds = []
-        for w, log_weight, of_q, number in zip(log_w, exact, share, index):
-            is_q = np.random.default_rng([int(self.words[0]) & 0x7FFFFFFF, int(number)]).random() < of_q
-            w = w.copy()
-            w[0 if is_q else self.from_q] = log_weight
-            bounds.append(_nll(w))
-        return np.array(bounds)
 
 
 def _int32(values: np.ndarray) -> Any:
     return tf.constant(values, tf.int32)
 
 
-def _nll(log_w: np.ndarray) -> float:
-    return float(math.log(len(log_w)) - log_sum_exp(log_w))
-
-
-def _effective(log_w: np.ndarray) -> float:
-    with np.errstate(invalid="ignore"):
-        return float(np.exp(2 * log_sum_exp(log_w) - log_sum_exp(2 * log_w)))
+def _sums(log_w: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return log Σ w and the effective sample size (Σ w)² / Σ w² of successive parts of these lengths."""
+    starts = np.cumsum(lengths) - lengths
+    top = np.maximum.reduceat(log_w, starts)
+    shift = np.where(np.isfinite(top), top, 0.0)
+    w = np.exp(log_w - np.repeat(shift, lengths))
+    total = np.add.reduceat(w, starts)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.log(total) + shift, total**2 / np.add.reduceat(w**2, starts)

@@ -19,7 +19,8 @@ from kvae.arguments import at_least
 from kvae.callbacks import BestEpoch, NothingLearnedError
 from kvae.data.pipeline import without_autotuning
 from kvae.distributions import Distribution
-from kvae.evaluation.importance import ImportanceSampler, Rows, score_images
+from kvae.evaluation.importance import ImportanceSampler, Rows
+from kvae.evaluation.scoring import score_images
 from kvae.features.extraction import padded
 from kvae.models import VAE, LatentModel
 from kvae.networks import MLP, Decoder, Encoder
