@@ -7,7 +7,7 @@ import json as json_format
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 #: settings that may differ between runs of one configuration
 RUN_SPECIFIC = {"seed", "created", "versions", "data_dir", "kept_epoch", "kept_because"}
 CODED = 500  # images to compress
+AUDITED = 200  # images drawn from the model
 PAIRED = 1000  # images whose posteriors are compared with each other
 
 
@@ -36,7 +37,18 @@ def evaluate(
         str, typer.Option(help="Split to score: train, validation, test, or new (images added since training).")
     ] = "test",
     samples: Annotated[int, typer.Option(min=1, help="Posterior samples K per image; papers use 5000.")] = 64,
-    seed: Annotated[int, typer.Option(help="Seed of the posterior samples.")] = 0,
+    proposal: Annotated[
+        Literal["auto", "posterior", "refined"],
+        typer.Option(
+            help="Distribution of the samples. refined adds an NLL with samples from near the mode of p(z|x), which is "
+            "closer to the truth. auto: refined if the posterior has fewer than 10 effective samples."
+        ),
+    ] = "auto",
+    audit: Annotated[
+        bool,
+        typer.Option("--audit", help="Bound the error of each NLL on 200 images drawn from the model."),
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Seed of the samples.")] = 0,
     limit: Annotated[
         int | None, typer.Option(min=1, help="Number of images (default: all).", show_default=False)
     ] = None,
@@ -59,7 +71,7 @@ def evaluate(
 
     The same command resumes an evaluation that was stopped.
 
-    Example: kvae evaluate runs/mnist --samples 5000 --json scores.json
+    Example: kvae evaluate runs/mnist --samples 5000 --audit --json scores.json
     """
     if compare_train and split == "train":
         raise CommandError("Expected another --split with --compare-train. Received: --split train; leave it out")
@@ -74,7 +86,7 @@ def evaluate(
             say(f"{run}")
         with float32_compute(opened.model) if float32 else contextlib.nullcontext():
             warn_if_emulated(opened.model.decoder.compute_dtype, "--float32")
-            scores = _score(opened, split, samples, seed, limit, data_dir)
+            scores = _score(opened, split, samples, seed, limit, data_dir, proposal)
             steps, train = optional_steps(context.obj), None
             if compare_train:
                 with steps("Not scored: training images"):
@@ -83,6 +95,9 @@ def evaluate(
                 scores |= _aggregate(opened, split, limit, data_dir)
             configs.append({name: value for name, value in opened.config.items() if name not in RUN_SPECIFIC})
             show_scores(scores, opened.model.latent_dim)
+            if audit:
+                with steps("Not made: audit"):
+                    scores["audit"] = _audit(opened, scores, split, limit, data_dir)
             if train:
                 _show_gap(scores, train)
                 scores["train"] = train
@@ -106,7 +121,13 @@ def evaluate(
 
 
 def _score(
-    run: RunFolder, split: str, samples: int, seed: int, limit: int | None, data_dir: Path | None
+    run: RunFolder,
+    split: str,
+    samples: int,
+    seed: int,
+    limit: int | None,
+    data_dir: Path | None,
+    proposal: str = "posterior",
 ) -> dict[str, Any]:
     """Score a run. Resume an interrupted evaluation of the same images, and remove its file at the end."""
     from kvae.evaluation import EvaluationWarning, evaluate as score
@@ -116,12 +137,14 @@ def _score(
     partial = PartialScores(run.path, [split, samples, seed, limit, run.model.decoder.compute_dtype, *images])
     done = partial.load()
     if done is not None:
-        say(f"Resuming after {len(done['nll']):,} images.")
+        refined = len(done.get("refined_nll", ()))
+        say(f"Resuming after {len(done['nll']):,} images" + (f", {refined:,} of them refined." if refined else "."))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", EvaluationWarning)  # they are printed as findings
         score_split = functools.partial(
-            score, run.model, data, samples, split, progress=True, seed=seed, limit=limit, save=partial.save
-        )
+            score, run.model, data, samples, split, progress=True, seed=seed, limit=limit, save=partial.save,
+            proposal=proposal,
+        )  # fmt: skip
         try:
             scores = score_split(done=done)
         except ValueError:
@@ -177,6 +200,32 @@ def _aggregate(run: RunFolder, split: str, limit: int | None, data_dir: Path | N
     return aggregate_posterior(run.model, images)
 
 
+def _audit(
+    run: RunFolder, scores: dict[str, Any], split: str, limit: int | None, data_dir: Path | None
+) -> dict[str, Any]:
+    """Print how far each NLL is from the truth on images drawn from the model, and return the results by proposal."""
+    from kvae.evaluation import audit
+
+    condition = None
+    if run.model.condition_dim is not None:
+        import numpy as np
+
+        labels = run.data(data_dir=data_dir).arrays(split, min(limit or AUDITED, AUDITED))[1]
+        condition = np.resize(labels, AUDITED)  # type: ignore[arg-type]
+    results = {}
+    for proposal, samples in (("posterior", max(2, scores["num_samples"])), ("refined", None)):
+        results[proposal] = audit(run.model, AUDITED, samples, proposal, scores["seed"], condition)
+    table(
+        [f"audit, {AUDITED} images drawn from the model", "samples", "nats from the truth, at most", "±"],
+        [
+            [f"NLL, {name} samples", f"{result['samples']:,.0f}", result["gap"], result["gap_error"]]
+            for name, result in results.items()
+        ],
+    )
+    say()
+    return results
+
+
 def _compression(
     run: RunFolder, split: str, seed: int, limit: int | None, data_dir: Path | None
 ) -> list[dict[str, Any]]:
@@ -215,6 +264,7 @@ def _mean(results: list[dict[str, Any]]) -> dict[str, Any]:
         [
             [label.format(**mean), *value_and_error(mean, name), mean[f"{name}_error_runs"]]
             for name, label in ROWS.items()
+            if name in mean
         ],
     )
     return mean

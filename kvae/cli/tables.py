@@ -10,6 +10,7 @@ ROWS = {
     "rate": "rate        KL(q ‖ p)",
     "elbo": "−ELBO",
     "nll": "NLL, importance-weighted, K={num_samples}",
+    "nll_refined": "NLL, refined proposals",
 }
 
 
@@ -18,7 +19,7 @@ def show_scores(scores: dict[str, Any], latent_dim: int) -> None:
 
     table(
         [f"{scores['split']}, {scores['examples']:,} images", "nats per image", "± over images"],
-        [[label.format(**scores), *value_and_error(scores, name)] for name, label in ROWS.items()],
+        [[label.format(**scores), *value_and_error(scores, name)] for name, label in ROWS.items() if name in scores],
     )
     say(
         f"{scores['bits_per_dim']:.3f} bits/dim from the ELBO, {scores['bits_per_dim_nll']:.3f} from the NLL"
@@ -26,6 +27,11 @@ def show_scores(scores: dict[str, Any], latent_dim: int) -> None:
         + f" · {scores['active_units']} of {latent_dim} latents active"
     )
     say(f"effective samples: median {scores['ess_median']:.1f}, below 2 for {scores['ess_below_2']:.1%} of the images")
+    if "nll_refined" in scores:
+        say(
+            f"with refined proposals: median {scores['ess_refined_median']:.1f} of {scores['samples_refined']:.0f}, "
+            f"below 2 for {scores['ess_refined_below_2']:.1%}"
+        )
     if "marginal_kl" in scores:
         say(parts_of_the_rate(scores))
     if scores["binarisation"]:

@@ -8,7 +8,10 @@ import numpy as np
 from kvae.evaluation.likelihood import standard_error
 
 SAME = ("split", "num_samples", "examples", "images", "binarisation")  # must be equal for all runs
-COMPARED = ("distortion", "rate", "elbo", "nll", "bits_per_dim", "bits_per_dim_nll", "active_units")
+COMPARED = (
+    "distortion", "rate", "elbo", "nll", "nll_refined", "bits_per_dim", "bits_per_dim_nll", "bits_per_dim_refined",
+    "active_units",
+)  # fmt: skip
 
 
 def over_runs(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -35,7 +38,7 @@ def over_runs(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         raise ValueError(f"Expected results for the same images and number of samples. Received: {same}")
     mean: dict[str, Any] = {"runs": len(results)}
     for name in COMPARED:
-        if name not in results[0]:
+        if any(name not in result for result in results):
             continue
         mean[name] = float(np.mean([result[name] for result in results]))
         errors = [error for result in results if (error := result.get(f"{name}_error")) is not None]

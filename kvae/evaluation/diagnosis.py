@@ -115,8 +115,9 @@ def _weights(scores: Mapping[str, Any]) -> Finding | None:
     return Finding(
         "degenerate weights",
         f"Degenerate importance weights: for {few:.0%} of the images fewer than 2 of {scores['num_samples']} samples "
-        f"count (median {scores['ess_median']:.1f}), so the nll is a loose bound for them. Use more samples, or a "
-        "richer posterior (InverseAutoregressive, FullCovarianceNormal).",
+        f"count (median {scores['ess_median']:.1f}), so the nll is a loose bound for them. Use refined proposals "
+        "(--proposal refined), which give nll_refined; more samples; or a richer posterior (InverseAutoregressive, "
+        "FullCovarianceNormal).",
     )
 
 
