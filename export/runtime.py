@@ -411,10 +411,8 @@ class Model:
             ):
                 raise ValueError(f"format {info['format']} {info['format_version']}")
             for signature in info["signatures"].values():
-                for spec in (*signature["inputs"].values(), *signature["outputs"].values()):
-                    np.zeros(
-                        [0 if size == "B" else size for size in spec["shape"]], spec["dtype"]
-                    )  # valid shape and dtype
+                for side in ("inputs", "outputs"):
+                    zeros(signature[side], 0)  # valid shapes and dtypes
             return info
         except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, zipfile.BadZipFile) as error:
             raise ValueError(
@@ -488,6 +486,14 @@ def seed_words(seed: int) -> np.ndarray:
         raise ValueError(f"Argument `seed` must fit into 64 bits. Received: seed={seed}")
     high, low = divmod(seed % 2**64, 2**32)
     return np.array([high, low], np.uint32).view(np.int32)
+
+
+def zeros(specs: Mapping[str, Any], rows: int) -> dict[str, np.ndarray]:
+    """Return zeros for the inputs or outputs of a signature, with shapes and dtypes as in `info`."""
+    return {
+        name: np.zeros([rows if size == "B" else size for size in spec["shape"]], spec["dtype"])
+        for name, spec in specs.items()
+    }
 
 
 def sealed(data: bytes, attached: Mapping[str, bytes]) -> bytes:
