@@ -2,16 +2,13 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from kvae.cli.console import CommandError, say
 from kvae.cli.options import DataDirOption, RunArgument, open_run
 from kvae.cli.tables import show_export
-
-if TYPE_CHECKING:
-    pass
 
 
 class Precision(StrEnum):
