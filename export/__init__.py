@@ -24,27 +24,21 @@ _NAMES = {
     "verify_litert": "kvae.export.verify",
     "verify_saved_model": "kvae.export.verify",
 }
-__all__ = [
-    "PRECISIONS",
-    "Artifact",
-    "Budgets",
-    "ExportError",
-    "Reference",
-    "SignatureCheck",
-    "export",
-    "runtime",
-    "verify_litert",
-    "verify_saved_model",
-]
+__all__ = [*_NAMES, "runtime"]
 
 if TYPE_CHECKING:
-    from kvae.export import runtime
-    from kvae.export.choice import Budgets
-    from kvae.export.errors import ExportError
-    from kvae.export.litert import PRECISIONS
-    from kvae.export.pipeline import export
-    from kvae.export.reference import Reference
-    from kvae.export.verify import Artifact, SignatureCheck, verify_litert, verify_saved_model
+    from kvae.export import runtime as runtime
+    from kvae.export.choice import Budgets as Budgets
+    from kvae.export.errors import ExportError as ExportError
+    from kvae.export.litert import PRECISIONS as PRECISIONS
+    from kvae.export.pipeline import export as export
+    from kvae.export.reference import Reference as Reference
+    from kvae.export.verify import (
+        Artifact as Artifact,
+        SignatureCheck as SignatureCheck,
+        verify_litert as verify_litert,
+        verify_saved_model as verify_saved_model,
+    )
 
 
 if not TYPE_CHECKING:  # where a wrong name is an error

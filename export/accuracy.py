@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kvae.export.errors import ExportError
-from kvae.export.reference import Run
 
 if TYPE_CHECKING:
     from kvae.export.behaviour import Behaviour
@@ -16,33 +15,23 @@ if TYPE_CHECKING:
 LARGEST_LOSS, STANDARD_ERRORS = 0.02, 3.0
 
 
-class Accuracy:
-    """The classes that a model gives to test images, for comparison with files.
+def compare(probability: np.ndarray, keras: np.ndarray, labels: np.ndarray | None) -> dict[str, float | None]:
+    """Return the attributes of `Behaviour` about agreement and accuracy.
 
     Args:
-        run: the model in Keras.
-        images: `(N, H, W, C)`.
+        probability: probabilities from a file, `(N, classes)`.
+        keras: probabilities from Keras for the same images.
         labels: numbers of the classes `(N,)`, or None.
     """
-
-    def __init__(self, run: Run, images: np.ndarray, labels: np.ndarray | None):
-        self.images, self.labels = images, labels
-        self.keras = self._classes(run)
-
-    def of(self, run: Run) -> dict[str, float | None]:
-        """Measure a file on the images: the attributes of `Behaviour` about agreement and accuracy."""
-        found = self._classes(run)
-        result: dict[str, float | None] = {"agreement": float(np.mean(found == self.keras))}
-        if self.labels is not None:
-            right = found == self.labels
-            lost = (self.keras == self.labels).astype("float64") - right
-            count = len(lost)
-            result["accuracy"], result["accuracy_lost"] = float(np.mean(right)), float(np.mean(lost))
-            result["accuracy_lost_error"] = float(np.std(lost, ddof=1) / np.sqrt(count)) if count > 1 else None
-        return result
-
-    def _classes(self, run: Run) -> np.ndarray:
-        return run("classify", {"image": self.images})["probability"].argmax(axis=-1)
+    found, expected = probability.argmax(axis=-1), keras.argmax(axis=-1)
+    result: dict[str, float | None] = {"agreement": float(np.mean(found == expected))}
+    if labels is not None:
+        right = found == labels
+        lost = (expected == labels).astype("float64") - right
+        count = len(lost)
+        result["accuracy"], result["accuracy_lost"] = float(np.mean(right)), float(np.mean(lost))
+        result["accuracy_lost_error"] = float(np.std(lost, ddof=1) / np.sqrt(count)) if count > 1 else None
+    return result
 
 
 def check(file: str, precision: str, behaviour: "Behaviour") -> None:

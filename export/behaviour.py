@@ -12,10 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from kvae.evaluation import linear_probe
 from kvae.evaluation.compression import psnr
-from kvae.export import runtime
-from kvae.export.accuracy import Accuracy
+from kvae.evaluation.probe import fit_probe, score_probe
+from kvae.export import accuracy, runtime
 from kvae.export.console import quiet
 from kvae.export.reference import Run
 
@@ -77,11 +76,14 @@ class Comparison:
     """
 
     def __init__(self, run: Run, endpoints: set[str], inputs: dict[str, np.ndarray], labels: np.ndarray | None):
-        self.endpoints, self.inputs = endpoints, inputs
-        # The latents of a conditional model needn't contain the label, because its condition does.
-        self.probed = labels if "condition" not in inputs and "encode" in endpoints else None
-        self.accuracy = Accuracy(run, inputs["image"], labels) if "classify" in endpoints else None
+        self.endpoints, self.inputs, self.labels = endpoints, inputs, labels
         self.keras = self._outputs(run, endpoints)
+        # The latents of a conditional model needn't contain the label, because its condition does.
+        probes = "encode" in endpoints and "condition" not in inputs
+        self.probed = labels if probes and labels is not None and len(labels) >= PROBED else None
+        if self.probed is not None:
+            half = len(self.probed) // 2
+            self.probe = fit_probe(self.keras["mean"][:half], self.probed[:half], "mean")
 
     def of(self, run: Run, endpoints: Collection[str] | None = None) -> Behaviour:
         """Measure a file on the images through its `endpoints` (None: all endpoints of the model)."""
@@ -96,13 +98,11 @@ class Comparison:
             ours, keras = (np.mean(scores["negative_elbo"], dtype="float64") for scores in (got, self.keras))
             result["elbo"], result["nats_lost"] = -float(ours), float(ours - keras)
             result["score_rank_correlation"] = _spearman(got["negative_elbo"], self.keras["negative_elbo"])
-        if self.accuracy is not None and "classify" in has:
-            result |= self.accuracy.of(run)
-        if self.probed is not None and "mean" in got and len(self.probed) >= PROBED:
+        if "classify" in has:
+            result |= accuracy.compare(got["probability"], self.keras["probability"], self.labels)
+        if self.probed is not None and "mean" in got:
             half = len(self.probed) // 2
-            train, test, y = self.keras["mean"][:half], got["mean"][half:], self.probed
-            (row,) = linear_probe({"mean": train}, y[:half], {"mean": test}, y[half:])
-            result["probe_accuracy"] = row.accuracy
+            result["probe_accuracy"] = score_probe(self.probe, got["mean"][half:], self.probed[half:], "mean")
         return Behaviour(**result)
 
     def _outputs(self, run: Run, endpoints: set[str]) -> dict[str, np.ndarray]:
@@ -117,6 +117,8 @@ class Comparison:
         if "score" in endpoints:
             index = np.arange(len(self.inputs["image"]), dtype="int32")
             result |= run("score", {**self.inputs, "seed": runtime.seed_words(0), "index": index})
+        if "classify" in endpoints:
+            result |= run("classify", {"image": self.inputs["image"]})
         return result
 
 
@@ -142,10 +144,7 @@ def first_latency(path: Path) -> float:
 
 
 def _latency(model: runtime.Model, endpoint: str, size: int) -> float:
-    inputs = {
-        name: np.zeros([size if length == "B" else length for length in spec["shape"]], spec["dtype"])
-        for name, spec in model.info["signatures"][endpoint]["inputs"].items()
-    }
+    inputs = runtime.zeros(model.info["signatures"][endpoint]["inputs"], size)
     model.run(endpoint, batch=size, **inputs)  # the first call allocates
     times: list[float] = []
     while sum(times) < SECONDS or len(times) < 5:
@@ -158,14 +157,10 @@ def _latency(model: runtime.Model, endpoint: str, size: int) -> float:
 _COLD_START = """
 import json, sys, time
 start = time.perf_counter()
-import numpy as np
-from kvae.export.runtime import load
+from kvae.export.runtime import load, zeros
 model = load(sys.argv[1])
 name, signature = next(iter(model.info["signatures"].items()))
-model.run(name, **{
-    key: np.zeros([1 if length == "B" else length for length in spec["shape"]], spec["dtype"])
-    for key, spec in signature["inputs"].items()
-})
+model.run(name, **zeros(signature["inputs"], 1))
 seconds = time.perf_counter() - start
 try:  # resource.getrusage would include the parent process
     kilobytes = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))

@@ -33,10 +33,8 @@ _UNIT = 2.0**-24  # the largest relative error of one operation in float32
 
 # float16: 11 bits of each weight, and arithmetic in float32; about ten times the measured error.
 _FLOAT16 = {
+    **dict.fromkeys((SPREAD, SIZE, NATS), Budget(max=0.05, mean=0.005)),
     PIXELS: Budget(max=0.02, mean=0.002),
-    SPREAD: Budget(max=0.05, mean=0.005),
-    SIZE: Budget(max=0.05, mean=0.005),
-    NATS: Budget(max=0.05, mean=0.005),
     PROBABILITY: Budget(max=0.02, mean=0.005),
 }
 
@@ -52,11 +50,8 @@ _FLOAT16 = {
 # a twentieth may move to another class. Measured on digits: 0.04 and a hundredth. (Labels show whether the new class is
 # wrong: `kvae.export.accuracy`.)
 _INT8 = {
+    **dict.fromkeys((SPREAD, SIZE, NATS, PROBABILITY), Budget(max=0.5, mean=0.05)),
     PIXELS: Budget(max=0.3, mean=0.01),
-    SPREAD: Budget(max=0.5, mean=0.05),
-    SIZE: Budget(max=0.5, mean=0.05),
-    NATS: Budget(max=0.5, mean=0.05),
-    PROBABILITY: Budget(max=0.5, mean=0.05),
 }
 # full_int8: same mean as int8. The edge of a stroke may differ more, because ranges are fixed in advance.
 _FULL_INT8 = {**_INT8, PIXELS: Budget(max=0.5, mean=0.01)}

@@ -58,13 +58,7 @@ class Images:
         return self.inputs.get("condition")
 
 
-def data_images(model: Any, data: Any, conditions: Any, class_names: Sequence[str] | None) -> Images | None:
-    """Check the argument `data`: images, or a pair of images and labels."""
-    images, labels = _pair("data", data)
-    return Images.checked("data", model, images, labels, conditions, class_names)
-
-
-def _pair(name: str, value: Any) -> tuple[Any, Any]:
+def pair(name: str, value: Any) -> tuple[Any, Any]:
     """Split an argument into images, and labels or conditions (None if missing)."""
     images, *rest = value if isinstance(value, tuple) else (value,)
     if len(rest) > 1:
@@ -77,7 +71,7 @@ def _pair(name: str, value: Any) -> tuple[Any, Any]:
 
 def validation_images(model: Any, validation: Any, class_names: Sequence[str] | None) -> Images | None:
     """Check the argument `validation`: images, or a pair of images and conditions or labels (or both in one)."""
-    images, given = _pair("validation", validation)
+    images, given = pair("validation", validation)
     labels = given if hasattr(model, "num_classes") and np.ndim(given) == 1 else None
     return Images.checked("validation", model, images, labels, given, class_names)
 
@@ -88,7 +82,7 @@ def precisions_of(precisions: Any) -> tuple[str, ...]:
         wanted = litert.PRECISIONS if precisions == "auto" else tuple(dict.fromkeys(given))
     except TypeError:
         wanted = ()
-    known = (*litert.PRECISIONS, litert.INTEGER)
+    known = litert.ALL_PRECISIONS
     if not wanted or any(precision not in known for precision in wanted):
         raise ValueError(f"Argument `precisions` must be one or more of {known}, or 'auto'. Received: {precisions}")
     return tuple(wanted)
@@ -158,15 +152,10 @@ def class_names(model: Any, given: list[str] | None, conditions: list[str] | Non
     return found
 
 
-def facts(
-    model: Any,
-    dataset_name: Any,
-    license: Any,
-    condition_names: Any,
-    class_names_: Any,
-) -> dict[str, Any]:
+def facts(model: Any, dataset_name: Any, license: Any, condition_names: Any, class_names_: Any) -> dict[str, Any]:
     """Check the facts for `info` that the user gives."""
     name, terms = text("dataset_name", dataset_name), text("license", license)
+    data = None if name is None else public_name(name)
     conditions = names("condition_names", condition_names)
     classes = class_names(model, names("class_names", class_names_), conditions)
     if hasattr(model, "num_classes") and conditions is None and model.condition_dim is not None:
@@ -176,7 +165,4 @@ def facts(
             f"Argument `condition_names` must name the {model.condition_dim or 0} conditions of the model. "
             f"Received: {len(conditions)} names"
         )
-    return {
-        "data": None if name is None else public_name(name), "license": terms,
-        "condition_names": conditions, "class_names": classes,
-    }  # fmt: skip
+    return {"data": data, "license": terms, "condition_names": conditions, "class_names": classes}

@@ -35,6 +35,11 @@ class Budgets:
         for name, value in vars(self).items():
             object.__setattr__(self, name, real(name, value))
 
+    @property
+    def by_loss(self) -> dict[str, float]:
+        """The budgets by the name of the loss, an attribute of `kvae.export.behaviour.Behaviour`."""
+        return {"nats_lost": self.nats, "accuracy_lost": self.accuracy}
+
 
 @dataclass
 class Choice:
@@ -68,8 +73,7 @@ class Choice:
                 "precisions='auto' compares ELBOs or accuracies. Received: neither"
             )
         images = max(known, key=lambda images: len(images.measures))
-        limits = {"nats_lost": budgets.nats, "accuracy_lost": budgets.accuracy}
-        return cls({name: limits[name] for name in sorted(images.measures)}, images, images is not test)
+        return cls({name: budgets.by_loss[name] for name in sorted(images.measures)}, images, images is not test)
 
     @property
     def endpoints(self) -> list[str]:
@@ -107,15 +111,8 @@ class Choice:
         ]
 
     def as_dict(self) -> dict[str, Any]:
-        return {
-            "images": len(self.images.images),
-            "of": "validation" if self.apart else "test",
-            "budgets": self.budgets,
-            "lost": self.lost,
-            "bytes": self.bytes,
-            "latency_us": self.latency_us,
-            "refused": self.refused,
-        }
+        found = {name: getattr(self, name) for name in ("budgets", "lost", "bytes", "latency_us", "refused")}
+        return {"images": len(self.images.images), "of": "validation" if self.apart else "test", **found}
 
 
 def _losses(losses: dict[str, float]) -> str:

@@ -30,9 +30,8 @@ def one_line(error: object) -> str:
     message = str(error)
     lines = [line.strip() for line in message.splitlines()]
     lines = [line for line in lines if line and line not in _HEADINGS] or [type(error).__name__]
-    by_keras = re.search(
-        r"\x1b\[1m(.*?)\x1b\[0m", message, re.DOTALL
-    )  # the bold part, within the arguments of the call
+    # Keras writes its own message in bold, within the arguments of the call.
+    by_keras = re.search(r"\x1b\[1m(.*?)\x1b\[0m", message, re.DOTALL)
     if by_keras:
         return " ".join(by_keras[1].split())[:300]
     named = [line for line in lines if re.match(r"\w*Error: |error: |.*: error: ", line)]

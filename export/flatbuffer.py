@@ -37,33 +37,17 @@ class Contents:
 
 def read(path: Path) -> Contents:
     """Read the contents of a file; raise an ExportError if it isn't a LiteRT file."""
-    return contents(path.name, path.read_bytes())
-
-
-def contents(name: str, data: bytes) -> Contents:
-    """Read the contents of the bytes of the file `name`; raise an ExportError if it isn't a LiteRT file."""
-    if len(data) < 8 or data[4:8] != b"TFL3":
-        raise ExportError(f"Expected a LiteRT file. Received: '{name}', {len(data)} bytes of another format")
-    model = schema.Model.GetRootAs(data, 0)
-    operators: dict[str, int] = {}
-    not_builtin = set()
-    for index in range(model.OperatorCodesLength()):
-        code = model.OperatorCodes(index)
-        # Old files store the code in one byte; new codes don't fit and leave a placeholder there.
-        number = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
-        if number == schema.BuiltinOperator.CUSTOM:
-            name = (code.CustomCode() or b"CUSTOM").decode()
-            not_builtin.add(name)
-        else:
-            name = _CODES.get(number, f"operator {number}")
-        operators[name] = max(operators.get(name, 1), code.Version())
-    # Large constants may be after the flatbuffer, at an offset: only `Size` counts them.
-    buffers = [model.Buffers(index) for index in range(model.BuffersLength())]
+    data = path.read_bytes()
+    if data[4:8] != b"TFL3":
+        raise ExportError(f"Expected a LiteRT file. Received: '{path.name}', {len(data)} bytes of another format")
+    file = Editable(data)
+    operators = file.operators
+    custom = {kind for kind, number in zip(file.kinds, file.numbers) if number == schema.BuiltinOperator.CUSTOM}
     return Contents(
-        operators=dict(sorted(operators.items())),
-        not_builtin=tuple(sorted(not_builtin)),
-        constant_bytes=sum(max(buffer.DataLength(), buffer.Size()) for buffer in buffers),
-        signatures=tuple(model.SignatureDefs(i).SignatureKey().decode() for i in range(model.SignatureDefsLength())),
+        operators=operators,
+        not_builtin=tuple(sorted(custom)),
+        constant_bytes=sum(len(buffer.data) for buffer in file.model.buffers if buffer.data is not None),
+        signatures=tuple(signature.signatureKey.decode() for signature in file.model.signatureDefs or []),
         variables=bool(operators.keys() & _VARIABLES),
     )
 
@@ -99,17 +83,24 @@ class Editable:
 
     @property
     def operators(self) -> dict[str, int]:
-        """Names of the operators, and the newest used version of each."""
+        """Sorted names of the operators, and the newest used version of each."""
         found: dict[str, int] = {}
         for name, code in zip(self.kinds, self.model.operatorCodes):
             found[name] = max(found.get(name, 1), code.version)
-        return found
+        return dict(sorted(found.items()))
+
+    @property
+    def numbers(self) -> list[int]:
+        """Numbers of the operator codes, in their order."""
+        # Old files store the number in one byte; new numbers don't fit and leave a placeholder there.
+        return [max(code.builtinCode, code.deprecatedBuiltinCode) for code in self.model.operatorCodes]
 
     @property
     def kinds(self) -> list[str]:
-        """Names of the operator codes, in their order; old files store the number in one byte."""
+        """Names of the operator codes, in their order; custom operators have their own name."""
         return [
-            _CODES.get(max(code.builtinCode, code.deprecatedBuiltinCode), "CUSTOM") for code in self.model.operatorCodes
+            code.customCode.decode() if code.customCode else _CODES.get(number, f"operator {number}")
+            for number, code in zip(self.numbers, self.model.operatorCodes)
         ]
 
     def arrange(self, signatures: Sequence[Named]) -> None:
@@ -157,20 +148,6 @@ class Editable:
         return bytes(flatbuffer_utils.convert_object_to_bytearray(self.model))
 
 
-def arranged(data: bytes, signatures: Sequence[Named]) -> bytes:
-    """Return a file with these signatures, in this order (`Editable.arrange`)."""
-    file = Editable(data)
-    file.arrange(signatures)
-    return bytes(file)
-
-
-def alone(data: bytes, signature: str) -> bytes:
-    """Return one signature of an arranged file as a separate file (`Editable.isolate`)."""
-    file = Editable(data)
-    file.isolate(signature)
-    return bytes(file)
-
-
 def _in_order(subgraph: Any, entries: list[Any], names: Sequence[str]) -> tuple[list[Any], list[int]]:
     """Return inputs or outputs of a signature and of its subgraph in the order of `names`, and name their tensors."""
     by_name = {entry.name.decode(): entry for entry in entries}
@@ -193,32 +170,18 @@ def _keep(model: Any, order: Sequence[int]) -> None:
                 if called is not None and called not in kept:
                     kept.append(called)
     model.subgraphs = [model.subgraphs[index] for index in kept]
-    codes = _Kept(model.operatorCodes)
-    buffers = _Kept(model.buffers)
-    buffers.place_of(0)  # by convention the empty buffer
+    # New places by old places, in the order of the first use.
+    codes: dict[int, int] = {}
+    buffers = {0: 0}  # by convention the empty buffer
     for subgraph in model.subgraphs:
         for operator in subgraph.operators or []:
-            operator.opcodeIndex = codes.place_of(operator.opcodeIndex)
+            operator.opcodeIndex = codes.setdefault(operator.opcodeIndex, len(codes))
             for name in _CALLS:
                 if hasattr(operator.builtinOptions, name):
                     setattr(operator.builtinOptions, name, kept.index(getattr(operator.builtinOptions, name)))
         for tensor in subgraph.tensors:
-            tensor.buffer = buffers.place_of(tensor.buffer)
+            tensor.buffer = buffers.setdefault(tensor.buffer, len(buffers))
     for entry in model.metadata or []:
-        entry.buffer = buffers.place_of(entry.buffer)
-    model.operatorCodes, model.buffers = codes.kept, buffers.kept
-
-
-class _Kept:
-    """The used entries of a list, in the order of their first use."""
-
-    def __init__(self, values: list[Any]):
-        self.values = values
-        self.kept: list[Any] = []
-        self._places: dict[int, int] = {}
-
-    def place_of(self, index: int) -> int:
-        if index not in self._places:
-            self._places[index] = len(self.kept)
-            self.kept.append(self.values[index])
-        return self._places[index]
+        entry.buffer = buffers.setdefault(entry.buffer, len(buffers))
+    model.operatorCodes = [model.operatorCodes[index] for index in codes]
+    model.buffers = [model.buffers[index] for index in buffers]

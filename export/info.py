@@ -25,10 +25,9 @@ def describe(
     model: Any,
     reference: Reference,
     signatures: Sequence[Signature] | None = None,
-    images: np.ndarray | None = None,
+    inputs: dict[str, np.ndarray] | None = None,
     data: str | None = None,
     license: str | None = None,
-    condition: Mapping[str, np.ndarray] | None = None,
     condition_names: Sequence[str] | None = None,
     class_names: Sequence[str] | None = None,
 ) -> dict[str, Any]:
@@ -38,10 +37,10 @@ def describe(
         model: a built `kvae.VAE`, `kvae.Autoencoder` or `kvae.features.Classifier`.
         reference: reference of the model, for the shapes of outputs.
         signatures: signatures of the file; None takes all endpoints, for any batch size.
-        images: images `(N, H, W, C)`, preferably validation images, for the statistics.
+        inputs: `image`, `(N, H, W, C)`, and `condition` for a conditional model; preferably validation images, for the
+            statistics.
         data: name of the training data.
         license: text of the licence.
-        condition: input `condition` of the images, by this name.
         condition_names: names of the classes of a condition.
         class_names: names of the classes of a classifier.
 
@@ -54,9 +53,9 @@ def describe(
         ('StandardNormal', {'z': {'shape': ['B', 2], 'dtype': 'float32'}})
     """
     signatures = signatures_of(model) if signatures is None else signatures
-    parts = ("likelihood", "posterior", "prior")
     has_latents = hasattr(model, "decoder")
-    inputs = None if images is None or not has_latents else {"image": images, **(condition or {})}
+    parts = {part: getattr(model, part, None) if has_latents else None for part in ("likelihood", "posterior", "prior")}
+    inputs = inputs if has_latents else None
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -65,10 +64,7 @@ def describe(
         "latent_dim": model.latent_dim if has_latents else None,
         "parameters": reference.parameters,
         "value_range": value_range(model),
-        **{
-            part: type(getattr(model, part)).__name__ if has_latents and hasattr(model, part) else None
-            for part in parts
-        },
+        **{name: None if part is None else type(part).__name__ for name, part in parts.items()},
         **_signatures(signatures, reference),
         "data": data,
         "latents": None if inputs is None else _latents(model, inputs),
@@ -121,7 +117,8 @@ def _signatures(signatures: Sequence[Signature], reference: Reference) -> dict[s
     described: dict[str, Any] = {}
     for endpoint, _ in signatures:
         sizes = [batch for other, batch in signatures if other.name == endpoint.name]
-        described[endpoint.name] = {**_sizes(sizes), **_signature(endpoint, reference)}
+        inputs, outputs = reference.inputs[endpoint.name], reference.outputs[endpoint.name]
+        described[endpoint.name] = {**_sizes(sizes), **describe_tensors(endpoint, inputs, outputs)}
     return {
         **_sizes([batch for _, batch in signatures]),
         "signatures": described,
@@ -135,17 +132,18 @@ def _sizes(sizes: Sequence[int | None]) -> dict[str, Any]:
     return {"batch_sizes": fixed, "dynamic_batch": None in sizes}
 
 
-def _signature(endpoint: Endpoint, reference: Reference) -> dict[str, Any]:
-    inputs, outputs = reference.inputs[endpoint.name], reference.outputs[endpoint.name]
+def describe_tensors(
+    endpoint: Endpoint, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]
+) -> dict[str, Any]:
+    """Return shape and dtype of the inputs and outputs of an endpoint; "B" stands for the batch axis."""
+
+    def spec(value: np.ndarray, batched: bool) -> dict[str, Any]:
+        return {"shape": ["B" if batched else value.shape[0], *value.shape[1:]], "dtype": value.dtype.name}
+
     return {
         "inputs": {name: spec(value, name in endpoint.batched) for name, value in inputs.items()},
-        "outputs": {name: spec(value) for name, value in outputs.items()},
+        "outputs": {name: spec(value, True) for name, value in outputs.items()},
     }
-
-
-def spec(value: np.ndarray, batched: bool = True) -> dict[str, Any]:
-    """Return shape and dtype as in `info`; "B" stands for the batch axis."""
-    return {"shape": ["B" if batched else value.shape[0], *value.shape[1:]], "dtype": value.dtype.name}
 
 
 def _latents(model: Any, inputs: dict[str, np.ndarray]) -> dict[str, Any]:

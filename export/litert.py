@@ -16,6 +16,7 @@ from kvae.export.errors import ExportError, one_line
 #: 8-bit weights and activations, with calibrated ranges. All of them have float32 inputs and outputs.
 PRECISIONS = ("float32", "float16", "int8", "full_int8")
 INTEGER = "integer"  # for files of one network: `kvae.export.integer`
+ALL_PRECISIONS = (*PRECISIONS, INTEGER)
 
 #: inputs of single calls, by signature
 Calibration = dict[str, list[dict[str, np.ndarray]]]
@@ -78,12 +79,11 @@ def quantize(
     with quiet():
         try:
             if precision == "full_int8":
-                result = _full_int8(float32, calibration or {}, inside or (lambda name: True))
-            else:
-                recipe = quantizer.Quantizer(bytearray(float32))
-                _RECIPES[precision](recipe)
-                result = _quantized(recipe)
-            return bytes(result)
+                return _full_int8(float32, calibration or {}, inside or (lambda name: True))
+            recipe = quantizer.Quantizer(bytearray(float32))
+            for layer in networks.LAYERS:
+                _add_weights(recipe, layer, precision)
+            return _quantized(recipe)
         except OSError:
             raise
         except Exception as error:
@@ -93,28 +93,22 @@ def quantize(
             ) from error
 
 
-def _quantized(recipe: Any, ranges: Any = None) -> Any:
+def _quantized(recipe: Any, ranges: Any = None) -> bytes:
     result = recipe.quantize(ranges, enable_progress_bar=False, enable_progress_report=False)
     if result.quantized_model is None:
         raise ValueError("the quantizer returned no file")
-    return result.quantized_model
+    return bytes(result.quantized_model)
 
 
-def _float16(recipe: Any) -> None:
+def _add_weights(recipe: Any, layer: str, precision: str) -> None:
+    """Add the weights of a kind of layer to the recipe of a float16 or int8 file."""
     from litert_quantizer.algorithm_manager import AlgorithmName
 
-    for layer in networks.LAYERS:
-        recipe.add_weight_only_config(
-            ".*", _operation_name(layer), num_bits=16, algorithm_key=AlgorithmName.FLOAT_CASTING
-        )
-
-
-def _int8(recipe: Any) -> None:
-    for layer in networks.LAYERS:
-        recipe.add_dynamic_config(".*", _operation_name(layer), num_bits=8, granularity=_granularity(layer))
-
-
-_RECIPES = {"float16": _float16, "int8": _int8}
+    kind, bits = _operation_name(layer), {"float16": 16, "int8": 8}[precision]
+    if bits == 16:
+        recipe.add_weight_only_config(".*", kind, num_bits=bits, algorithm_key=AlgorithmName.FLOAT_CASTING)
+    else:
+        recipe.add_dynamic_config(".*", kind, num_bits=bits, granularity=_granularity(layer))
 
 
 def _full_int8(float32: bytes, calibration: Calibration, inside: networks.InNetwork) -> bytes:

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flatbuffers
+import numpy as np
+from flatbuffers.number_types import Int8Flags, Uint8Flags, Uint32Flags
 
 TFLITE_METADATA, MIN_RUNTIME = "TFLITE_METADATA", "min_runtime_version"
 LABELS, CONDITIONS = "labels.txt", "conditions.txt"
@@ -77,17 +79,17 @@ def _tensor(write: "_Writer", name: str, spec: Mapping[str, Any], info: Mapping[
     if name in _IMAGES:
         height, width, channels = info["image_shape"]
         if channels in (1, 3):
-            shape = write.table(2, {0: ("uint32", width), 1: ("uint32", height)})
-            properties = write.table(2, {0: ("uint8", _RGB if channels == 3 else _GREYSCALE), 1: shape})
-            parts[3] = write.table(3, {0: ("uint8", _IMAGE_PROPERTIES), 1: properties})
+            shape = write.table(2, {0: (Uint32Flags, width), 1: (Uint32Flags, height)})
+            properties = write.table(2, {0: (Uint8Flags, _RGB if channels == 3 else _GREYSCALE), 1: shape})
+            parts[3] = write.table(3, {0: (Uint8Flags, _IMAGE_PROPERTIES), 1: properties})
         # Readers of the metadata have pixels as bytes: the model takes (byte − mean) / std.
         scale = 255.0 if (low, high) == (0.0, 1.0) else 1.0
-        options = write.table(2, {0: write.floats([0.0]), 1: write.floats([scale])})
-        parts[4] = write.vector([write.table(2, {0: ("uint8", _NORMALIZATION_OPTIONS), 1: options})])
-        parts[5] = write.table(2, {0: write.floats([high]), 1: write.floats([low])})
+        options = write.table(2, {0: write.floats(0.0), 1: write.floats(scale)})
+        parts[4] = write.vector([write.table(2, {0: (Uint8Flags, _NORMALIZATION_OPTIONS), 1: options})])
+        parts[5] = write.table(2, {0: write.floats(high), 1: write.floats(low)})
     file = {"probability": LABELS, "condition": CONDITIONS}.get(name, "")
     if file in files:
-        entry = {0: write.text(file), 1: write.text("names, one per line"), 2: ("int8", _TENSOR_AXIS_LABELS)}
+        entry = {0: write.text(file), 1: write.text("names, one per line"), 2: (Int8Flags, _TENSOR_AXIS_LABELS)}
         parts[6] = write.vector([write.table(5, entry)])
     return write.table(7, parts)
 
@@ -107,11 +109,8 @@ class _Writer:
             self._builder.PrependUOffsetTRelative(offset)
         return self._builder.EndVector()
 
-    def floats(self, values: Sequence[float]) -> int:
-        self._builder.StartVector(4, len(values), 4)
-        for value in reversed(values):
-            self._builder.PrependFloat32(value)
-        return self._builder.EndVector()
+    def floats(self, *values: float) -> int:
+        return self._builder.CreateNumpyVector(np.array(values, "float32"))
 
     def table(self, fields: int, parts: Mapping[int, Any]) -> int:
         """Write a table with `fields` fields; a part is the result of another method, or a pair of type and number."""
@@ -119,9 +118,7 @@ class _Writer:
         for number, part in parts.items():
             if isinstance(part, tuple):
                 kind, value = part
-                slot = {"uint8": self._builder.PrependUint8Slot, "int8": self._builder.PrependInt8Slot,
-                        "uint32": self._builder.PrependUint32Slot}[kind]  # fmt: skip
-                slot(number, value, 0)
+                self._builder.PrependSlot(kind, number, value, 0)
             else:
                 self._builder.PrependUOffsetTRelativeSlot(number, part, 0)
         return self._builder.EndObject()

@@ -51,17 +51,10 @@ SHOWN = 16  # images per row of the page
 TESTED, VALIDATED = 1000, 2000  # largest numbers of test and validation images of a `Data`
 #: Networks that can have a separate file, and the endpoint of this file.
 NETWORKS = {"decoder": "decode", "encoder": "encode", "classifier": "classify"}
-_PRECISIONS = (*litert.PRECISIONS, litert.INTEGER)
-_FILES = [f"{kind}_{precision}" for kind in (*KINDS, *NETWORKS) for precision in _PRECISIONS]
+_FILES = [f"{kind}_{precision}" for kind in (*KINDS, *NETWORKS) for precision in litert.ALL_PRECISIONS]
+_PATHS = [file + end for file in _FILES for end in (".tflite", ".golden.json")]
 #: names of all files that an export may write
-_NAMES = {
-    SAVED_MODEL,
-    ONNX,
-    REPORT,
-    PAGE,
-    vendored.FILE,
-    *(f + end for f in _FILES for end in (".tflite", ".golden.json")),
-}
+_NAMES = {SAVED_MODEL, ONNX, REPORT, PAGE, vendored.FILE, *_PATHS}
 _INFO = flatbuffer.Named(endpoints.INFO, (), ("json",))
 _PACKAGES = ("keras-vae", "keras", "tensorflow", "ai-edge-litert", "litert-quantizer", "numpy")
 
@@ -185,7 +178,7 @@ def export(
     if conditions is not None and model.condition_dim is None:
         raise ValueError("Argument `conditions` is for a conditional model. Received: a model without conditions")
     facts = checks.facts(model, dataset_name, license, condition_names, class_names)
-    test = checks.data_images(model, data, conditions, facts["class_names"])
+    test = checks.Images.checked("data", model, *checks.pair("data", data), conditions, facts["class_names"])
     apart = checks.validation_images(model, validation, facts["class_names"])
     choice = Choice.by(budgets or Budgets(), apart, test) if precisions == "auto" else None
     if not test and not apart and (seen := {"full_int8", litert.INTEGER} & set(wanted)):
@@ -236,6 +229,11 @@ class _File(NamedTuple):
     network: str | None
     signatures: tuple[Signature, ...]
 
+    @property
+    def integer(self) -> bool:
+        """Whether the file computes only with integers."""
+        return self.precision == litert.INTEGER
+
 
 class _Export:
     """One export: the model, its reference outputs in Keras, and images for the page."""
@@ -256,19 +254,16 @@ class _Export:
         self.model, self.batch_sizes, self.step = endpoints.with_fixed_prior(model), batch_sizes, step
         self.signatures, self.networks, self.io, self.accept_losses = signatures, networks, io, accept_losses
         self.test, self.validation = test, validation
+        self.kind = info.kind(self.model)
+        #: dtype of inputs and outputs in integer files
+        self.integers = "uint8" if io == "uint8" else "int8"
         self.refused: dict[str, str] = {}
         self.traced = saved_model.trace(self.model)
-        given = test and test.images, test and test.conditions
-        self.reference = Reference(self.model, given[0], conditions=given[1])
-        #: reference of LiteRT files
-        self.litert_reference = (
-            self.reference if io == "float32" else Reference(self.model, given[0], conditions=given[1], io=io)
-        )
-        self.info = info.describe(
-            model, self.litert_reference, signatures, validation and validation.images,
-            condition=validation and {name: c for name, c in validation.inputs.items() if name != endpoints.IMAGE},
-            **facts,
-        )  # fmt: skip
+        given = {"images": test and test.images, "conditions": test and test.conditions}
+        self.reference = self.litert_reference = Reference(self.model, **given)
+        if io != "float32":
+            self.litert_reference = Reference(self.model, **given, io=io)
+        self.info = info.describe(model, self.litert_reference, signatures, validation and validation.inputs, **facts)
         self.keras = run_keras(self.model)
         self.names = {endpoint.name for endpoint in self.reference.endpoints}
         self.comparison = test and behaviour.Comparison(self.keras, self.names, test.inputs, test.labels)
@@ -288,16 +283,15 @@ class _Export:
             artifact = onnx.export(self.model, new / ONNX, self.reference, any_batch)
             artifacts.append(self._with_behaviour(artifact, onnx.open_onnx(new / ONNX)))
         step("converting to LiteRT")
-        needed = self._signatures_to_convert(precisions, choice)
+        floats = [precision for precision in precisions if precision != litert.INTEGER]
+        needed = self._signatures_to_convert(floats, choice)
         if needed:
             saved_model.write(self.model, scratch, info.to_bytes(self.info), saved_model.trace(self.model, needed))
             float32 = litert.convert(scratch, [*(signature.name for signature in needed), endpoints.INFO])
             shutil.rmtree(scratch)
         integer_files = self._integer_files(scratch) if litert.INTEGER in precisions else {}
         converted = {}
-        for precision in precisions:
-            if precision == litert.INTEGER:
-                continue
+        for precision in floats:
             step(f"making the {precision} files")
             with self._recording_refusal(
                 f"{self.kind}_{precision}.tflite", self.refused if choice is None else choice.refused
@@ -306,12 +300,9 @@ class _Export:
                 converted[precision] = litert.quantize(float32, precision, calibration, in_networks(self.model))
         if choice is not None:
             converted = self._choose(converted, choice, needed, scratch)
-        for precision, data in converted.items():
-            for file in self._files(precision):
-                step(f"writing and verifying {file.name}")
-                with self._recording_refusal(file.name, self.refused):
-                    artifacts.append(self._write_and_verify(new / file.name, file, data))
-        for file, data in integer_files.items():
+        files = {file: data for precision, data in converted.items() for file in self._files(precision)}
+        for file, data in (files | integer_files).items():
+            step(f"writing and verifying {file.name}")
             with self._recording_refusal(file.name, self.refused):
                 artifacts.append(self._write_and_verify(new / file.name, file, data))
         if not any(artifact.format == "litert" for artifact in artifacts):
@@ -319,41 +310,24 @@ class _Export:
             raise ExportError(first + (f". {len(others)} more files were refused" if others else ""))
         return artifacts
 
-    @property
-    def _integers(self) -> str:
-        """dtype of inputs and outputs in integer files."""
-        return "uint8" if self.io == "uint8" else "int8"
-
     def _reference_of(self, file: _File) -> Reference:
         """Return the reference in the dtypes of the file; for integer files, floats (the runtime converts them)."""
-        return self.reference if file.precision == litert.INTEGER else self.litert_reference
-
-    @property
-    def kind(self) -> str:
-        return info.kind(self.model)
+        return self.reference if file.integer else self.litert_reference
 
     def _files(self, precision: str) -> Iterator[_File]:
         """Yield the files of a precision. Integer files have one network each, also for a classifier."""
-        whole = f"{self.kind}_{precision}.tflite"
-        if self.signatures and precision != litert.INTEGER:
-            yield _File(whole, precision, None, self.signatures)
+        integers = precision == litert.INTEGER
+        if self.signatures and not integers:
+            yield _File(f"{self.kind}_{precision}.tflite", precision, None, self.signatures)
         size = min(size for size in self.batch_sizes if size is not None)
-        classifies = precision == litert.INTEGER and "classify" in self.names
-        for network in (*self.networks, *(["classifier"] if classifies else [])):
-            signatures = signatures_of(
-                self.model, NETWORKS[network], (size,), "float32" if precision == litert.INTEGER else self.io
-            )
+        for network in (*self.networks, *(["classifier"] if integers and "classify" in self.names else [])):
+            signatures = signatures_of(self.model, NETWORKS[network], (size,), "float32" if integers else self.io)
             yield _File(f"{network}_{precision}.tflite", precision, network, signatures)
 
     def _signatures_to_convert(self, precisions: Sequence[str], choice: Choice | None) -> tuple[Signature, ...]:
         """Return all signatures to convert; their order is not important."""
-        found = [
-            signature
-            for precision in precisions
-            if precision != litert.INTEGER
-            for file in self._files(precision)
-            for signature in file.signatures
-        ]
+        files = [file for precision in precisions for file in self._files(precision)]
+        found = [signature for file in files for signature in file.signatures]
         if choice is not None:
             found += signatures_of(self.model, choice.endpoints, self.batch_sizes[:1])
         return tuple(dict.fromkeys(found))
@@ -367,7 +341,7 @@ class _Export:
         for file, signature in zip(files, signatures, strict=True):
             self.step(f"making {file.name}")
             with self._recording_refusal(file.name, self.refused):
-                made[file] = integer.integer(scratch, signature.named(), calls[signature.name], self._integers)
+                made[file] = integer.integer(scratch, signature.named(), calls[signature.name], self.integers)
         shutil.rmtree(scratch)
         return made
 
@@ -379,14 +353,18 @@ class _Export:
         except ExportError as error:
             reasons[name] = str(error)
 
+    def _verified(self, path: Path, file: _File, data: bytes, accept_losses: bool) -> tuple[Artifact, Run]:
+        """Write, verify and open a file."""
+        path.write_bytes(self._file_bytes(file, data))
+        artifact = verify_litert(path, file.precision, self._reference_of(file), file.signatures, accept_losses)
+        with quiet():
+            model = runtime.load(path)
+        return artifact, lambda name, inputs: model.floats(name, **inputs)
+
     def _write_and_verify(self, path: Path, file: _File, data: bytes) -> Artifact:
         """Write, verify and measure a file, and write its golden pairs."""
         try:
-            path.write_bytes(self._file_bytes(file, data))
-            artifact = verify_litert(
-                path, file.precision, self._reference_of(file), file.signatures, self.accept_losses
-            )
-            run = _open_litert(path)
+            artifact, run = self._verified(path, file, data, self.accept_losses)
             artifact = self._with_behaviour(artifact, run, path, file.signatures)
         except ExportError:
             path.unlink(missing_ok=True)
@@ -400,11 +378,11 @@ class _Export:
 
     def _file_bytes(self, file: _File, data: bytes) -> bytes:
         """Return the bytes of a file: its own signatures of the flatbuffer, its facts, and the attached archive."""
-        io = self._integers if file.precision == litert.INTEGER else None
+        io = self.integers if file.integer else None
         facts = info.of(self.info, file.signatures, self._reference_of(file), file.network is not None, io)
         named = [signature.named() for signature in file.signatures]
         content = flatbuffer.Editable(data)
-        if file.precision != litert.INTEGER:  # an integer file is made separately
+        if not file.integer:  # an integer file is made separately
             content.arrange(named if file.network else [*named, _INFO])
             if file.network:
                 content.isolate(named[0].name)
@@ -439,9 +417,8 @@ class _Export:
             file = _File(f"{self.kind}_{precision}.tflite", precision, None, needed)
             path = scratch / file.name
             with self._recording_refusal(path.name, choice.refused):
-                path.write_bytes(self._file_bytes(file, data))
-                artifact = verify_litert(path, precision, self.litert_reference, needed)
-                measured = chosen_on.of(_open_litert(path)).as_dict()
+                artifact, run = self._verified(path, file, data, accept_losses=False)
+                measured = chosen_on.of(run).as_dict()
                 choice.bytes[precision] = artifact.bytes
                 choice.lost[precision] = {name: measured[name] for name in choice.budgets}
                 choice.latency_us[precision] = behaviour.first_latency(path)
@@ -477,12 +454,17 @@ class _Export:
     def _pictures(self, title: str, run: Run, endpoints: Collection[str]) -> pictures.Pictures:
         first = self.test and {name: values[:SHOWN] for name, values in self.test.inputs.items()}
         shown = first if "reconstruct" in endpoints else None
-        seed_7 = _seed_7() | conditions_in_turn(self.model, SHOWN) if "generate" in endpoints else None
+        seed_7 = {
+            "seed": runtime.seed_words(7),
+            "index": np.arange(SHOWN, dtype="int32"),
+            "temperature": np.ones(1, "float32"),
+            **conditions_in_turn(self.model, SHOWN),
+        }
         return pictures.Pictures(
             title=title,
             images=shown and shown["image"],
             reconstructions=shown and run("reconstruct", shown)["reconstruction"],
-            samples=seed_7 and run("generate", seed_7)["image"],
+            samples=run("generate", seed_7)["image"] if "generate" in endpoints else None,
         )
 
     def report(self, artifacts: list[Artifact], choice: Choice | None) -> dict[str, Any]:
@@ -500,20 +482,6 @@ class _Export:
             **({"choice": choice.as_dict()} if choice else {}),
             "artifacts": [artifact.as_dict() for artifact in artifacts],
         }
-
-
-def _open_litert(path: Path) -> Run:
-    with quiet():
-        model = runtime.load(path)
-    return lambda name, inputs: model.floats(name, **inputs)
-
-
-def _seed_7() -> dict[str, np.ndarray]:
-    return {
-        "seed": runtime.seed_words(7),
-        "index": np.arange(SHOWN, dtype="int32"),
-        "temperature": np.ones(1, "float32"),
-    }
 
 
 def _warnings(artifacts: list[Artifact], batch_sizes: Sequence[int | None]) -> list[str]:

@@ -162,9 +162,8 @@ def _check_repeatable(
     """Raise an ExportError unless the last rows are the same in two separate calls and in the whole batch."""
     for name, value in few.items():
         allowed = FLOAT32.times(max(1.0, float(np.max(np.abs(outputs[name]))))).max
-        allowed = (
-            max(allowed, 1.0) if outputs[name].dtype == np.uint8 else allowed
-        )  # a value between two levels may be rounded either way
+        if outputs[name].dtype == np.uint8:  # a value between two levels may be rounded either way
+            allowed = max(allowed, 1.0)
         for other, what, reason in (
             (again[name], "from call to call", f"draws random numbers or counts its calls: {operators.RANDOM}"),
             (outputs[name][-len(value) :], "with the other rows of the batch", "computes over the batch axis"),

@@ -78,11 +78,7 @@ class Model:
     """
 
     def __init__(
-        self,
-        path: str | os.PathLike[str],
-        num_threads: int = 1,
-        sha256: str | None = None,
-        xnnpack: bool = True,
+        self, path: str | os.PathLike[str], num_threads: int = 1, sha256: str | None = None, xnnpack: bool = True
     ):
         self.path = _path("path", path)
         self._lock = threading.Lock()
@@ -325,7 +321,7 @@ class Model:
                     padding = np.minimum(np.arange(size), count - 1)
                     piece = {key: value[padding] if key in batched else value for key, value in piece.items()}
                 if "io" in self.info:
-                    outputs = self._floats_of(name, self.call(name, self.as_integers(name, piece)))
+                    outputs = self._as_floats(name, self.call(name, self.as_integers(name, piece)))
                 else:
                     outputs = self.call(name, piece)
                 pieces.append({key: value[:count] for key, value in outputs.items()})
@@ -389,12 +385,18 @@ class Model:
 
     def as_integers(self, name: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return the integers nearest to these floats: scale · (integer − zero point)."""
-        details = self._runner(name).get_input_details()
-        return {key: _to_integers(value, details[key]) for key, value in inputs.items()}
+        integers, details = {}, self._runner(name).get_input_details()
+        for key, value in inputs.items():
+            (scale, zero), limits = details[key]["quantization"], np.iinfo(details[key]["dtype"])
+            integers[key] = np.clip(np.round(value / scale) + zero, limits.min, limits.max).astype(limits.dtype)
+        return integers
 
-    def _floats_of(self, name: str, outputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        details = self._runner(name).get_output_details()
-        return {key: _to_floats(value, details[key]) for key, value in outputs.items()}
+    def _as_floats(self, name: str, outputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        floats, details = {}, self._runner(name).get_output_details()
+        for key, value in outputs.items():
+            scale, zero = details[key]["quantization"]
+            floats[key] = (scale * (value.astype(np.float32) - zero)).astype(np.float32)
+        return floats
 
     def _read_info(self, names: dict[str, Any]) -> dict[str, Any]:
         try:
@@ -411,10 +413,8 @@ class Model:
             ):
                 raise ValueError(f"format {info['format']} {info['format_version']}")
             for signature in info["signatures"].values():
-                for spec in (*signature["inputs"].values(), *signature["outputs"].values()):
-                    np.zeros(
-                        [0 if size == "B" else size for size in spec["shape"]], spec["dtype"]
-                    )  # valid shape and dtype
+                for side in ("inputs", "outputs"):
+                    zeros(signature[side], 0)  # valid shapes and dtypes
             return info
         except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, zipfile.BadZipFile) as error:
             raise ValueError(
@@ -488,6 +488,14 @@ def seed_words(seed: int) -> np.ndarray:
         raise ValueError(f"Argument `seed` must fit into 64 bits. Received: seed={seed}")
     high, low = divmod(seed % 2**64, 2**32)
     return np.array([high, low], np.uint32).view(np.int32)
+
+
+def zeros(specs: Mapping[str, Any], rows: int) -> dict[str, np.ndarray]:
+    """Return zeros for the inputs or outputs of a signature, with shapes and dtypes as in `info`."""
+    return {
+        name: np.zeros([rows if size == "B" else size for size in spec["shape"]], spec["dtype"])
+        for name, spec in specs.items()
+    }
 
 
 def sealed(data: bytes, attached: Mapping[str, bytes]) -> bytes:
@@ -594,17 +602,6 @@ def _check(name: str, value: Any, shape: tuple[int | None, ...]) -> np.ndarray:
     if not np.isfinite(array).all():
         raise ValueError(f"{wanted} of finite numbers. Received: NaN or infinity")
     return array
-
-
-def _to_integers(values: np.ndarray, tensor: dict[str, Any]) -> np.ndarray:
-    scale, zero = tensor["quantization"]
-    limits = np.iinfo(tensor["dtype"])
-    return np.clip(np.round(values / scale) + zero, limits.min, limits.max).astype(tensor["dtype"])
-
-
-def _to_floats(integers: np.ndarray, tensor: dict[str, Any]) -> np.ndarray:
-    scale, zero = tensor["quantization"]
-    return (scale * (integers.astype(np.float32) - zero)).astype(np.float32)
 
 
 def _as_specified(name: str, value: Any, spec: dict[str, Any]) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from kvae.export.budgets import Budget, budget
 from kvae.export.console import quiet
 from kvae.export.endpoints import INFO, Endpoint, Signature
 from kvae.export.errors import ExportError, one_line
-from kvae.export.info import spec
+from kvae.export.info import describe_tensors
 from kvae.export.reference import Reference, Run, in_pieces
 from kvae.export.versions import oldest_runtime
 
@@ -55,15 +55,7 @@ class SignatureCheck:
         return max(check.mean_abs_error for check in self.checks.values())
 
     def as_dict(self) -> dict[str, Any]:
-        outputs = {
-            name: {
-                **self.outputs[name],
-                "max_abs_error": check.max_abs_error,
-                "mean_abs_error": check.mean_abs_error,
-                "budget": {"max": check.budget.max, "mean": check.budget.mean},
-            }
-            for name, check in self.checks.items()
-        }
+        outputs = {name: {**self.outputs[name], **asdict(check)} for name, check in self.checks.items()}
         errors = {"max_abs_error": self.max_abs_error, "mean_abs_error": self.mean_abs_error}
         return {"inputs": self.inputs, "outputs": outputs, **errors}
 
@@ -92,16 +84,9 @@ class Artifact:
 
     def as_dict(self) -> dict[str, Any]:
         return {
-            "path": self.path,
-            "format": self.format,
-            "precision": self.precision,
-            "bytes": self.bytes,
-            "sha256": self.sha256,
+            **vars(self),
             "signatures": {signature.name: signature.as_dict() for signature in self.signatures},
             "operators": None if self.operators is None else list(self.operators),
-            "builtin_only": self.builtin_only,
-            "oldest_runtime": self.oldest_runtime,
-            "network": self.network,
             "behaviour": None if self.behaviour is None else self.behaviour.as_dict(),
         }
 
@@ -267,9 +252,4 @@ def _compare_one(
                 f"Keras. Received: a difference of {check.max_abs_error:.2g} (mean {check.mean_abs_error:.2g})"
                 + ("; export precisions=('float32',) instead" if precision != "float32" else "")
             )
-    return SignatureCheck(
-        name=endpoint.name,
-        inputs={name: spec(value, name in endpoint.batched) for name, value in inputs.items()},
-        outputs={name: spec(value) for name, value in results[0].items()},
-        checks=checks,
-    )
+    return SignatureCheck(endpoint.name, **describe_tensors(endpoint, inputs, results[0]), checks=checks)

@@ -24,6 +24,11 @@ WEIGHTS = {
     "full_int8": "weights and activations in 8 bits, with calibrated ranges",
     "integer": "everything in 8 bits, including inputs and outputs",
 }
+PURPOSES = {
+    "decoder": "Latents in, images out",
+    "encoder": "Images in, latents out",
+    "classifier": "Images in, classes out",
+}
 
 Cell = Callable[[dict[str, Any]], Any]
 
@@ -36,6 +41,11 @@ class _Column:
     meaning: str
     value: Cell
     text: Callable[[Any], str]
+
+    def cell(self, file: dict[str, Any]) -> str:
+        """Return the value of a file as text."""
+        value = self.value(file)
+        return UNKNOWN if value is None else self.text(value)
 
 
 def render(report: dict[str, Any], pictures: list[Pictures]) -> str:
@@ -72,12 +82,17 @@ def render(report: dict[str, Any], pictures: list[Pictures]) -> str:
         pick=pick,
         golden=PurePath(pick["path"]).with_suffix(".golden.json") if pick else None,
         image_time=_image_time(pick) if pick else None,
-        advice=[(file, _advice(file, pick, whole)) for file in _suggested_first(files, pick)] if pick else [],
+        # The suggested file is the first, folders are the last.
+        advice=[
+            (file, _advice(file, pick, whole))
+            for file in sorted(files, key=lambda file: (file is not pick, file["format"] != "litert"))
+            if pick
+        ],
         wins=_best_files(whole) if len(whole) > 1 else [],
         weights=WEIGHTS,
-        budgets=_losses_of(choice.get("budgets") or {}),
+        budgets=_in_words(choice.get("budgets") or {}),
         losses=[
-            (path, _losses_of(losses), (choice.get("latency_us") or {}).get(path))
+            (path, _in_words(losses), (choice.get("latency_us") or {}).get(path))
             for path, losses in (choice.get("lost") or {}).items()
         ],
         slower=SLOWER,
@@ -130,41 +145,25 @@ def _pick(litert: list[dict[str, Any]]) -> dict[str, Any] | None:
 
 def _excess(file: dict[str, Any]) -> float | None:
     """Return how far the loss exceeds the accepted loss, relative to it or in dB; None if unknown."""
-    behaviour = file["behaviour"]
-    excess = [] if behaviour.get("nats_lost") is None else [behaviour["nats_lost"] / ENOUGH.nats - 1]
-    loss = _accuracy_lost(file)
-    excess += [] if loss is None else [loss / ENOUGH.accuracy - 1]
-    if excess:
-        return max(excess)
-    if behaviour.get("psnr") is not None and behaviour.get("psnr_data") is not None:
-        return behaviour["psnr_data"] + ENOUGH_DB - behaviour["psnr"]
-    return None
+    losses = _losses(file)
+    if losses:
+        return max(loss / ENOUGH.by_loss[name] - 1 for name, loss in losses.items())
+    psnr, psnr_data = (file["behaviour"].get(name) for name in ("psnr", "psnr_data"))
+    return None if psnr is None or psnr_data is None else psnr_data + ENOUGH_DB - psnr
 
 
-def _accuracy_lost(file: dict[str, Any]) -> float | None:
-    """Return the lost accuracy (without labels, an upper bound). A gain is chance and counts as 0."""
-    lost, agreement = (file["behaviour"].get(name) for name in ("accuracy_lost", "agreement"))
-    if lost is None:
-        return None if agreement is None else 1 - agreement
-    return max(0.0, lost)
+def _losses(file: dict[str, Any]) -> dict[str, float]:
+    """Return the known losses of a file. Without labels, the lost accuracy is an upper bound; a gain is chance: 0."""
+    nats, lost, agreement = (file["behaviour"].get(name) for name in ("nats_lost", "accuracy_lost", "agreement"))
+    if lost is None and agreement is not None:
+        lost = 1 - agreement
+    losses = {"nats_lost": nats, "accuracy_lost": None if lost is None else max(0.0, lost)}
+    return {name: loss for name, loss in losses.items() if loss is not None}
 
 
-def _losses(file: dict[str, Any]) -> str | None:
-    """Return a file's losses in words; None if they are unknown."""
-    nats, accuracy = file["behaviour"].get("nats_lost"), _accuracy_lost(file)
-    parts = [] if nats is None else [_loss(nats)]
-    parts += [] if accuracy is None else [_points_lost(accuracy)]
-    return " and ".join(parts) or None
-
-
-def _losses_of(losses: dict[str, float]) -> str:
+def _in_words(losses: dict[str, float]) -> str:
     words = {"nats_lost": _loss, "accuracy_lost": _points_lost}
     return " and ".join(words[name](loss) for name, loss in losses.items())
-
-
-def _suggested_first(files: list[dict[str, Any]], pick: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the files, the suggested one first and folders last."""
-    return sorted(files, key=lambda file: (file is not pick, file["format"] != "litert"))
 
 
 def _advice(file: dict[str, Any], pick: dict[str, Any], litert: list[dict[str, Any]]) -> str:
@@ -173,17 +172,13 @@ def _advice(file: dict[str, Any], pick: dict[str, Any], litert: list[dict[str, A
         return "For a server with TensorFlow. It is the baseline of this page and equals Keras except for rounding."
     if file["format"] != "litert":
         return "For onnxruntime: one file per signature, any batch size."
-    lost, excess = _losses(file), _excess(file)
+    losses, excess = _losses(file), _excess(file)
+    lost = _in_words(losses)
     if file.get("network") and file is not pick:
-        runs = f"TensorFlow Lite {file['oldest_runtime']} or newer"
-        purpose = {
-            "decoder": "Latents in, images out",
-            "encoder": "Images in, latents out",
-            "classifier": "Images in, classes out",
-        }[file["network"]]  # fmt: skip
+        use = ": one signature, for apps that call an interpreter"
         if file["precision"] == "integer":
-            return f"{purpose}, integers only. For NPUs and other processors without floats. Requires {runs}."
-        return f"{purpose}: one signature, for apps that call an interpreter. Requires {runs}."
+            use = ", integers only. For NPUs and other processors without floats"
+        return f"{PURPOSES[file['network']]}{use}. Requires TensorFlow Lite {file['oldest_runtime']} or newer."
     if file is pick:
         if len(litert) == 1:
             return "The LiteRT file of this export."
@@ -192,25 +187,21 @@ def _advice(file: dict[str, Any], pick: dict[str, Any], litert: list[dict[str, A
         if excess > 0:
             look = "its errors" if file["behaviour"].get("psnr") is None else "the images"
             return f"The smallest loss, but larger than recommended: check {look} before you use this file."
-        rules = [f"{ENOUGH.nats} nats"] if file["behaviour"].get("nats_lost") is not None else []
-        rules += [f"{_points(ENOUGH.accuracy)} of accuracy"] if _accuracy_lost(file) is not None else []
-        rule = (
-            f"that loses less than {' and '.join(rules)}"
-            if rules
-            else "whose error is small compared with the model’s own"
-        )
+        rule = "whose error is small compared with the model’s own"
+        if losses:
+            limits = {"nats_lost": f"{ENOUGH.nats} nats", "accuracy_lost": _points_lost(ENOUGH.accuracy)}
+            rule = f"that loses less than {' and '.join(limits[name] for name in losses)}"
         return f"Recommended: the smallest file {rule}."
     better = next((other for other in litert if other is not file and _dominates(other, file)), None)
     if better:
         return f"Larger than {better['path']} and further from Keras."
     ratio = file["bytes"] / pick["bytes"]
     if ratio < 1:
-        return f"Smaller, but loses {lost}." if lost is not None else "Smaller, but less exact."
+        return f"Smaller, but loses {lost}." if lost else "Smaller, but less exact."
     more = f"{significant(ratio, 2)}× the size"
-    if lost is not None and lost == _losses(pick):
-        return f"{more}; same loss."
-    if lost is not None:
-        return f"{more}; loses {lost} instead of {_losses(pick)}."
+    if lost:
+        of_pick = _in_words(_losses(pick))
+        return f"{more}; same loss." if lost == of_pick else f"{more}; loses {lost} instead of {of_pick}."
     return f"{more}{', and closer to Keras' if excess is not None else ''}."
 
 
@@ -224,12 +215,8 @@ def _best_files(files: list[dict[str, Any]]) -> list[tuple[str, str]]:
         "closest to Keras": _excess,
         "fastest for one image on one thread": lambda file: _latency(file, "decode_1") or _latency(file, "classify_1"),
     }
-    wins = []
-    for what, measure in measures.items():
-        known = [file for file in files if measure(file) is not None]
-        if known:
-            wins.append((what, min(known, key=measure)["path"]))
-    return wins
+    known = {what: [file for file in files if measure(file) is not None] for what, measure in measures.items()}
+    return [(what, min(found, key=measures[what])["path"]) for what, found in known.items() if found]
 
 
 def _dominates(a: dict[str, Any], b: dict[str, Any]) -> bool:
@@ -241,11 +228,8 @@ def _dominates(a: dict[str, Any], b: dict[str, Any]) -> bool:
 def _image_time(file: dict[str, Any]) -> tuple[str, str] | None:
     """Return the time of one new (or decoded, or classified) image on one thread, and the description of the call."""
     calls = (("generate", "draws a new image"), ("decode", "decodes an image"), ("classify", "classifies an image"))
-    for endpoint, what in calls:
-        microseconds = _latency(file, f"{endpoint}_1")
-        if microseconds is not None:
-            return _time(microseconds), what
-    return None
+    times = ((_latency(file, f"{endpoint}_1"), what) for endpoint, what in calls)
+    return next(((_time(microseconds), what) for microseconds, what in times if microseconds is not None), None)
 
 
 def _latency(file: dict[str, Any], signature: str, threads: str = "1") -> float | None:
@@ -304,20 +288,16 @@ def _quality(report: dict[str, Any]) -> list[_Column]:
 def _cost(report: dict[str, Any]) -> list[_Column]:
     sizes = report["model"].get("batch_sizes") or []
     decodes = bool(report["model"]["latent_dim"])
-    name, one, several_, to = (
-        ("decode", "one latent", "latents", "to images")
-        if decodes
-        else ("classify", "one image", "images", "to classes")
-    )
+    name, given, to = ("decode", "latent", "images") if decodes else ("classify", "image", "classes")
 
     def latency(size: int, threads: str) -> Cell:
         return lambda file: _latency(file, f"{name}_{size}", threads)
 
     columns = []
     for size in sorted({min(sizes), max(sizes)}) if sizes else []:
-        given = f"{size} {several_} at once" if size > 1 else one
+        inputs = f"{size} {given}s at once" if size > 1 else f"one {given}"
         columns += [
-            _Column(f"{name} {size}", f"From {given} {to}, on one thread.", latency(size, "1"), _time),
+            _Column(f"{name} {size}", f"From {inputs} to {to}, on one thread.", latency(size, "1"), _time),
             _Column("2 threads", "", latency(size, "2"), _time),
         ]
     return [
@@ -347,13 +327,7 @@ def _cost(report: dict[str, Any]) -> list[_Column]:
 def _table(columns: Iterable[_Column], files: list[dict[str, Any]]) -> dict[str, Any]:
     """Return columns and rows of a table, without the columns that have no value in any file."""
     columns = [column for column in columns if any(column.value(file) is not None for file in files)]
-
-    def texts(file: dict[str, Any]) -> list[str]:
-        values = [(column, column.value(file)) for column in columns]
-        return [UNKNOWN if value is None else column.text(value) for column, value in values]
-
-    rows = [(file, texts(file)) for file in files]
-    return {"columns": columns, "rows": rows}
+    return {"columns": columns, "rows": [(file, [column.cell(file) for column in columns]) for file in files]}
 
 
 def _scores(score: dict[str, Any] | None) -> dict[str, Any] | None:

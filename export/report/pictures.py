@@ -29,17 +29,18 @@ def groups(pictures: list[Pictures]) -> list[dict[str, Any]]:
         drawn = [(shown.title, getattr(shown, name)) for shown in pictures if getattr(shown, name) is not None]
         if not drawn:
             continue
-        count = _shown_count(drawn[0][1])
-        keras = _pixels(drawn[0][1])
+        by_keras, of_keras = drawn[0]
+        keras = _pixels(of_keras)
+        count = min(len(keras), max(4, STRIP_VALUES // keras[0].size))
         rows, differences = [], []
         if name == "reconstructions" and pictures[0].images is not None:
             rows.append({"title": "Test images", "text": "", **_strip(_pixels(pictures[0].images)[:count])})
         for title, images in drawn:
             off = np.abs(_pixels(images).astype(int) - keras)
-            text = "" if title == drawn[0][0] else _levels(off)
+            text = "" if title == by_keras else _levels(off)
             rows.append({"title": title, "text": text, **_strip(_pixels(images)[:count])})
             if off.max() > 1:
-                change = _channels(np.nan_to_num(images[:count])) - _channels(np.nan_to_num(drawn[0][1][:count]))
+                change = _channels(np.nan_to_num(images[:count])) - _channels(np.nan_to_num(of_keras[:count]))
                 differences.append({"title": title, "text": "", **_strip(_pixels(0.5 + AMPLIFIED * change))})
         found.append({"name": name, "count": count, "rows": rows, "differences": differences})
     return found
@@ -51,10 +52,6 @@ def _levels(off: np.ndarray) -> str:
     levels = "1 level" if off.max() == 1 else f"{off.max()} levels"
     mean = "less than 0.01" if off.mean() < 0.01 else f"{off.mean():.2f}"
     return f"differs by at most {levels} of 255, by {mean} on average"
-
-
-def _shown_count(images: np.ndarray) -> int:
-    return min(len(images), max(4, STRIP_VALUES // _channels(images)[0].size))
 
 
 def _channels(images: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ workers at other addresses, so a phone requires https for this.
 """
 
 import base64
+import contextlib
 import hashlib
 import html
 import json
@@ -17,7 +18,7 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import NamedTuple
 
 from ai_edge_litert import schema_py_generated as schema
@@ -35,63 +36,40 @@ MODEL, GPU_MODEL, RUNTIME = "model.tflite", "gpu.tflite", "litert"
 #: endpoints that a GPU may run; its integer arithmetic, and therefore its random numbers, are wrong
 GPU_ENDPOINTS = ("decode", "encode", "reconstruct", "interpolate")
 NPM_SECONDS = 600
+CORE, UTILS = "@litertjs/core", "@litertjs/wasm-utils"
 #: npm's integrity of each package's tarball
 PACKAGES = {
-    "@litertjs/core": "sha512-PlGmbMOq9WitX7FO0jhbdJw9GthatsyuCQXjTt/wJZo0FLaw48q4tz8IwqgqCIkviYGr9OFDL1kCnN4nzWoyJQ==",
-    "@litertjs/wasm-utils": (
-        "sha512-4fJiw6tBQnIs+0jH/OQ16nYOiSl8/+zZnn5h2ul8aTKHi05sVqZW580Tmk78pC2kT39A9OYBVdFawteZ/sI1kQ=="
-    ),
+    CORE: "sha512-PlGmbMOq9WitX7FO0jhbdJw9GthatsyuCQXjTt/wJZo0FLaw48q4tz8IwqgqCIkviYGr9OFDL1kCnN4nzWoyJQ==",
+    UTILS: "sha512-4fJiw6tBQnIs+0jH/OQ16nYOiSl8/+zZnn5h2ul8aTKHi05sVqZW580Tmk78pC2kT39A9OYBVdFawteZ/sI1kQ==",
+}
+#: sha256 of the files of the runtime, by package and path
+_CHECKSUMS = {
+    CORE: {
+        "dist/index.js": "e7daccc3a31eef890848a737ccb863ded5f046a6b40c3fdc0556495adeb5d9b3",
+        # LiteRT.js selects the build with relaxed SIMD or the build without it.
+        "wasm/litert_wasm_internal.js": "68efb69f770e3f76aff36a377de629ca496c131b86ac0f0f4b592a1543a898eb",
+        "wasm/litert_wasm_internal.wasm": "7280cf4471774867e385e6c3cd53e2b45e2975b80fea338fff4ef359b0865614",
+        "wasm/litert_wasm_compat_internal.js": "4d8f894b7883654fd6e8439730aa41e79ceaab7d19184fc4f1f0b0f1a2a2c8a5",
+        "wasm/litert_wasm_compat_internal.wasm": "5255c8ad06eabdbd2522cdebf6b22fc10faf74625c23a49b9e072570cd1fa41c",
+    },
+    UTILS: {"dist/index.js": "e0e20bc28ab001ac732cf40d15b6eebd24fb0deaeb95eeba5100f51eebf015f2"},
 }
 
 
 class _File(NamedTuple):
-    """A file of the runtime: its name on the page and in the cache, its package and its path there."""
+    """A file of the runtime: its package, its path there, and its checksum."""
 
-    name: str
     package: str
     path: str
     sha256: str
 
+    @property
+    def name(self) -> str:
+        """Name of the file on the page and in the cache."""
+        return "wasm-utils.js" if self.package == UTILS else PurePath(self.path).name
 
-FILES = (
-    _File(
-        "index.js",
-        "@litertjs/core",
-        "dist/index.js",
-        "e7daccc3a31eef890848a737ccb863ded5f046a6b40c3fdc0556495adeb5d9b3",
-    ),
-    _File(
-        "wasm-utils.js",
-        "@litertjs/wasm-utils",
-        "dist/index.js",
-        "e0e20bc28ab001ac732cf40d15b6eebd24fb0deaeb95eeba5100f51eebf015f2",
-    ),
-    # LiteRT.js selects the build with relaxed SIMD or the build without it.
-    _File(
-        "litert_wasm_internal.js",
-        "@litertjs/core",
-        "wasm/litert_wasm_internal.js",
-        "68efb69f770e3f76aff36a377de629ca496c131b86ac0f0f4b592a1543a898eb",
-    ),
-    _File(
-        "litert_wasm_internal.wasm",
-        "@litertjs/core",
-        "wasm/litert_wasm_internal.wasm",
-        "7280cf4471774867e385e6c3cd53e2b45e2975b80fea338fff4ef359b0865614",
-    ),
-    _File(
-        "litert_wasm_compat_internal.js",
-        "@litertjs/core",
-        "wasm/litert_wasm_compat_internal.js",
-        "4d8f894b7883654fd6e8439730aa41e79ceaab7d19184fc4f1f0b0f1a2a2c8a5",
-    ),
-    _File(
-        "litert_wasm_compat_internal.wasm",
-        "@litertjs/core",
-        "wasm/litert_wasm_compat_internal.wasm",
-        "5255c8ad06eabdbd2522cdebf6b22fc10faf74625c23a49b9e072570cd1fa41c",
-    ),
-)
+
+FILES = [_File(package, *file) for package, files in _CHECKSUMS.items() for file in files.items()]
 
 
 def write(
@@ -140,8 +118,7 @@ def write(
     with atomic_directory(directory) as new:
         shutil.copytree(SITE, new, dirs_exist_ok=True)
         (new / MODEL).write_bytes(model_path.read_bytes())
-        for_gpu = _for_gpu(model)
-        if for_gpu is not None:
+        if for_gpu := _for_gpu(model):
             (new / GPU_MODEL).write_bytes(for_gpu)
         for name, data in files.items():
             (new / RUNTIME / name).write_bytes(_adapted(name, data))
@@ -173,12 +150,10 @@ def _cached() -> dict[str, bytes]:
         return _read(cache())
     except ExportError:
         files = _fetch()
-    try:
-        with atomic_directory(cache()) as new:
-            for name, data in files.items():
-                (new / name).write_bytes(data)
-    except OSError:
-        pass  # a read-only cache doesn't prevent the page
+    # A read-only cache doesn't prevent the page.
+    with contextlib.suppress(OSError), atomic_directory(cache()) as new:
+        for name, data in files.items():
+            (new / name).write_bytes(data)
     return files
 
 
@@ -226,30 +201,22 @@ def _fetch() -> dict[str, bytes]:
                 f"npm couldn't download LiteRT.js {VERSION}: try again online, or name a folder with LiteRT.js "
                 f"(--web-runtime DIR). Received: {_npm_reason(done.stderr)}"
             )
-        return {
-            name: data
-            for package, integrity in PACKAGES.items()
-            for name, data in _unpack(Path(folder), package, integrity).items()
-        }
-
-
-def _unpack(folder: Path, package: str, integrity: str) -> dict[str, bytes]:
-    path = folder / f"{package.lstrip('@').replace('/', '-')}-{VERSION}.tgz"
-    digest = hashlib.sha512(path.read_bytes()).digest()
-    found = "sha512-" + base64.b64encode(digest).decode()
-    if found != integrity:
-        raise ExportError(
-            f"Expected {integrity[:20]}… of {package} {VERSION}, the tested package. Received: {found[:20]}…; the "
-            "package from npm is not used"
-        )
-    files = {}
-    with tarfile.open(path) as tar:
-        for file in FILES:
-            if file.package == package:
-                member = tar.extractfile(f"package/{file.path}")
-                assert member is not None, file.path  # the checksum guarantees the file
-                files[file.name] = member.read()
-    return files
+        files = {}
+        for package, integrity in PACKAGES.items():
+            archive = Path(folder, f"{package.lstrip('@').replace('/', '-')}-{VERSION}.tgz")
+            found = "sha512-" + base64.b64encode(hashlib.sha512(archive.read_bytes()).digest()).decode()
+            if found != integrity:
+                raise ExportError(
+                    f"Expected {integrity[:20]}… of {package} {VERSION}, the tested package. Received: {found[:20]}…; "
+                    "the package from npm is not used"
+                )
+            with tarfile.open(archive) as tar:
+                for file in FILES:
+                    if file.package == package:
+                        member = tar.extractfile(f"package/{file.path}")
+                        assert member is not None, file.path  # the checksum guarantees the file
+                        files[file.name] = member.read()
+        return files
 
 
 def _npm_reason(stderr: str) -> str:
@@ -270,19 +237,19 @@ def _adapted(name: str, data: bytes) -> bytes:
 
 def _for_gpu(model: Model) -> bytes | None:
     """Return a file of the signatures for GPUs; None for int8 weights, because GPUs then draw other images."""
-    data = model.path.read_bytes()
-    file = schema.Model.GetRootAs(data, 0)
-    for subgraph in map(file.Subgraphs, range(file.SubgraphsLength())):
-        if any(subgraph.Tensors(i).Type() == schema.TensorType.INT8 for i in range(subgraph.TensorsLength())):
-            return None
+    file = flatbuffer.Editable(model.path.read_bytes())
+    if any(tensor.type == schema.TensorType.INT8 for subgraph in file.model.subgraphs for tensor in subgraph.tensors):
+        return None
     spec = model.info["signatures"]
-    signatures = [
-        flatbuffer.Named(f"{name}_{size}", tuple(spec[name]["inputs"]), tuple(spec[name]["outputs"]))
-        for name in GPU_ENDPOINTS
-        if name in spec
-        for size in sorted(model.batch_sizes)
-    ]
-    return flatbuffer.arranged(data, signatures)
+    file.arrange(
+        [
+            flatbuffer.Named(f"{name}_{size}", tuple(spec[name]["inputs"]), tuple(spec[name]["outputs"]))
+            for name in GPU_ENDPOINTS
+            if name in spec
+            for size in sorted(model.batch_sizes)
+        ]
+    )
+    return bytes(file)
 
 
 def _fill_in(page: Path, model: Model, title: str | None) -> None:

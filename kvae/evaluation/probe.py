@@ -44,22 +44,37 @@ def linear_probe(
         >>> row.size, row.accuracy > 0.85
         (64, True)
     """
-    known, known_test = np.asarray(train_labels) >= 0, np.asarray(test_labels) >= 0
-    y, y_test = np.asarray(train_labels)[known], np.asarray(test_labels)[known_test]
+    rows = []
+    for name, x in train.items():
+        probe = fit_probe(x, train_labels, name)
+        rows.append(ProbeRow(name, probe.n_features_in_, score_probe(probe, test[name], test_labels, name)))
+    return rows
+
+
+def fit_probe(features: np.ndarray, labels: np.ndarray, name: str = "features") -> Any:
+    """Fit the logistic regression of `linear_probe` on one set of features, called `name` in messages."""
+    known = np.asarray(labels) >= 0
+    y = np.asarray(labels)[known]
     counts = np.unique(y, return_counts=True)[1]
     if len(y) < 10 or np.sum(counts > 1) < 2:
         raise ValueError(
             "Expected at least 10 labelled training examples, two or more in each of two classes. "
             f"Received: {len(y)} examples of {len(counts)} classes"
         )
-    if not len(y_test):
-        raise ValueError(f"Expected labelled test examples. Received: {len(known_test)} examples without a label")
-    rows = []
-    for name, x in train.items():
-        features, features_test = as_codes(_flat(x), name)[known], as_codes(_flat(test[name]), name)[known_test]
-        with threads_for(len(y)):
-            rows.append(ProbeRow(name, features.shape[1], _accuracy(features, y, features_test, y_test)))
-    return rows
+    x, held_out = as_codes(_flat(features), name)[known], _held_out(y)
+    with threads_for(len(y)):
+        scores = [_fit(x[~held_out], y[~held_out], c).score(x[held_out], y[held_out]) for c in C_GRID]
+        return _fit(x, y, C_GRID[int(np.argmax(scores))])
+
+
+def score_probe(probe: Any, features: np.ndarray, labels: np.ndarray, name: str = "features") -> float:
+    """Return the accuracy of a fitted probe on the labelled examples."""
+    known = np.asarray(labels) >= 0
+    if not known.any():
+        raise ValueError(f"Expected labelled test examples. Received: {len(known)} examples without a label")
+    x = as_codes(_flat(features), name)[known]
+    with threads_for(len(x)):
+        return float(probe.score(x, np.asarray(labels)[known]))
 
 
 def probe_with_controls(
@@ -96,12 +111,6 @@ def probe_with_controls(
 
 def _flat(x: np.ndarray) -> np.ndarray:
     return np.asarray(x, np.float32).reshape(len(x), -1)
-
-
-def _accuracy(x: np.ndarray, y: np.ndarray, x_test: np.ndarray, y_test: np.ndarray) -> float:
-    held_out = _held_out(y)
-    scores = [_fit(x[~held_out], y[~held_out], c).score(x[held_out], y[held_out]) for c in C_GRID]
-    return float(_fit(x, y, C_GRID[int(np.argmax(scores))]).score(x_test, y_test))
 
 
 def _held_out(y: np.ndarray) -> np.ndarray:

@@ -114,7 +114,9 @@ def cut(model, *signatures):
     for signature in signatures:
         spec = model.info["signatures"][signature.rsplit("_", 1)[0]]
         names.append(flatbuffer.Named(signature, tuple(spec["inputs"]), tuple(spec["outputs"])))
-    return flatbuffer.arranged(model.path.read_bytes(), names)
+    file = flatbuffer.Editable(model.path.read_bytes())
+    file.arrange(names)
+    return bytes(file)
 
 
 def test_one_image_is_the_same_on_the_gpu(model, inputs, run_on):

@@ -249,8 +249,11 @@ def test_control_flow_is_kept(tmp_path):
     data = tf.lite.TFLiteConverter.from_saved_model(str(tmp_path), signature_keys=["add", "loop"]).convert()
     wanted = [flatbuffer.Named(name, ("x",), ("y",)) for name in ("loop", "add")]
     for name, right in {"loop": 8.0, "add": 2.0}.items():
-        arranged = flatbuffer.arranged(data, wanted)
-        for made, key in ((arranged, name), (flatbuffer.alone(arranged, name), "serving_default")):
+        file = flatbuffer.Editable(data)
+        file.arrange(wanted)
+        arranged = bytes(file)
+        file.isolate(name)
+        for made, key in ((arranged, name), (bytes(file), "serving_default")):
             run = Interpreter(model_content=made).get_signature_runner(key)
             np.testing.assert_array_equal(run(x=np.ones(2, "float32"))["y"], [right, right])
 
