@@ -13,7 +13,7 @@ from scipy import stats
 
 import kvae
 from kvae import evaluation, features, likelihoods, networks, priors
-from kvae.evaluation import graphs, importance, latents
+from kvae.evaluation import graphs, importance, latents, scoring
 
 TERMS = ("distortion", "rate", "elbo", "nll")
 KEYS = {
@@ -117,7 +117,7 @@ def test_scores_do_not_depend_on_batches_and_chunks(loose, ppca, num_samples, mo
 def test_resumed_evaluation_equals_an_unbroken_one(loose, ppca, monkeypatch):
     x = ppca[1][:60]
     monkeypatch.setattr(importance, "MOST_LATENTS", 44)  # 6 images at once, then 1 in 2 chunks
-    monkeypatch.setattr(importance, "SAVE_SECONDS", -1.0)
+    monkeypatch.setattr(scoring, "SAVE_SECONDS", -1.0)
     data = tf.data.Dataset.from_tensor_slices(x).batch(25)
     for num_samples in (7, 50):
         saved = []
@@ -258,7 +258,7 @@ def test_ctrl_c_saves_finished_rows(loose, ppca):
 
     saved = []
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(importance, "as_batches", lambda data: data)
+        patch.setattr(scoring, "as_batches", lambda data: data)
         evaluation.score_images(loose, Interrupted(), 3, save=saved.append)
     assert len(saved[0]["nll"]) == 20
 

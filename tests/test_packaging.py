@@ -65,7 +65,7 @@ MAY_IMPORT = {
         "state",
     },
     "data": {"arguments", "files"},
-    "evaluation": {"models", "distributions", "priors", "data"},
+    "evaluation": {"arguments", "models", "distributions", "priors", "data"},
     "features": {
         "arguments",
         "callbacks",

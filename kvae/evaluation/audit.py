@@ -12,6 +12,7 @@ from kvae.distributions import IndexedNoise, seed_words
 from kvae.evaluation.importance import ImportanceSampler, Rows
 from kvae.evaluation.likelihood import standard_error
 from kvae.evaluation.refined import RefinedSampler
+from kvae.evaluation.scoring import check_proposal
 from kvae.models import VAE
 
 
@@ -54,8 +55,9 @@ def audit(
         >>> result["images"], result["gap"] < 0.1
         (20, True)
     """
+    check_proposal(proposal, num_samples)
     integer("num_images", num_images, least=1)
-    if num_samples is not None or proposal != "refined":
+    if num_samples is not None:
         integer("num_samples", num_samples, least=2)
     c = model.condition(condition, num_images)
     z = model.prior.fixed().sample(num_images, seed, condition=c)

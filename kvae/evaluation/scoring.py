@@ -75,12 +75,7 @@ def score_images(
         >>> rows["nll"].shape, rows["mean"].shape, bool(np.all(rows["ess"] <= 4.001))
         ((3,), (3, 2), True)
     """
-    if proposal not in PROPOSALS:
-        raise ValueError(f"Argument `proposal` must be one of {PROPOSALS}. Received: proposal={proposal!r}")
-    if num_samples is None and proposal != "refined":
-        raise ValueError(f"Expected `num_samples`: only proposal='refined' has a default. Received: {proposal!r}")
-    if num_samples is not None:
-        integer("num_samples", num_samples, least=1)
+    check_proposal(proposal, num_samples)
     make: Callable[..., Any] = RefinedSampler if proposal == "refined" else ImportanceSampler
     from tqdm import tqdm
 
@@ -125,6 +120,16 @@ def score_images(
     finally:
         bar.close()
     return _joined(parts) if parts else {}
+
+
+def check_proposal(proposal: str, num_samples: int | None) -> None:
+    """Raise a ValueError for an unknown proposal, or a number of samples that doesn't fit."""
+    if proposal not in PROPOSALS:
+        raise ValueError(f"Argument `proposal` must be one of {PROPOSALS}. Received: proposal={proposal!r}")
+    if num_samples is None and proposal != "refined":
+        raise ValueError(f"Expected `num_samples`: only proposal='refined' has a default. Received: {proposal!r}")
+    if num_samples is not None:
+        integer("num_samples", num_samples, least=1)
 
 
 def as_batches(data: Any, batch_size: int = 256) -> tf.data.Dataset:
