@@ -38,10 +38,11 @@ def evaluate(
     ] = "test",
     samples: Annotated[int, typer.Option(min=1, help="Posterior samples K per image; papers use 5000.")] = 64,
     proposal: Annotated[
-        Literal["auto", "posterior", "refined"],
+        Literal["auto", "posterior", "refined", "annealed"],
         typer.Option(
             help="Distribution of the samples. refined adds an NLL with samples from near the mode of p(z|x), which is "
-            "closer to the truth. auto: refined if the posterior has fewer than 10 effective samples."
+            "closer to the truth; annealed is for more than 500 latents. auto: one of them if the posterior has fewer "
+            "than 10 effective samples."
         ),
     ] = "auto",
     audit: Annotated[
@@ -213,7 +214,10 @@ def _audit(
         labels = run.data(data_dir=data_dir).arrays(split, min(limit or AUDITED, AUDITED))[1]
         condition = np.resize(labels, AUDITED)  # type: ignore[arg-type]
     results = {}
-    for proposal, samples in (("posterior", max(2, scores["num_samples"])), ("refined", None)):
+    given = {"posterior": max(2, scores["num_samples"])}
+    for proposal, samples in (
+        given | {"refined" if scores["proposal"] == "posterior" else scores["proposal"]: None}
+    ).items():
         results[proposal] = audit(run.model, AUDITED, samples, proposal, scores["seed"], condition)
     table(
         [f"audit, {AUDITED} images drawn from the model", "samples", "nats from the truth, at most", "±"],

@@ -10,7 +10,7 @@ ROWS = {
     "rate": "rate        KL(q ‖ p)",
     "elbo": "−ELBO",
     "nll": "NLL, importance-weighted, K={num_samples}",
-    "nll_refined": "NLL, refined proposals",
+    "nll_refined": "NLL, {proposal} proposals",
 }
 
 
@@ -29,8 +29,8 @@ def show_scores(scores: dict[str, Any], latent_dim: int) -> None:
     say(f"effective samples: median {scores['ess_median']:.1f}, below 2 for {scores['ess_below_2']:.1%} of the images")
     if "nll_refined" in scores:
         say(
-            f"with refined proposals: median {scores['ess_refined_median']:.1f} of {scores['samples_refined']:.0f}, "
-            f"below 2 for {scores['ess_refined_below_2']:.1%}"
+            f"with {scores['proposal']} proposals: median {scores['ess_refined_median']:.1f} of "
+            f"{scores['samples_refined']:.0f}, below 2 for {scores['ess_refined_below_2']:.1%}"
         )
     if "marginal_kl" in scores:
         say(parts_of_the_rate(scores))

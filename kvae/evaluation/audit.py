@@ -11,8 +11,7 @@ from kvae.arguments import integer
 from kvae.distributions import IndexedNoise, seed_words
 from kvae.evaluation.importance import ImportanceSampler, Rows
 from kvae.evaluation.likelihood import standard_error
-from kvae.evaluation.refined import RefinedSampler
-from kvae.evaluation.scoring import check_proposal
+from kvae.evaluation.scoring import SAMPLERS, check_proposal
 from kvae.models import VAE
 
 
@@ -36,8 +35,8 @@ def audit(
     Args:
         model: a built `kvae.VAE`.
         num_images: number of images.
-        num_samples: K; None with "refined" draws as many as an image requires.
-        proposal: "posterior" or "refined", as in `evaluate`.
+        num_samples: K; None with "refined" draws as many as an image requires, with "annealed" 10.
+        proposal: "posterior", "refined" or "annealed", as in `evaluate`.
         seed: seed of the images and of the samples.
         condition: conditions of the images, for a conditional model; as for `VAE.generate`.
 
@@ -64,7 +63,11 @@ def audit(
     noise = IndexedNoise(seed_words(seed), ops.arange(num_images, dtype="int32"))
     x = model.likelihood.sample(model.decoder_params(z, c), 1, noise)[0]
     seen = tf.clip_by_value(x, 0.0, 1.0) if model.bounded else x  # by the encoder; any proposal is valid
-    rows = (_refined if proposal == "refined" else _posterior)(model, seen, c, x, z, num_samples, seed)
+    if proposal == "posterior":
+        rows = _with_posterior(model, seen, c, x, z, num_samples, seed)
+    else:
+        sampler = SAMPLERS[proposal](model, num_samples, seed, len(x))
+        rows = _joined([scores for _, scores in sampler.groups(seen, c, 0, 0, x, exact=z)])
     gap = rows["nll"] - rows["nll_lower"]
     return {
         "nll": float(np.mean(rows["nll"])),
@@ -77,12 +80,7 @@ def audit(
     }
 
 
-def _refined(model: VAE, seen: Any, c: Any, x: Any, z: Any, num_samples: int | None, seed: int) -> Rows:
-    sampler = RefinedSampler(model, num_samples, seed, len(x))
-    return _joined([scores for _, scores in sampler.groups(seen, c, 0, 0, x, exact=z)])
-
-
-def _posterior(model: VAE, seen: Any, c: Any, x: Any, z: Any, num_samples: Any, seed: int) -> Rows:
+def _with_posterior(model: VAE, seen: Any, c: Any, x: Any, z: Any, num_samples: Any, seed: int) -> Rows:
     """Score with K − 1 samples of q; the exact sample is the last one of the lower bound."""
     sampler = ImportanceSampler(model, num_samples - 1, seed, len(x))
     rows = _joined([scores for _, scores in sampler.groups(seen, c, 0, 0, x)])

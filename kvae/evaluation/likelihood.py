@@ -12,10 +12,11 @@ from kvae.evaluation.diagnosis import WARNINGS, diagnose
 from kvae.evaluation.importance import Rows
 from kvae.evaluation.latents import latent_statistics
 from kvae.evaluation.refined import ENOUGH
-from kvae.evaluation.scoring import PROPOSALS, score_images
+from kvae.evaluation.scoring import SAMPLERS, score_images
 from kvae.models import VAE
 
 FEW = 2.0  # effective samples; with fewer, one weight dominates the sum
+MOST_REFINED = 512  # latents; with more, annealing is faster (benchmarks/likelihood/proposals.py)
 REFINED = "refined_"  # prefix of rows of refined proposals in an unfinished evaluation
 GREY, BINARY = "grey values: not a likelihood of binary data", "binary images as given"
 
@@ -45,9 +46,10 @@ def evaluate(
     * `ess_median` and `ess_below_2`: median of the effective sample size (Σw)²/Σw², and the share of images where
       it is below 2. The nll of such an image depends on one weight and can't be trusted;
     * `nll_refined`, with the proposal "refined": the bound with samples from a normal distribution near p(z|x) as well
-      (`RefinedSampler`), as many as an image requires. It is closer to −log p(x), but papers don't quote it. With it
-      come `bits_per_dim_refined`, `ess_refined_median`, `ess_refined_below_2`, and `samples_refined`, the mean number
-      of samples;
+      (`RefinedSampler`), as many as an image requires; with "annealed" by annealed importance sampling, for hundreds
+      of latents and more (`AnnealedSampler`). It is closer to −log p(x), but papers don't quote it. With it come
+      `bits_per_dim_refined`, `ess_refined_median`, `ess_refined_below_2`, and `samples_refined`, the mean number of
+      samples;
     * `kl_per_dimension`: KL from N(0, 1) of each latent's marginal posterior, mean over the images.
 
     Errors (`nll_error`, …) are standard errors over the examples; None for a single example. The noise is a function
@@ -63,12 +65,12 @@ def evaluate(
         seed: seed of the posterior samples.
         limit: number of first images to score, for the result of `kvae.data.load`.
         done, save: rows and function to resume an interrupted evaluation, see `score_images`.
-        proposal: "posterior"; "refined" for `nll_refined` in addition; or "auto", for `nll_refined` if the median
-            effective sample size of the posterior samples is below 10.
+        proposal: "posterior"; "refined" or "annealed" for `nll_refined` in addition; or "auto", for `nll_refined` if
+            the median effective sample size of the posterior samples is below 10.
 
     Returns:
-        Dict with the values above, and `active_units`, `num_samples`, `seed`, `split`, `examples`; `images`, a
-        checksum of the images; `precision`, the precision of the decoder; `binarisation`, how the images became binary,
+        Dict with the values above, and `active_units`, `num_samples`, `seed`, `split`, `proposal`, `examples`;
+        `images`, a checksum of the images; `precision`, the precision of the decoder; `binarisation`, how the images became binary,
         if the likelihood is one of binary data; `outside_support`, the number of images outside the likelihood's
         support; `non_finite`, the number of images with an infinite value or NaN, by term.
 
@@ -89,8 +91,9 @@ def evaluate(
         >>> scores["examples"], scores["nll"] <= -scores["elbo"], scores["binarisation"]
         (10, True, 'binary images as given')
     """
-    if proposal not in (*PROPOSALS, "auto"):
-        raise ValueError(f"Argument `proposal` must be one of {(*PROPOSALS, 'auto')}. Received: proposal={proposal!r}")
+    if proposal not in (*SAMPLERS, "auto"):
+        known = ", ".join((*SAMPLERS, "auto"))
+        raise ValueError(f"Argument `proposal` must be one of {known}. Received: proposal={proposal!r}")
     described = None
     if hasattr(data, "split"):
         described = data.binarisation
@@ -102,17 +105,20 @@ def evaluate(
     rows = score_images(model, data, num_samples, seed, progress, of_posterior, save)
     if not rows:
         raise ValueError(f"Expected images to evaluate. Received: an empty {split} split")
-    if proposal == "refined" or (proposal == "auto" and not np.median(rows["ess"]) >= ENOUGH):
+    if proposal == "auto":
+        refinement = "refined" if model.latent_dim <= MOST_REFINED else "annealed"
+        proposal = "posterior" if np.median(rows["ess"]) >= ENOUGH else refinement
+    if proposal != "posterior":
 
         def save_both(refined: Rows) -> None:
             if save is not None:
                 save(rows | {f"{REFINED}{name}": row for name, row in refined.items()})
 
-        refined = score_images(model, data, None, seed, progress, of_refined, save_both, proposal="refined")
+        refined = score_images(model, data, None, seed, progress, of_refined, save_both, proposal=proposal)
         rows |= {f"{name}_refined": refined[name] for name in ("nll", "ess", "samples")}
     with np.errstate(all="ignore"):  # values that aren't finite are counted by term
         summary = _summary(model, rows, described)
-    scores = {**summary, "num_samples": num_samples, "seed": seed, "split": split}
+    scores = {**summary, "num_samples": num_samples, "seed": seed, "split": split, "proposal": proposal}
     for finding in diagnose(scores):
         if finding.name in WARNINGS:
             warnings.warn(finding.message, WARNINGS[finding.name], stacklevel=2)

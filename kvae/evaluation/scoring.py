@@ -10,13 +10,17 @@ import tensorflow as tf
 
 from kvae.arguments import integer
 from kvae.data.pipeline import without_autotuning
+from kvae.evaluation.annealed import AnnealedSampler
 from kvae.evaluation.importance import ImportanceSampler, Rows
 from kvae.evaluation.refined import RefinedSampler
 from kvae.models import VAE
 from kvae.models.batches import batch_of
 
 SAVE_SECONDS = 20.0
-PROPOSALS = ("posterior", "refined")
+#: samplers by the name of their proposals
+SAMPLERS: dict[str, Callable[..., Any]] = {
+    "posterior": ImportanceSampler, "refined": RefinedSampler, "annealed": AnnealedSampler,
+}  # fmt: skip
 
 
 def score_images(
@@ -27,7 +31,7 @@ def score_images(
     progress: bool = False,
     done: Mapping[str, np.ndarray] | None = None,
     save: Callable[[Rows], None] | None = None,
-    sampler: ImportanceSampler | RefinedSampler | None = None,
+    sampler: ImportanceSampler | RefinedSampler | AnnealedSampler | None = None,
     proposal: str = "posterior",
 ) -> Rows:
     """Compute distortion, rate and importance-weighted likelihood of every image, in nats.
@@ -39,7 +43,8 @@ def score_images(
     * `ess` = (Σ w_k)² / Σ w_k², the effective sample size, from 1 to K.
 
     With "refined", samples come from a normal distribution near p(z|x) as well (`RefinedSampler`). This bound is closer
-    to −log p(x) with far fewer samples. The rows have `nll`, `ess` and `samples`, the number K of each image.
+    to −log p(x) with far fewer samples. "annealed" is for models of more than about 500 latents (`AnnealedSampler`).
+    The rows of both have `nll`, `ess` and `samples`, the number K of each image.
 
     The encoder sees each image once. The noise is a function of only the seed, the number of the image and k, so that
     batches and chunks of the K samples change results by no more than rounding.
@@ -52,13 +57,13 @@ def score_images(
         model: a built `kvae.VAE`.
         data: dataset of batches as for `fit`, or an array `(N, H, W, C)`, or a pair of arrays. With a pair of noisy and
             clean images, the clean images are scored with z ~ q(z|noisy).
-        num_samples: K; None with "refined" draws as many as an image requires.
+        num_samples: K; None with "refined" draws as many as an image requires, with "annealed" 10.
         seed: seed of the noise.
         progress: whether to show a progress bar.
         done: rows of an interrupted call. The call resumes after them, and its results are the same.
         save: function that is called with the finished rows from time to time, and on Ctrl-C.
         sampler: sampler of an earlier call with the same model, proposal, K and seed, to avoid compiling again.
-        proposal: "posterior" or "refined".
+        proposal: "posterior", "refined" or "annealed".
 
     Returns:
         Rows, each with an entry per image: the values above, `(N,)`; with "posterior" `mean` and `variance` of q(z|x),
@@ -76,7 +81,6 @@ def score_images(
         ((3,), (3, 2), True)
     """
     check_proposal(proposal, num_samples)
-    make: Callable[..., Any] = RefinedSampler if proposal == "refined" else ImportanceSampler
     from tqdm import tqdm
 
     dataset = as_batches(data)
@@ -91,7 +95,7 @@ def score_images(
             rows = _image_rows(model, x if target is None else target)
             x, target = model.check_images(x), None if target is None else model.check_images(target)
             if sampler is None or not bar.total:
-                sampler = sampler or make(model, num_samples, seed, len(x))
+                sampler = sampler or SAMPLERS[proposal](model, num_samples, seed, len(x))
                 bar.total = max(0, int(dataset.cardinality())) * len(x) or None
             known = max(0, min(finished - first, len(x)))
             if known and np.any(rows["image"][:known] != done["image"][first : first + known]):  # type: ignore[index]
@@ -124,10 +128,10 @@ def score_images(
 
 def check_proposal(proposal: str, num_samples: int | None) -> None:
     """Raise a ValueError for an unknown proposal, or a number of samples that doesn't fit."""
-    if proposal not in PROPOSALS:
-        raise ValueError(f"Argument `proposal` must be one of {PROPOSALS}. Received: proposal={proposal!r}")
-    if num_samples is None and proposal != "refined":
-        raise ValueError(f"Expected `num_samples`: only proposal='refined' has a default. Received: {proposal!r}")
+    if proposal not in SAMPLERS:
+        raise ValueError(f"Argument `proposal` must be one of {', '.join(SAMPLERS)}. Received: proposal={proposal!r}")
+    if num_samples is None and proposal == "posterior":
+        raise ValueError("Argument `num_samples` must be >= 1 for proposal='posterior'. Received: num_samples=None")
     if num_samples is not None:
         integer("num_samples", num_samples, least=1)
 
