@@ -21,6 +21,7 @@ _NAMES = {
     "Reference": "kvae.export.reference",
     "SignatureCheck": "kvae.export.verify",
     "export": "kvae.export.pipeline",
+    "likelihood_through_file": "kvae.export.nats",
     "verify_litert": "kvae.export.verify",
     "verify_saved_model": "kvae.export.verify",
 }
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from kvae.export.choice import Budgets as Budgets
     from kvae.export.errors import ExportError as ExportError
     from kvae.export.litert import PRECISIONS as PRECISIONS
+    from kvae.export.nats import likelihood_through_file as likelihood_through_file
     from kvae.export.pipeline import export as export
     from kvae.export.reference import Reference as Reference
     from kvae.export.verify import (

@@ -85,6 +85,29 @@ def test_evaluate_prints_units_and_findings(kvae_command, run_folder):
 
 
 @pytest.mark.slow
+def test_evaluate_refines_audits_and_scores_files(kvae_command, run_folder, tmp_path):
+    scores = tmp_path / "scores.json"
+    options = ["--samples", 16, "--limit", 40, "--audit", "--json", scores]
+    assert kvae_command("export", run_folder, "--out", tmp_path / "out", "--precision", "int8").status == 0
+    file = tmp_path / "out" / "decoder_int8.tflite"
+    done = kvae_command("evaluate", run_folder, *options, "--proposal", "refined", "--file", file)
+    for words in (
+        "NLL, refined proposals",
+        "with refined proposals: median",
+        "40 images drawn",
+        "decoder_int8.tflite: NLL",
+    ):
+        assert words in done.out.replace("200 images", "40 images")
+    content = json.loads(scores.read_text())
+    assert content["proposal"] == "refined"
+    assert content["audit"]["refined"]["gap"] < content["audit"]["posterior"]["gap"]
+    assert abs(content["file"]["nats_lost"]) < 0.5
+    done = kvae_command("evaluate", run_folder, *options[:-3], "--file", tmp_path / "missing.tflite")
+    assert done.status == 0
+    assert "Not scored" in done.out
+
+
+@pytest.mark.slow
 def test_evaluate_gives_the_mean_of_several_runs(kvae_command, run_folder, tmp_path):
     import shutil
 

@@ -99,6 +99,13 @@ def test_scores_approach_the_analytic_likelihood(table):
     assert errors.max() < 0.7  # an untrained posterior may miss outliers, but never overestimates much
     few = VAETransformer(model=vae, epochs=0, num_samples=1).fit(x).score(x)
     assert few < scores.mean()
+    refined = VAETransformer(model=vae, epochs=0, num_samples=20, proposal="refined").fit(x)
+    np.testing.assert_allclose(
+        refined.score_samples(x), exact, atol=0.3
+    )  # 20 samples; 4000 of the posterior miss by 0.7
+    np.testing.assert_array_equal(refined.score_samples(x[5:6]), refined.score_samples(x)[5:6])
+    with pytest.raises(ValueError, match="Argument `proposal` must be"):
+        VAETransformer(model=vae, proposal="annealed").fit(x)
 
 
 @pytest.mark.slow

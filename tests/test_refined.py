@@ -85,6 +85,8 @@ def test_two_latents_by_quadrature_and_the_sandwich():
     rows = evaluation.score_images(vae, x, None, proposal="refined")
     errors = rows["nll"] - exact
     assert abs(errors.mean()) < 0.05
+    annealed = evaluation.score_images(vae, x, 20, proposal="annealed")["nll"] - exact
+    assert abs(annealed.mean()) < 0.03
     assert np.sqrt(np.mean(errors**2)) < 0.35  # about 10 effective samples for each image
     # p̂ is unbiased: the mean of p̂ / p is 1, within 4 standard errors.
     ratio = np.exp(-evaluation.score_images(vae, x, 400, proposal="refined")["nll"] + exact)
@@ -155,6 +157,22 @@ def test_every_posterior(name):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", POSTERIORS)
+def test_annealing_agrees(name):
+    keras.utils.set_random_seed(0)
+    vae = kvae.VAE(
+        kvae.Encoder(3, networks.MLP((16,))), kvae.Decoder((8, 8, 1), networks.MLP((16,))),
+        posterior=POSTERIORS[name](), condition_dim=4,
+    )  # fmt: skip
+    data = np.round(IMAGES), np.arange(12) % 4
+    annealed, rows = (evaluation.score_images(vae, data, None, proposal=p) for p in ("annealed", "refined"))
+    variance = np.mean(1 / annealed["ess"] - 0.1 + (rows["samples"] / rows["ess"] - 1) / rows["samples"])
+    assert abs((annealed["nll"] - rows["nll"]).mean()) < variance / 2 + 5 * np.sqrt(variance / 12)
+    assert np.median(annealed["ess"]) > 8  # of 10 chains
+    assert -0.01 < evaluation.audit(vae, 30, None, "annealed", condition=1)["gap"] < 0.1
+
+
+@pytest.mark.slow
 def test_rows_are_functions_of_seed_and_image(monkeypatch):
     vae = curved()
     x = np.round(np.random.default_rng(0).random((70, 6, 6, 1))).astype("float32")
@@ -199,6 +217,7 @@ def test_auto_refines_where_few_samples_count():
         assert "nll_refined" not in evaluation.evaluate(vae, x, 64, proposal="auto")
     with pytest.warns(evaluation.EvaluationWarning):
         assert "nll_refined" in evaluation.evaluate(curved(scale=4.0), x, 64, proposal="auto")
+        assert "nll_refined" not in evaluation.evaluate(curved(scale=4.0), x, 9, proposal="auto")
 
 
 @pytest.mark.parametrize(

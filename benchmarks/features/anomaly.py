@@ -55,6 +55,8 @@ def scores(
     detector.fit(train)
     by_criterion = [detector.score_by_criterion(test) for test in tests]
     found = {criterion: [-scores[criterion] for scores in by_criterion] for criterion in by_criterion[0]}
+    detector.set_params(proposal="refined")
+    found["likelihood, refined"] = [-detector.score_by_criterion(test)["likelihood"] for test in tests]
     keras.utils.set_random_seed(seed)
     likelihood = kvae.likelihoods.Normal(0.1)
     autoencoder = kvae.Autoencoder(latent_dim=LATENTS, image_shape=train.shape[1:], likelihood=likelihood)

@@ -49,6 +49,10 @@ def evaluate(
         bool,
         typer.Option("--audit", help="Bound the error of each NLL on 200 images drawn from the model."),
     ] = False,
+    file: Annotated[
+        Path | None,
+        typer.Option(help="LiteRT file of the run's model: print what it loses, in nats.", show_default=False),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the samples.")] = 0,
     limit: Annotated[
         int | None, typer.Option(min=1, help="Number of images (default: all).", show_default=False)
@@ -96,9 +100,16 @@ def evaluate(
                 scores |= _aggregate(opened, split, limit, data_dir)
             configs.append({name: value for name, value in opened.config.items() if name not in RUN_SPECIFIC})
             show_scores(scores, opened.model.latent_dim)
+            if proposal == "auto" and "nll_refined" in scores:
+                say(
+                    f"The posterior has few effective samples: the NLL with {scores['proposal']} proposals was added.\n"
+                )
             if audit:
                 with steps("Not made: audit"):
                     scores["audit"] = _audit(opened, scores, split, limit, data_dir)
+            if file is not None:
+                with steps(f"Not scored: {file}"):
+                    scores["file"] = _through_file(opened, file, split, seed, limit, data_dir)
             if train:
                 _show_gap(scores, train)
                 scores["train"] = train
@@ -228,6 +239,23 @@ def _audit(
     )
     say()
     return results
+
+
+def _through_file(
+    run: RunFolder, file: Path, split: str, seed: int, limit: int | None, data_dir: Path | None
+) -> dict[str, Any]:
+    """Print the NLL of the decoder of a file beside that of Keras, and return both."""
+    from kvae.export import likelihood_through_file
+
+    images, labels = run.data(data_dir=data_dir).arrays(split, limit)
+    condition = labels if run.model.condition_dim is not None else None
+    nats = likelihood_through_file(run.model, file, images, condition, seed=seed, progress=True)
+    error = "" if nats["nats_lost_error"] is None else f" ± {nats['nats_lost_error']:.3f}"
+    say(
+        f"{nats['file']}: NLL {nats['nll_file']:.3f}, Keras {nats['nll_keras']:.3f} with the same {nats['samples']} "
+        f"refined samples; {nats['nats_lost']:.3f}{error} nats lost\n"
+    )
+    return nats
 
 
 def _compression(

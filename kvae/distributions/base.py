@@ -76,6 +76,14 @@ class Distribution(Part):
         """Return the mean, `(B, *event)`. It is deterministic and used in exported files."""
         raise NotImplementedError(f"{type(self).__name__} must define `mean`.")
 
+    def from_mean(self, mean: Any) -> Any:
+        """Return raw parameters with this mean, `(…, *event)`, for families without another parameter.
+
+        Raises:
+            ValueError: if the raw parameters aren't determined by the mean.
+        """
+        raise ValueError(f"Expected a likelihood that its mean determines. Received: {type(self).__name__}")
+
     def variance(self, params: Any) -> Any:
         """Return the variance of every entry, `(B, *event)`: the diagonal of the covariance."""
         raise NotImplementedError(f"{type(self).__name__} must define `variance`.")

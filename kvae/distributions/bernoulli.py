@@ -44,6 +44,10 @@ class Bernoulli(Distribution):
     def mean(self, params: Any) -> Any:
         return ops.sigmoid(ops.cast(params, "float32"))
 
+    def from_mean(self, mean: Any) -> Any:
+        mean = ops.clip(mean, 1e-7, 1 - 1e-7)
+        return ops.log(mean) - ops.log1p(-mean)
+
     def variance(self, params: Any) -> Any:
         probability = self.mean(params)
         return probability * (1 - probability)

@@ -57,6 +57,9 @@ class LocationScale(Distribution):
     def mean(self, params: Any) -> Any:
         return self.split(params)[0]
 
+    def from_mean(self, mean: Any) -> Any:
+        return mean if self.param_size((1,)) == 1 else super().from_mean(mean)
+
     def variance(self, params: Any) -> Any:
         mean, log_scale = self.split(params)
         return ops.ones_like(mean) * self.unit_variance * ops.exp(2 * log_scale)

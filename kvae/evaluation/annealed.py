@@ -80,9 +80,7 @@ class AnnealedSampler:
             end = ((exact - mean) / scale)[None]
             down = tf.constant(self.betas[-2::-1])  # the levels of the chain from p(z|x) back to r
             back = tf.concat([sizes[-2::-1], sizes[:1]], axis=0)
-            log_exact = self.run(
-                ((exact - mean) / scale)[None], steps[::-1], down, back, index, 2 * PILOT, False, *inputs
-            )
+            log_exact = self.run(end, steps[::-1], down, back, index, 2 * PILOT, False, *inputs)
             log_w[0] = log_exact[0].numpy()[0]
             columns["nll_lower"] = _nll(log_w)
         return {name: values[:count] for name, values in columns.items()}
@@ -126,9 +124,8 @@ class AnnealedSampler:
             is_taken = tf.math.log(noise.uniform((*change.shape, 1))[..., 0]) < change
             keep = is_taken[..., None]
             accepted = tf.reduce_mean(tf.exp(tf.minimum(change, 0.0)), axis=0)
-            return (
-                tf.where(keep, new, u), tf.where(is_taken, new_ratio, ratio), tf.where(keep, new_slope, slope), accepted,
-            )  # fmt: skip
+            u, slope = tf.where(keep, new, u), tf.where(keep, new_slope, slope)
+            return u, tf.where(is_taken, new_ratio, ratio), slope, accepted
 
         ratio, slope = log_ratio(u)
         log_w, size = tf.zeros_like(ratio), sizes[0]

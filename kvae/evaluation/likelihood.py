@@ -66,13 +66,13 @@ def evaluate(
         limit: number of first images to score, for the result of `kvae.data.load`.
         done, save: rows and function to resume an interrupted evaluation, see `score_images`.
         proposal: "posterior"; "refined" or "annealed" for `nll_refined` in addition; or "auto", for `nll_refined` if
-            the median effective sample size of the posterior samples is below 10.
+            the median effective sample size of K >= 10 posterior samples is below 10.
 
     Returns:
         Dict with the values above, and `active_units`, `num_samples`, `seed`, `split`, `proposal`, `examples`;
-        `images`, a checksum of the images; `precision`, the precision of the decoder; `binarisation`, how the images became binary,
-        if the likelihood is one of binary data; `outside_support`, the number of images outside the likelihood's
-        support; `non_finite`, the number of images with an infinite value or NaN, by term.
+        `images`, a checksum of the images; `precision`, the precision of the decoder; `binarisation`, how the images
+        became binary, if the likelihood is one of binary data; `outside_support`, the number of images outside the
+        likelihood's support; `non_finite`, the number of images with an infinite value or NaN, by term.
 
     Raises:
         ValueError: if there is no data, num_samples < 1, or the proposal is unknown.
@@ -107,7 +107,7 @@ def evaluate(
         raise ValueError(f"Expected images to evaluate. Received: an empty {split} split")
     if proposal == "auto":
         refinement = "refined" if model.latent_dim <= MOST_REFINED else "annealed"
-        proposal = "posterior" if np.median(rows["ess"]) >= ENOUGH else refinement
+        proposal = "posterior" if num_samples < ENOUGH or np.median(rows["ess"]) >= ENOUGH else refinement
     if proposal != "posterior":
 
         def save_both(refined: Rows) -> None:

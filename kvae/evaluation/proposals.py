@@ -12,7 +12,7 @@ from kvae.priors import Prior
 STEP = 0.5  # of differences, in standard deviations of q: the curvature where p(z|x) has its mass, not only at a point
 LENGTHS = (1.0, 0.5, 0.2)  # of a Newton step; the best one is taken, or none
 INFLATION = 1.15  # of the variance: p(z|x) has heavier tails than a normal
-LEAST_CURVATURE = 0.1  # in units of q's precision: the proposal is at most about three times as wide as q
+LEAST_CURVATURE = 0.1  # of q's precision: a proposal is at most three times as wide as q, unless N(0, I) is wider
 
 
 class NormalProposal(NamedTuple):
@@ -52,7 +52,7 @@ def refined_proposal(model: VAE, prior: Prior, x: Any, q: Any, c: Any = None, st
 
     the generalised Gauss–Newton matrix and the prior's own curvature. J, W J and the prior's term are differences of
     l, ∂ log p(x|l) / ∂l and ∂ log p(z) / ∂u at u and at D shifted points: one pass of the decoder for D + 1 latents per
-    step, for any likelihood and prior. Eigenvalues of C are made positive: |λ|, and at least 0.1. The proposal is
+    step, for any likelihood and prior. Eigenvalues of C are made positive: |λ|, with a lower bound. The proposal is
     N(u, 1.15 C⁻¹) with C of the last step. (Laplace's approximation as a proposal: Kuk 1999; Gauss–Newton for the
     encoder's starting point: after Park et al. 2019, "Variational Laplace Autoencoders".)
 
@@ -81,10 +81,11 @@ def refined_proposal(model: VAE, prior: Prior, x: Any, q: Any, c: Any = None, st
         values = model.likelihood.log_prob(model.decoder_params(z, c), x) + prior.log_prob(z, c)  # (B, n)
         return tf.where(tf.math.is_finite(values), values, -math.inf)
 
+    least = tf.minimum(LEAST_CURVATURE, tf.reduce_min(tf.square(scale), axis=-1, keepdims=True))
     u = tf.zeros_like(mean)
     for _ in range(steps):
         gradient, curvature = _expansion(model, prior, mean, scale, u, x, c)
-        root, inverse = _positive_roots(curvature)
+        root, inverse = _positive_roots(curvature, least)
         newton = tf.matmul(root, tf.matmul(root, gradient[..., None], transpose_a=True))  # C⁻¹ g, (B, D, 1)
         tried = tf.concat([u[:, None], u[:, None] + lengths * newton[:, None, :, 0]], axis=1)
         u = tf.gather(tried, tf.argmax(log_joint(tried), axis=1), axis=1, batch_dims=1)
@@ -112,9 +113,9 @@ def _expansion(model: VAE, prior: Prior, mean: Any, scale: Any, u: Any, x: Any, 
     return gradient, 0.5 * (curvature + tf.linalg.matrix_transpose(curvature))
 
 
-def _positive_roots(curvature: Any) -> tuple[Any, Any]:
-    """Return A with A Aᵀ = C⁻¹, and its inverse, for C with its eigenvalues made positive."""
+def _positive_roots(curvature: Any, least: Any) -> tuple[Any, Any]:
+    """Return A with A Aᵀ = C⁻¹, and its inverse, for C with its eigenvalues made positive, and at least `least`."""
     finite = tf.reduce_all(tf.math.is_finite(curvature), axis=(-2, -1), keepdims=True)
     values, vectors = tf.linalg.eigh(tf.where(finite, curvature, tf.eye(curvature.shape[-1])))
-    sigma = tf.sqrt(tf.maximum(tf.abs(values), LEAST_CURVATURE))[:, None]
+    sigma = tf.sqrt(tf.maximum(tf.abs(values), least))[:, None]
     return vectors / sigma, tf.linalg.matrix_transpose(vectors * sigma)

@@ -43,6 +43,8 @@ class RefinedSampler:
         seed: seed of the noise.
         batch_size: largest number of images at once.
         steps: Newton steps.
+        decode: function from latents `(N, D)` and conditions `(N, C)`, if there are any, to mean images, such as that
+            of an exported file; it replaces the decoder in p(x|z), but not in the proposal.
         same_noise: whether all images have the noise of the first one, so that a score depends only on its image.
     """
 
@@ -54,9 +56,11 @@ class RefinedSampler:
         batch_size: int,
         most: int = 5000,
         steps: int = 2,
+        decode: Callable[..., np.ndarray] | None = None,
         same_noise: bool = False,
     ):
         self.model, self.prior, self.num_samples = model, model.prior.fixed(), num_samples
+        self.decode = decode
         self.most, self.same_noise = -(-most // BLOCK), same_noise
         self.from_q = FROM_Q if model.posterior.has_fast_density else 0
         floats, size = decoding_floats(decoding_graph(model, self.prior)), model.latent_dim
@@ -77,8 +81,19 @@ class RefinedSampler:
             log_r = log_m + math.log(1 - self.from_q / BLOCK)
             log_m = tf.reduce_logsumexp(tf.stack([log_q, log_r]), axis=0)
             log_share = log_q - log_m
-        log_p_x = self.model.likelihood.log_prob(self.model.decoder_params(z, c), x)
+        params = self.model.decoder_params(z, c) if self.decode is None else self._decoded(z, c)
+        log_p_x = self.model.likelihood.log_prob(params, x)
         return log_p_x + self.prior.log_prob(z, c) - log_m, log_share
+
+    def _decoded(self, z: Any, c: Any) -> Any:
+        """Return the parameters of p(x|z) that belong to the mean images of `decode`."""
+        flat = [tf.reshape(z, (-1, z.shape[-1]))]
+        if c is not None:
+            flat.append(tf.reshape(tf.ones_like(z[..., :1]) * c, (-1, c.shape[-1])))
+        mean = tf.numpy_function(lambda *inputs: self.decode(*inputs).astype("float32"), flat, tf.float32)  # type: ignore[misc]
+        return self.model.likelihood.from_mean(
+            tf.reshape(mean, (*tf.unstack(tf.shape(z)[:-1]), *self.model.image_shape))
+        )
 
     def _draw(self, x: Any, q: Any, c: Any, r: NormalProposal, index: Any, block: Any) -> Any:
         """Return the log-weights of one block for each row, `(20, B)`."""

@@ -53,6 +53,8 @@ class AnomalyDetector(OutlierMixin, LatentEstimator):
         model, image_shape, units, epochs, batch_size, learning_rate, patience, validation_fraction, random_state,
             verbose: settings of the model and its training, as in `kvae.features.VAETransformer`.
         num_samples: number of posterior samples for each row. All rows and calls share the samples.
+        proposal: distribution of the samples of −log p(x), "posterior", or "refined" for samples closer to p(z|x)
+            (`kvae.evaluation.score_images`).
 
     Attributes:
         model_: the trained model.

@@ -19,8 +19,8 @@ from kvae.arguments import at_least
 from kvae.callbacks import BestEpoch, NothingLearnedError
 from kvae.data.pipeline import without_autotuning
 from kvae.distributions import Distribution
-from kvae.evaluation.importance import ImportanceSampler, Rows
-from kvae.evaluation.scoring import score_images
+from kvae.evaluation.importance import Rows
+from kvae.evaluation.scoring import SAMPLERS, score_images
 from kvae.features.extraction import padded
 from kvae.models import VAE, LatentModel
 from kvae.networks import MLP, Decoder, Encoder
@@ -45,6 +45,7 @@ class LatentEstimator(BaseEstimator):
     patience: int | None = None
     validation_fraction: float = 0.1
     num_samples: int = 16
+    proposal: str = "posterior"
     random_state: Any = None
     verbose: int = 0
 
@@ -70,7 +71,7 @@ class LatentEstimator(BaseEstimator):
         self.row_shape_ = X.shape[1:]
         self.model_ = self._make(len(X))
         self._train(self._images(X))
-        self._samplers: dict[int, ImportanceSampler] = {}
+        self._samplers: dict[tuple[str, int], Any] = {}
         return self
 
     def __getstate__(self) -> dict[str, Any]:
@@ -103,6 +104,10 @@ class LatentEstimator(BaseEstimator):
     def _check_settings(self) -> None:
         for name, least in (("latent_dim", 1), ("epochs", 0), ("batch_size", 1), ("num_samples", 1)):
             at_least(name, getattr(self, name), least)
+        if self.proposal not in ("posterior", "refined"):
+            raise ValueError(
+                f"Argument `proposal` must be 'posterior' or 'refined'. Received: proposal={self.proposal!r}"
+            )
         if not 0 < self.validation_fraction < 1:
             raise ValueError(
                 "Argument `validation_fraction` must be between 0 and 1. "
@@ -194,11 +199,15 @@ class LatentEstimator(BaseEstimator):
 
     def _scores(self, images: np.ndarray) -> Rows:
         """Return distortion, rate and importance-weighted likelihood of each image; all images share the noise."""
-        model, k = self.model_, self.num_samples
-        if k not in self._samplers:
-            self._samplers[k] = ImportanceSampler(model, k, self.seed_, SCORED, same_noise=True)
         data = tf.data.Dataset.from_tensor_slices(padded(images, SCORED)).batch(SCORED)
-        rows = score_images(model, data, k, self.seed_, sampler=self._samplers[k])
+        rows: Rows = {}
+        for proposal in dict.fromkeys(("posterior", self.proposal)):  # "refined" has no distortion and rate
+            key = proposal, self.num_samples
+            if key not in self._samplers:
+                make: Any = SAMPLERS[proposal]
+                self._samplers[key] = make(self.model_, self.num_samples, self.seed_, SCORED, same_noise=True)
+            sampler = self._samplers[key]
+            rows |= score_images(self.model_, data, self.num_samples, self.seed_, sampler=sampler, proposal=proposal)
         return {name: values[: len(images)] for name, values in rows.items()}
 
     def __sklearn_tags__(self) -> Tags:

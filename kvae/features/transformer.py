@@ -50,6 +50,8 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, LatentEs
             validation rows, and restores the best weights.
         validation_fraction: share of the rows used for validation by `patience`.
         num_samples: K of `score_samples`.
+        proposal: distribution of the samples of `score_samples`, "posterior" or "refined"
+            (`kvae.evaluation.score_images`).
         random_state: seed of the weights, the order of the rows and the noise. An integer makes `fit` reproducible.
         verbose: as in `keras.Model.fit`.
 
