@@ -16,11 +16,11 @@ LEAST_CURVATURE = 0.1  # of q's precision: a proposal is at most three times as 
 
 
 class NormalProposal(NamedTuple):
-    """r(z|x) = N(mode, A Aᵀ) of each image: `mode` `(B, D)`, `root` A `(B, D, D)` and its inverse.
+    """r(z|x) = N(mode, A Aᵀ) of each image: `mode` `(B, D)`, `root` A and its inverse `(B, D, D)`, log |det A| `(B,)`.
 
     Example:
 
-        >>> r = NormalProposal(tf.zeros((1, 2)), 2 * tf.eye(2)[None], tf.eye(2)[None] / 2)
+        >>> r = NormalProposal(tf.zeros((1, 2)), 2 * tf.eye(2)[None], tf.eye(2)[None] / 2, tf.math.log([4.0]))
         >>> z = r.from_noise(tf.ones((3, 1, 2)))  # (n, B, D)
         >>> z.shape, round(float(r.log_prob(z)[0, 0]), 3)  # −log 2π − log 4 − 1
         (TensorShape([3, 1, 2]), -4.224)
@@ -29,6 +29,7 @@ class NormalProposal(NamedTuple):
     mode: Any
     root: Any
     inverse: Any
+    log_volume: Any
 
     def from_noise(self, noise: Any) -> Any:
         """Return z for noise from N(0, I), `(n, B, D)` both."""
@@ -37,8 +38,7 @@ class NormalProposal(NamedTuple):
     def log_prob(self, z: Any) -> Any:
         """Return the log-density of z `(n, B, D)`, `(n, B)` in nats."""
         e = tf.einsum("bij,nbj->nbi", self.inverse, z - self.mode)
-        log_volume = tf.linalg.slogdet(self.inverse).log_abs_determinant
-        return log_volume - 0.5 * tf.reduce_sum(tf.square(e) + LOG_2PI, axis=-1)
+        return -self.log_volume - 0.5 * tf.reduce_sum(tf.square(e) + LOG_2PI, axis=-1)
 
 
 def refined_proposal(model: VAE, prior: Prior, x: Any, q: Any, c: Any = None, steps: int = 2) -> NormalProposal:
@@ -90,7 +90,8 @@ def refined_proposal(model: VAE, prior: Prior, x: Any, q: Any, c: Any = None, st
         tried = tf.concat([u[:, None], u[:, None] + lengths * newton[:, None, :, 0]], axis=1)
         u = tf.gather(tried, tf.argmax(log_joint(tried), axis=1), axis=1, batch_dims=1)
     width = math.sqrt(INFLATION)
-    return NormalProposal(mean + scale * u, width * scale[:, :, None] * root, inverse / (width * scale[:, None, :]))
+    root, inverse = width * scale[:, :, None] * root, inverse / (width * scale[:, None, :])
+    return NormalProposal(mean + scale * u, root, inverse, tf.linalg.slogdet(root).log_abs_determinant)
 
 
 def _expansion(model: VAE, prior: Prior, mean: Any, scale: Any, u: Any, x: Any, c: Any) -> tuple[Any, Any]:
