@@ -1,6 +1,7 @@
 """The likelihood through a LiteRT file: what a precision costs in nats, with samples close to p(z|x)."""
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import numpy as np
 from kvae.evaluation import score_images
 from kvae.evaluation.likelihood import standard_error
 from kvae.evaluation.refined import RefinedSampler
+from kvae.evaluation.scoring import BATCH
 from kvae.export import runtime
 from kvae.models import VAE
 
@@ -26,7 +28,7 @@ def likelihood_through_file(
     Both models are scored with the same latents, from the refined proposals of the Keras model
     (`kvae.evaluation.score_images(..., proposal="refined")`), which are valid for any decoder. The file's signature
     `decode` gives the mean of x. Therefore p(x|z) must be determined by it: a Bernoulli likelihood, or a scale that
-    isn't an output of the network.
+    isn't an output of the network. A probability of Bernoulli is at least 1e-7, for both.
 
     Args:
         model: the Keras model of the file.
@@ -56,16 +58,17 @@ def likelihood_through_file(
         True
     """
     file = runtime.load(path)
-    if (file.image_shape, file.latent_dim) != (model.image_shape, model.latent_dim):
+    wanted, received = ((m.image_shape, m.latent_dim, m.condition_dim) for m in (model, file))
+    if wanted != received or "decode" not in file.info["signatures"]:
         raise ValueError(
-            f"Expected a file of the model, with images {model.image_shape} and {model.latent_dim} latents. "
-            f"Received: {file.path.name}, with images {file.image_shape} and {file.latent_dim} latents"
+            "Expected a file of the model with the signature 'decode', with (image_shape, latent_dim, condition_dim) = "
+            f"{wanted}. Received: {file.path.name}, with {received} and {', '.join(file.info['signatures'])}"
         )
-    model.likelihood.from_mean(np.full((1, *model.image_shape), 0.5, "float32"))  # or an error before the work
+    model.likelihood.from_mean(np.full((1, *model.image_shape), 0.5, "float32"))  # an error before the work
     data = images if condition is None else (images, condition)
     rows = []
-    for decode in (None, file.decode):
-        sampler = RefinedSampler(model, num_samples, seed, len(images), decode=decode)
+    for decode in (_keras(model), file.decode):
+        sampler = RefinedSampler(model, num_samples, seed, min(BATCH, len(images)), decode=decode)
         rows.append(score_images(model, data, num_samples, seed, progress, sampler=sampler, proposal="refined"))
     keras, through_file = (row["nll"] for row in rows)
     return {
@@ -77,3 +80,7 @@ def likelihood_through_file(
         "samples": int(rows[0]["samples"][0]),
         "file": file.path.name,
     }
+
+
+def _keras(model: VAE) -> Callable[..., np.ndarray]:
+    return lambda z, c=None: np.asarray(model.likelihood.mean(model.decoder_params(z, c)))

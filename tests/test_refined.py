@@ -225,7 +225,7 @@ def test_auto_refines_where_few_samples_count():
     ("call", "message"),
     [
         (lambda vae, x: evaluation.evaluate(vae, x, proposal="exact"), "`proposal` must be one of"),
-        (lambda vae, x: evaluation.score_images(vae, x, None), "Expected `num_samples`"),
+        (lambda vae, x: evaluation.score_images(vae, x, None), "Argument `num_samples`"),
         (lambda vae, x: evaluation.score_images(vae, x, 0, proposal="refined"), "num_samples"),
         (lambda vae, x: evaluation.audit(vae, 0), "num_images"),
         (lambda vae, x: evaluation.audit(vae, 5, 1), "num_samples"),

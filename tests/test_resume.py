@@ -122,6 +122,34 @@ def test_counters_of_callbacks_are_resumed(data, tmp_path):
     assert history.epoch == [2, 3]  # without the saved counter: up to epoch 5
 
 
+def test_counters_survive_the_rest_of_an_epoch(data, tmp_path):
+    """Keras's callbacks reset their counters when `fit` begins, which it does twice."""
+
+    def counting():
+        return keras.callbacks.ReduceLROnPlateau("rate", mode="max", min_delta=1e6, patience=3)  # no epoch is better
+
+    def train(path, kill_at=10**9):
+        keras.utils.set_random_seed(1)
+        vae = kvae.VAE(**parts())
+        vae.compile(keras.optimizers.Adam(1e-3))
+        plateau = counting()
+        resume = Resume(path, [plateau], save_seconds=0.0)
+        batches = functools.partial(data.split, "train", shuffle=True)
+        try:
+            history = resume.fit(vae, batches, 5, [plateau, KillAt(kill_at)], verbose=0)
+        except Killed:
+            return None
+        return vae, history.epoch, float(vae.optimizer.learning_rate)
+
+    unbroken, epochs, rate = train(tmp_path / "unbroken.npz")
+    assert rate == pytest.approx(1e-4)  # lowered once, after epoch 3
+    train(tmp_path / "state.npz", kill_at=30)  # in epoch 2, of 12 steps each
+    resumed, last_epochs, last_rate = train(tmp_path / "state.npz")
+    assert (epochs, last_epochs) == ([0, 1, 2, 3, 4], [2, 3, 4])
+    assert last_rate == rate
+    assert_equal_weights(unbroken, resumed)
+
+
 def test_a_file_that_does_not_fit_is_refused(data, tmp_path):
     path = tmp_path / "state.npz"
     train(data, path, kill_at=14)
@@ -232,6 +260,7 @@ def test_the_rest_of_an_epoch_has_at_least_one_batch(data, tmp_path):
 
     class Model:
         def fit(self, dataset, **options):
+            options["callbacks"][0].on_train_begin()
             taken.append(sum(1 for _ in dataset))
 
     for skip in (0, 3, steps - 1, steps, steps + 2):

@@ -84,6 +84,7 @@ class Resume(keras.callbacks.Callback):
         self.epoch, self.batch, self.finished = 0, 0, False
         self._first, self._saved_at = 0, time.monotonic()  # the epoch's first batch in this `fit`, and the last save
         self._arrays: list[np.ndarray] | None = None
+        self._recount = False  # whether a second `fit` has begun, after the rest of an epoch
         self.is_saved = self.path.exists()
         if self.is_saved:
             self._read()
@@ -109,7 +110,7 @@ class Resume(keras.callbacks.Callback):
         Returns:
             The values of the epochs of this call. They are those of the whole epoch, if its rest was trained.
         """
-        history = keras.callbacks.History()  # of both calls
+        history, trained = keras.callbacks.History(), []  # of both calls
         while True:
             try:
                 model.fit(
@@ -117,7 +118,11 @@ class Resume(keras.callbacks.Callback):
                     epochs=epochs, callbacks=[history, *callbacks, self], **options,
                 )  # fmt: skip
             except _RestOfEpochIsDone:
+                trained = history.epoch
+                self._counts = [_numbers(callback) for callback in self.others]  # `fit` may reset them
+                self._recount = True
                 continue
+            history.epoch = [*trained, *history.epoch]
             return history
 
     # What `fit` calls.
@@ -127,6 +132,8 @@ class Resume(keras.callbacks.Callback):
             self.model.optimizer.build(self.model.trainable_variables)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        if self._recount:
+            self._restore_counts()
         if self._arrays is not None:
             if epoch != self.epoch:
                 raise ValueError(
@@ -219,10 +226,14 @@ class Resume(keras.callbacks.Callback):
             )
         for variable, array in zip(variables, arrays):
             variable.assign(array)
+        self._restore_counts()
+        self._first, self._saved_at = self.batch, time.monotonic()
+
+    def _restore_counts(self) -> None:
         for callback, numbers in zip(self.others, self._counts):
             known = _numbers(callback)  # a file can't set other attributes
             vars(callback).update({name: n for name, n in numbers.items() if name in known and isinstance(n, Numbers)})
-        self._first, self._saved_at = self.batch, time.monotonic()
+        self._recount = False
 
 
 class _RestOfEpochIsDone(Exception):
@@ -234,7 +245,8 @@ def _at_least_one(batches: Callable[..., Any], epoch: int, skip: int) -> Any:
 
     def has_none() -> bool:
         dataset = batches(epoch=epoch, skip=skip)
-        return bool(dataset.cardinality() < 0) and next(iter(dataset), None) is None
+        size = dataset.cardinality() if callable(dataset.cardinality) else dataset.cardinality  # of several workers
+        return bool(size < 0) and next(iter(dataset), None) is None
 
     while skip and has_none():
         skip -= 1

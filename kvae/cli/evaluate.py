@@ -149,7 +149,7 @@ def _score(
     partial = PartialScores(run.path, [split, samples, seed, limit, run.model.decoder.compute_dtype, *images])
     done = partial.load()
     if done is not None:
-        refined = len(done.get("refined_nll", ()))
+        refined = max(len(done.get(f"{name}_nll", ())) for name in ("refined", "annealed"))
         say(f"Resuming after {len(done['nll']):,} images" + (f", {refined:,} of them refined." if refined else "."))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", EvaluationWarning)  # they are printed as findings
@@ -217,6 +217,7 @@ def _audit(
 ) -> dict[str, Any]:
     """Print how far each NLL is from the truth on images drawn from the model, and return the results by proposal."""
     from kvae.evaluation import audit
+    from kvae.evaluation.likelihood import best_proposal
 
     condition = None
     if run.model.condition_dim is not None:
@@ -225,10 +226,8 @@ def _audit(
         labels = run.data(data_dir=data_dir).arrays(split, min(limit or AUDITED, AUDITED))[1]
         condition = np.resize(labels, AUDITED)  # type: ignore[arg-type]
     results = {}
-    given = {"posterior": max(2, scores["num_samples"])}
-    for proposal, samples in (
-        given | {"refined" if scores["proposal"] == "posterior" else scores["proposal"]: None}
-    ).items():
+    refinement = best_proposal(run.model) if scores["proposal"] == "posterior" else scores["proposal"]
+    for proposal, samples in (("posterior", max(2, scores["num_samples"])), (refinement, None)):
         results[proposal] = audit(run.model, AUDITED, samples, proposal, scores["seed"], condition)
     table(
         [f"audit, {AUDITED} images drawn from the model", "samples", "nats from the truth, at most", "±"],

@@ -80,7 +80,6 @@ class InverseAutoregressive(Distribution):
 
     roles = ("posterior",)
     unbounded = "means, log-scales and context"
-    has_fast_density = False
 
     def __init__(self, num_steps: int = 2, units: int = 128, **kwargs: Any):
         super().__init__(**kwargs)

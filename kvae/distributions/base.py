@@ -34,13 +34,11 @@ class Distribution(Part):
         roles: possible roles, "posterior" or "likelihood".
         unbounded: names of the raw parameters without bounds, for the error about a network whose last activation has
             bounds. None for a family that accepts bounded raw parameters.
-        has_fast_density: whether `log_prob` of any value takes one pass, and not one for each entry of the event.
     """
 
     support = "real"
     roles: tuple[str, ...] = ("posterior", "likelihood")
     unbounded: str | None = None
-    has_fast_density = True
 
     def __init__(self, **kwargs: Any):
         super().__init__(**kwargs)

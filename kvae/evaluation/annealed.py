@@ -16,7 +16,7 @@ from kvae.models import VAE
 CHAINS = 10
 ACCEPTED = 0.65  # share of accepted moves for which the pilot adapts the step sizes
 FASTER = 0.3  # change of log ε for an acceptance that is off by 1
-PILOT = 1 << 20  # number of the first sample of a pilot's noise
+PILOT, BACK = 1 << 20, 1 << 21  # draws before those of a pilot, and of the chain back: parts of the random key
 
 
 class AnnealedSampler:
@@ -25,8 +25,9 @@ class AnnealedSampler:
     A chain starts with a sample of r = N(μ_q, diag(σ_q²)) and moves through f_β(z) = r(z)^(1−β) p(x, z)^β, with β from
     0 to 1 in T levels. Its weight Π_t f_{β_t}(z_{t−1}) / f_{β_{t−1}}(z_{t−1}) has the expectation p(x) (Neal 2001,
     "Annealed importance sampling"; for decoders: Wu et al. 2017, https://arxiv.org/abs/1611.04273). The cost doesn't
-    depend on D except through the decoder: T · (leaps + 1) gradients for each chain, and as much for a pilot, which
-    adapts the step sizes of each image and level. The chains of the estimate are new.
+    depend on D except through the decoder: T · leaps gradients for each chain, and as much for a pilot, which
+    adapts the step sizes of each image and level. The chains of the estimate are new. All chains of an image are
+    decoded at once.
 
     Args:
         model: a built `kvae.VAE`; later changes of its prior have no effect.
@@ -48,7 +49,7 @@ class AnnealedSampler:
         # Levels are close to each other at both ends, where the densities change fastest.
         sigmoid = 1 / (1 + np.exp(-np.linspace(-4, 4, levels + 1)))
         self.betas = ((sigmoid - sigmoid[0]) / (sigmoid[-1] - sigmoid[0])).astype("float32")
-        self.run = tf.function(self._run, reduce_retracing=True)
+        self.run = tf.function(self._run)
 
     def groups(
         self, x: Any, c: Any, first: int, known: int, target: Any = None, exact: Any = None
@@ -64,13 +65,18 @@ class AnnealedSampler:
             yield group, self._scores(inputs, tf.constant(first + row, tf.int32), group.stop - start,
                                       None if exact is None else tf.gather(exact, row))  # fmt: skip
 
+    def _noise(self, index: Any, start: Any, draws: int) -> SampleNoise:
+        noise = SampleNoise(self.words, index, start)
+        noise.draws = draws
+        return noise
+
     def _scores(self, inputs: Any, index: Any, count: int, exact: Any) -> Rows:
         steps, up = tf.constant(self.betas[1:] - self.betas[:-1]), tf.constant(self.betas[1:])
         shape = (self.chains, self.group, self.model.latent_dim)
         some_size = tf.fill((len(steps), self.group), np.float32(0.5 * self.model.latent_dim**-0.25))
 
         def starts(number: int) -> Any:
-            return SampleNoise(self.words, index, number).normal(shape)
+            return self._noise(index, 0, number).normal(shape)
 
         _, sizes = self.run(starts(PILOT), steps, up, some_size, index, PILOT, True, *inputs)
         log_w = self.run(starts(0), steps, up, sizes, index, 0, False, *inputs)[0].numpy().astype(np.float64)
@@ -80,13 +86,13 @@ class AnnealedSampler:
             end = ((exact - mean) / scale)[None]
             down = tf.constant(self.betas[-2::-1])  # the levels of the chain from p(z|x) back to r
             back = tf.concat([sizes[-2::-1], sizes[:1]], axis=0)
-            log_exact = self.run(end, steps[::-1], down, back, index, 2 * PILOT, False, *inputs)
+            log_exact = self.run(end, steps[::-1], down, back, index, BACK, False, *inputs)
             log_w[0] = log_exact[0].numpy()[0]
             columns["nll_lower"] = _nll(log_w)
         return {name: values[:count] for name, values in columns.items()}
 
     def _run(
-        self, u: Any, steps: Any, betas: Any, sizes: Any, index: Any, start: Any, adapt: bool, x: Any, mean: Any,
+        self, u: Any, steps: Any, betas: Any, sizes: Any, index: Any, draws: int, adapt: bool, x: Any, mean: Any,
         scale: Any, c: Any,
     ) -> tuple[Any, Any]:  # fmt: skip
         """Return the log-weights `(n, B)` of chains that start at u `(n, B, D)`, and the sizes of their moves `(T, B)`.
@@ -106,9 +112,9 @@ class AnnealedSampler:
 
         def move(t: Any, u: Any, ratio: Any, slope: Any, size: Any) -> tuple[Any, ...]:
             """Move by HMC at level t, and return the share of accepted moves of each image as well."""
-            noise = SampleNoise(self.words, index, start + (t + 1) * self.chains)
+            noise = self._noise(index, (t + 1) * self.chains, draws)
             beta, e = betas[t], size[:, None]
-            momentum = noise.normal(tf.shape(u)) if u.shape[0] is None else noise.normal(u.shape)
+            momentum = noise.normal(u.shape)
             new, new_ratio, new_slope = u, ratio, slope
             p = momentum + 0.5 * e * (beta * slope - u)
             for leap in range(self.leaps):

@@ -36,9 +36,11 @@ def over_runs(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     same = {name: {result.get(name) for result in results} for name in SAME}
     if not results or any(len(values) > 1 for values in same.values()):
         raise ValueError(f"Expected results for the same images and number of samples. Received: {same}")
-    mean: dict[str, Any] = {"runs": len(results)}
+    proposals = {result.get("proposal") for result in results}
+    is_comparable = len(proposals) == 1 and None not in proposals
+    mean: dict[str, Any] = {"runs": len(results)} | ({"proposal": proposals.pop()} if is_comparable else {})
     for name in COMPARED:
-        if any(name not in result for result in results):
+        if any(name not in result for result in results) or ("refined" in name and not is_comparable):
             continue
         mean[name] = float(np.mean([result[name] for result in results]))
         errors = [error for result in results if (error := result.get(f"{name}_error")) is not None]

@@ -17,7 +17,7 @@ from kvae.models import VAE
 
 FEW = 2.0  # effective samples; with fewer, one weight dominates the sum
 MOST_REFINED = 512  # latents; with more, annealing is faster (benchmarks/likelihood/proposals.py)
-REFINED = "refined_"  # prefix of rows of refined proposals in an unfinished evaluation
+PREFIXES = ("refined_", "annealed_")  # of rows of these proposals in an unfinished evaluation
 GREY, BINARY = "grey values: not a likelihood of binary data", "binary images as given"
 
 
@@ -100,21 +100,26 @@ def evaluate(
         data = data.split(split, labels=model.condition_dim is not None, limit=limit)
     elif limit is not None:
         raise ValueError(f"Argument `limit` requires data from `kvae.data.load`. Received: limit={limit}")
-    of_posterior, of_refined = ({name.removeprefix(prefix): row for name, row in (done or {}).items()
-                                 if name.startswith(REFINED) == bool(prefix)} for prefix in ("", REFINED))  # fmt: skip
-    rows = score_images(model, data, num_samples, seed, progress, of_posterior, save)
+    done = done or {}
+    refined_rows = {name: row for name, row in done.items() if name.startswith(PREFIXES)}
+    of_posterior = {name: row for name, row in done.items() if name not in refined_rows}
+
+    def save_with(others: Mapping[str, np.ndarray], prefix: str = "") -> Callable[[Rows], None] | None:
+        return save and (lambda rows: save({**others, **{f"{prefix}{name}": row for name, row in rows.items()}}))
+
+    rows = score_images(model, data, num_samples, seed, progress, of_posterior, save_with(refined_rows))
     if not rows:
         raise ValueError(f"Expected images to evaluate. Received: an empty {split} split")
     if proposal == "auto":
-        refinement = "refined" if model.latent_dim <= MOST_REFINED else "annealed"
-        proposal = "posterior" if num_samples < ENOUGH or np.median(rows["ess"]) >= ENOUGH else refinement
+        is_degenerate = num_samples >= ENOUGH and np.median(rows["ess"]) < ENOUGH  # False for NaN
+        proposal = best_proposal(model) if is_degenerate else "posterior"
     if proposal != "posterior":
-
-        def save_both(refined: Rows) -> None:
-            if save is not None:
-                save(rows | {f"{REFINED}{name}": row for name, row in refined.items()})
-
-        refined = score_images(model, data, None, seed, progress, of_refined, save_both, proposal=proposal)
+        prefix = f"{proposal}_"
+        of_proposal = {name.removeprefix(prefix): row for name, row in refined_rows.items() if name.startswith(prefix)}
+        saving = save_with(rows, prefix)
+        if saving:
+            saving(of_proposal)
+        refined = score_images(model, data, None, seed, progress, of_proposal, saving, proposal=proposal)
         rows |= {f"{name}_refined": refined[name] for name in ("nll", "ess", "samples")}
     with np.errstate(all="ignore"):  # values that aren't finite are counted by term
         summary = _summary(model, rows, described)
@@ -123,6 +128,11 @@ def evaluate(
         if finding.name in WARNINGS:
             warnings.warn(finding.message, WARNINGS[finding.name], stacklevel=2)
     return scores
+
+
+def best_proposal(model: VAE) -> str:
+    """Return "refined", or "annealed" for a model of many latents."""
+    return "refined" if model.latent_dim <= MOST_REFINED else "annealed"
 
 
 def _summary(model: VAE, rows: Rows, described: str | None) -> dict[str, Any]:

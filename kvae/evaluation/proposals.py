@@ -81,11 +81,10 @@ def refined_proposal(model: VAE, prior: Prior, x: Any, q: Any, c: Any = None, st
         values = model.likelihood.log_prob(model.decoder_params(z, c), x) + prior.log_prob(z, c)  # (B, n)
         return tf.where(tf.math.is_finite(values), values, -math.inf)
 
-    least = tf.minimum(LEAST_CURVATURE, tf.reduce_min(tf.square(scale), axis=-1, keepdims=True))
     u = tf.zeros_like(mean)
     for _ in range(steps):
         gradient, curvature = _expansion(model, prior, mean, scale, u, x, c)
-        root, inverse = _positive_roots(curvature, least)
+        root, inverse = _positive_roots(curvature, scale)
         newton = tf.matmul(root, tf.matmul(root, gradient[..., None], transpose_a=True))  # C⁻¹ g, (B, D, 1)
         tried = tf.concat([u[:, None], u[:, None] + lengths * newton[:, None, :, 0]], axis=1)
         u = tf.gather(tried, tf.argmax(log_joint(tried), axis=1), axis=1, batch_dims=1)
@@ -114,9 +113,10 @@ def _expansion(model: VAE, prior: Prior, mean: Any, scale: Any, u: Any, x: Any, 
     return gradient, 0.5 * (curvature + tf.linalg.matrix_transpose(curvature))
 
 
-def _positive_roots(curvature: Any, least: Any) -> tuple[Any, Any]:
-    """Return A with A Aᵀ = C⁻¹, and its inverse, for C with its eigenvalues made positive, and at least `least`."""
+def _positive_roots(curvature: Any, scale: Any) -> tuple[Any, Any]:
+    """Return A with A Aᵀ = C⁻¹, and its inverse, for C with its eigenvalues made positive, with a lower bound."""
     finite = tf.reduce_all(tf.math.is_finite(curvature), axis=(-2, -1), keepdims=True)
     values, vectors = tf.linalg.eigh(tf.where(finite, curvature, tf.eye(curvature.shape[-1])))
-    sigma = tf.sqrt(tf.maximum(tf.abs(values), least))[:, None]
+    of_normal = tf.matmul(tf.square(scale)[:, None], tf.square(vectors))[:, 0]  # the curvature of N(0, I)
+    sigma = tf.sqrt(tf.maximum(tf.abs(values), tf.minimum(LEAST_CURVATURE, of_normal)))[:, None]
     return vectors / sigma, tf.linalg.matrix_transpose(vectors * sigma)

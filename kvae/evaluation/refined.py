@@ -19,7 +19,7 @@ BLOCK = FROM_Q + FROM_R
 ENOUGH = 10.0  # effective samples of an image
 SPARE = 1.5  # factor of the samples that a pilot expects to suffice
 PILOTS = (1, 4, 16, 64)  # blocks of successive pilots
-FEW_IN_PILOT = 3.0  # effective samples; with fewer, a longer pilot follows
+FEW_IN_PILOT = 2.0  # effective samples; with fewer, a longer pilot follows
 FINAL = sum(PILOTS)  # number of the first block that isn't a pilot's
 
 
@@ -28,17 +28,16 @@ class RefinedSampler:
 
     All samples have the weight p(x, z) / m(z) with the density m of the mixture, in which each has its share of the
     samples (Veach & Guibas 1995, the balance heuristic; Owen & Zhou 2000). p̂, the mean of the weights, is unbiased for
-    any r, and q's share bounds the weights where r is too narrow. A posterior whose density costs a pass for each
-    latent (`InverseAutoregressive`) is left out: then all samples are from r.
+    any r, and no weight is more than four times that under q alone.
 
     Samples are drawn in blocks of 20. A pilot, which isn't used further, gives the share of effective samples; it is
-    repeated with four times as many blocks while it has fewer than 3. The number of blocks follows from it, so that
+    repeated with four times as many blocks while it has fewer than 2. The number of blocks follows from it, so that
     about 10 effective samples can be expected. The samples of the estimate are new: a rule that stops at good weights
     would bias it.
 
     Args:
         model: a built `kvae.VAE`; later changes of its prior have no effect.
-        num_samples: number of samples of each image, rounded up to blocks; None lets pilots decide.
+        num_samples: number of samples of each image, rounded up to a multiple of 20; None lets pilots decide.
         most: largest number of samples of an image, if pilots decide.
         seed: seed of the noise.
         batch_size: largest number of images at once.
@@ -62,7 +61,6 @@ class RefinedSampler:
         self.model, self.prior, self.num_samples = model, model.prior.fixed(), num_samples
         self.decode = decode
         self.most, self.same_noise = -(-most // BLOCK), same_noise
-        self.from_q = FROM_Q if model.posterior.has_fast_density else 0
         floats, size = decoding_floats(decoding_graph(model, self.prior)), model.latent_dim
         latents = max(1, min(MOST_LATENTS, MEMORY // (4 * floats)))
         self.group = max(1, min(batch_size, latents // (size + 1)))  # images that are refined at once
@@ -75,15 +73,15 @@ class RefinedSampler:
 
     def _weigh(self, z: Any, x: Any, q: Any, c: Any, r: NormalProposal) -> tuple[Any, Any]:
         """Return log p(x, z) − log m(z) of z `(n, B, D)`, and the logarithm of q's share in m(z), `(n, B)` each."""
-        log_m, log_share = r.log_prob(z), None
-        if self.from_q:
-            log_q = self.model.posterior.log_prob(q, z) + math.log(self.from_q / BLOCK)
-            log_r = log_m + math.log(1 - self.from_q / BLOCK)
-            log_m = tf.reduce_logsumexp(tf.stack([log_q, log_r]), axis=0)
-            log_share = log_q - log_m
+        log_q = self.model.posterior.log_prob(q, z)
+        log_q = tf.where(tf.math.is_finite(log_q), log_q, -math.inf) + math.log(
+            FROM_Q / BLOCK
+        )  # 0 beyond a flow's range
+        log_r = r.log_prob(z) + math.log(FROM_R / BLOCK)
+        log_m = tf.reduce_logsumexp(tf.stack([log_q, log_r]), axis=0)
         params = self.model.decoder_params(z, c) if self.decode is None else self._decoded(z, c)
         log_p_x = self.model.likelihood.log_prob(params, x)
-        return log_p_x + self.prior.log_prob(z, c) - log_m, log_share
+        return log_p_x + self.prior.log_prob(z, c) - log_m, log_q - log_m
 
     def _decoded(self, z: Any, c: Any) -> Any:
         """Return the parameters of p(x|z) that belong to the mean images of `decode`."""
@@ -98,10 +96,8 @@ class RefinedSampler:
     def _draw(self, x: Any, q: Any, c: Any, r: NormalProposal, index: Any, block: Any) -> Any:
         """Return the log-weights of one block for each row, `(20, B)`."""
         noise = SampleNoise(self.words, index, (block * BLOCK)[:, None])
-        shape = (BLOCK - self.from_q, tf.shape(x)[0], self.model.latent_dim)
-        z = r.from_noise(noise.normal(shape))
-        if self.from_q:
-            z = tf.concat([self.model.posterior.sample(q, self.from_q, noise), z], axis=0)
+        of_r = r.from_noise(noise.normal((FROM_R, tf.shape(x)[0], self.model.latent_dim)))
+        z = tf.concat([self.model.posterior.sample(q, FROM_Q, noise), of_r], axis=0)
         return self._weigh(z, x, q, c, r)[0]
 
     def groups(
@@ -146,9 +142,8 @@ class RefinedSampler:
         columns = {"nll": np.log(samples) - log_sum, "ess": ess, "samples": samples}
         if exact is not None:
             log_exact, log_share = self.weigh(exact[None], *images, r)
-            share = np.zeros(count) if log_share is None else np.exp(log_share.numpy()[0, :count])
-            is_of_q = np.random.default_rng(index[0]).random(self.group)[:count] < share
-            replaced = np.cumsum(samples) - samples + np.where(is_of_q, 0, self.from_q)  # the first sample of q or r
+            is_of_q = np.random.default_rng(index[0]).random(count) < np.exp(log_share.numpy()[0, :count])
+            replaced = np.cumsum(samples) - samples + np.where(is_of_q, 0, FROM_Q)  # the first sample of q or r
             log_w[replaced] = log_exact.numpy()[0, :count]
             columns["nll_lower"] = np.log(samples) - _sums(log_w, samples)[0]
         return columns
@@ -161,7 +156,7 @@ class RefinedSampler:
         for size in PILOTS:
             sizes = np.full(len(rows), size)
             _, ess = _sums(blocks(rows, first, sizes), BLOCK * sizes)
-            ess = np.where(np.isfinite(ess), ess, 1.0)
+            ess = np.where(np.isfinite(ess), ess, SPARE * ENOUGH * size)  # more samples don't help against NaN
             numbers[rows] = np.clip(np.ceil(SPARE * ENOUGH * size / ess), 1, self.most)
             rows, first = rows[ess < FEW_IN_PILOT], first + size
             if not len(rows) or size >= self.most:

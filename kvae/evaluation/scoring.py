@@ -16,6 +16,7 @@ from kvae.evaluation.refined import RefinedSampler
 from kvae.models import VAE
 from kvae.models.batches import batch_of
 
+BATCH = 256  # images of an array at once
 SAVE_SECONDS = 20.0
 #: samplers by the name of their proposals
 SAMPLERS: dict[str, Callable[..., Any]] = {
@@ -136,7 +137,7 @@ def check_proposal(proposal: str, num_samples: int | None) -> None:
         integer("num_samples", num_samples, least=1)
 
 
-def as_batches(data: Any, batch_size: int = 256) -> tf.data.Dataset:
+def as_batches(data: Any, batch_size: int = BATCH) -> tf.data.Dataset:
     """Return a dataset of batches of an array of images or a pair `(images, labels)`; return a dataset unchanged."""
     if isinstance(data, tf.data.Dataset):
         return data
