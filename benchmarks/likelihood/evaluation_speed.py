@@ -21,7 +21,11 @@ from pathlib import Path
 
 SIZES = (784, 200, 200, 50)
 SAMPLES = 5000
-REFINED = {"refined, 20 samples": (20, 1), "refined, as many as required": (None, 2)}  # samples, Newton steps
+REFINED = {  # samples, Newton steps
+    "refined, 20 samples": (20, 1),
+    "refined, 100 samples": (100, 1),
+    "refined, as many as required": (None, 2),
+}
 PEER_BATCH = 100  # get_nll's default
 
 

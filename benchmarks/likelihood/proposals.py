@@ -9,6 +9,7 @@ settings on images drawn from the model. Milliseconds don't include tracing.
 """
 
 import argparse
+import contextlib
 import os
 import sys
 import time
@@ -27,6 +28,7 @@ from kvae.evaluation import audit, score_images
 from kvae.evaluation.annealed import AnnealedSampler
 from kvae.evaluation.importance import ImportanceSampler
 from kvae.evaluation.refined import RefinedSampler
+from kvae.models import float32_compute
 from kvae.run import RunFolder
 
 
@@ -42,12 +44,11 @@ def settings(vae: kvae.VAE, images: int, posterior: int) -> dict:
     }
 
 
-def measure(folder: Path, limit: int, posterior: int, reference: int, audited: int, skipped: str) -> dict:
-    run = RunFolder(folder)
+def measure(run: RunFolder, limit: int, posterior: int, reference: int, audited: int, skipped: str) -> dict:
     vae, images = run.model, run.data()
     data = images.split("test", labels=vae.condition_dim is not None, limit=limit, batch_size=limit)
     exact = score_images(vae, data, reference, seed=100, proposal="refined")
-    print(f"\n{folder.name}: {limit} test images, {vae.latent_dim} latents; reference of {reference:,} refined "
+    print(f"\n{run.path.name}: {limit} test images, {vae.latent_dim} latents; reference of {reference:,} refined "
           f"samples: {exact['nll'].mean():.3f} nats, median ess {np.median(exact['ess']):.0f}")  # fmt: skip
     print(f"{'':<36}{'bias':>8}{'error':>8}{'ess':>8}{'K':>7}{'ms':>9}{'cpu ms':>9}   audit: at most")
     rows = {}
@@ -89,11 +90,14 @@ if __name__ == "__main__":
     parser.add_argument("--reference", type=int, default=5000, help="samples of the reference")
     parser.add_argument("--audited", type=int, default=100, help="images of the audit; 0 for none")
     parser.add_argument("--skip", default="", help="leave out settings whose names begin so, such as annealed")
+    parser.add_argument("--float32", action="store_true", help="compute in float32, whatever the training used")
     options = parser.parse_args()
     stored = RESULTS / "likelihood_proposals.json"
     results = json.loads(stored.read_text(encoding="utf-8")) if stored.is_file() else {}
     for folder in options.runs:
-        results[folder.name] = measure(
-            folder, options.limit, options.posterior, options.reference, options.audited, options.skip
-        )
+        run = RunFolder(folder)
+        with float32_compute(run.model) if options.float32 else contextlib.nullcontext():
+            results[folder.name + ", float32" * options.float32] = measure(
+                run, options.limit, options.posterior, options.reference, options.audited, options.skip
+            )
         store("likelihood_proposals", results)

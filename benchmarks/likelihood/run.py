@@ -25,6 +25,7 @@ STORED = RESULTS / "likelihood.json"
 STATIC, DYNAMIC = "binarized_mnist", "mnist --binarize stochastic"
 PARTS = "--latent-dim 40 --batch-size 100 --learning-rate 1.2e-3 --epochs 4"
 COLOUR = "--latent-dim 128 --precision bfloat16 --learning-rate 1e-3 --epochs 8"
+REFINED = "--proposal refined --audit"
 IWAE = "--recipe iwae --batch-size 100 --epochs"
 
 #: run: training command, evaluation command; `{run}` is the folder of the run, `{runs}` the folder of all runs
@@ -39,7 +40,7 @@ EXPERIMENTS: dict[str, dict[str, list[str]]] = {
     "iwae": {
         f"iwae-{name}-k{k}": [
             f"train {source} {IWAE} 40 --importance-samples {k} --out {{run}}",
-            "evaluate {run} --samples 5000 --limit 2000",
+            f"evaluate {{run}} --samples 5000 --limit 2000 {REFINED}",
         ]
         for name, source in (("static", STATIC), ("dynamic", DYNAMIC))
         for k in (1, 5)
@@ -79,11 +80,11 @@ EXPERIMENTS: dict[str, dict[str, list[str]]] = {
             experiment: [
                 f"train {STATIC} --recipe {recipe} --from {{runs}}/{experiment}-elbo --importance-samples 5 "
                 f"--epochs {epochs} --learning-rate 3e-4 --out {{run}}",
-                f"evaluate {{run}} --samples {samples}",
+                f"evaluate {{run}} --samples {samples} {REFINED}",
             ],
         }
         for experiment, recipe, epochs, samples in (
-            ("best", "residual_flow", 1, 5000),
+            ("best", "residual_flow", 1, 64),
             ("phone", "phone_vae", 4, 1000),
         )
     },
@@ -166,13 +167,15 @@ def is_missed(experiment: str, name: str, runs: Path) -> bool:
 
 def show(stored: dict) -> None:
     """Print the stored results, one line each."""
-    print(f"{'':<26}{'−ELBO':>9}{'NLL':>9} ± s.e.{'K':>7}{'images':>8}{'bits/dim':>10}{'epochs':>8}{'training':>10}")
+    print(f"{'':<26}{'−ELBO':>9}{'NLL':>9} ± s.e.{'K':>7}{'refined':>9}{'images':>8}{'bits/dim':>10}{'epochs':>8}"
+          f"{'training':>10}")  # fmt: skip
     for name, entry in stored.items():
         scores, seconds = entry["evaluation"], entry["wall_seconds"][0]
+        refined = f"{scores['nll_refined']:.2f}" if "nll_refined" in scores else ""
         took = "" if seconds is None else f"{seconds / 60:.0f} min"
         print(
             f"{name:<26}{-scores['elbo']:>9.2f}{scores['nll']:>9.2f} ± {scores['nll_error']:.2f}"
-            f"{scores['num_samples']:>7}{scores['examples']:>8}{scores['bits_per_dim_nll']:>10.3f}"
+            f"{scores['num_samples']:>7}{refined:>9}{scores['examples']:>8}{scores['bits_per_dim_nll']:>10.3f}"
             f"{entry['epochs']:>8}{took:>10}"
         )
 
