@@ -16,7 +16,7 @@ from kvae.evaluation.scoring import SAMPLERS, score_images
 from kvae.models import VAE
 
 FEW = 2.0  # effective samples; with fewer, one weight dominates the sum
-MOST_REFINED = 512  # latents; with more, annealing is faster (benchmarks/likelihood/proposals.py)
+MOST_REFINED = 512  # latents; with more, annealing is better (benchmarks/likelihood/proposals.py)
 PREFIXES = ("refined_", "annealed_")  # of rows of these proposals in an unfinished evaluation
 GREY, BINARY = "grey values: not a likelihood of binary data", "binary images as given"
 
