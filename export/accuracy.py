@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kvae.evaluation.likelihood import standard_error
 from kvae.export.errors import ExportError
 
 if TYPE_CHECKING:
@@ -28,9 +29,8 @@ def compare(probability: np.ndarray, keras: np.ndarray, labels: np.ndarray | Non
     if labels is not None:
         right = found == labels
         lost = (expected == labels).astype("float64") - right
-        count = len(lost)
         result["accuracy"], result["accuracy_lost"] = float(np.mean(right)), float(np.mean(lost))
-        result["accuracy_lost_error"] = float(np.std(lost, ddof=1) / np.sqrt(count)) if count > 1 else None
+        result["accuracy_lost_error"] = standard_error(lost)
     return result
 
 

@@ -84,7 +84,7 @@ class Resume(keras.callbacks.Callback):
         self.epoch, self.batch, self.finished = 0, 0, False
         self._first, self._saved_at = 0, time.monotonic()  # the epoch's first batch in this `fit`, and the last save
         self._arrays: list[np.ndarray] | None = None
-        self._recount = False  # whether a second `fit` has begun, after the rest of an epoch
+        self._counts: list[dict[str, Numbers]] = []  # counters of `others` to restore when the next epoch begins
         self.is_saved = self.path.exists()
         if self.is_saved:
             self._read()
@@ -119,8 +119,7 @@ class Resume(keras.callbacks.Callback):
                 )  # fmt: skip
             except _RestOfEpochIsDone:
                 trained = history.epoch
-                self._counts = [_numbers(callback) for callback in self.others]  # `fit` may reset them
-                self._recount = True
+                self._counts = [_numbers(callback) for callback in self.others]  # the second `fit` may reset them
                 continue
             history.epoch = [*trained, *history.epoch]
             return history
@@ -132,9 +131,9 @@ class Resume(keras.callbacks.Callback):
             self.model.optimizer.build(self.model.trainable_variables)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        if self._recount:
+        if self._arrays is None:
             self._restore_counts()
-        if self._arrays is not None:
+        else:
             if epoch != self.epoch:
                 raise ValueError(
                     f"Expected `fit` to start where {self.path} was saved: pass initial_epoch={self.epoch}. "
@@ -142,7 +141,7 @@ class Resume(keras.callbacks.Callback):
                 )
             self._restore(self._arrays)
             self._arrays = None
-        elif epoch > self.epoch or not self.is_saved:
+        if epoch > self.epoch or not self.is_saved:
             is_after_rest = self._first > 0
             self._save(epoch, 0)
             if is_after_rest and not self.interrupted:
@@ -233,7 +232,7 @@ class Resume(keras.callbacks.Callback):
         for callback, numbers in zip(self.others, self._counts):
             known = _numbers(callback)  # a file can't set other attributes
             vars(callback).update({name: n for name, n in numbers.items() if name in known and isinstance(n, Numbers)})
-        self._recount = False
+        self._counts = []
 
 
 class _RestOfEpochIsDone(Exception):

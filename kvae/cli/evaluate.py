@@ -47,7 +47,7 @@ def evaluate(
     ] = "auto",
     audit: Annotated[
         bool,
-        typer.Option("--audit", help="Bound the error of each NLL on 200 images drawn from the model."),
+        typer.Option("--audit", help=f"Bound the error of each NLL on {AUDITED} images drawn from the model."),
     ] = False,
     file: Annotated[
         Path | None,

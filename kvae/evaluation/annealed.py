@@ -9,8 +9,8 @@ import tensorflow as tf
 
 from kvae.distributions import seed_words
 from kvae.distributions.diagonal_normal import LOG_2PI
-from kvae.evaluation.graphs import decoding_floats, decoding_graph
-from kvae.evaluation.importance import MEMORY, MOST_LATENTS, Rows, SampleNoise, log_sum_exp
+from kvae.evaluation.graphs import decoding_floats, decoding_graph, filled_group, gathered
+from kvae.evaluation.importance import MEMORY, MOST_LATENTS, Rows, SampleNoise, sum_and_ess
 from kvae.models import VAE
 
 CHAINS = 10
@@ -59,11 +59,9 @@ class AnnealedSampler:
         mean, scale = self.model.posterior.mean(q), tf.sqrt(self.model.posterior.variance(q))
         x = x if target is None else target
         for start in range(known, len(x), self.group):
-            group = slice(start, min(start + self.group, len(x)))
-            row = np.minimum(np.arange(start, start + self.group), len(x) - 1)  # the last image fills up the group
-            inputs = [None if tensor is None else tf.gather(tensor, row) for tensor in (x, mean, scale, c)]
-            yield group, self._scores(inputs, tf.constant(first + row, tf.int32), group.stop - start,
-                                      None if exact is None else tf.gather(exact, row))  # fmt: skip
+            group, row = filled_group(start, self.group, len(x))
+            *inputs, given = gathered((x, mean, scale, c, exact), row)
+            yield group, self._scores(inputs, tf.constant(first + row, tf.int32), group.stop - start, given)
 
     def _noise(self, index: Any, start: Any, draws: int) -> SampleNoise:
         noise = SampleNoise(self.words, index, start)
@@ -80,7 +78,8 @@ class AnnealedSampler:
 
         _, sizes = self.run(starts(PILOT), steps, up, some_size, index, PILOT, True, *inputs)
         log_w = self.run(starts(0), steps, up, sizes, index, 0, False, *inputs)[0].numpy().astype(np.float64)
-        columns = {"nll": _nll(log_w), "ess": _effective(log_w), "samples": np.full(self.group, self.chains)}
+        nll, ess = _scored(log_w)
+        columns = {"nll": nll, "ess": ess, "samples": np.full(self.group, self.chains)}
         if exact is not None:
             _, mean, scale, _ = inputs
             end = ((exact - mean) / scale)[None]
@@ -88,7 +87,7 @@ class AnnealedSampler:
             back = tf.concat([sizes[-2::-1], sizes[:1]], axis=0)
             log_exact = self.run(end, steps[::-1], down, back, index, BACK, False, *inputs)
             log_w[0] = log_exact[0].numpy()[0]
-            columns["nll_lower"] = _nll(log_w)
+            columns["nll_lower"], _ = _scored(log_w)
         return {name: values[:count] for name, values in columns.items()}
 
     def _run(
@@ -145,10 +144,8 @@ class AnnealedSampler:
         return log_w, used.stack()
 
 
-def _nll(log_w: np.ndarray) -> np.ndarray:
-    return math.log(len(log_w)) - log_sum_exp(log_w)
-
-
-def _effective(log_w: np.ndarray) -> np.ndarray:
-    with np.errstate(invalid="ignore"):
-        return np.exp(2 * log_sum_exp(log_w) - log_sum_exp(2 * log_w))
+def _scored(log_w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return −log p̂ and the effective sample size of each image, for log-weights `(n, B)`."""
+    n, count = log_w.shape
+    log_sum, ess = sum_and_ess(log_w.T.ravel(), np.full(count, n))
+    return math.log(n) - log_sum, ess

@@ -11,7 +11,7 @@ from kvae.arguments import integer
 from kvae.distributions import IndexedNoise, seed_words
 from kvae.evaluation.importance import ImportanceSampler, Rows
 from kvae.evaluation.likelihood import standard_error
-from kvae.evaluation.scoring import SAMPLERS, check_proposal
+from kvae.evaluation.scoring import SAMPLERS, check_proposal, joined
 from kvae.models import VAE
 
 
@@ -67,7 +67,7 @@ def audit(
         rows = _with_posterior(model, seen, c, x, z, num_samples, seed)
     else:
         sampler = SAMPLERS[proposal](model, num_samples, seed, len(x))
-        rows = _joined([scores for _, scores in sampler.groups(seen, c, 0, 0, x, exact=z)])
+        rows = joined([scores for _, scores in sampler.groups(seen, c, 0, 0, x, exact=z)])
     gap = rows["nll"] - rows["nll_lower"]
     return {
         "nll": float(np.mean(rows["nll"])),
@@ -83,13 +83,9 @@ def audit(
 def _with_posterior(model: VAE, seen: Any, c: Any, x: Any, z: Any, num_samples: Any, seed: int) -> Rows:
     """Score with K − 1 samples of q; the exact sample is the last one of the lower bound."""
     sampler = ImportanceSampler(model, num_samples - 1, seed, len(x))
-    rows = _joined([scores for _, scores in sampler.groups(seen, c, 0, 0, x)])
+    rows = joined([scores for _, scores in sampler.groups(seen, c, 0, 0, x)])
     log_p = model.likelihood.log_prob(model.decoder_params(z, c), x) + model.prior.fixed().log_prob(z, c)
     log_weight = (log_p - model.posterior.log_prob(model.encoder_params(seen, c), z)).numpy().astype(np.float64)
     log_sum = math.log(num_samples - 1) - rows["nll"]
     lower = math.log(num_samples) - np.logaddexp(log_sum, log_weight)
     return rows | {"nll_lower": lower, "samples": np.full(len(x), num_samples)}
-
-
-def _joined(parts: list[Rows]) -> Rows:
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

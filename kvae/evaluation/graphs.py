@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from kvae.models import VAE
@@ -58,6 +59,22 @@ def few_at_a_time(work: Callable[[int], Any], items: Sequence[int]) -> Iterator[
         finally:
             for future in waiting:
                 future.cancel()
+
+
+def filled_group(start: int, size: int, count: int) -> tuple[slice, np.ndarray]:
+    """Return the group of rows from `start` on, and `size` row numbers: the last of `count` rows fills up the group.
+
+    Example:
+
+        >>> filled_group(4, 3, count=5)
+        (slice(4, 5, None), array([4, 4, 4]))
+    """
+    return slice(start, min(start + size, count)), np.minimum(np.arange(start, start + size), count - 1)
+
+
+def gathered(tensors: Sequence[Any], rows: Any) -> list[Any]:
+    """Return the rows of each tensor; None stays None."""
+    return [None if tensor is None else tf.gather(tensor, rows) for tensor in tensors]
 
 
 def decoding_graph(model: VAE, prior: Prior) -> tf.Graph:

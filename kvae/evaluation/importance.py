@@ -10,7 +10,15 @@ from keras import ops
 
 from kvae.distributions import Noise, closed_form_kl, normal_from_words, seed_words, uniform_from_words
 from kvae.distributions.threefry import threefry
-from kvae.evaluation.graphs import decoding_floats, decoding_graph, few_at_a_time, has_convolutions, one_at_a_time
+from kvae.evaluation.graphs import (
+    decoding_floats,
+    decoding_graph,
+    few_at_a_time,
+    filled_group,
+    gathered,
+    has_convolutions,
+    one_at_a_time,
+)
 from kvae.models import VAE
 
 MEMORY = 64 << 20  # bytes of the largest tensor while decoding
@@ -117,12 +125,12 @@ class ImportanceSampler:
         x = x if target is None else target
 
         def tensors(start: int) -> tuple[Any, ...]:
-            row = np.minimum(np.arange(start, start + self.group), len(x) - 1)  # the last image fills up the group
+            _, row = filled_group(start, self.group, len(x))
             index = tf.constant(np.zeros_like(row) if self.same_noise else first + row, tf.int32)
-            return *(None if tensor is None else tf.gather(tensor, row) for tensor in (x, q, c)), index
+            return *gathered((x, q, c), row), index
 
         def work(start: int) -> tuple[slice, Rows]:
-            group = slice(start, min(start + self.group, len(x)))
+            group, _ = filled_group(start, self.group, len(x))
             scores = {name: values[: group.stop - start] for name, values in self._scores(*tensors(start)).items()}
             if rate is not None:
                 scores["rate"] = rate[group].numpy().astype(np.float64)
@@ -163,6 +171,24 @@ class ImportanceSampler:
             "nll": math.log(self.num_samples) - log_sum,
             "ess": ess,
         }
+
+
+def sum_and_ess(log_w: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return log Σ w and the effective sample size (Σ w)² / Σ w² of successive parts of these lengths.
+
+    Example:
+
+        >>> log_sum, ess = sum_and_ess(np.log([1.0, 3.0, 2.0, 2.0]), np.array([2, 2]))
+        >>> np.exp(log_sum).round(2).tolist(), ess.round(2).tolist()
+        ([4.0, 4.0], [1.6, 2.0])
+    """
+    starts = np.cumsum(lengths) - lengths
+    top = np.maximum.reduceat(log_w, starts)
+    shift = np.where(np.isfinite(top), top, 0.0)
+    w = np.exp(log_w - np.repeat(shift, lengths))
+    total = np.add.reduceat(w, starts)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.log(total) + shift, total**2 / np.add.reduceat(w**2, starts)
 
 
 def log_sum_exp(values: np.ndarray) -> np.ndarray:

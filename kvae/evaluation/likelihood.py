@@ -17,7 +17,7 @@ from kvae.models import VAE
 
 FEW = 2.0  # effective samples; with fewer, one weight dominates the sum
 MOST_REFINED = 512  # latents; with more, annealing is better (benchmarks/likelihood/proposals.py)
-PREFIXES = ("refined_", "annealed_")  # of rows of these proposals in an unfinished evaluation
+PREFIXES = tuple(f"{name}_" for name in SAMPLERS if name != "posterior")  # of their rows in an unfinished evaluation
 GREY, BINARY = "grey values: not a likelihood of binary data", "binary images as given"
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import tensorflow as tf
 
 from kvae.distributions import seed_words
-from kvae.evaluation.graphs import decoding_floats, decoding_graph, few_at_a_time, one_at_a_time
-from kvae.evaluation.importance import MEMORY, MOST_LATENTS, Rows, SampleNoise
+from kvae.evaluation.graphs import decoding_floats, decoding_graph, few_at_a_time, filled_group, gathered, one_at_a_time
+from kvae.evaluation.importance import MEMORY, MOST_LATENTS, Rows, SampleNoise, sum_and_ess
 from kvae.evaluation.proposals import NormalProposal, refined_proposal
 from kvae.models import VAE
 
@@ -114,10 +114,9 @@ class RefinedSampler:
         x = x if target is None else target
 
         def work(start: int) -> tuple[slice, Rows]:
-            group = slice(start, min(start + self.group, len(x)))
-            row = np.minimum(np.arange(start, start + self.group), len(x) - 1)  # the last image fills up the group
-            inputs = [None if tensor is None else tf.gather(tensor, row) for tensor in (x, q, c)]
-            r, given = self.refine(*inputs), None if exact is None else tf.gather(exact, row)
+            group, row = filled_group(start, self.group, len(x))
+            *inputs, given = gathered((x, q, c, exact), row)
+            r = self.refine(*inputs)
             index = np.zeros_like(row) if self.same_noise else first + row
             return group, self._scores(inputs, r, index, group.stop - start, given)
 
@@ -131,21 +130,20 @@ class RefinedSampler:
             drawn = []
             for start in range(0, len(row), self.pairs):
                 pair = slice(start, start + self.pairs)
-                inputs = [None if tensor is None else tf.gather(tensor, row[pair]) for tensor in images]
-                chosen = NormalProposal(*(tf.gather(tensor, row[pair]) for tensor in r))
+                inputs, chosen = gathered(images, row[pair]), NormalProposal(*gathered(r, row[pair]))
                 drawn.append(self.draw(*inputs, chosen, _int32(index[row[pair]]), _int32(block[pair])).numpy().T)
             return np.concatenate(drawn).ravel().astype(np.float64)
 
         numbers = self._numbers(blocks, count)
         log_w, samples = blocks(np.arange(count), FINAL, numbers), BLOCK * numbers
-        log_sum, ess = _sums(log_w, samples)
+        log_sum, ess = sum_and_ess(log_w, samples)
         columns = {"nll": np.log(samples) - log_sum, "ess": ess, "samples": samples}
         if exact is not None:
             log_exact, log_share = self.weigh(exact[None], *images, r)
             is_of_q = np.random.default_rng(index[0]).random(count) < np.exp(log_share.numpy()[0, :count])
             replaced = np.cumsum(samples) - samples + np.where(is_of_q, 0, FROM_Q)  # the first sample of q or r
             log_w[replaced] = log_exact.numpy()[0, :count]
-            columns["nll_lower"] = np.log(samples) - _sums(log_w, samples)[0]
+            columns["nll_lower"] = np.log(samples) - sum_and_ess(log_w, samples)[0]
         return columns
 
     def _numbers(self, blocks: Callable[..., np.ndarray], count: int) -> np.ndarray:
@@ -155,7 +153,7 @@ class RefinedSampler:
         numbers, rows, first = np.ones(count, int), np.arange(count), 0
         for size in PILOTS:
             sizes = np.full(len(rows), size)
-            _, ess = _sums(blocks(rows, first, sizes), BLOCK * sizes)
+            _, ess = sum_and_ess(blocks(rows, first, sizes), BLOCK * sizes)
             ess = np.where(np.isfinite(ess), ess, SPARE * ENOUGH * size)  # more samples don't help against NaN
             numbers[rows] = np.clip(np.ceil(SPARE * ENOUGH * size / ess), 1, self.most)
             rows, first = rows[ess < FEW_IN_PILOT], first + size
@@ -166,14 +164,3 @@ class RefinedSampler:
 
 def _int32(values: np.ndarray) -> Any:
     return tf.constant(values, tf.int32)
-
-
-def _sums(log_w: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return log Σ w and the effective sample size (Σ w)² / Σ w² of successive parts of these lengths."""
-    starts = np.cumsum(lengths) - lengths
-    top = np.maximum.reduceat(log_w, starts)
-    shift = np.where(np.isfinite(top), top, 0.0)
-    w = np.exp(log_w - np.repeat(shift, lengths))
-    total = np.add.reduceat(w, starts)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.log(total) + shift, total**2 / np.add.reduceat(w**2, starts)

@@ -110,7 +110,7 @@ def score_images(
                     parts.append({name: row[group] for name, row in rows.items()} | scores)
                     bar.update(len(scores["nll"]))
                     if save is not None and time.monotonic() - saved > SAVE_SECONDS:
-                        save(_joined(parts))
+                        save(joined(parts))
                         saved = time.monotonic()
             first += len(x)
         if finished > first:
@@ -120,11 +120,11 @@ def score_images(
             )
     except KeyboardInterrupt:
         if save is not None and parts:
-            save(_joined(parts))
+            save(joined(parts))
         raise
     finally:
         bar.close()
-    return _joined(parts) if parts else {}
+    return joined(parts) if parts else {}
 
 
 def check_proposal(proposal: str, num_samples: int | None) -> None:
@@ -159,5 +159,6 @@ def _image_rows(model: VAE, x: Any) -> Rows:
     return {"image": image, "binary": binary, "outside": outside}
 
 
-def _joined(parts: list[Mapping[str, np.ndarray]]) -> Rows:
+def joined(parts: list[Mapping[str, np.ndarray]]) -> Rows:
+    """Return the rows of all parts, one part after the other."""
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

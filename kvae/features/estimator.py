@@ -193,8 +193,8 @@ class LatentEstimator(BaseEstimator):
 
     def _rows(self, function: Callable[[np.ndarray], Any], inputs: np.ndarray) -> np.ndarray:
         """Apply a function to `ROWS` inputs at a time."""
-        rows = padded(inputs, ROWS)
-        pieces = [np.asarray(function(rows[start : start + ROWS])) for start in range(0, len(rows), ROWS)]
+        starts = range(0, len(inputs), ROWS)
+        pieces = [np.asarray(function(padded(inputs[start : start + ROWS], ROWS))) for start in starts]
         return np.concatenate(pieces)[: len(inputs)]
 
     def _scores(self, images: np.ndarray) -> Rows:

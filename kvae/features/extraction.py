@@ -106,10 +106,9 @@ def batch_encoder(model: LatentModel, hidden: bool = True) -> BatchEncoder:
 
 def _in_rows(function: Callable[[list[np.ndarray]], Any], inputs: list[np.ndarray]) -> dict[str, np.ndarray]:
     """Apply a function to `ROWS` rows at a time, with the last batch padded."""
-    count, inputs = len(inputs[0]), [padded(part, ROWS) for part in inputs]
-    pieces = []
+    count, pieces = len(inputs[0]), []
     for start in range(0, count, ROWS):
-        outputs = function([part[start : start + ROWS] for part in inputs])
+        outputs = function([padded(part[start : start + ROWS], ROWS) for part in inputs])
         pieces.append({name: array.numpy() for name, array in outputs.items()})
     return {name: np.concatenate([piece[name] for piece in pieces])[:count] for name in pieces[0]}
 
