@@ -31,10 +31,10 @@ IWAE = "--recipe iwae --batch-size 100 --epochs"
 #: run: training command, evaluation command; `{run}` is the folder of the run, `{runs}` the folder of all runs
 EXPERIMENTS: dict[str, dict[str, list[str]]] = {
     "pythae": {
-        "pythae": [f"train {STATIC} --recipe pythae_vae --out {{run}}", "evaluate {run} --samples 200"],
+        "pythae": [f"train {STATIC} --recipe pythae_vae --out {{run}}", f"evaluate {{run}} --samples 200 {REFINED}"],
         "pythae-dynamic": [
             f"train {DYNAMIC} --recipe pythae_vae --epochs 250 --out {{run}}",
-            "evaluate {run} --samples 200",
+            f"evaluate {{run}} --samples 200 {REFINED}",
         ],
     },
     "iwae": {
@@ -48,11 +48,14 @@ EXPERIMENTS: dict[str, dict[str, list[str]]] = {
     "iwae50": {
         "iwae-dynamic-k50": [
             f"train {DYNAMIC} {IWAE} 10 --importance-samples 50 --out {{run}}",
-            "evaluate {run} --samples 5000 --limit 2000",
+            f"evaluate {{run}} --samples 5000 --limit 2000 {REFINED}",
         ],
     },
     "vamp": {
-        name: [f"train {STATIC} --recipe {name} --epochs 50 --out {{run}}", "evaluate {run} --samples 500"]
+        name: [
+            f"train {STATIC} --recipe {name} --epochs 50 --out {{run}}",
+            f"evaluate {{run}} --samples 500 {REFINED}",
+        ]
         for name in ("gated_vae", "vamp")
     },
     # The contribution of each part: the same 4 epochs, from the default network to all parts except the fine-tuning.
