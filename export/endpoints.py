@@ -129,11 +129,12 @@ def encode(model: Any, image: Any, condition: Any = None) -> dict[str, Any]:
     params = model.encoder_params(image, condition)
     if not hasattr(model, "posterior"):  # a plain autoencoder: the code
         return {"mean": params}
-    return {"mean": model.posterior.mean(params), "variance": model.posterior.variance(params)}
+    mean, variance = model.posterior.moments(params)
+    return {"mean": mean, "variance": variance}
 
 
 def reconstruct(model: Any, image: Any, condition: Any = None) -> dict[str, Any]:
-    return {"reconstruction": decode(model, encode(model, image, condition)["mean"], condition)["image"]}
+    return {"reconstruction": model.likelihood.mean(model.reconstruction_params(image, condition))}
 
 
 def generate(model: Any, seed: Any, index: Any, temperature: Any, condition: Any = None) -> dict[str, Any]:

@@ -37,6 +37,11 @@ FIGURES = (
      "means over an epoch, so validation can look better in the first epochs.)"),
     ("reconstructions", "Reconstructions", "Test images, and below them their reconstructions by encoder and decoder, "
      "without noise. The latents don't carry details that are lost here."),
+    ("levels", "What each level represents", "Test images, and below them images that keep the latents of the first "
+     "levels, from the top, and draw those of the other levels from the prior. What is the same in a row as above is "
+     "what the kept levels represent; the last row are the reconstructions."),
+    ("layer_rates", "Rate of each layer", "KL of each stochastic layer from its prior, mean over test images. A layer "
+     "near zero is unused."),
     ("samples", "Samples from the prior", "New images, decoded from latents that are drawn from the prior. The "
      "exported decoder generates them in the same way, without encoder or data. Each image is the mean of p(x|z), "
      "without pixel noise, and therefore soft."),
@@ -80,6 +85,7 @@ def write_figures(
     label_names: Sequence[str] = (),
     means: np.ndarray | None = None,
     kl: np.ndarray | None = None,
+    layer_rates: Sequence[float] | None = None,
     steps: Steps | None = None,
 ) -> list[Path]:
     """Draw the figures of a run into `run/figures`; each file is written atomically.
@@ -97,6 +103,7 @@ def write_figures(
         label_names: names of the classes.
         means: latents of `images`, `(N, D)`; None encodes the images.
         kl: KL of each latent, `(D,)`, nats; None omits its figure.
+        layer_rates: rate of each layer of a hierarchy, nats; None omits its figure.
         steps: steps that report the figures that can't be drawn.
 
     Returns:
@@ -143,6 +150,13 @@ def write_figures(
     if labels is not None and not conditional:
         figures["direction"] = lambda: _direction(model, images, codes, labels)
         figures["arithmetic"] = lambda: _arithmetic(model, images, codes, labels)
+    if hasattr(model.decoder, "levels"):
+        if not conditional:
+            figures["levels"] = lambda: plotting.levels(model, images)
+        if layer_rates is not None:
+            grids = ["×".join(map(str, level.grid(model.image_shape))) for level in model.decoder.levels]
+            levels = [(grid, level.layers) for grid, level in zip(grids, model.decoder.levels)]
+            figures["layer_rates"] = lambda: plotting.layer_rates(layer_rates, levels)
     if kl is not None:
         figures["kl_per_dimension"] = lambda: plotting.kl_per_dimension(kl, variances > ACTIVE_VARIANCE)
 

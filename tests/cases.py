@@ -1,13 +1,22 @@
 """Tables of all parts of a VAE, one row for each variant. The contract tests run over these tables."""
 
-from kvae import likelihoods, objectives, posteriors, priors, schedules
+from kvae import likelihoods, networks, objectives, posteriors, priors, schedules
 
 #: posteriors q(z|x), by name
 POSTERIORS = {
     "DiagonalNormal": lambda: posteriors.DiagonalNormal(),
     "FullCovarianceNormal": lambda: posteriors.FullCovarianceNormal(),
     "InverseAutoregressive": lambda: posteriors.InverseAutoregressive(num_steps=2, units=16),
+    "TopDownNormal": lambda: posteriors.TopDownNormal(),
 }
+
+
+def networks_for(posterior, image_shape=(8, 8, 1), levels=((4, 1, 2, 4), (2, 1, 1, 4))):
+    """Return a small encoder and decoder for a posterior: dense networks of 3 latents, or those of a hierarchy."""
+    if isinstance(posterior, posteriors.TopDownNormal):
+        return networks.BottomUp(image_shape, levels), networks.TopDown(image_shape, levels)
+    return networks.Encoder(3, networks.MLP((16,))), networks.Decoder(image_shape, networks.MLP((16,)))
+
 
 #: likelihoods p(x|z), by name
 LIKELIHOODS = {
@@ -31,10 +40,10 @@ PRIORS = {
     "StandardNormal": lambda: priors.StandardNormal(),
     "ConditionalNormal": lambda: priors.ConditionalNormal(),  # only for conditional models
     "Mixture": lambda: priors.Mixture(components=3),
-    "VampPrior": lambda: priors.VampPrior(pseudo_inputs=4),
     "RealNVP": lambda: priors.RealNVP(num_layers=4, units=(16,)),
     "FixedMixture": lambda: priors.FixedMixture(components=3),
     "FixedMixture full": lambda: priors.FixedMixture(components=3, full=True),
+    "VampPrior": lambda: priors.VampPrior(pseudo_inputs=4),  # not for every posterior
 }
 
 #: objectives, by name

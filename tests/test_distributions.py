@@ -120,6 +120,7 @@ POSTERIORS = {
     "DiagonalNormal": summed(diagonal_normal),
     "FullCovarianceNormal": full_covariance_normal,
     "InverseAutoregressive": "no closed form; samples and log_prob are compared with each other, and integrated",
+    "TopDownNormal": "tests/test_hierarchy.py",
 }
 LIKELIHOODS = {
     "Bernoulli": summed(lambda params, x: stats.bernoulli(logistic(params)).logpmf(x)),

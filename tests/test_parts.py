@@ -6,10 +6,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from cases import LIKELIHOODS, OBJECTIVES, POSTERIORS, PRIORS
+from cases import LIKELIHOODS, OBJECTIVES, POSTERIORS, PRIORS, networks_for
 
 import kvae
-from kvae import networks
 from kvae.distributions import Distribution, seed_words
 from kvae.export import endpoints
 from kvae.export.litert import convert
@@ -30,8 +29,7 @@ def vae_with(*names):
     """Return a tiny VAE with these parts. It is conditional if a part requires that; other models ignore labels."""
     parts = {kind: make() for kind, make in map(PARTS.get, names)}
     return kvae.VAE(
-        networks.Encoder(3, networks.MLP((16,))),
-        networks.Decoder((8, 8, 1), networks.MLP((16,))),
+        *networks_for(parts.get("posterior")),
         condition_dim=CLASSES if isinstance(parts.get("prior"), ConditionalNormal) else None,
         **parts,
     )

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from cases import LIKELIHOODS, POSTERIORS, PRIORS
+from cases import LIKELIHOODS, POSTERIORS, PRIORS, networks_for
 from scipy import stats
 from scipy.special import logsumexp
 
@@ -149,9 +149,8 @@ def test_every_prior(name):
 @pytest.mark.parametrize("name", POSTERIORS)
 def test_every_posterior(name):
     keras.utils.set_random_seed(0)
-    vae = kvae.VAE(
-        kvae.Encoder(3, networks.MLP((16,))), kvae.Decoder((8, 8, 1), networks.MLP((16,))), posterior=POSTERIORS[name]()
-    )
+    posterior = POSTERIORS[name]()
+    vae = kvae.VAE(*networks_for(posterior), posterior=posterior)
     agrees(vae, np.round(IMAGES))
     assert evaluation.audit(vae, 20)["gap"] < 0.2
 
@@ -160,10 +159,8 @@ def test_every_posterior(name):
 @pytest.mark.parametrize("name", POSTERIORS)
 def test_annealing_agrees(name):
     keras.utils.set_random_seed(0)
-    vae = kvae.VAE(
-        kvae.Encoder(3, networks.MLP((16,))), kvae.Decoder((8, 8, 1), networks.MLP((16,))),
-        posterior=POSTERIORS[name](), condition_dim=4,
-    )  # fmt: skip
+    posterior = POSTERIORS[name]()
+    vae = kvae.VAE(*networks_for(posterior), posterior=posterior, condition_dim=4)
     data = np.round(IMAGES), np.arange(12) % 4
     annealed, rows = (evaluation.score_images(vae, data, None, proposal=p) for p in ("annealed", "refined"))
     variance = np.mean(1 / annealed["ess"] - 0.1 + (rows["samples"] / rows["ess"] - 1) / rows["samples"])

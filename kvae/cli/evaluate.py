@@ -199,14 +199,16 @@ class PartialScores:
 def _aggregate(run: RunFolder, split: str, limit: int | None, data_dir: Path | None) -> dict[str, float]:
     """Estimate mutual information and marginal KL from the first images.
 
-    The result is empty for conditional models, and for flows: their density at another image's sample takes too long.
+    The result is empty for conditional models, flows and hierarchies: the density at the sample of another image takes
+    too long.
     """
     from kvae.evaluation import aggregate_posterior
-    from kvae.posteriors import InverseAutoregressive
+    from kvae.posteriors import InverseAutoregressive, TopDownNormal
 
-    flow = isinstance(run.model.posterior, InverseAutoregressive)
-    if flow or run.model.condition_dim is not None:
-        say(f"KL(q(z) ‖ p) isn't estimated for {'a flow posterior' if flow else 'a conditional model'}.")
+    slow = {InverseAutoregressive: "a flow posterior", TopDownNormal: "a hierarchy of latents"}
+    kind = slow.get(type(run.model.posterior), "a conditional model" if run.model.condition_dim is not None else None)
+    if kind:
+        say(f"KL(q(z) ‖ p) isn't estimated for {kind}.")
         return {}
     images = run.data(data_dir=data_dir).split(split, limit=min(limit or PAIRED, PAIRED))
     return aggregate_posterior(run.model, images)
@@ -217,7 +219,6 @@ def _audit(
 ) -> dict[str, Any]:
     """Print how far each NLL is from the truth on images drawn from the model, and return the results by proposal."""
     from kvae.evaluation import audit
-    from kvae.evaluation.likelihood import best_proposal
 
     condition = None
     if run.model.condition_dim is not None:
@@ -226,8 +227,8 @@ def _audit(
         labels = run.data(data_dir=data_dir).arrays(split, min(limit or AUDITED, AUDITED))[1]
         condition = np.resize(labels, AUDITED)  # type: ignore[arg-type]
     results = {}
-    refinement = best_proposal(run.model) if scores["proposal"] == "posterior" else scores["proposal"]
-    for proposal, samples in (("posterior", max(2, scores["num_samples"])), (refinement, None)):
+    for proposal in dict.fromkeys(["posterior", scores["proposal"]]):
+        samples = max(2, scores["num_samples"]) if proposal == "posterior" else None
         results[proposal] = audit(run.model, AUDITED, samples, proposal, scores["seed"], condition)
     table(
         [f"audit, {AUDITED} images drawn from the model", "samples", "nats from the truth, at most", "±"],

@@ -16,6 +16,7 @@ from kvae.distributions.normal import Normal
 from kvae.distributions.optimal_normal import OptimalNormal
 from kvae.distributions.quantile import normal_from_words, uniform_from_words
 from kvae.distributions.threefry import random_words, seed_words
+from kvae.distributions.top_down_normal import TopDownNormal
 
 __all__ = [
     "Bernoulli",
@@ -34,6 +35,7 @@ __all__ = [
     "Normal",
     "OptimalNormal",
     "Seed",
+    "TopDownNormal",
     "closed_form_kl",
     "normal_from_words",
     "random_words",

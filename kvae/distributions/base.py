@@ -32,11 +32,13 @@ class Distribution(Part):
         support: values of the distribution: "real" numbers, the "unit" interval [0, 1], "binary" 0 and 1, or
             "levels" k / (levels − 1).
         roles: possible roles, "posterior" or "likelihood".
+        is_joint: whether samples of a posterior are drawn together with the pass of the decoder (`TopDownNormal`).
         unbounded: names of the raw parameters without bounds, for the error about a network whose last activation has
             bounds. None for a family that accepts bounded raw parameters.
     """
 
     support = "real"
+    is_joint = False
     roles: tuple[str, ...] = ("posterior", "likelihood")
     unbounded: str | None = None
 
@@ -48,6 +50,9 @@ class Distribution(Part):
         """Build for the shape of the raw parameters, `(batch, …)`."""
         self.event_rank = len(input_shape) - 1
         self.built = True
+
+    def connect(self, model: Any) -> None:
+        """Connect a posterior to its VAE, before the networks are built. Raise ValueError for incompatible parts."""
 
     def param_size(self, event_shape: tuple[int, ...]) -> int:
         """Return the size of the last axis of the raw parameters for an event of this shape."""
@@ -85,6 +90,14 @@ class Distribution(Part):
     def variance(self, params: Any) -> Any:
         """Return the variance of every entry, `(B, *event)`: the diagonal of the covariance."""
         raise NotImplementedError(f"{type(self).__name__} must define `variance`.")
+
+    def moments(self, params: Any) -> tuple[Any, Any]:
+        """Return `mean` and `variance`."""
+        return self.mean(params), self.variance(params)
+
+    def top_moments(self, params: Any) -> tuple[Any, Any]:
+        """Return the moments of the latents that represent an image: all, or the top level of a hierarchy."""
+        return self.moments(params)
 
     def covariance(self, params: Any) -> Any:
         """Return the covariance matrix of the flattened event, `(B, N, N)`."""

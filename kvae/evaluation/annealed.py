@@ -56,7 +56,8 @@ class AnnealedSampler:
     ) -> Iterator[tuple[slice, Rows]]:
         """Yield the scores of the images of a batch after the first `known`, as `RefinedSampler.groups` does."""
         q = self.model.encoder_params(x, c)
-        mean, scale = self.model.posterior.mean(q), tf.sqrt(self.model.posterior.variance(q))
+        mean, variance = self.model.posterior.moments(q)
+        scale = tf.sqrt(variance)
         x = x if target is None else target
         for start in range(known, len(x), self.group):
             group, row = filled_group(start, self.group, len(x))

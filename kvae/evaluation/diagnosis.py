@@ -10,6 +10,7 @@ TRUSTED = 0.9  # share of images with two effective samples or more
 ENOUGH_SAMPLES = 64  # with fewer samples, the bound isn't expected to be close to the likelihood
 CLEAR = 4.0  # standard errors of a significant gap
 GAP = 1.0  # nats of a relevant gap
+UNUSED = 0.1  # nats of a stochastic layer that carries (almost) no information
 WASTED = 0.1  # acceptable share of the aggregate posterior's KL from the prior in the rate
 
 
@@ -48,6 +49,7 @@ def diagnose(scores: Mapping[str, Any], train: Mapping[str, Any] | None = None) 
     """Return the problems that the scores show; an empty list if they show none.
 
     * "posterior collapse": fewer than 2 latents, and at most a quarter, are active;
+    * "unused layers": stochastic layers of a hierarchy with a rate below 0.1 nats;
     * "not finite": names the terms, and the number of images of each;
     * "outside the support": images without a probability under the likelihood, such as grey ones for Bernoulli;
     * "degenerate weights": K ≥ 64, and the effective sample size is below 2 for more than 10% of the images;
@@ -65,8 +67,8 @@ def diagnose(scores: Mapping[str, Any], train: Mapping[str, Any] | None = None) 
         >>> [finding.name for finding in diagnose(scores)]
         ['posterior collapse']
     """
-    found = (_collapse(scores), _not_finite(scores), _outside(scores), _weights(scores), _mismatch(scores))
-    findings = [finding for finding in found if finding]
+    checks = (_collapse, _layers, _not_finite, _outside, _weights, _mismatch)
+    findings = [finding for check in checks if (finding := check(scores))]
     return findings if train is None else [*findings, *_gap(scores, train)]
 
 
@@ -81,6 +83,18 @@ def _collapse(scores: Mapping[str, Any]) -> Finding | None:
         "posterior collapse",
         f"Posterior collapse: {active} of {latents} latents are active ({rate}), so the decoder gives nearly the same "
         "image for every z. Train longer, warm up or lower beta, or use a likelihood with a smaller variance.",
+    )
+
+
+def _layers(scores: Mapping[str, Any]) -> Finding | None:
+    rates = scores.get("layer_rates", [])
+    unused = [str(i) for i, rate in enumerate(rates, start=1) if rate < UNUSED]
+    if not unused:
+        return None
+    return Finding(
+        "unused layers",
+        f"Unused layers: {len(unused)} of {len(rates)} stochastic layers carry less than {UNUSED} nats (from the top: "
+        f"{', '.join(unused)}). Train with free bits for each layer (FreeBits), or use fewer layers.",
     )
 
 

@@ -91,11 +91,17 @@ class ImportanceSampler:
         self.kl, self.prior = closed_form_kl(posterior, prior), prior
         words = tf.constant(seed_words(seed))
 
+        def joint(x: Any, q: Any, c: Any, index: Any, start: Any) -> tuple[Any, ...]:
+            log_q, drawn = posterior.draw(q, self.chunk, SampleNoise(words, index, start))
+            return likelihood.log_prob(drawn.params, x), prior.log_prob(drawn.z, c) - log_q, drawn.rates
+
         def draw(q: Any, c: Any, index: Any, start: Any) -> tuple[Any, Any]:
             z, log_q = posterior.sample_and_log_prob(q, self.chunk, SampleNoise(words, index, start))
             return z, prior.log_prob(z, c) - log_q  # (n, B, D), (n, B)
 
-        def make_terms(compile_parts: bool) -> Callable[..., tuple[Any, Any]]:
+        def make_terms(compile_parts: bool) -> Callable[..., tuple[Any, ...]]:
+            if posterior.is_joint:
+                return joint
             drawn, log_prob = (tf.function(part, jit_compile=compile_parts) for part in (draw, likelihood.log_prob))
 
             def terms(x: Any, q: Any, c: Any, index: Any, start: Any) -> tuple[Any, Any]:
@@ -105,7 +111,7 @@ class ImportanceSampler:
             return terms
 
         self.make_terms = make_terms
-        self.compile_parts = num_samples >= XLA_SAMPLES
+        self.compile_parts = num_samples >= XLA_SAMPLES and not posterior.is_joint
         # oneDNN's convolutions, and its products of bfloat16, are faster than XLA's.
         plain = model.decoder.compute_dtype == "float32" and not has_convolutions(decoding)
         self.compile = self.compile_parts and plain
@@ -114,7 +120,7 @@ class ImportanceSampler:
     def encode(self, x: Any, c: Any) -> tuple[Any, Any, Any, Any]:
         q = self.model.encoder_params(x, c)
         rate = self.kl(self.model.posterior, q, self.prior, c) if self.kl else None
-        return q, self.model.posterior.mean(q), self.model.posterior.variance(q), rate
+        return q, *self.model.posterior.top_moments(q), rate
 
     def groups(self, x: Any, c: Any, first: int, known: int, target: Any = None) -> Iterator[tuple[slice, Rows]]:
         """Yield the scores of the images of a batch after the first `known`; `first` is the number of its first image.
@@ -152,9 +158,9 @@ class ImportanceSampler:
         return one_at_a_time(tf.function(self.make_terms(compile_parts=False)).get_concrete_function(*inputs))
 
     def _scores(self, x: Any, q: Any, c: Any, index: Any) -> Rows:
-        log_sums, log_squares, log_p_xs, log_ratios = [], [], [], []
+        log_sums, log_squares, log_p_xs, log_ratios, rates = [], [], [], [], []
         for start in range(0, self.num_samples, self.chunk):
-            log_p_x, log_ratio = (
+            log_p_x, log_ratio, *of_layers = (
                 term.numpy().astype(np.float64)[: self.num_samples - start]
                 for term in self.graph(x, q, c, index, tf.constant(start))
             )
@@ -162,6 +168,7 @@ class ImportanceSampler:
             log_squares.append(log_sum_exp(2 * (log_p_x + log_ratio)))
             log_p_xs.append(log_p_x.sum(axis=0))
             log_ratios.append(log_ratio.sum(axis=0))
+            rates += [rate.sum(axis=0) for rate in of_layers]
         log_sum, log_square = log_sum_exp(np.stack(log_sums)), log_sum_exp(np.stack(log_squares))
         with np.errstate(invalid="ignore"):
             ess = np.exp(2 * log_sum - log_square)
@@ -170,6 +177,7 @@ class ImportanceSampler:
             "rate": -np.sum(log_ratios, axis=0) / self.num_samples,
             "nll": math.log(self.num_samples) - log_sum,
             "ess": ess,
+            **({"layer_rates": np.sum(rates, axis=0) / self.num_samples} if rates else {}),
         }
 
 

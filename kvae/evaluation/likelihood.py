@@ -50,7 +50,9 @@ def evaluate(
       of latents and more (`AnnealedSampler`). It is closer to −log p(x), but papers don't quote it. With it come
       `bits_per_dim_refined`, `ess_refined_median`, `ess_refined_below_2`, and `samples_refined`, the mean number of
       samples;
-    * `kl_per_dimension`: KL from N(0, 1) of each latent's marginal posterior, mean over the images.
+    * `kl_per_dimension`: KL from N(0, 1) of each latent's marginal posterior, mean over the images. For a hierarchy of
+      latents, this and `active_units` are those of the top level;
+    * `layer_rates`, for a hierarchy: KL from N(0, I) of each stochastic layer, top to bottom.
 
     Errors (`nll_error`, …) are standard errors over the examples; None for a single example. The noise is a function
     of the seed and the number of the image. `score_images` returns a row for each image and describes the memory.
@@ -66,7 +68,8 @@ def evaluate(
         limit: number of first images to score, for the result of `kvae.data.load`.
         done, save: rows and function to resume an interrupted evaluation, see `score_images`.
         proposal: "posterior"; "refined" or "annealed" for `nll_refined` in addition; or "auto", for `nll_refined` if
-            the median effective sample size of K >= 10 posterior samples is below 10.
+            the median effective sample size of K >= 10 posterior samples is below 10 (not for a hierarchy, which
+            takes too long).
 
     Returns:
         Dict with the values above, and `active_units`, `num_samples`, `seed`, `split`, `proposal`, `examples`;
@@ -111,7 +114,8 @@ def evaluate(
     if not rows:
         raise ValueError(f"Expected images to evaluate. Received: an empty {split} split")
     if proposal == "auto":
-        is_degenerate = num_samples >= ENOUGH and np.median(rows["ess"]) < ENOUGH  # False for NaN
+        # A pass for each latent, or hundreds for each image, take too long for a hierarchy.
+        is_degenerate = not model.posterior.is_joint and num_samples >= ENOUGH and np.median(rows["ess"]) < ENOUGH
         proposal = best_proposal(model) if is_degenerate else "posterior"
     if proposal != "posterior":
         prefix = f"{proposal}_"
@@ -153,6 +157,7 @@ def _summary(model: VAE, rows: Rows, described: str | None) -> dict[str, Any]:
         "bits_per_dim_nll": means["nll"] / bits,
         "active_units": int(latents.active.sum()),
         "kl_per_dimension": latents.kl.tolist(),
+        **({"layer_rates": rows["layer_rates"].mean(axis=0).tolist()} if "layer_rates" in rows else {}),
         "ess_median": float(np.median(rows["ess"])),
         "ess_below_2": float(np.mean(rows["ess"] < FEW)),
         **(_refined(rows, bits) if "nll_refined" in rows else {}),

@@ -72,7 +72,8 @@ def refined_proposal(model: VAE, prior: Prior, x: Any, q: Any, c: Any = None, st
         >>> r.mode.shape, r.root.shape
         (TensorShape([3, 2]), TensorShape([3, 2, 2]))
     """
-    mean, scale = model.posterior.mean(q), tf.sqrt(model.posterior.variance(q))
+    mean, variance = model.posterior.moments(q)
+    scale = tf.sqrt(variance)
     x, c = x[:, None], None if c is None else c[:, None]  # beside several latents of each image, (B, n, D)
     lengths = tf.constant(LENGTHS)[:, None]
 

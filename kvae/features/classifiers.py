@@ -228,7 +228,7 @@ def encoder_layers(encoder: keras.Model, with_head: bool = True) -> list[keras.l
     """Return the layers of an encoder that have weights, in order, with or without its last layer."""
     if hasattr(encoder, "body"):
         body = getattr(encoder.body, "chain", [encoder.body])
-        found = [*body, encoder.head]
+        found = [*body, *([encoder.head] if hasattr(encoder, "head") else [])]
     else:
         found = list(getattr(encoder, "layers", None) or [encoder])
     found = [layer for layer in found if layer.weights]

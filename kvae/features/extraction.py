@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from kvae.features.outputs import encoder_inputs, encoder_output
+from kvae.features.outputs import encoder_inputs, encoder_output, latent_moments
 from kvae.models import Autoencoder, LatentModel, SemiSupervisedVAE
 from kvae.models.batches import unpack
 from kvae.models.semi_supervised import UNLABELLED
@@ -24,9 +24,9 @@ def feature_model(model: LatentModel, output: str = "mean") -> keras.Model:
 
     Args:
         model: a `kvae.VAE` or `kvae.Autoencoder`.
-        output: "mean", the latent mean `(B, D)`; "moments", mean and variance, `(B, 2·D)`; "hidden", the encoder's
-            last hidden layer `(B, units)`, which is often better for a classifier; or "layers", all hidden layers
-            concatenated, where layers with a grid are averaged over it.
+        output: "mean", the latent mean `(B, D)`, of a hierarchy that of its top level; "moments", mean and variance,
+            `(B, 2·D)`; "hidden", the encoder's last hidden layer `(B, units)`, which is often better for a classifier;
+            or "layers", all hidden layers concatenated, where layers with a grid are averaged over it.
 
     Raises:
         ValueError: if the output is unknown, or the hidden layers of the encoder can't be found.
@@ -60,10 +60,10 @@ class BatchEncoder:
 
     def __init__(self, model: LatentModel, hidden: bool = True):
         inputs, x = encoder_inputs(model)
-        params = model.encoder(x)
-        outputs = {"mean": params}
-        if not isinstance(model, Autoencoder):
-            outputs = {"mean": model.posterior.mean(params), "variance": model.posterior.variance(params)}
+        if isinstance(model, Autoencoder):
+            outputs = {"mean": model.encoder(x)}
+        else:
+            outputs = dict(zip(("mean", "variance"), latent_moments(model, x)))
         if hidden:
             outputs["hidden"] = ops.cast(encoder_output(model, x, "hidden"), "float32")
         self.model = model
@@ -132,7 +132,8 @@ def extract(model: LatentModel, data: Any, hidden: bool = True) -> dict[str, np.
         hidden: whether to include the last hidden layer.
 
     Returns:
-        Dict of arrays: `mean` `(N, D)`; for a VAE `variance` `(N, D)`; `hidden` `(N, units)`; and the labels of the
+        Dict of arrays: `mean` `(N, D)`; for a VAE `variance` `(N, D)` (of a hierarchy, only those of the top level:
+        `model.encode` returns all); `hidden` `(N, units)`; and the labels of the
         data, unchanged, as `label` `(N,)` if the data has labels.
 
     Example:

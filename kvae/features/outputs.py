@@ -5,15 +5,75 @@ from typing import Any
 import keras
 from keras import ops
 
+from kvae.distributions import Distribution
 from kvae.models import LatentModel
+from kvae.saving import Saved
 
 #: descriptions of the outputs by name
 OUTPUTS = {
-    "mean": "the latent mean `(B, D)`, or an autoencoder's code",
+    "mean": "the latent mean `(B, D)`, or an autoencoder's code; of a hierarchy, the means of its top level",
     "moments": "mean and variance of q(z|x), concatenated, `(B, 2·D)`",
     "hidden": "the encoder's last hidden layer `(B, units)`, which is often better for a classifier",
     "layers": "all hidden layers, concatenated; layers with a grid are averaged over it",
 }
+
+
+@keras.saving.register_keras_serializable("kvae")
+class TopLatents(Saved, keras.layers.Layer):
+    """Input of a hierarchy's encoder to mean and variance of the latents of the top level, `(B, D₁)` each.
+
+    It holds the decoder, too, because the posterior depends on its state.
+
+    Args:
+        encoder, decoder, posterior, condition_dim: parts of the `kvae.VAE`.
+    """
+
+    def __init__(
+        self,
+        encoder: keras.Model,
+        decoder: keras.Model,
+        posterior: Distribution,
+        condition_dim: int | None = None,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        self.encoder, self.decoder, self.condition_dim = encoder, decoder, condition_dim
+        self.posterior = posterior
+        posterior.connect(self)
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        for network, shape in (
+            (self.encoder, input_shape),
+            (self.decoder, (None, self.decoder.latent_dim + (self.condition_dim or 0))),
+        ):
+            if not network.built:
+                network.build(shape)
+        self.built = True
+
+    def call(self, x: Any) -> tuple[Any, Any]:
+        params = self.encoder(x)
+        if self.condition_dim:  # the last channels of the encoder's input
+            params = ops.concatenate([params, x[:, 0, 0, -self.condition_dim :]], axis=-1)
+        mean, variance = self.posterior.top_moments(params)
+        return mean, variance
+
+
+def latent_moments(model: Any, x: Any) -> tuple[Any, Any]:
+    """Return mean and variance of q(z|x) for the encoder's input; of a hierarchy, those of its top level.
+
+    Raises:
+        ValueError: for the classifier of a hierarchy, which has no decoder.
+    """
+    if not model.posterior.is_joint:
+        params = model.encoder(x)
+        return model.posterior(params), model.posterior.variance(params)  # a layer: its weights are part of the model
+    if getattr(model, "decoder", None) is None:
+        raise ValueError(
+            "Expected output='hidden' or 'layers' for a classifier: the latents of a hierarchy require its decoder. "
+            "Received: output='mean' or 'moments'"
+        )
+    mean, variance = TopLatents(model.encoder, model.decoder, model.posterior, model.condition_dim)(x)
+    return mean, variance
 
 
 def encoder_inputs(model: LatentModel) -> tuple[list[Any], Any]:
@@ -40,13 +100,11 @@ def encoder_output(model: Any, x: Any, output: str) -> Any:
     """
     posterior = getattr(model, "posterior", None)  # a plain autoencoder has none
     if output == "mean":
-        params = model.encoder(x)
-        return params if posterior is None else posterior(params)  # a layer: its weights are part of the model
+        return model.encoder(x) if posterior is None else latent_moments(model, x)[0]
     if output == "moments":
         if posterior is None:
             raise ValueError("Expected output='mean' for an Autoencoder without a variance. Received: output='moments'")
-        params = model.encoder(x)
-        return ops.concatenate([posterior.mean(params), posterior.variance(params)], axis=-1)
+        return ops.concatenate(latent_moments(model, x), axis=-1)
     if output == "hidden":
         return hidden_layers(model.encoder, x)[-1]
     if output == "layers":

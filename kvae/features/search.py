@@ -6,8 +6,10 @@ import numpy as np
 from sklearn.neighbors import NearestNeighbors
 
 from kvae.evaluation.codes import as_codes
+from kvae.evaluation.scoring import as_batches
 from kvae.features.extraction import extract
 from kvae.models import LatentModel
+from kvae.models.batches import unpack
 
 
 class Neighbours(NamedTuple):
@@ -54,4 +56,8 @@ def latents_of(model: LatentModel | None, x: Any) -> np.ndarray:
         return as_codes(x)
     if model is None:
         raise ValueError(f"Expected latents (N, D) without a model. Received: shape {np.shape(x)}")
-    return as_codes(extract(model, x if np.ndim(x) == 0 else np.asarray(x, np.float32), hidden=False)["mean"])
+    x = x if np.ndim(x) == 0 else np.asarray(x, np.float32)
+    if getattr(model, "posterior", None) is None or not model.posterior.is_joint:
+        return as_codes(extract(model, x, hidden=False)["mean"])
+    batches = (unpack(batch)[0] for batch in as_batches(x))
+    return as_codes(np.concatenate([np.asarray(model.encode_mean(batch)) for batch in batches]))

@@ -13,7 +13,7 @@ from kvae.models.batches import check_shape
 from kvae.models.metrics import SkippedSteps, StepMean
 from kvae.models.parts import check_family, check_network, check_raw_outputs, output_shape
 from kvae.models.steps import NO_CONDITION, NOT_FINITE, OUTSIDE, TrainableModel
-from kvae.networks import Decoder, Encoder, check_image_shape
+from kvae.networks import Decoder, Encoder, TopDown, check_image_shape
 from kvae.networks.composite import Composite
 from kvae.objectives import Criterion
 
@@ -55,7 +55,8 @@ class LatentModel(Composite, TrainableModel):
             )
         self.bounded = bounded
         self.condition_dim = None if condition_dim is None else at_least("condition_dim", condition_dim, 1)
-        self.latent_dim = int(_size_of("latent_dim", latent_dim, "encoder", encoder))
+        where = ("encoder", encoder) if not hasattr(decoder, "latent_dim") else ("decoder", decoder)
+        self.latent_dim = int(_size_of("latent_dim", latent_dim, *where))
         self.image_shape = check_image_shape(_size_of("image_shape", image_shape, "decoder", decoder))
         self.seed = seed
         self.likelihood = likelihood
@@ -216,7 +217,11 @@ class LatentModel(Composite, TrainableModel):
         """
         x, c = x if isinstance(x, tuple | list) else (x, None)
         x, c = ops.cast(x, "float32"), self.condition(c, x.shape[0])
-        return self.likelihood.mean(self.decoder_params(self.point(x, c, training), c, training))
+        return self.likelihood.mean(self.reconstruction_params(x, c, training))
+
+    def reconstruction_params(self, x: Any, c: Any = None, training: bool = False) -> Any:
+        """Return raw parameters `(B, H, W, P)` of p(x|z) at the points that represent checked images."""
+        return self.decoder_params(self.point(x, c, training), c, training)
 
     def encode_mean(self, x: Any, condition: Any = None) -> Any:
         """Return the latents of images `(B, H, W, C)`, `(B, D)`: the posterior mean, or an autoencoder's code."""
@@ -344,6 +349,6 @@ def _size_of(name: str, value: Any, part_name: str, part: Any) -> Any:
 
 
 def _fit_param_size(network: Any, size: int) -> None:
-    """Set the number of outputs of an `Encoder` or `Decoder` that isn't built yet."""
-    if isinstance(network, Encoder | Decoder) and not network.built and network.param_size is None:
+    """Set the number of outputs of an `Encoder`, `Decoder` or `TopDown` that isn't built yet."""
+    if isinstance(network, Encoder | Decoder | TopDown) and not network.built and network.param_size is None:
         network.param_size = size

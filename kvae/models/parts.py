@@ -10,6 +10,7 @@ from keras.src.backend import in_stateless_scope
 
 from kvae.distributions import Distribution
 from kvae.networks import Decoder, Encoder
+from kvae.networks.composite import Composite
 
 NEEDED = -3.0, 3.0  # range that a network's output must cover: as logits, probabilities of 0.05 and 0.95
 FED = (-1e4, -30.0, -1.0, 0.0, 1.0, 30.0, 1e4)  # tested outputs of the last affine operation
@@ -84,7 +85,7 @@ def check_raw_outputs(
 
     An example is a decoder of probabilities with a likelihood that takes logits: the values would be squashed twice.
     """
-    if family.unbounded is None or isinstance(network, Encoder | Decoder) or in_stateless_scope():
+    if family.unbounded is None or isinstance(network, Composite) or in_stateless_scope():
         return
     try:
         low, high = output_range(network, input_shape)

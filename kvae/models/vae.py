@@ -1,12 +1,14 @@
 """The variational autoencoder: a composition of six parts."""
 
 import secrets
+from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
-from kvae.arguments import integer, real
+from kvae.arguments import integer, real, shown
 from kvae.distributions import (
     DiagonalNormal,
     Distribution,
@@ -101,6 +103,9 @@ class VAE(LatentModel):
     def build(self, input_shape: Any = None) -> None:
         if self.built:
             return
+        self.posterior.connect(self)
+        if self.posterior.is_joint:
+            self.trackers.update({name: StepMean(name=name) for name in self.decoder.level_names})
         super().build(input_shape)
         check_raw_outputs("encoder", self.encoder, self.encoder_shape, self.posterior)
         if not self.posterior.built:
@@ -134,21 +139,40 @@ class VAE(LatentModel):
         likelihood evaluates (default `x`).
         """
         q = self.encoder_params(x, c, training)  # (B, P)
-        z, log_q = self.posterior.sample_and_log_prob(q, num_samples, noise)  # (K, B, D), (K, B)
-        if training and self.objective.stop_posterior:
-            log_q = self.posterior.log_prob(ops.stop_gradient(q), z)
         path = GradientScale() if training else None
-        u = path(z) if path else z  # equal to z, with a scaled gradient
+        rates = None
+        if self.posterior.is_joint:
+            log_q, drawn = self.posterior.draw(q, num_samples, noise)
+            z = u = drawn.z
+            z_mean, rates, params = ops.mean(drawn.mean, axis=0), ops.mean(drawn.rates, axis=0), drawn.params
+        else:
+            z, log_q = self.posterior.sample_and_log_prob(q, num_samples, noise)  # (K, B, D), (K, B)
+            if training and self.objective.stop_posterior:
+                log_q = self.posterior.log_prob(ops.stop_gradient(q), z)
+            u = path(z) if path else z  # equal to z, with a scaled gradient
+            z_mean, params = self.posterior.mean(q), self.decoder_params(u, c, training)
         log_likelihood = self.likelihood.training_log_prob if training else self.likelihood.log_prob
-        distortion = -log_likelihood(self.decoder_params(u, c, training), x if target is None else target)  # (K, B)
+        distortion = -log_likelihood(params, x if target is None else target)  # (K, B)
         log_p = self.prior.log_prob(u, c)  # (K, B)
-        kl = closed_form_kl(self.posterior, self.prior)
-        rate = kl(self.posterior, q, self.prior, c) if kl else ops.mean(log_q - log_p, axis=0)  # (B,)
+        if rates is not None and isinstance(self.prior, StandardNormal):
+            rate = ops.sum(rates, axis=-1)  # (B,)
+        else:
+            kl = closed_form_kl(self.posterior, self.prior)
+            rate = kl(self.posterior, q, self.prior, c) if kl else ops.mean(log_q - log_p, axis=0)
         return Terms(
-            distortion, rate, log_p - distortion - log_q, z, self.posterior.mean(q),
+            distortion, rate, log_p - distortion - log_q, z, z_mean,
             log_q=log_q, log_p=log_p, q=q, posterior=self.posterior, prior=self.prior, noise=noise,
-            c=c, path=path,
+            c=c, path=path, rates=rates,
         )  # fmt: skip
+
+    def encoder_params(self, x: Any, c: Any = None, training: bool = False) -> Any:
+        params = super().encoder_params(x, c, training)
+        return ops.concatenate([params, c], axis=-1) if self.posterior.is_joint and c is not None else params
+
+    def reconstruction_params(self, x: Any, c: Any = None, training: bool = False) -> Any:
+        if self.posterior.is_joint:
+            return self.posterior.middle(self.encoder_params(x, c, training)).params[0]
+        return super().reconstruction_params(x, c, training)
 
     def point(self, x: Any, c: Any = None, training: bool = False) -> Any:
         return self.posterior.mean(self.encoder_params(x, c, training))
@@ -162,6 +186,8 @@ class VAE(LatentModel):
         values = {"loss": loss, "elbo": elbo, "distortion": distortion, "rate": terms.rate, "z_mean": terms.z_mean}
         if self.objective.num_samples > 1:
             values["nll"] = -log_mean_exp(terms.log_weight)
+        if terms.rates is not None:
+            values |= self.decoder.by_level(terms.rates)
         return values
 
     def criterion(self) -> Criterion:
@@ -188,13 +214,13 @@ class VAE(LatentModel):
         """
         x = self.check_images(x)
         q = self.encoder_params(x, self.condition(condition, x.shape[0]))
-        return Posterior(self.posterior.mean(q), self.posterior.variance(q))
+        return Posterior(*self.posterior.moments(q))
 
     def generate(
         self,
         n: int,
         seed: int | None = None,
-        temperature: float = 1.0,
+        temperature: float | Sequence[float] = 1.0,
         condition: Any = None,
         pixel_noise: bool = False,
     ) -> Any:
@@ -205,7 +231,8 @@ class VAE(LatentModel):
         Args:
             n: number of images.
             seed: seed of the latents: the same seed gives the same images. None draws a new seed each time.
-            temperature: scale of the prior's noise, >= 0; below 1 images are more typical and less diverse.
+            temperature: scale of the prior's noise, >= 0; below 1 images are more typical and less diverse. For a
+                hierarchy also one number for each level, from the top.
             condition: condition of a conditional model, one for all images or one for each.
             pixel_noise: whether to sample x from p(x|z) instead of returning its mean.
 
@@ -215,7 +242,7 @@ class VAE(LatentModel):
         Raises:
             ValueError: if n < 1 or temperature < 0, or for a condition that doesn't fit.
         """
-        n, temperature = integer("n", n, least=1), real("temperature", temperature, least=0)
+        n, temperature = integer("n", n, least=1), self._temperature(temperature)
         seed = secrets.randbelow(2**63) if seed is None else seed
         c = self.condition(condition, n)
         z = self.prior.fixed().sample(n, seed, temperature, c)
@@ -226,6 +253,19 @@ class VAE(LatentModel):
             noise = IndexedNoise(seed_words(seed), ops.arange(rows.start, rows.stop, dtype="int32"))
             images.append(self.likelihood.sample(params, 1, noise)[0] if pixel_noise else self.likelihood.mean(params))
         return ops.concatenate(images, axis=0)
+
+    def _temperature(self, temperature: Any) -> Any:
+        """Return a checked temperature: a number, or one for each latent `(D,)`."""
+        if not isinstance(temperature, Sequence | np.ndarray) or not np.ndim(temperature):
+            return real("temperature", temperature, least=0)
+        sizes = self.decoder.level_sizes if self.posterior.is_joint else []
+        if len(temperature) != len(sizes):
+            raise ValueError(
+                "Argument `temperature` must be a number, or one number for each level of a hierarchy, here "
+                f"{len(sizes)}. Received: temperature={shown(temperature)}"
+            )
+        numbers = [real("temperature", number, least=0) for number in temperature]
+        return np.repeat(np.array(numbers, "float32"), sizes)
 
     def with_prior(self, prior: Prior) -> "VAE":
         """Return a VAE with the same networks and another prior, such as one fitted to the latents after training.

@@ -6,36 +6,57 @@ from typing import Any
 import keras
 from keras import layers
 
-from kvae.networks.bodies import ACTIVATION, MIN_SIDE, DepthToSpace, _Chain, _check_sizes
+from kvae.networks.bodies import ACTIVATION, MIN_SIDE, DepthToSpace, _Chain, _check_sizes, build_chain
 from kvae.networks.composite import Composite
+
+KINDS = ("plain", "bottleneck", "separable")
 
 
 @keras.saving.register_keras_serializable("kvae")
 class ResidualBlock(Composite):
-    """x + conv(act(conv(act(x)))): two 3×3 convolutions around an identity (He et al. 2016, full pre-activation).
+    """x + conv(act(conv(act(x)))): convolutions around an identity (He et al. 2016, full pre-activation).
 
-    There is no batch normalization. The second kernel starts at zero, so that a block starts as the identity.
+    There is no batch normalization. The last kernel starts at zero, so that a block starts as the identity.
 
     Args:
         filters: channels, the same number as in the input.
         activation: activation before each convolution.
+        kind: "plain", two 3×3 convolutions; "bottleneck", two 3×3 convolutions of half as many channels between two
+            1×1 convolutions; or "separable", two depthwise separable 3×3 convolutions.
+
+    Raises:
+        ValueError: if the kind is unknown.
     """
 
-    def __init__(self, filters: int, activation: str = ACTIVATION, **kwargs: Any):
+    def __init__(self, filters: int, activation: str = ACTIVATION, kind: str = "plain", **kwargs: Any):
         super().__init__(**kwargs)
-        self.filters, self.activation = filters, activation
+        if kind not in KINDS:
+            raise ValueError(f"Argument `kind` must be one of {', '.join(KINDS)}. Received: kind={kind!r}")
+        self.filters, self.activation, self.kind = filters, activation, kind
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         shared: dict[str, Any] = {"padding": "same", "dtype": self.dtype_policy}
         self.act = layers.Activation(self.activation, dtype=self.dtype_policy)
-        self.first = layers.Conv2D(self.filters, 3, **shared)
-        self.second = layers.Conv2D(self.filters, 3, kernel_initializer="zeros", **shared)
-        self.first.build(input_shape)
-        self.second.build(input_shape)
+        self.between = []
+        if self.kind == "bottleneck":
+            half = max(1, self.filters // 2)
+            self.first = layers.Conv2D(half, 1, **shared)
+            self.between = [layers.Conv2D(half, 3, **shared) for _ in range(2)]
+            self.second = layers.Conv2D(self.filters, 1, kernel_initializer="zeros", **shared)
+        elif self.kind == "separable":
+            self.first = layers.SeparableConv2D(self.filters, 3, **shared)
+            self.second = layers.SeparableConv2D(self.filters, 3, pointwise_initializer="zeros", **shared)
+        else:
+            self.first = layers.Conv2D(self.filters, 3, **shared)
+            self.second = layers.Conv2D(self.filters, 3, kernel_initializer="zeros", **shared)
+        build_chain([self.first, *self.between, self.second], input_shape)
         self.built = True
 
     def call(self, x: Any) -> Any:
-        return x + self.second(self.act(self.first(self.act(x))))
+        h = x
+        for layer in (self.first, *self.between, self.second):
+            h = layer(self.act(h))
+        return x + h
 
 
 @keras.saving.register_keras_serializable("kvae")

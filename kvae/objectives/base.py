@@ -23,6 +23,7 @@ class Terms(NamedTuple):
     noise: Any = None  # source of random numbers of this step, for objectives that draw
     c: Any = None  # (B, C)     condition vectors of a conditional model
     path: Any = None  # `GradientScale` through which z went to the decoder and the prior, in training
+    rates: Any = None  # (B, L)     KL of each layer of a hierarchy from N(0, I)
 
 
 class Objective(Part):

@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from kvae.objectives.base import Terms
-from kvae.objectives.gradients import with_gradient_of
+from kvae.objectives.gradients import check_separate, with_gradient_of
 from kvae.objectives.iwae import IWAE, log_mean_exp
 
 
@@ -23,7 +23,7 @@ class DReG(IWAE):
 
     Raises:
         ValueError: if K < 1, or if the posterior of the VAE has its own weights, as a flow has: the gradient of
-            log q(z|x) through them can't be separated from the gradient through z.
+            log q(z|x) through them can't be separated from the gradient through z. Also for a hierarchy of latents.
 
     Example:
 
@@ -34,6 +34,7 @@ class DReG(IWAE):
     stop_posterior = True
 
     def connect(self, model: Any) -> None:
+        check_separate(self, model)
         if model.posterior.trainable_weights:
             raise ValueError(
                 "Doubly reparametrised gradients require a posterior without its own weights: use `IWAE`. "

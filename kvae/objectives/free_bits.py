@@ -19,10 +19,12 @@ class FreeBits(Objective):
 
     The loss doesn't reward a latent for using less than λ nats, which keeps the posterior from collapsing early in
     training (Kingma et al. 2016, https://arxiv.org/abs/1606.04934, appendix C.8). If the latents of the posterior
-    depend on each other, or the prior isn't N(0, I), all latents form one group: max(D · λ, mean rate).
+    depend on each other, or the prior isn't N(0, I), all latents form one group: max(D · λ, mean rate). In a hierarchy
+    (`kvae.posteriors.TopDownNormal`) each stochastic layer is a group, and λ are the nats of a layer.
 
     Args:
-        min_rate: λ in nats (despite the name of the method) per latent, a number >= 0 or a schedule.
+        min_rate: λ in nats (despite the name of the method) per latent, or per layer of a hierarchy: a number >= 0 or a
+            schedule.
         num_samples: posterior samples per example.
 
     Raises:
@@ -39,17 +41,24 @@ class FreeBits(Objective):
         self.min_rate = check_weight("min_rate", min_rate)
 
     def call(self, terms: Terms, step: Any = None) -> Any:
-        rate, size = ops.mean(_rates(terms), axis=0), terms.z.shape[-1]  # (D,), or (1,)
-        free = schedule_value(self.min_rate, step) * size / rate.shape[0]
+        rates, latents = _rates(terms)
+        free = schedule_value(self.min_rate, step) * latents
+        rate = ops.mean(rates, axis=0)  # (groups,)
         return ops.mean(terms.distortion, axis=0) + ops.sum(ops.maximum(free, rate))
 
     def criterion(self) -> Criterion:
         return Criterion(why="the rate of each latent is not a validation value")
 
 
-def _rates(terms: Terms) -> Any:
-    """Return the rate of every latent, `(B, D)`, if they are independent, or the total rate, `(B, 1)`."""
+def _rates(terms: Terms) -> tuple[Any, int]:
+    """Return the rates of groups of latents, `(B, groups)`, and for how many λ each stands.
+
+    The groups are the latents, if they are independent; the layers of a hierarchy; or all latents.
+    """
+    is_standard, size = isinstance(terms.prior, StandardNormal), terms.z.shape[-1]
+    if is_standard and terms.rates is not None:
+        return terms.rates, 1
     kl = closed_form_kl(terms.posterior, terms.prior)
-    if kl and isinstance(terms.posterior, FACTORIZED) and isinstance(terms.prior, StandardNormal):
-        return kl(terms.posterior, one_by_one(terms.q, terms.z.shape[-1]), terms.prior)
-    return terms.rate[:, None]
+    if kl and is_standard and isinstance(terms.posterior, FACTORIZED):
+        return kl(terms.posterior, one_by_one(terms.q, size), terms.prior), 1
+    return terms.rate[:, None], size

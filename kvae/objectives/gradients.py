@@ -37,6 +37,16 @@ class GradientScale:
         return identity(z)
 
 
+def check_separate(objective: Any, model: Any) -> None:
+    """Raise a ValueError if the gradients of the encoder and of the decoder can't be weighted differently."""
+    if model.posterior.is_joint:
+        raise ValueError(
+            f"{type(objective).__name__} weights the gradients of the encoder and of the decoder differently, but in a "
+            "hierarchy the latents are drawn in the pass of the decoder: use `IWAE`. "
+            f"Received: posterior={type(model.posterior).__name__}"
+        )
+
+
 def with_gradient_of(surrogate: Any, value: Any) -> Any:
     """Return `value` with the gradient of `surrogate`."""
     return ops.stop_gradient(value) + (surrogate - ops.stop_gradient(surrogate))

@@ -7,7 +7,7 @@ from keras import ops
 
 from kvae.objectives.base import Objective, Terms
 from kvae.objectives.criterion import Criterion, Values
-from kvae.objectives.gradients import with_gradient_of
+from kvae.objectives.gradients import check_separate, with_gradient_of
 from kvae.objectives.iwae import IWAE, bound_criterion, log_mean_exp
 
 EPSILON = 1e-6
@@ -70,7 +70,7 @@ class PIWAE(MIWAE):
         num_groups: number of groups, M, a divisor of `num_samples`.
 
     Raises:
-        ValueError: if M < 1, or if M doesn't divide `num_samples`.
+        ValueError: if M < 1, if M doesn't divide `num_samples`, or for a hierarchy of latents.
 
     Example:
 
@@ -78,6 +78,9 @@ class PIWAE(MIWAE):
         >>> objective = PIWAE(num_samples=64, num_groups=8)
         >>> vae = kvae.VAE(latent_dim=2, image_shape=(8, 8, 1), objective=objective)
     """
+
+    def connect(self, model: Any) -> None:
+        check_separate(self, model)
 
     def call(self, terms: Terms, step: Any = None) -> Any:
         log_weight = ops.stop_gradient(terms.log_weight)  # (M·K, B)

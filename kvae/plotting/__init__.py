@@ -12,12 +12,13 @@ and NaN is magenta. Two channels are drawn in red and cyan; of four or more chan
 green and blue. A note below the images describes these colours. Latents are counted from 0.
 """
 
-from kvae.plotting.charts import kl_per_dimension, latent_map, learning_curves
+from kvae.plotting.charts import kl_per_dimension, latent_map, layer_rates, learning_curves
 from kvae.plotting.exploration import direction_slider, latent_arithmetic, neighbours, thumbnail_map
 from kvae.plotting.grids import (
     class_samples,
     image_grid,
     interpolations,
+    levels,
     manifold,
     reconstructions,
     samples,
@@ -38,7 +39,9 @@ __all__ = [
     "kl_per_dimension",
     "latent_arithmetic",
     "latent_map",
+    "layer_rates",
     "learning_curves",
+    "levels",
     "manifold",
     "neighbours",
     "reconstructions",

@@ -15,6 +15,7 @@ from kvae.plotting.style import (
     FAINT,
     INK,
     MAX_LEGEND,
+    PALETTE,
     TITLES,
     TRAIN,
     VALIDATION,
@@ -105,6 +106,39 @@ def kl_per_dimension(kl: Any, active: Any = None) -> Figure:
     axes.set_xlim(-0.7, max(len(kl), 4) - 0.3)
     finite = kl[np.isfinite(kl)]
     axes.set_ylim(min([0.0, *finite]), max([10 * ACTIVE_NATS, *(1.08 * finite)]))
+    return figure
+
+
+def layer_rates(rates: Any, levels: Sequence[tuple[str, int]]) -> Figure:
+    """Draw the rate of each stochastic layer of a hierarchy, in nats, from the top.
+
+    Args:
+        rates: `(L,)`, means over images, such as `layer_rates` of `kvae.evaluation.evaluate`.
+        levels: name and number of layers of each level, from the top.
+
+    Raises:
+        ValueError: if the number of rates isn't that of the layers.
+
+    Example:
+
+        >>> layer_rates([5.0, 4.0, 9.0], [("7×7", 2), ("14×14", 1)]).axes[0].get_title(loc="left")
+        '18.0 nats in 3 layers'
+    """
+    rates = np.asarray(rates, "float64")
+    if rates.ndim != 1 or len(rates) != sum(count for _, count in levels):
+        raise ValueError(f"Expected a rate for each layer of {list(levels)}. Received: shape {rates.shape}")
+    figure, axes = chart((7.2, 3.2))
+    colors = [TRAIN, VALIDATION, *PALETTE]
+    start = 0
+    for i, (name, count) in enumerate(levels):
+        places = range(start, start + count)
+        own = rates[start : start + count]
+        axes.bar(places, own, color=colors[i % len(colors)], label=f"{name}: {own.sum():.1f} nats")
+        start += count
+    style(axes, f"{rates.sum():.1f} nats in {len(rates)} layers", "stochastic layer, from the top", "nats per image")
+    shown = np.unique(np.linspace(0, len(rates) - 1, min(len(rates), 24)).astype(int))
+    axes.set_xticks(shown, [str(i + 1) for i in shown])
+    axes.legend(frameon=False, fontsize=9, labelcolor=INK)
     return figure
 
 

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from kvae.arguments import decimal
 from kvae.evaluation.codes import as_codes
+from kvae.features.redraw import redraw
 from kvae.plotting.style import MAX_LEGEND, as_args, rgb_of, tiled, z_name
 
 
@@ -56,6 +57,29 @@ def reconstructions(model: Any, images: Any, columns: int = 8, condition: Any = 
     tiles = tiles.reshape(2, bands, columns, *pairs.shape[2:]).swapaxes(0, 1)
     labels = ["original", "reconstruction"] * bands
     return tiled(tiles.reshape(-1, *tiles.shape[2:]), labels, band=2, channels=images.shape[-1])
+
+
+def levels(model: Any, images: Any, columns: int = 10, seed: int = 0) -> Figure:
+    """Draw images, and below them what the top levels of a hierarchy keep of them.
+
+    Each row keeps one more level of the image's latents; the latents of the other levels are drawn from the prior
+    (`kvae.features.redraw`). The last row are the reconstructions.
+
+    Args:
+        model: a VAE with a hierarchy of latents, without conditions.
+        images: `(N, H, W, C)`; the first `columns` are drawn.
+        seed: seed of the latents from the prior.
+
+    Raises:
+        ValueError: for a model without levels.
+    """
+    images = np.asarray(images)[:columns]
+    count = len(model.decoder.level_sizes)
+    rows = [images, *(redraw(model, images, keep, seed) for keep in range(1, count + 1))]
+    grids = [f"{height}×{width}" for height, width in (level.grid(model.image_shape) for level in model.decoder.levels)]
+    labels = ["original", *(f"to {grid}" for grid in grids)]
+    tiles = np.stack([rgb_of(row, like=images) for row in rows])
+    return tiled(tiles, labels, channels=images.shape[-1])
 
 
 def samples(model: Any, n: int = 64, seed: int = 0, condition: Any = None) -> Figure:

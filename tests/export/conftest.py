@@ -31,6 +31,12 @@ def user_decoder(*bodies: keras.layers.Layer) -> keras.Model:
     return keras.Sequential([keras.Input((3,)), layers.Dense(64), layers.Reshape((4, 4, 4)), *bodies, last])
 
 
+def hierarchy(image_shape: tuple[int, int, int], **parts) -> kvae.VAE:
+    levels = [(4, 2, 2, 8), (1, 1, 1, 8)]
+    encoder, decoder = networks.BottomUp(image_shape, levels), networks.TopDown(image_shape, levels)
+    return kvae.VAE(encoder, decoder, posterior=kvae.posteriors.TopDownNormal(), **parts)
+
+
 def mixed_precision() -> kvae.VAE:
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_float16")
@@ -55,6 +61,7 @@ MODELS = {
         latent_dim=3,
         image_shape=(8, 8, 1),
     ),
+    "hierarchy, odd sizes": lambda: hierarchy((9, 13, 3)),
     "mixed_float16": mixed_precision,
 }
 

@@ -1,0 +1,61 @@
+"""The levels of a hierarchy of latents, from coarse to fine."""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+Shape = tuple[int, int, int]
+
+
+class Level(NamedTuple):
+    """A grid of latents, with one or several stochastic layers.
+
+    Attributes:
+        stride: side of an image divided by the side of the grid, rounded up; a power of 2.
+        layers: number of stochastic layers.
+        channels: channels of the latents of each layer.
+        width: channels of the deterministic state, on which the layers are conditioned.
+    """
+
+    stride: int
+    layers: int
+    channels: int
+    width: int
+
+    def grid(self, image_shape: Shape) -> tuple[int, int]:
+        """Return height and width of the grid for images of this shape.
+
+        Example:
+
+            >>> Level(stride=4, layers=2, channels=8, width=48).grid((29, 28, 1))
+            (8, 7)
+        """
+        height, width, _ = image_shape
+        return -(-height // self.stride), -(-width // self.stride)
+
+
+def check_levels(levels: Iterable[Any]) -> tuple[Level, ...]:
+    """Return levels as `Level`s; raise a ValueError unless they run from coarse to fine."""
+    message = (
+        "Argument `levels` must be rows (stride, layers, channels, width) of positive integers, from coarse to fine, "
+        f"with strides that are falling powers of 2, such as ((4, 4, 8, 48), (2, 3, 4, 48)). Received: levels={levels}"
+    )
+    try:
+        found = tuple(Level(*level) for level in levels)
+    except TypeError as error:
+        raise ValueError(message) from error
+    strides = [level.stride for level in found]
+    positive = all(isinstance(number, int) and number > 0 for level in found for number in level)
+    if not found or not positive or any(s & (s - 1) for s in strides) or strides != sorted(set(strides), reverse=True):
+        raise ValueError(message)
+    return found
+
+
+def layer_shapes(levels: tuple[Level, ...], image_shape: Shape) -> list[Shape]:
+    """Return the shape of the latents of each stochastic layer, top to bottom.
+
+    Example:
+
+        >>> layer_shapes(check_levels([(4, 2, 8, 48), (2, 1, 4, 48)]), (28, 28, 1))
+        [(7, 7, 8), (7, 7, 8), (14, 14, 4)]
+    """
+    return [(*level.grid(image_shape), level.channels) for level in levels for _ in range(level.layers)]
