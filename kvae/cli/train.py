@@ -28,7 +28,7 @@ def train(
     source: Annotated[
         str | None,
         typer.Argument(
-            help="digits, shapes, a TensorFlow Datasets name, a folder of images or TFRecord files, or an .npy/.npz "
+            help="digits, shapes, faces, a TensorFlow Datasets name, a folder of images or TFRecord files, or an .npy/.npz "
             "file."
         ),
     ] = None,

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+WARMTH = np.array((0.9, 1.1, 1.2), np.float32)  # how much light and shadow change red, green and blue
+
 Values = np.ndarray  # (B, 1, 1), one number per image, or (B, h, w), one per pixel of a window; float32
 
 
@@ -21,15 +23,14 @@ class Canvas:
     """B images of the same side.
 
     Args:
-        background: colours (B, 3) in [0, 1].
+        background: colours (3, B, 1, 1) in [0, 1].
         side: height and width in pixels.
     """
 
     def __init__(self, background: np.ndarray, side: int) -> None:
-        count = len(background)
         self.side = side
-        self.planes = np.empty((3, count, side, side), np.float32)
-        self.planes[:] = background.T[:, :, np.newaxis, np.newaxis]
+        self.planes = np.empty((*background.shape[:2], side, side), np.float32)
+        self.planes[:] = background
         axis = ((np.arange(side) + 0.5) * (2 / side) - 1).astype(np.float32)
         self._x, self._y = axis, axis[:, np.newaxis]
 
@@ -52,10 +53,13 @@ class Canvas:
 
     def pixels(self) -> np.ndarray:
         """Return the images as (B, side, side, 3) uint8."""
-        levels = self.planes * np.float32(255)
-        levels += np.float32(0.5)
-        np.clip(levels, 0, 255.5, out=levels)
-        return np.ascontiguousarray(np.moveaxis(levels.astype(np.uint8), 0, -1))
+        pixels = np.empty((*self.planes.shape[1:], 3), np.uint8)
+        for channel, plane in enumerate(self.planes):
+            levels = plane * np.float32(255)
+            levels += np.float32(0.5)
+            np.clip(levels, 0, 255.5, out=levels)
+            pixels[..., channel] = levels
+        return pixels
 
 
 class Frame:
@@ -99,6 +103,15 @@ class Window:
             change *= share
             plane += change
 
+    def shade(self, share: Values, colour: np.ndarray, shade: Values) -> None:
+        """Blend a colour (3, B, 1, 1) times 1 + shade into the images; shadows are warm."""
+        for plane, value, gain in zip(self._planes, colour, WARMTH):
+            change = shade * (gain * value)
+            change += value
+            change = change - plane if change.shape != plane.shape else np.subtract(change, plane, out=change)
+            change *= share
+            plane += change
+
     def multiply(self, share: Values, factors: Sequence[float]) -> None:
         """Scale the channels of the images by 1 + share × factor."""
         for plane, factor in zip(self._planes, factors):
@@ -108,30 +121,27 @@ class Window:
 
 
 def ellipse(x: Values, y: Values, a: Values | float, b: Values | float) -> Values:
-    """Return the distance from the ellipse (x/a)² + (y/b)² = 1, to first order: (f − 1) / |∇f|."""
+    """Return the distance from the ellipse (x/a)² + (y/b)² = 1, near its edge, for a and b that differ little."""
+    f = squared(x, y, a, b)
+    np.sqrt(f, out=f)
+    f -= 1
+    f *= np.sqrt(np.float32(a * b))
+    return f
+
+
+def squared(x: Values, y: Values, a: Values | float, b: Values | float) -> Values:
+    """Return (x/a)² + (y/b)²."""
     u, v = x * (1 / a), y * (1 / b)
-    f = u * u
-    f += v * v
-    u *= 1 / a
-    v *= 1 / b
     u *= u
     v *= v
     u += v
-    u += np.float32(1e-6)
-    np.sqrt(u, out=u)
-    u *= 2
-    f -= 1
-    f /= u
-    return f
+    return u
 
 
 def bump(x: Values, y: Values, a: Values | float, b: Values | float) -> Values:
     """Return a soft spot: (1 − (x/a)² − (y/b)²)², 0 outside the ellipse."""
-    u, v = x * (1 / a), y * (1 / b)
-    u *= u
-    v *= v
-    u += v
+    u = squared(x, y, a, b)
     np.subtract(1, u, out=u)
-    np.maximum(u, 0, out=u)
+    np.clip(u, 0, 1, out=u)
     u *= u
     return u

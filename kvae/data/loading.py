@@ -37,7 +37,7 @@ def load(
     """Load images in [0, 1] from a named dataset, a folder, a file or arrays, split for training and evaluation.
 
     Args:
-        source: "digits" or "shapes" (no download); the name of a TensorFlow Datasets dataset, such as "mnist"; a folder
+        source: "digits", "shapes" or "faces" (no download); the name of a TensorFlow Datasets dataset, such as "mnist"; a folder
             of images, with or without class subfolders and train/validation/test folders (see below); a `.npy` or
             `.npz` file; a TFRecord file or a folder of them (`tf.train.Example` with `image/encoded` or `image`, and
             optionally `image/class/label` or `label`; or as prepared by TensorFlow Datasets); an array (N, H, W) or

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from kvae.data.canvas import Canvas, Frame, Values, Window, bump, ellipse
+from kvae.data.canvas import Canvas, Frame, Values, Window, bump, ellipse, squared
 
 TILT, TURN = 0.26, 0.42  # radians, largest
 Y, NECK = -0.06, 0.62  # centre of the head and point about which it turns
 A, B = 0.53, 0.66  # half width and half height of the face
 
 #: Colours along a factor, from −1 to 1, at equal distances
-SKIN = ("#ffe2cd", "#f7c9a4", "#e8ac80", "#c98a5c", "#99623d", "#6b4029")
+SKIN = ("#f8d6be", "#f2c39d", "#e8ac80", "#c98a5c", "#99623d", "#6b4029")
 HAIR = ("#1f1a1e", "#3d2619", "#6e4023", "#a9562a", "#d99a4e", "#efcf8f", "#dcd5d2")
 EYES = ("#3a2417", "#4a2c18", "#6b4423", "#3f7a4c", "#3b7fb5", "#4a8cc4", "#6b8a99")  # go with the hair
 BACK = ("#f6b7a8", "#fbd9a0", "#c9e3a8", "#a5dcd0", "#a9d0f2", "#c8bdf0")
@@ -41,8 +41,8 @@ class Portrait:
     def __init__(self, f: dict[str, Values], side: int) -> None:
         self.f, self.side = f, side
         self.skin, self.hair = _along(SKIN, f["skin"]), _along(HAIR, f["hair_color"])
-        self.canvas = Canvas(_along(BACK, f["background"])[..., 0, 0].T, side)
-        self.still = Frame(0 * f["tilt"], 0, NECK)
+        self.canvas = Canvas(_along(BACK, f["background"]), side)
+        self.still = Frame(np.zeros((1, 1, 1), np.float32), 0, NECK)
         self.head = Frame(TILT * f["tilt"], 0, NECK)
         self.cos, self.sin = np.cos(TURN * f["turn"]), np.sin(TURN * f["turn"])
         self.light = 0.85 * f["light"]
@@ -76,132 +76,118 @@ class Portrait:
     def background(self) -> None:
         """A soft glow on the side of the light."""
         w = self.canvas.window(self.still, 0, 0, 1, 1)
-        glow = bump(w.x - self.light, w.y + 0.5, 2.2, 2.2)
-        glow -= 0.75
-        w.multiply(glow, (0.2, 0.2, 0.2))
+        near = 1 - squared(w.x[:, :1] - self.light, 0, 2.6, 1) - squared(0, w.y[:, :, :1] + 0.5, 1, 2.6)
+        near *= 0.28
+        near += 0.78
+        for plane in self.canvas.planes:
+            plane *= near
 
     def body(self) -> None:
-        clothes = _along(CLOTHES, self.f["background"])
         w = self.canvas.window(self.still, 0, 0.95, 0.85, 0.32)
-        x = w.x + 0
-        shade = x * self.light
-        shade *= 0.5
-        distance = ellipse(x, w.y - 1.2, np.float32(0.82), np.float32(0.5))
-        w.paint(w.inside(distance), [c * (1 + shade) for c in clothes])
-        # Neck: a column that ends in a round neckline, in the shadow of the chin.
+        shoulders = w.inside(ellipse(w.x, w.y - 1.2, 0.82, 0.5))
+        w.shade(shoulders, _along(CLOTHES, self.f["background"]), w.x * (0.5 * self.light))
+        # The neck: a column that ends in a round neckline, in the shadow of the chin.
         w = self.canvas.window(self.still, 0, 0.68, 0.28, 0.26)
         column = np.abs(w.x) - (0.2 + 0.02 * self.f["face_width"])
-        neckline = ellipse(w.x, w.y - 0.7, np.float32(0.27), np.float32(0.19))
-        np.maximum(neckline, 0.72 - w.y, out=neckline)
-        column = np.maximum(column, w.y - 0.75, out=column)
-        shade = w.x * (0.7 * self.light)
-        shade -= 0.2
-        w.paint(w.inside(np.minimum(column, neckline)), _shaded(self.skin, shade))
+        np.maximum(column, w.y - 0.75, out=column)
+        neckline = np.maximum(ellipse(w.x, w.y - 0.7, 0.27, 0.19), 0.72 - w.y)
+        np.minimum(column, neckline, out=column)
+        w.shade(w.inside(column), self.skin, w.x * (0.7 * self.light) - 0.2)
 
     # Hair ------------------------------------------------------------------------------------------------------------
 
-    def hair_distance(self, w: Window) -> Values:
+    def outline(self, w: Window) -> Values:
         """The outline of the hair: a cap around the skull that long hair extends to the shoulders."""
         x, y = w.x + 0.05 * self.sin, w.y - (Y - 0.1)
         volume = 0.045 + 0.08 * self.length
-        below = np.maximum(y, 0)
-        below *= 0.12 + 0.1 * self.length  # long hair hangs down, it doesn't follow the skull
-        x *= 1 / (1 + below)
-        top = np.minimum(y, 0)
-        top += np.maximum(y - 0.72 * self.length, 0)
-        return ellipse(x, top, self.a + volume, 0.6 + volume)
+        wider = np.clip(y, 0, 2)  # long hair hangs down, it doesn't follow the skull
+        wider *= 0.12 + 0.1 * self.length
+        wider += 1
+        x /= wider
+        np.maximum(y - 0.72 * self.length, np.clip(y, -2, 0, out=wider), out=y)
+        return ellipse(x, y, self.a + volume, 0.6 + volume)
 
     def hair_behind(self) -> None:
-        bottom = 0.0 + 0.8 * self.length
-        w = self.box(0, 0.0, 0.78, 0.98)
-        distance = self.hair_distance(w)
-        distance = _both(distance, w.y - (Y + bottom), 0.03 + 0.1 * self.length)
-        shade = w.y * -0.2
-        shade -= 0.28
-        w.paint(w.inside(distance), _shaded(self.hair, shade))
+        """The hair below the ears, seen beside the neck; hair in front covers the rest."""
+        bottom = 0.8 * self.length
+        w = self.box(0, 0.5 * bottom - 0.1, 0.78, 0.5 * bottom + 0.1)
+        distance = _both(self.outline(w), w.y - (Y + bottom), 0.03 + 0.1 * self.length)
+        w.shade(w.inside(distance), self.hair, np.float32(-0.34))
 
     def hair_in_front(self) -> None:
-        w = self.box(0, -0.1, 0.78, 0.9)
-        distance = self.hair_distance(w)
+        top, ends = 0.72 + 0.08 * self.length, 0.86 * self.length - 0.1
+        w = self.box(0, 0.5 * (ends - top), self.a + 0.15 + 0.1 * self.length, 0.5 * (ends + top))
+        x, y = w.x - 0.22 * self.sin, w.y - Y
         # The opening for the face: an ellipse below a fringe that is swept to one side.
-        shift = self.sin * 0.22
-        x, y = w.x - shift, w.y - Y
-        opening = ellipse(x, y - 0.16, (0.97 - 0.08 * self.length) * self.a * (0.5 + 0.5 * self.cos), np.float32(0.7))
-        part = self.f["hair_part"]
-        line = x * (0.6 * part)
-        line += 0.44 - 0.05 * self.length
-        line += y
-        bend = x + 0.25 * part
-        bend *= bend
-        bend *= 0.55
-        line -= bend
-        np.maximum(opening, -line, out=opening)
-        ends = -0.1 + 0.86 * self.length
-        distance = _both(distance, y - ends, 0.03 + 0.1 * self.length)
-        np.maximum(distance, -opening, out=distance)
-        # A band of gloss follows the skull.
-        u, v = x - 0.3 * self.light, y + 0.1
-        u *= u
-        v *= v
-        radius = u
-        radius += v
-        np.sqrt(radius, out=radius)
-        radius -= 0.49
-        radius *= 1 / 0.1
-        gloss = bump(radius, np.float32(0), 1, 1)
-        gloss *= np.clip(0.6 - y * 1.4, 0, 1) * 0.22
-        shade = x * (0.6 * self.light)
-        shade -= y * 0.1
-        shade += gloss
-        w.paint(w.inside(distance), _shaded(self.hair, shade))
+        part = self.f["fringe"]
+        width = (0.97 - 0.08 * self.length) * self.a * (0.5 + 0.5 * self.cos)
+        opening = ellipse(x, y - 0.16, width, 0.7)
+        fringe = x + 0.25 * part
+        fringe *= fringe
+        fringe *= 0.55
+        fringe -= y
+        fringe -= 0.44 - 0.05 * self.length
+        fringe -= x * (0.6 * part)
+        np.maximum(opening, fringe, out=opening)
+        distance = _both(self.outline(w), y - ends, 0.03 + 0.1 * self.length)
+        np.maximum(distance, np.negative(opening, out=opening), out=distance)
+        # A band of gloss follows the skull; it fades downwards.
+        gloss = squared(x - 0.3 * self.light, y + 0.1, 1, 1)
+        np.sqrt(gloss, out=gloss)
+        gloss -= 0.49
+        gloss *= 1 / 0.1
+        gloss *= gloss
+        np.subtract(1, gloss, out=gloss)
+        np.clip(gloss, 0, 1, out=gloss)
+        gloss *= np.float32(0.15) - np.clip(y, -2, 0, out=fringe) * np.float32(0.2)
+        x *= 0.6 * self.light
+        gloss += x
+        w.shade(w.inside(distance), self.hair, gloss)
 
     # Face ------------------------------------------------------------------------------------------------------------
 
     def ears(self) -> None:
         for side in (-1, 1):
             x = side * (self.a - 0.01) * self.cos - 0.1 * self.sin
-            w = self.box(x, 0.06, 0.12, 0.17)
+            w = self.box(x, 0.06, 0.1, 0.15)
             u, v = w.x - x, w.y - (Y + 0.06)
-            shade = np.zeros_like(u) + (side * 0.3 * self.light - 0.06)
-            w.paint(w.inside(ellipse(u, v, np.float32(0.1), np.float32(0.15))), _shaded(self.skin, shade))
-            inner = bump(u - side * 0.01, v, 0.07, 0.11)
-            w.multiply(inner, (-0.14, -0.22, -0.24))
+            share = w.inside(ellipse(u, v, 0.1, 0.15))
+            u -= side * 0.01
+            w.shade(share, self.skin, bump(u, v, 0.07, 0.11) * -0.16 + (side * 0.3 * self.light - 0.06))
 
     def face(self) -> None:
-        w = self.box(0, 0, self.a + 0.05, B + 0.02)
+        w = self.box(0, 0, self.a + 0.05, B)
         y = w.y - Y
-        x = w.x - (self.sin * 0.16) * y - 0.05 * self.sin
+        x = w.x - 0.05 * self.sin
+        x -= y * (0.16 * self.sin)
         taper = y * 0.2
         taper += 1
         x *= taper
         x *= 1 / self.a
-        v = y * np.float32(1 / B)
-        # A fuller outline than an ellipse: exponent 2.3 by a correction in fourth powers.
+        y *= 1 / B
         f = x * x
-        f += v * v
-        corner = x * v
+        f += y * y
+        corner = x * y
         corner *= corner
-        corner *= 0.28
+        corner *= 0.28  # fuller than an ellipse
         f -= corner
-        distance = np.sqrt(f)
-        distance -= 1
-        distance *= np.float32(0.55)
-        # Light from one side and from above, on a rounded surface.
-        shade = x * np.float32(1)
-        shade *= 0.26 * self.light
-        down = v * 0.09
-        shade -= down
-        np.minimum(f, 1, out=f)
-        f *= f
-        f *= 0.12
-        shade -= f
-        shade += 0.05
-        w.paint(w.inside(distance), _shaded(self.skin, shade))
+        # Light from one side and from above on a rounded surface.
+        shade = x
+        shade *= 0.24 * self.light
+        y *= 0.09
+        shade -= y
+        shade += 0.02
+        np.multiply(f, f, out=y)
+        y *= 0.12
+        shade -= y
+        np.sqrt(f, out=f)
+        f -= 1
+        f *= 0.59
+        w.shade(w.inside(f), self.skin, shade)
         for side in (-1, 1):
             at, scale = self.at(side * 0.3, 0.44)
-            w = self.box(at, 0.2, 0.2, 0.14)
-            blush = bump(w.x - at, w.y - (Y + 0.2), 0.17 * scale, 0.12)
-            w.multiply(blush, (0.02, -0.16, -0.14))
+            w = self.box(at, 0.2, 0.17 * scale, 0.12)
+            w.multiply(bump(w.x - at, w.y - (Y + 0.2), 0.17 * scale, 0.12), (0.0, -0.13, -0.11))
 
     def nose(self) -> None:
         at, scale = self.at(0, 0.58)
@@ -216,22 +202,22 @@ class Portrait:
         w.multiply(tip, (0.16, 0.2, 0.22))
 
     def mouth(self) -> None:
-        smile, opening = self.f["smile"], (0.5 + 0.5 * self.f["mouth"]) ** 2
+        smile, opening = self.f["smile"], (0.5 + 0.5 * self.f["mouth_open"]) ** 1.5
         at, scale = self.at(0, 0.48)
-        half = (0.205 + 0.03 * smile) * scale
+        half = (0.22 + 0.02 * smile) * scale
         w = self.box(at, 0.36, half + 0.05, 0.24)
         x, y = w.x - at, w.y - (Y + 0.345)
         x *= 1 / half
         q = x * x
         arch = 1 - q  # 1 in the middle, 0 at the corners
-        middle = (q - 0.45) * (-0.125 * smile)  # a smile raises the corners
+        middle = (q - 0.45) * (-0.125 * smile - 0.01 * smile * smile)  # a smile raises the corners
         slope = np.abs(x) * (0.25 * np.abs(smile) / half)
         slope *= slope
         slope += 1
         np.sqrt(slope, out=slope)
         lift = 0.012 + (0.06 - 0.035 * smile) * opening
         drop = 0.012 + (0.11 + 0.05 * smile) * opening
-        full = np.maximum(arch, 0)
+        full = np.clip(arch, 0, 1)
         y -= middle
         upper = -y - lift * full
         lower = y - drop * full
@@ -244,28 +230,31 @@ class Portrait:
         colour = [0.68 * s + 0.32 * c for s, c in zip(self.skin, (0.82, 0.2, 0.25))]
         shade = y * -0.8
         shade -= 0.06
-        w.paint(w.inside(lips), _shaded(colour, shade))
+        w.shade(w.inside(lips), np.stack(colour), shade)
         inner = np.maximum(upper - 0.006, ends)
         share = w.inside(inner)
         w.paint(share, (np.float32(0.36), np.float32(0.09), np.float32(0.12)))
-        # Teeth and tongue, inside the open mouth only.
-        tongue = w.inside(ellipse(x * 0.16, y - drop * 1.05, np.float32(0.1), np.float32(0.07)))
-        w.paint(tongue * share, (np.float32(0.85), np.float32(0.36), np.float32(0.38)))
-        teeth = y - (0.35 * drop - 0.6 * lift) * full - 0.004
-        teeth = np.maximum(teeth, ends + 0.03, out=teeth)
-        w.paint(w.inside(teeth) * share, (np.float32(0.98), np.float32(0.97), np.float32(0.94)))
+        # The tongue, then the upper teeth, which a frown hides.
+        tongue = w.inside(ellipse(x * half, y - drop * 1.1, 0.11, 0.07))
+        tongue *= share * np.clip(3 * opening - 0.9, 0, 1)
+        w.paint(tongue, (np.float32(0.85), np.float32(0.36), np.float32(0.38)))
+        bite = 0.6 * np.clip(1.2 * smile + 0.7, 0, 1) * np.clip(6 * opening, 0, 1)
+        teeth = y - (bite * (lift + drop) - lift) * full
+        np.maximum(teeth, ends + 0.03, out=teeth)
+        share *= w.inside(teeth) * np.clip(8 * opening, 0, 1)
+        w.paint(share, (np.float32(0.98), np.float32(0.97), np.float32(0.94)))
 
     def eye(self, side: int) -> None:
         at, scale = self.at(side * 0.215, 0.44)
-        wide = 0.5 + 0.5 * self.f["eyes"]
-        a = 0.125 * scale
+        wide = 0.5 + 0.5 * self.f["eye_open"]
+        a = 0.13 * scale
         w = self.box(at, -0.07, a + 0.04, 0.18)
         x, y = w.x - at, w.y - (Y - 0.05)
         q = x * (1 / a)
         q *= q
         arch = 1 - q
-        upper = 0.02 + 0.115 * wide  # height of the lids above and below the middle
-        lower = 0.025 + 0.06 * wide
+        upper = 0.035 + 0.105 * wide  # height of the lids above and below the middle
+        lower = 0.03 + 0.055 * wide
         # Between the lids, whose distance is taken along y and corrected for their slope.
         slope = q * ((2 * upper / a) ** 2)
         slope += 1
@@ -279,18 +268,18 @@ class Portrait:
         shade += 0.12  # the shadow of the upper lid
         shade *= -1.6
         w.paint(white, [c * (1 + shade) for c in (np.float32(0.99), np.float32(0.99), np.float32(0.99))])
-        u = x - 0.05 * self.f["gaze"] * scale
+        u = x - 0.058 * self.f["gaze"] * scale
         u *= 1 / np.maximum(scale, 0.6)
         v = y + 0.012
         radius = np.sqrt(u * u + v * v)
-        w.paint(w.inside(radius - 0.078) * white, _along(EYES, self.f["hair_color"]))
+        w.paint(w.inside(radius - 0.08) * white, _along(EYES, self.f["hair_color"]))
         w.paint(w.inside(radius - 0.042) * white, (np.float32(0.05),) * 3)
         glint = bump(u - 0.03, v + 0.032, 0.034, 0.034)
         np.minimum(glint * 2.5, 1, out=glint)
         w.paint(glint * white, (np.float32(1),) * 3)
         # Lashes along the upper lid, thicker in the middle.
         lashes = np.abs(lid + 0.004)
-        lashes -= 0.011 + 0.007 * np.maximum(arch, 0)
+        lashes -= 0.011 + 0.007 * np.clip(arch, 0, 1)
         ends = np.abs(x)
         ends -= a + 0.01
         np.maximum(lashes, ends, out=lashes)
@@ -312,7 +301,7 @@ class Portrait:
 
 def _both(one: Values, other: Values, radius: Values) -> Values:
     """Return the distance from what two areas share, with the corner rounded."""
-    u, v = np.maximum(one + radius, 0), np.maximum(other + radius, 0)
+    u, v = np.clip(one + radius, 0, 9), np.clip(other + radius, 0, 9)
     u *= u
     v *= v
     u += v
@@ -326,8 +315,3 @@ def _along(colours: tuple[str, ...], factor: Values) -> np.ndarray:
     stops = np.array([[int(c[i : i + 2], 16) / 255 for i in (1, 3, 5)] for c in colours])
     knots = np.linspace(-1, 1, len(colours))
     return np.stack([np.interp(factor, knots, channel) for channel in stops.T]).astype(np.float32)
-
-
-def _shaded(colour: np.ndarray, shade: Values) -> list[Values]:
-    """Return a colour times 1 + shade; shadows are warm."""
-    return [c * (1 + gain * shade) for c, gain in zip(colour, (0.9, 1.1, 1.2))]
