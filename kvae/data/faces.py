@@ -99,7 +99,7 @@ def render_faces(factors: Any = None, size: int = 64, **changes: Any) -> np.ndar
         raise DataError(f"Expected factors among {', '.join(names)}. Received: {', '.join(unknown)}")
     columns = dict(zip(names, table.T)) | {name: np.asarray(value, np.float64) for name, value in changes.items()}
     try:
-        table = np.stack(np.broadcast_arrays(*columns.values(), np.empty(1)), axis=-1)[:, :-1]
+        table = np.stack(np.broadcast_arrays(*columns.values(), np.zeros(1)), axis=-1)[..., :-1]
     except ValueError as error:
         found = ", ".join(f"{name} {np.shape(value)}" for name, value in changes.items())
         raise DataError(

@@ -83,18 +83,23 @@ class Portrait:
             plane *= near
 
     def body(self) -> None:
-        w = self.canvas.window(self.still, 0, 0.95, 0.85, 0.32)
+        w = self.canvas.window(self.still, 0, 0.95, 0.9, 0.32)
         shoulders = w.inside(ellipse(w.x, w.y - 1.2, 0.82, 0.5))
         w.shade(shoulders, _along(CLOTHES, self.f["background"]), w.x * (0.5 * self.light))
         # The neck: a column that ends in a round neckline, in the shadow of the chin.
-        w = self.canvas.window(self.still, 0, 0.68, 0.28, 0.26)
+        w = self.canvas.window(self.still, 0, 0.66, 0.28, 0.24)
         column = np.abs(w.x) - (0.2 + 0.02 * self.f["face_width"])
         np.maximum(column, w.y - 0.75, out=column)
         neckline = np.maximum(ellipse(w.x, w.y - 0.7, 0.27, 0.19), 0.72 - w.y)
         np.minimum(column, neckline, out=column)
+        np.maximum(column, 0.42 - w.y, out=column)
         w.shade(w.inside(column), self.skin, w.x * (0.7 * self.light) - 0.2)
 
     # Hair ------------------------------------------------------------------------------------------------------------
+
+    def hair_box(self, bottom: Values) -> Window:
+        top = 0.76 + 0.08 * self.length
+        return self.box(0, 0.5 * (bottom - top), self.a + 0.1 + 0.2 * self.length, 0.5 * (bottom + top))
 
     def outline(self, w: Window) -> Values:
         """The outline of the hair: a cap around the skull that long hair extends to the shoulders."""
@@ -108,15 +113,15 @@ class Portrait:
         return ellipse(x, y, self.a + volume, 0.6 + volume)
 
     def hair_behind(self) -> None:
-        """The hair below the ears, seen beside the neck; hair in front covers the rest."""
+        """The hair beside the neck, and a little beside a face that is turned away; other hair covers the rest."""
         bottom = 0.8 * self.length
-        w = self.box(0, 0.5 * bottom - 0.1, 0.78, 0.5 * bottom + 0.1)
+        w = self.hair_box(bottom)
         distance = _both(self.outline(w), w.y - (Y + bottom), 0.03 + 0.1 * self.length)
         w.shade(w.inside(distance), self.hair, np.float32(-0.34))
 
     def hair_in_front(self) -> None:
-        top, ends = 0.72 + 0.08 * self.length, 0.86 * self.length - 0.1
-        w = self.box(0, 0.5 * (ends - top), self.a + 0.15 + 0.1 * self.length, 0.5 * (ends + top))
+        ends = 0.86 * self.length - 0.1
+        w = self.hair_box(ends)
         x, y = w.x - 0.22 * self.sin, w.y - Y
         # The opening for the face: an ellipse below a fringe that is swept to one side.
         part = self.f["fringe"]
@@ -248,7 +253,7 @@ class Portrait:
         at, scale = self.at(side * 0.215, 0.44)
         wide = 0.5 + 0.5 * self.f["eye_open"]
         a = 0.13 * scale
-        w = self.box(at, -0.07, a + 0.04, 0.18)
+        w = self.box(at, -0.07, a + 0.05, 0.2)
         x, y = w.x - at, w.y - (Y - 0.05)
         q = x * (1 / a)
         q *= q
@@ -256,7 +261,7 @@ class Portrait:
         upper = 0.035 + 0.105 * wide  # height of the lids above and below the middle
         lower = 0.03 + 0.055 * wide
         # Between the lids, whose distance is taken along y and corrected for their slope.
-        slope = q * ((2 * upper / a) ** 2)
+        slope = np.clip(q, 0, 1) * ((2 * upper / a) ** 2)
         slope += 1
         np.sqrt(slope, out=slope)
         lid = -y - upper * arch
@@ -267,14 +272,15 @@ class Portrait:
         np.clip(shade, -0.12, 0, out=shade)
         shade += 0.12  # the shadow of the upper lid
         shade *= -1.6
-        w.paint(white, [c * (1 + shade) for c in (np.float32(0.99), np.float32(0.99), np.float32(0.99))])
+        shade += 1
+        w.paint(white, (shade,) * 3)
         u = x - 0.058 * self.f["gaze"] * scale
         u *= 1 / np.maximum(scale, 0.6)
         v = y + 0.012
         radius = np.sqrt(u * u + v * v)
         w.paint(w.inside(radius - 0.08) * white, _along(EYES, self.f["hair_color"]))
         w.paint(w.inside(radius - 0.042) * white, (np.float32(0.05),) * 3)
-        glint = bump(u - 0.03, v + 0.032, 0.034, 0.034)
+        glint = bump(u - 0.035 * self.light, v + 0.032, 0.034, 0.034)
         np.minimum(glint * 2.5, 1, out=glint)
         w.paint(glint * white, (np.float32(1),) * 3)
         # Lashes along the upper lid, thicker in the middle.
@@ -283,6 +289,7 @@ class Portrait:
         ends = np.abs(x)
         ends -= a + 0.01
         np.maximum(lashes, ends, out=lashes)
+        np.maximum(lashes, y - 0.06, out=lashes)
         w.paint(w.inside(lashes), (np.float32(0.14), np.float32(0.09), np.float32(0.09)))
 
     def brow(self, side: int) -> None:
