@@ -6,8 +6,8 @@
     TensorShape([None, 8, 8, 1])
 
 Train with `vae.fit(data.train, validation_data=data.validation)`. `data.split` returns a split in a stable order, with
-labels if requested. `data.arrays` returns NumPy arrays. `kvae.data.shapes` and `kvae.data.faces` return images with known
-factors.
+labels if requested. `data.arrays` returns NumPy arrays. `kvae.data.shapes` and `kvae.data.faces` return images with
+known factors.
 """
 
 from kvae.data.catalogue import Changes

@@ -35,7 +35,12 @@ class Canvas:
         self._x, self._y = axis, axis[:, np.newaxis]
 
     def window(
-        self, frame: Frame, x: Values | float, y: Values | float, half_width: Values | float, half_height: Values | float
+        self,
+        frame: Frame,
+        x: Values | float,
+        y: Values | float,
+        half_width: Values | float,
+        half_height: Values | float,
     ) -> Window:
         """Return the window around boxes of a frame, given by centre and half sides, with a margin of a pixel."""
         centre_x, centre_y = frame.to_image(x, y)
@@ -96,14 +101,14 @@ class Window:
         distance += np.float32(0.5)
         return np.clip(distance, 0, 1, out=distance)
 
-    def paint(self, share: Values, colour: Sequence[Values]) -> None:
-        """Blend three colour channels into the images."""
+    def paint(self, share: Values, colour: np.ndarray | Sequence[Values]) -> None:
+        """Blend a colour, three channels, into the images by a share of each pixel."""
         for plane, value in zip(self._planes, colour):
             change = value - plane
             change *= share
             plane += change
 
-    def shade(self, share: Values, colour: np.ndarray, shade: Values) -> None:
+    def shade(self, share: Values, colour: np.ndarray, shade: Values | float) -> None:
         """Blend a colour (3, B, 1, 1) times 1 + shade into the images; shadows are warm."""
         for plane, value, gain in zip(self._planes, colour, WARMTH):
             change = shade * (gain * value)

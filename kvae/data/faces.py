@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -126,19 +124,16 @@ def draw_factors(n: int, seed: int) -> np.ndarray:
 def rasterize(factors: np.ndarray, side: int) -> np.ndarray:
     """Render factors (N, 15), float32, as images (N, side, side, 3) uint8.
 
-    Faces are drawn in blocks, on all cores. Similar faces share a block, because the time for a feature grows with the
-    rectangle that contains it in all faces of a block.
+    Similar faces are drawn together, because the time for a feature grows with the rectangle that contains it in all
+    faces of a block.
     """
     column = dict(zip(FACTORS, factors.T))
     order = np.lexsort((column["turn"], np.rint(column["hair_length"] * 2.5), np.rint(column["tilt"] * 5)))
     images = np.empty((len(factors), side, side, 3), np.uint8)
-
-    def work(rows: np.ndarray) -> None:
-        images[rows] = draw({name: values[rows] for name, values in column.items()}, side)
-
     step = max(BLOCK // side**2, 1)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(work, [order[i : i + step] for i in range(0, len(order), step)]))
+    for start in range(0, len(order), step):
+        rows = order[start : start + step]
+        images[rows] = draw({name: values[rows] for name, values in column.items()}, side)
     return images
 
 

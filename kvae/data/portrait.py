@@ -1,10 +1,12 @@
 """The drawing of a face: from factors in [−1, 1] to pixels, layer by layer from the background to the hair.
 
-Lengths are in units of half an image. The frame of the head turns about the neck, with the centre of the head at (0, Y).
-A turn of the head moves each feature by its depth: the nose more than the eyes, the hair at the back the other way.
+Lengths are in units of half an image. The head leans about a point of the neck; before that, its centre is at (0, Y).
+A turn of the head moves each feature by its depth: the nose more than the eyes, and the hair the other way.
 """
 
 from __future__ import annotations
+
+from functools import cached_property
 
 import numpy as np
 
@@ -20,6 +22,15 @@ HAIR = ("#1f1a1e", "#3d2619", "#6e4023", "#a9562a", "#d99a4e", "#efcf8f", "#dcd5
 EYES = ("#3a2417", "#4a2c18", "#6b4423", "#3f7a4c", "#3b7fb5", "#4a8cc4", "#6b8a99")  # go with the hair
 BACK = ("#f6b7a8", "#fbd9a0", "#c9e3a8", "#a5dcd0", "#a9d0f2", "#c8bdf0")
 CLOTHES = ("#2f7f86", "#4656a6", "#8a4f9e", "#d9605a", "#e39a3b", "#3f9a6b")
+
+
+def _colour(code: str) -> np.ndarray:
+    """Return (3, 1, 1, 1), float32 in [0, 1], of a code such as #ff8000."""
+    return np.array([int(code[i : i + 2], 16) / 255 for i in (1, 3, 5)], np.float32).reshape(3, 1, 1, 1)
+
+
+LIPS, MOUTH, TONGUE, TEETH = map(_colour, ("#d13340", "#5c171f", "#d95c61", "#faf7f0"))
+LASHES, PUPIL, WHITE = map(_colour, ("#241717", "#0d0d0d", "#ffffff"))
 
 
 def draw(f: dict[str, np.ndarray], side: int) -> np.ndarray:
@@ -39,7 +50,7 @@ class Portrait:
     """A block of faces."""
 
     def __init__(self, f: dict[str, Values], side: int) -> None:
-        self.f, self.side = f, side
+        self.f = f
         self.skin, self.hair = _along(SKIN, f["skin"]), _along(HAIR, f["hair_color"])
         self.canvas = Canvas(_along(BACK, f["background"]), side)
         self.still = Frame(np.zeros((1, 1, 1), np.float32), 0, NECK)
@@ -57,11 +68,11 @@ class Portrait:
         self.face()
         self.nose()
         self.mouth()
-        for eye in (-1, 1):
-            self.eye(eye)
+        self.eye(-1)
+        self.eye(1)
         self.hair_in_front()
-        for eye in (-1, 1):
-            self.brow(eye)
+        self.brow(-1)
+        self.brow(1)
         return self.canvas.pixels()
 
     def at(self, x: float, depth: float) -> tuple[Values, Values]:
@@ -70,15 +81,15 @@ class Portrait:
         scale = self.cos - self.sin * np.float32(depth * x / (A**2 * bulge))
         return (x * self.cos + np.float32(depth * bulge) * self.sin) * (self.a / A), scale * (self.a / A)
 
-    def box(self, x: Values | float, y: Values | float, half_width: Values | float, half_height: Values | float) -> Window:
+    def box(
+        self, x: Values | float, y: Values | float, half_width: Values | float, half_height: Values | float
+    ) -> Window:
         return self.canvas.window(self.head, x, y + Y, half_width, half_height)
 
     def background(self) -> None:
         """A soft glow on the side of the light."""
         w = self.canvas.window(self.still, 0, 0, 1, 1)
-        near = 1 - squared(w.x[:, :1] - self.light, 0, 2.6, 1) - squared(0, w.y[:, :, :1] + 0.5, 1, 2.6)
-        near *= 0.28
-        near += 0.78
+        near = 1.06 - 0.28 * ((w.x[:, :1] - self.light) / 2.6) ** 2 - 0.28 * ((w.y[:, :, :1] + 0.5) / 2.6) ** 2
         for plane in self.canvas.planes:
             plane *= near
 
@@ -97,12 +108,15 @@ class Portrait:
 
     # Hair ------------------------------------------------------------------------------------------------------------
 
-    def hair_box(self, bottom: Values) -> Window:
-        top = 0.76 + 0.08 * self.length
+    @cached_property
+    def hair_window(self) -> Window:
+        top, bottom = 0.76 + 0.08 * self.length, 0.8 * self.length
         return self.box(0, 0.5 * (bottom - top), self.a + 0.1 + 0.2 * self.length, 0.5 * (bottom + top))
 
-    def outline(self, w: Window) -> Values:
-        """The outline of the hair: a cap around the skull that long hair extends to the shoulders."""
+    @cached_property
+    def outline(self) -> Values:
+        """The distance from all hair: a cap around the skull that long hair extends to the shoulders."""
+        w = self.hair_window
         x, y = w.x + 0.05 * self.sin, w.y - (Y - 0.1)
         volume = 0.045 + 0.08 * self.length
         wider = np.clip(y, 0, 2)  # long hair hangs down, it doesn't follow the skull
@@ -114,14 +128,12 @@ class Portrait:
 
     def hair_behind(self) -> None:
         """The hair beside the neck, and a little beside a face that is turned away; other hair covers the rest."""
-        bottom = 0.8 * self.length
-        w = self.hair_box(bottom)
-        distance = _both(self.outline(w), w.y - (Y + bottom), 0.03 + 0.1 * self.length)
-        w.shade(w.inside(distance), self.hair, np.float32(-0.34))
+        w, bottom = self.hair_window, 0.8 * self.length
+        distance = _both(self.outline, w.y - (Y + bottom), 0.03 + 0.1 * self.length)
+        w.shade(w.inside(distance), self.hair, -0.34)
 
     def hair_in_front(self) -> None:
-        ends = 0.86 * self.length - 0.1
-        w = self.hair_box(ends)
+        w, ends = self.hair_window, 0.86 * self.length - 0.1
         x, y = w.x - 0.22 * self.sin, w.y - Y
         # The opening for the face: an ellipse below a fringe that is swept to one side.
         part = self.f["fringe"]
@@ -134,7 +146,7 @@ class Portrait:
         fringe -= 0.44 - 0.05 * self.length
         fringe -= x * (0.6 * part)
         np.maximum(opening, fringe, out=opening)
-        distance = _both(self.outline(w), y - ends, 0.03 + 0.1 * self.length)
+        distance = _both(self.outline, y - ends, 0.03 + 0.1 * self.length)
         np.maximum(distance, np.negative(opening, out=opening), out=distance)
         # A band of gloss follows the skull; it fades downwards.
         gloss = squared(x - 0.3 * self.light, y + 0.1, 1, 1)
@@ -144,7 +156,7 @@ class Portrait:
         gloss *= gloss
         np.subtract(1, gloss, out=gloss)
         np.clip(gloss, 0, 1, out=gloss)
-        gloss *= np.float32(0.15) - np.clip(y, -2, 0, out=fringe) * np.float32(0.2)
+        gloss *= 0.15 - 0.2 * np.clip(y, -2, 0, out=fringe)
         x *= 0.6 * self.light
         gloss += x
         w.shade(w.inside(distance), self.hair, gloss)
@@ -203,7 +215,7 @@ class Portrait:
         w.multiply(shade, (-0.16, -0.22, -0.24))
         under = bump(x, y - 0.055, 0.1 * scale, 0.045)
         w.multiply(under, (-0.3, -0.38, -0.4))
-        tip = bump(x - 0.02 * self.light, y + 0.0, 0.075, 0.07)
+        tip = bump(x - 0.02 * self.light, y, 0.075, 0.07)
         w.multiply(tip, (0.16, 0.2, 0.22))
 
     def mouth(self) -> None:
@@ -232,22 +244,21 @@ class Portrait:
         ends -= 1
         ends *= half
         lips = np.maximum(upper - (0.008 + 0.028 * full), ends - 0.02)
-        colour = [0.68 * s + 0.32 * c for s, c in zip(self.skin, (0.82, 0.2, 0.25))]
+        colour = 0.68 * self.skin + 0.32 * LIPS
         shade = y * -0.8
         shade -= 0.06
-        w.shade(w.inside(lips), np.stack(colour), shade)
-        inner = np.maximum(upper - 0.006, ends)
-        share = w.inside(inner)
-        w.paint(share, (np.float32(0.36), np.float32(0.09), np.float32(0.12)))
+        w.shade(w.inside(lips), colour, shade)
+        share = w.inside(np.maximum(upper - 0.006, ends))
+        w.paint(share, MOUTH)
         # The tongue, then the upper teeth, which a frown hides.
         tongue = w.inside(ellipse(x * half, y - drop * 1.1, 0.11, 0.07))
         tongue *= share * np.clip(3 * opening - 0.9, 0, 1)
-        w.paint(tongue, (np.float32(0.85), np.float32(0.36), np.float32(0.38)))
+        w.paint(tongue, TONGUE)
         bite = 0.6 * np.clip(1.2 * smile + 0.7, 0, 1) * np.clip(6 * opening, 0, 1)
         teeth = y - (bite * (lift + drop) - lift) * full
         np.maximum(teeth, ends + 0.03, out=teeth)
         share *= w.inside(teeth) * np.clip(8 * opening, 0, 1)
-        w.paint(share, (np.float32(0.98), np.float32(0.97), np.float32(0.94)))
+        w.paint(share, TEETH)
 
     def eye(self, side: int) -> None:
         at, scale = self.at(side * 0.215, 0.44)
@@ -267,7 +278,7 @@ class Portrait:
         lid = -y - upper * arch
         lid /= slope
         distance = np.maximum(lid, (y - lower * arch) / slope)
-        white = w.inside(distance + 0)
+        white = w.inside(distance)
         shade = lid * 1.5
         np.clip(shade, -0.12, 0, out=shade)
         shade += 0.12  # the shadow of the upper lid
@@ -279,10 +290,10 @@ class Portrait:
         v = y + 0.012
         radius = np.sqrt(u * u + v * v)
         w.paint(w.inside(radius - 0.08) * white, _along(EYES, self.f["hair_color"]))
-        w.paint(w.inside(radius - 0.042) * white, (np.float32(0.05),) * 3)
+        w.paint(w.inside(radius - 0.042) * white, PUPIL)
         glint = bump(u - 0.035 * self.light, v + 0.032, 0.034, 0.034)
         np.minimum(glint * 2.5, 1, out=glint)
-        w.paint(glint * white, (np.float32(1),) * 3)
+        w.paint(glint * white, WHITE)
         # Lashes along the upper lid, thicker in the middle.
         lashes = np.abs(lid + 0.004)
         lashes -= 0.011 + 0.007 * np.clip(arch, 0, 1)
@@ -290,7 +301,7 @@ class Portrait:
         ends -= a + 0.01
         np.maximum(lashes, ends, out=lashes)
         np.maximum(lashes, y - 0.06, out=lashes)
-        w.paint(w.inside(lashes), (np.float32(0.14), np.float32(0.09), np.float32(0.09)))
+        w.paint(w.inside(lashes), LASHES)
 
     def brow(self, side: int) -> None:
         at, scale = self.at(side * 0.225, 0.46)
@@ -303,7 +314,7 @@ class Portrait:
         distance = np.abs(y)
         distance -= 0.03 - 0.01 * x
         np.maximum(distance, (np.abs(x) - 1) * half, out=distance)
-        w.paint(w.inside(distance), [0.6 * c for c in self.hair])
+        w.paint(w.inside(distance), 0.6 * self.hair)
 
 
 def _both(one: Values, other: Values, radius: Values) -> Values:
@@ -319,6 +330,6 @@ def _both(one: Values, other: Values, radius: Values) -> Values:
 
 def _along(colours: tuple[str, ...], factor: Values) -> np.ndarray:
     """Return the colours at a factor in [−1, 1], (3, B, 1, 1)."""
-    stops = np.array([[int(c[i : i + 2], 16) / 255 for i in (1, 3, 5)] for c in colours])
+    stops = np.stack([_colour(code).ravel() for code in colours], axis=1)  # (3, number of colours)
     knots = np.linspace(-1, 1, len(colours))
-    return np.stack([np.interp(factor, knots, channel) for channel in stops.T]).astype(np.float32)
+    return np.stack([np.interp(factor, knots, channel) for channel in stops]).astype(np.float32)

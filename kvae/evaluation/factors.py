@@ -236,7 +236,9 @@ def _check(codes: Any, factors: Any) -> tuple[np.ndarray, np.ndarray]:
             f"Received: {codes.shape} and {factors.shape} {factors.dtype}"
         )
     if not np.isfinite(factors).all():
-        raise ValueError(f"Expected finite factors. Received: {np.count_nonzero(~np.isfinite(factors))} NaN or infinite")
+        raise ValueError(
+            f"Expected finite factors. Received: {np.count_nonzero(~np.isfinite(factors))} NaN or infinite"
+        )
     if len(factors) == 0 or (factors == factors[0]).all(axis=0).any():
         values = [len(np.unique(factor)) for factor in factors.T]
         raise ValueError(

@@ -50,14 +50,16 @@ def test_a_face_depends_on_the_seed_and_its_number_only(data):
 
 def test_images_and_factors(data):
     assert (data.images.shape, data.images.dtype) == ((100, 64, 64, 3), np.float32)
-    assert 0 <= data.images.min() < 0.1 and 0.95 < data.images.max() <= 1
+    assert 0 <= data.images.min() < 0.1
+    assert 0.95 < data.images.max() <= 1
     assert (data.factors.shape, data.factors.dtype) == ((100, len(NAMES)), np.float32)
     assert (data.sizes, data.categorical) == ((), ())
     factors = faces(3000, size=8).factors
-    # Uniform in [−1, 1]: a mean of 0 with a standard error of 0.011, and 30 images beyond ±0.98.
+    # Uniform in [−1, 1]: a mean of 0 with a standard error of 0.011, and some 30 values beyond each of ±0.98.
     assert np.abs(factors).max() <= 1
     assert np.abs(factors.mean(axis=0)).max() < 0.05
-    assert factors.min(axis=0).max() < -0.98 and factors.max(axis=0).min() > 0.98
+    assert factors.min(axis=0).max() < -0.98
+    assert factors.max(axis=0).min() > 0.98
 
 
 @pytest.mark.parametrize(("size", "k", "tolerance"), [(64, 2, 0.02), (33, 4, 0.04)])  # the edges are a larger part
@@ -67,7 +69,6 @@ def test_a_size_shows_the_same_faces_with_smooth_edges(data, size, k, tolerance)
     large, small = render_faces(factors, size * k), render_faces(factors, size)
     error = np.sqrt(np.mean((shrunk(large, k) - small) ** 2))
     without = np.sqrt(np.mean((shrunk(large, k) - large[:, ::k, ::k]) ** 2))
-    print(error, without)
     assert error < tolerance
     assert error < without / 2.5
 
