@@ -11,6 +11,7 @@ Pixels outside an area are not changed at all, so an image doesn't depend on the
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import ceil, floor
 
 import numpy as np
 
@@ -44,17 +45,18 @@ class Canvas:
     ) -> Window:
         """Return the window around boxes of a frame, given by centre and half sides, with a margin of a pixel."""
         centre_x, centre_y = frame.to_image(x, y)
-        reach_x = np.abs(frame.cos) * half_width + np.abs(frame.sin) * half_height
-        reach_y = np.abs(frame.sin) * half_width + np.abs(frame.cos) * half_height
+        sin = np.abs(frame.sin)
+        reach_x = frame.cos * half_width + sin * half_height
+        reach_y = sin * half_width + frame.cos * half_height
         rows = self._pixels(centre_y, reach_y)
         columns = self._pixels(centre_x, reach_x)
         return Window(self, frame, rows, columns)
 
     def _pixels(self, centre: Values, reach: Values) -> slice:
-        low, high = np.min(centre - reach), np.max(centre + reach)
-        first, last = ((edge + 1) * self.side / 2 for edge in (low, high))
-        start = min(max(int(np.floor(first)) - 1, 0), self.side - 1)
-        return slice(start, max(min(int(np.ceil(last)) + 1, self.side), start + 1))
+        low, high = (centre - reach).min().item(), (centre + reach).max().item()
+        first, last = floor((low + 1) * self.side / 2) - 1, ceil((high + 1) * self.side / 2) + 1
+        start = min(max(first, 0), self.side - 1)
+        return slice(start, max(min(last, self.side), start + 1))
 
     def pixels(self) -> np.ndarray:
         """Return the images as (B, side, side, 3) uint8."""
@@ -71,7 +73,7 @@ class Frame:
     """Coordinates that are turned by an angle about a point of the image, which keeps its coordinates.
 
     Args:
-        angle: (B, 1, 1) radians, clockwise.
+        angle: (B, 1, 1) radians, clockwise, less than a right angle.
         x, y: the point.
     """
 

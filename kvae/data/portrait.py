@@ -6,7 +6,7 @@ A turn of the head moves each feature by its depth: the nose more than the eyes,
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 
@@ -330,6 +330,11 @@ def _both(one: Values, other: Values, radius: Values) -> Values:
 
 def _along(colours: tuple[str, ...], factor: Values) -> np.ndarray:
     """Return the colours at a factor in [−1, 1], (3, B, 1, 1)."""
-    stops = np.stack([_colour(code).ravel() for code in colours], axis=1)  # (3, number of colours)
-    knots = np.linspace(-1, 1, len(colours))
+    knots, stops = _stops(colours)
     return np.stack([np.interp(factor, knots, channel) for channel in stops]).astype(np.float32)
+
+
+@cache
+def _stops(colours: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the values (K,) of a factor that have the K colours, and the colours (3, K)."""
+    return np.linspace(-1, 1, len(colours)), np.stack([_colour(code).ravel() for code in colours], axis=1)
