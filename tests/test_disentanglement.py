@@ -185,10 +185,22 @@ def test_scores_of_a_vae_equal_those_of_its_features():
     assert sap(codes, data.factors, data.categorical) == pytest.approx(got["sap"], abs=1e-3)
 
 
+def test_continuous_factors_are_divided_into_ten_bins():
+    factors = RNG.uniform(-1, 1, (3000, 3)).astype(np.float32) * [1, 100, 1e-3]
+    low, high = factors.min(axis=0), factors.max(axis=0)
+    bins = np.stack([np.digitize(v, np.linspace(*ends, 11)[1:-1]) for v, *ends in zip(factors.T, low, high)], axis=1)
+    codes = factors + 0.1 * RNG.normal(size=factors.shape) * [1, 100, 1e-3]
+    for score in (mig, sap, factor_vae_score):
+        assert score(codes, factors) == pytest.approx(score(codes, bins), abs=1e-3)  # a value may lie at an edge
+    # As for factors drawn as integers: I by chance is about (20 − 1)(10 − 1) / 2N ≤ 0.03 nats for all latents.
+    assert mig(factors, factors) == pytest.approx(1, abs=0.03)
+
+
 REFUSED = {
     "lengths": (GRID[:10], GRID, "same N images"),
     "one axis": (GRID[:, 0], GRID, "same N images"),
-    "factors that aren't integers": (GRID, GRID / 2, "float64"),
+    "factors that aren't numbers": (GRID, GRID.astype(str), "numeric factors.*<U"),
+    "factors with NaN": (GRID, np.where(GRID == 7, np.nan, GRID), "finite factors. Received: 216 NaN"),
     "a factor that never varies": (GRID, GRID * [1, 1, 0], "two values or more"),
     "no examples": (GRID[:0], GRID[:0], "0 examples"),
     "NaN": (GRID * np.nan, GRID, "NaN"),

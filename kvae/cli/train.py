@@ -28,8 +28,8 @@ def train(
     source: Annotated[
         str | None,
         typer.Argument(
-            help="digits, shapes, a TensorFlow Datasets name, a folder of images or TFRecord files, or an .npy/.npz "
-            "file."
+            help="digits, shapes, faces, a TensorFlow Datasets name, a folder of images or TFRecord files, or an "
+            ".npy/.npz file."
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option(metavar="RUN", help="Folder to write (default: runs/SOURCE).")] = None,

@@ -6,13 +6,15 @@
     TensorShape([None, 8, 8, 1])
 
 Train with `vae.fit(data.train, validation_data=data.validation)`. `data.split` returns a split in a stable order, with
-labels if requested. `data.arrays` returns NumPy arrays. `kvae.data.shapes` returns images with known factors.
+labels if requested. `data.arrays` returns NumPy arrays. `kvae.data.shapes` and `kvae.data.faces` return images with
+known factors.
 """
 
 from kvae.data.catalogue import Changes
 from kvae.data.dataset import Data
 from kvae.data.errors import DataError, DataWarning
+from kvae.data.faces import faces, render_faces
 from kvae.data.loading import load
 from kvae.data.shapes import FactorData, shapes
 
-__all__ = ["Changes", "Data", "DataError", "DataWarning", "FactorData", "load", "shapes"]
+__all__ = ["Changes", "Data", "DataError", "DataWarning", "FactorData", "faces", "load", "render_faces", "shapes"]

@@ -37,9 +37,9 @@ def load(
     """Load images in [0, 1] from a named dataset, a folder, a file or arrays, split for training and evaluation.
 
     Args:
-        source: "digits" or "shapes" (no download); the name of a TensorFlow Datasets dataset, such as "mnist"; a folder
-            of images, with or without class subfolders and train/validation/test folders (see below); a `.npy` or
-            `.npz` file; a TFRecord file or a folder of them (`tf.train.Example` with `image/encoded` or `image`, and
+        source: "digits", "shapes" or "faces" (no download); the name of a TensorFlow Datasets dataset, such as "mnist";
+            a folder of images, with or without class subfolders and train/validation/test folders (see below); a `.npy`
+            or `.npz` file; a TFRecord file or a folder of them (`tf.train.Example` with `image/encoded` or `image`, and
             optionally `image/class/label` or `label`; or as prepared by TensorFlow Datasets); an array (N, H, W) or
             (N, H, W, C); or `(images, labels)`. A plain name means the named dataset; write "./name" for a folder that
             has the same name.
@@ -47,7 +47,8 @@ def load(
         seed: seed of the splits, the order and the binary draws; >= 0.
         binarize: "none"; "threshold", `x >= 0.5`; or "stochastic", Bernoulli(x): redrawn on every training pass, drawn
             once for evaluation.
-        size: an integer or (H, W). Each image is cropped about its centre to that aspect ratio, then resized.
+        size: an integer or (H, W). Each image is cropped about its centre to that aspect ratio, then resized. Faces are
+            rendered at this size.
         grayscale: True for one channel, False for three, None for the channels of the data.
         validation_fraction: fraction of the training images held out if the source has no validation split.
         test_fraction: the same for the test split. Each fraction is in [0, 1); 0 leaves that split empty.

@@ -295,7 +295,7 @@ def data_folder(request: Request) -> Path:
 def _known_names(request: Request) -> set[str]:
     import tensorflow_datasets as tfds
 
-    known = {"digits", "shapes", *tfds.list_builders(with_community_datasets=False)}
+    known = {"digits", "shapes", "faces", *tfds.list_builders(with_community_datasets=False)}
     folder = data_folder(request)
     if folder.is_dir():
         known.update(info.parent.parent.name for info in folder.glob("*/*/dataset_info.json"))
@@ -311,8 +311,8 @@ def _builder(name: str, request: Request) -> Any:
         near = difflib.get_close_matches(name, sorted(_known_names(request)), n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else "see the TensorFlow Datasets catalogue."
         raise DataError(
-            f"Expected 'digits', 'shapes', a TensorFlow Datasets name, a folder, or a .npy or .npz file; {hint} "
-            f"Received: {name!r}"
+            "Expected 'digits', 'shapes', 'faces', a TensorFlow Datasets name, a folder, or a .npy or .npz file; "
+            f"{hint} Received: {name!r}"
         )
     try:
         builder = tfds.builder(name, data_dir=request.data_dir)

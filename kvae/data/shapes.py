@@ -18,12 +18,12 @@ SUBPIXELS = 8  # sample points along each side of a pixel
 
 
 class FactorData(NamedTuple):
-    """Images and their factors; the values of a factor are 0 … size − 1."""
+    """Images and their factors: integers 0 … size − 1, or continuous values, which have no sizes."""
 
     images: np.ndarray  # (N, H, W, C) float32 in [0, 1]
-    factors: np.ndarray  # (N, F) int64
+    factors: np.ndarray  # (N, F) int64, or float32 if they are continuous
     names: tuple[str, ...]
-    sizes: tuple[int, ...]
+    sizes: tuple[int, ...]  # number of values of each factor; empty if they are continuous
     categorical: tuple[int, ...]  # indices of the factors whose values have no order
 
 

@@ -27,6 +27,7 @@ from kvae.data.depth import (
     training_range,
 )
 from kvae.data.errors import DataError, warn
+from kvae.data.faces import EXPRESSIONS, NUM_FACES, draw_factors, rasterize
 from kvae.data.files import holds, image_suffixes
 from kvae.data.folder import folder
 from kvae.data.images import MIN_SIDE, check_images, convert_all, scale_of
@@ -65,7 +66,7 @@ def _open(source: Any, request: Request) -> Source:
                     f"{source}: loading the named dataset instead of the {kind} of the same name; "
                     f"write ./{source} for the {kind}"
                 )
-            return {"digits": digits, "shapes": shapes}.get(source, partial(tfds_set, source))(request)
+            return {"digits": digits, "shapes": shapes, "faces": faces}.get(source, partial(tfds_set, source))(request)
     path = Path(source).expanduser()
     if path.is_dir() or path.is_file():
         load: Callable[[Path, Request], Source]
@@ -107,6 +108,13 @@ def shapes(request: Request) -> Source:
     """Load the 36,864 squares, ellipses and hearts of `kvae.data.shapes`, 32x32x1, without a download."""
     factors = grid()
     return arrays("shapes", {"train": (render(factors), factors[:, 0])}, request, CLASSES)
+
+
+def faces(request: Request) -> Source:
+    """Load 12,000 faces of `kvae.data.faces`, 64x64x3 or rendered at the requested size, without a download."""
+    factors = draw_factors(NUM_FACES, seed=0)
+    images = rasterize(factors, max(request.size or (64,)))
+    return arrays("faces", {"train": (images, factors[:, 0] > 0)}, request, EXPRESSIONS)
 
 
 def arrays(name: str, parts: dict[str, Pair], request: Request, label_names: tuple[str, ...] = ()) -> Source:

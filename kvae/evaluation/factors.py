@@ -1,10 +1,11 @@
 """Disentanglement: whether each factor of variation has a latent of its own.
 
-Every score is a function of codes `(N, D)` and integer factors `(N, F)` of the same N images; 1 is best. Codes are
-posterior means, as in Locatello et al. 2019 (https://arxiv.org/abs/1811.12359). No score changes when latents are
-permuted or scaled. Constant latents are left out.
+Every score is a function of codes `(N, D)` and factors `(N, F)` of the same N images; 1 is best. Codes are posterior
+means, as in Locatello et al. 2019 (https://arxiv.org/abs/1811.12359). No score changes when latents are permuted or
+scaled. Constant latents are left out. Factors are integers; each factor of a float array is continuous and divided into
+10 bins of equal width over its range, because the scores count values.
 
-`kvae.data.shapes` renders images whose factors are known:
+`kvae.data.shapes` and `kvae.data.faces` render images whose factors are known:
 
     >>> import kvae
     >>> data = kvae.data.shapes(1000, seed=1)
@@ -25,6 +26,7 @@ from kvae.evaluation.codes import as_codes
 from kvae.evaluation.scoring import as_batches
 from kvae.models.metrics import ACTIVE_VARIANCE
 
+FACTOR_BINS = 10  # bins of equal width over a continuous factor's range
 BINS = 20  # bins of equal width over a latent's range, for mutual information (Locatello et al. 2019, appendix C)
 TREES, LEAF = 50, 0.01  # number of trees of a random forest, smallest share of the examples in a leaf
 
@@ -40,7 +42,7 @@ def disentanglement(
     Args:
         model: a `kvae.VAE` or `kvae.Autoencoder`.
         images: `(N, H, W, C)`.
-        factors: integers `(N, F)`.
+        factors: integers `(N, F)`, or floats, which are divided into bins.
         categorical: numbers of the factors whose values have no order.
         seed: seed of the forests and the votes.
 
@@ -84,7 +86,7 @@ def mig(codes: Any, factors: Any) -> float:
 
     Args:
         codes: `(N, D)`.
-        factors: integers `(N, F)`.
+        factors: integers `(N, F)`, or floats, which are divided into bins.
 
     Raises:
         ValueError: if an array has another shape, a factor has only one value, or all latents are constant.
@@ -115,7 +117,7 @@ def sap(codes: Any, factors: Any, categorical: Sequence[int] = ()) -> float:
 
     Args:
         codes: `(N, D)`.
-        factors: integers `(N, F)`.
+        factors: integers `(N, F)`, or floats, which are divided into bins.
         categorical: numbers of the factors whose values have no order.
 
     Raises:
@@ -152,7 +154,7 @@ def dci(codes: Any, factors: Any, seed: int = 0) -> dict[str, float]:
 
     Args:
         codes: `(N, D)`.
-        factors: integers `(N, F)`.
+        factors: integers `(N, F)`, or floats, which are divided into bins.
         seed: seed of the held-out examples and the forests.
 
     Raises:
@@ -196,7 +198,7 @@ def factor_vae_score(codes: Any, factors: Any, group: int = 64, votes: int = 800
 
     Args:
         codes: `(N, D)`.
-        factors: integers `(N, F)`.
+        factors: integers `(N, F)`, or floats, which are divided into bins.
         group: number of images in a group, >= 2.
         votes: number of votes of each kind.
         seed: seed of the draws.
@@ -226,12 +228,16 @@ def factor_vae_score(codes: Any, factors: Any, group: int = 64, votes: int = 800
 
 
 def _check(codes: Any, factors: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Return the codes that vary, scaled to [0, 1], and the factors; no score depends on the scale."""
+    """Return the codes that vary, scaled to [0, 1], and integer factors; no score depends on the scale."""
     codes, factors = np.asarray(codes, np.float64), np.asarray(factors)
-    if codes.ndim != 2 or factors.ndim != 2 or len(codes) != len(factors) or factors.dtype.kind not in "iub":
+    if codes.ndim != 2 or factors.ndim != 2 or len(codes) != len(factors) or factors.dtype.kind not in "iubf":
         raise ValueError(
-            "Expected codes (N, D) and integer factors (N, F) of the same N images. "
+            "Expected codes (N, D) and numeric factors (N, F) of the same N images. "
             f"Received: {codes.shape} and {factors.shape} {factors.dtype}"
+        )
+    if not np.isfinite(factors).all():
+        raise ValueError(
+            f"Expected finite factors. Received: {np.count_nonzero(~np.isfinite(factors))} NaN or infinite"
         )
     if len(factors) == 0 or (factors == factors[0]).all(axis=0).any():
         values = [len(np.unique(factor)) for factor in factors.T]
@@ -239,6 +245,9 @@ def _check(codes: Any, factors: Any) -> tuple[np.ndarray, np.ndarray]:
             f"Expected factors with two values or more each. Received: {len(factors)} examples with {values} values"
         )
     codes = as_codes(codes, "codes")
+    if factors.dtype.kind == "f":
+        low, span = factors.min(axis=0), np.ptp(factors, axis=0)
+        factors = np.minimum((factors - low) / span * FACTOR_BINS, FACTOR_BINS - 1).astype(np.int64)
     low, span = codes.min(axis=0), np.ptp(codes, axis=0)
     if not span.any():
         raise ValueError("Expected a latent that varies. Received: codes that are all constant")

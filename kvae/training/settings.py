@@ -32,7 +32,7 @@ class Settings:
     """The settings of one training run. `for_data` replaces None and "auto" by values that fit the data.
 
     Attributes:
-        source: "digits", "shapes", a name of TensorFlow Datasets, or a path; see `kvae.data.load`.
+        source: "digits", "shapes", "faces", a name of TensorFlow Datasets, or a path; see `kvae.data.load`.
         recipe: name of a published variant (`kvae.recipes`).
         conditional: whether the model is conditioned on the labels.
         start: run folder whose weights the model starts with.

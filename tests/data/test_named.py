@@ -74,7 +74,14 @@ def test_a_dataset_without_images_is_refused(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "near"),
-    [("mnits", "mnist"), ("digit", "digits"), ("shape", "shapes"), ("my_own_st", "my_own_set"), ("cifar1", "cifar10")],
+    [
+        ("mnits", "mnist"),
+        ("digit", "digits"),
+        ("shape", "shapes"),
+        ("face", "faces"),
+        ("my_own_st", "my_own_set"),
+        ("cifar1", "cifar10"),
+    ],
 )
 def test_an_unknown_name_lists_similar_ones(tmp_path, name, near):
     write_set(
