@@ -8,9 +8,9 @@ trains one with the settings in its decorator.
     >>> vae.objective.beta
     4.0
 
-Every recipe takes `image_shape` and `latent_dim`. Some take more arguments, which the command provides: `num_steps`
-(number of training steps), `num_images` (number of training images), `condition_dim` (number of classes), or `images`
-(some hundred training images).
+Every recipe takes `image_shape`, and `latent_dim` unless it has a hierarchy of latents. Some take more arguments, which
+the command provides: `num_steps` (number of training steps), `num_images` (number of training images), `condition_dim`
+(number of classes), or `images` (some hundred training images).
 """
 
 import math
@@ -196,6 +196,33 @@ def flow_prior_vae(image_shape: Shape, latent_dim: int = 16) -> VAE:
     return VAE(latent_dim=latent_dim, image_shape=image_shape, prior=priors.RealNVP())
 
 
+# Hierarchies of latents on grids. Without a latent_dim: it follows from the size of the images.
+
+
+@recipe(batch_size=100, learning_rate=2e-3, epochs=60, ema=0.999)
+def ladder(image_shape: Shape, nats: float = 1.0, num_samples: int = 1) -> VAE:
+    """For a phone: three levels of latents on grids (Sønderby et al. 2016, https://arxiv.org/abs/1602.02282).
+
+    Free bits for each layer (Kingma et al. 2016), or IWAE (arXiv:1509.00519) if num_samples > 1, for further training.
+    """
+    return _hierarchy(image_shape, [(2, 8, 32), (2, 4, 32), (2, 2, 24)], nats, num_samples)
+
+
+@recipe(batch_size=100, learning_rate=2e-3, epochs=60, precision="bfloat16", ema=0.999)
+def deep(image_shape: Shape, nats: float = 1.0, num_samples: int = 1) -> VAE:
+    """A deep hierarchy of latents on grids, for the density (Child 2021, https://arxiv.org/abs/2011.10650).
+
+    The objective is that of `ladder`."""
+    return _hierarchy(image_shape, [(2, 8, 48), (3, 8, 48), (3, 4, 48)], nats, num_samples)
+
+
+@recipe(batch_size=64, learning_rate=2e-3, epochs=40, precision="bfloat16", ema=0.999)
+def deep_color(image_shape: Shape, nats: float = 1.0, num_samples: int = 1, components: int = 5) -> VAE:
+    """`deep` for 8-bit colour, with a mixture of logistics (Salimans et al. 2017, arXiv:1701.05517)."""
+    likelihood = likelihoods.DiscretizedLogisticMixture(components)
+    return _hierarchy(image_shape, [(2, 16, 64), (3, 12, 64), (4, 8, 48)], nats, num_samples, likelihood)
+
+
 # Other likelihoods.
 
 
@@ -290,6 +317,17 @@ def phone_vae(image_shape: Shape, latent_dim: int = 32, num_steps: int = 30_000,
 
 
 __all__ = sorted(name for name, value in vars().items() if hasattr(value, "settings"))
+
+
+def _hierarchy(image_shape: Shape, rows: Any, nats: float, num_samples: int, likelihood: Any = None) -> VAE:
+    levels = networks.pyramid(image_shape, rows)
+    return VAE(
+        encoder=networks.BottomUp(image_shape, levels),
+        decoder=networks.TopDown(image_shape, levels),
+        posterior=posteriors.TopDownNormal(),
+        likelihood=likelihood,
+        objective=objectives.FreeBits(nats) if num_samples == 1 else objectives.IWAE(num_samples),
+    )
 
 
 def _mean(images: Any) -> Any:

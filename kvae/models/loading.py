@@ -132,8 +132,8 @@ def _check_numbers(value: Any, most: int, objects: list[int], key: str = "") -> 
     elif isinstance(value, list):
         if len(value) > most:
             raise ValueError(f"{key} has {len(value):,} entries")
-        for entry in value:
-            _check_numbers(entry, most, objects, key)
+        for entry in value:  # `levels` of a hierarchy are rows, those of a likelihood a number of grey values
+            _check_numbers(entry, most, objects, "" if key == "levels" else key)
     elif isinstance(value, int) and abs(value) > (2**64 if key in LARGE else most):
         raise ValueError(
             f"{key} = {value}, more than its weights allow; open a file you trust with keras.models.load_model"

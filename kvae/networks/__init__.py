@@ -4,7 +4,7 @@ from kvae.networks.bodies import MLP, ConvDown, ConvUp, DepthToSpace, GatedDense
 from kvae.networks.bottom_up import BottomUp
 from kvae.networks.decoder import Decoder, check_image_shape
 from kvae.networks.encoder import Encoder
-from kvae.networks.levels import Level
+from kvae.networks.levels import Level, pyramid
 from kvae.networks.residual import ResidualBlock, ResidualDown, ResidualUp
 from kvae.networks.top_down import TopDown
 
@@ -23,4 +23,5 @@ __all__ = [
     "ResidualUp",
     "TopDown",
     "check_image_shape",
+    "pyramid",
 ]

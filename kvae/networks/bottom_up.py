@@ -22,24 +22,25 @@ class LayerPosterior(Composite):
 
     Args:
         channels: channels of the latents.
+        block: kind of the residual block (`ResidualBlock`).
         activation: activation before each convolution.
     """
 
-    def __init__(self, channels: int, activation: str = ACTIVATION, **kwargs: Any):
+    def __init__(self, channels: int, block: str = "plain", activation: str = ACTIVATION, **kwargs: Any):
         super().__init__(**kwargs)
-        self.channels, self.activation = channels, activation
+        self.channels, self.block, self.activation = channels, block, activation
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         *grid, width = input_shape
         assert width is not None
-        shared: dict[str, Any] = {"padding": "same", "dtype": self.dtype_policy}
-        self.act = layers.Activation(self.activation, dtype=self.dtype_policy)
-        self.of_image = layers.Conv2D(width, 1, use_bias=False, **shared)
-        self.of_state = layers.Conv2D(width, 1, **shared)
-        self.hidden = layers.Conv2D(width, 3, **shared)
+        policy = self.dtype_policy
+        self.act = layers.Activation(self.activation, dtype=policy)
+        self.of_image = layers.Conv2D(width, 1, use_bias=False, dtype=policy)
+        self.of_state = layers.Conv2D(width, 1, dtype=policy)
+        self.residual = ResidualBlock(width, self.activation, self.block, dtype=policy)
         # float32 under every policy, because densities are computed from this output.
         self.head = layers.Conv2D(2 * self.channels, 1, kernel_initializer="zeros", dtype="float32")
-        for layer in (self.of_image, self.of_state, self.hidden, self.head):
+        for layer in (self.of_image, self.of_state, self.residual, self.head):
             layer.build((*grid, width))
         self.built = True
 
@@ -47,7 +48,7 @@ class LayerPosterior(Composite):
         """Return `[mean, raw log-scale]` `(n, h, w, 2·channels)` for features of B images; n is a multiple of B."""
         of_image, of_state = self.of_image(self.act(features)), self.of_state(self.act(state))
         joint = ops.reshape(of_state, (-1, *ops.shape(of_image))) + of_image  # (K, B, h, w, width)
-        return self.head(self.act(self.hidden(self.act(ops.reshape(joint, ops.shape(of_state))))))
+        return self.head(self.act(self.residual(ops.reshape(joint, ops.shape(of_state)))))
 
 
 @keras.saving.register_keras_serializable("kvae")
@@ -139,7 +140,7 @@ class BottomUp(Composite, keras.Model):
         self.body = Features(self.levels, self.blocks, self.block, self.activation, dtype=policy)
         self.body.build(input_shape)
         self.posteriors = [
-            LayerPosterior(level.channels, self.activation, dtype=policy)
+            LayerPosterior(level.channels, self.block, self.activation, dtype=policy)
             for level in self.levels
             for _ in range(level.layers)
         ]

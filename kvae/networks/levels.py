@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 Shape = tuple[int, int, int]
+COARSEST, FINEST = 4, 32  # sides of the grids of `pyramid`
 
 
 class Level(NamedTuple):
@@ -48,6 +49,31 @@ def check_levels(levels: Iterable[Any]) -> tuple[Level, ...]:
     if not found or not positive or any(s & (s - 1) for s in strides) or strides != sorted(set(strides), reverse=True):
         raise ValueError(message)
     return found
+
+
+def pyramid(image_shape: Shape, rows: Iterable[tuple[int, int, int]]) -> tuple[Level, ...]:
+    """Return levels that suit an image: from a grid of at most 4×4 to one of about 16×16 to 32×32.
+
+    Args:
+        image_shape: `(H, W, C)`.
+        rows: (layers, channels, width), coarse to fine. The last row is for the finest grid. A large image gets further
+            coarse levels like the first row; a small image leaves out the first rows.
+
+    Example:
+
+        >>> [tuple(level) for level in pyramid((28, 28, 1), [(2, 8, 32), (1, 4, 24)])]
+        [(8, 2, 8, 32), (4, 2, 8, 32), (2, 1, 4, 24)]
+        >>> [level.grid((256, 256, 3)) for level in pyramid((256, 256, 3), [(2, 8, 32), (1, 4, 24)])]
+        [(4, 4), (8, 8), (16, 16), (32, 32)]
+    """
+    rows, levels, side = list(rows), [], max(image_shape[:2])
+    stride = 2
+    while -(-side // stride) > FINEST:
+        stride *= 2
+    while not levels or -(-side // stride) >= COARSEST:
+        levels.insert(0, Level(stride, *rows[max(-len(rows), -1 - len(levels))]))
+        stride *= 2
+    return check_levels(levels)
 
 
 def layer_shapes(levels: tuple[Level, ...], image_shape: Shape) -> list[Shape]:

@@ -69,7 +69,7 @@ class StochasticLayer(Composite):
         policy, (*grid, width) = self.dtype_policy, input_shape
         assert width is not None
         self.act = layers.Activation(self.activation, dtype=policy)
-        self.prior = layers.Conv2D(2 * self.channels, 3, padding="same", kernel_initializer="zeros", dtype=policy)
+        self.prior = layers.Conv2D(2 * self.channels, 1, kernel_initializer="zeros", dtype=policy)
         scaled = keras.initializers.VarianceScaling(self.gain**2)
         self.project = layers.Conv2D(width, 1, kernel_initializer=scaled, dtype=policy)
         self.residual = ResidualBlock(width, self.activation, self.block, dtype=policy)

@@ -90,7 +90,8 @@ def _by_recipe(settings: Settings, images: data.Data, condition_dim: int | None)
     }
     if "images" in wanted:
         known["images"] = images.arrays("train", limit=SEEN_IMAGES)[0]
-    for name, option in (("condition_dim", "--conditional"), ("num_samples", "--importance-samples")):
+    options = {"condition_dim": "--conditional", "num_samples": "--importance-samples", "latent_dim": "--latent-dim"}
+    for name, option in options.items():
         if known[name] is not None and name not in wanted:
             raise RunError(f"Recipe {settings.recipe} doesn't use {option}: leave it out")
     return build(**{name: value for name, value in known.items() if name in wanted and value is not None})
