@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-from kvae.arguments import decimal
 from kvae.cli.console import optional_steps, say, table
 
 ROWS = {
@@ -55,6 +53,8 @@ def show_probe(rows: list[dict[str, Any]]) -> None:
 
 
 def show_directions(found: Sequence[Any]) -> None:
+    from kvae.arguments import decimal
+
     table(
         ["direction", "distance", "range, steps", "accuracy", "larger class", "AUROC", "flips"],
         [

@@ -122,8 +122,10 @@ def move(
         >>> move(vae, np.zeros((3, 8, 8, 1)), np.array([1.0, 0.0]), steps=[-1, 0, 1]).shape
         (3, 3, 8, 8, 1)
     """
-    found = isinstance(along, Direction | AttributeDirection)
-    vector = along.vector * along.distance if found else np.asarray(along)
+    if isinstance(along, Direction | AttributeDirection):
+        vector = along.vector * along.distance
+    else:
+        vector = np.asarray(along)
     if vector.shape != (model.latent_dim,):
         raise ValueError(f"Expected a direction of {model.latent_dim} latents. Received: shape {vector.shape}")
     z = latents_of(model, images)[:, None] + np.asarray(steps)[:, None] * vector  # (N, S, D)
