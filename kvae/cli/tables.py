@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
 from kvae.cli.console import optional_steps, say, table
 
 ROWS = {

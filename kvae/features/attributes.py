@@ -138,6 +138,7 @@ def _groups(model: LatentModel, data: Any, label: Any, held_out: Any) -> tuple[_
     """Return the training and the held-out images; labels are whether an image belongs to the class."""
     train, names = _labelled(model, data, "train", FITTED)
     value = _value(label, train.label, names)
+    _check_both(train, value, label, "training")
     if held_out is not None:
         test, _ = _labelled(model, held_out)
     elif split := _held_out_split(data):
@@ -145,14 +146,18 @@ def _groups(model: LatentModel, data: Any, label: Any, held_out: Any) -> tuple[_
     else:
         last = last_fifth(train.label == value)
         train, test = train.at(~last), train.at(last)
-    for part, which in ((train, "training"), (test, "held-out")):
-        count = int(np.sum(part.label == value))
-        if count in (0, len(part.label)):
-            raise ValueError(
-                f"Expected {which} images of the class '{label}' and of others. Received: {count:,} of the class among "
-                f"{len(part.label):,} labelled images"
-            )
+    _check_both(test, value, label, "held-out")
     return train._replace(label=train.label == value), test._replace(label=test.label == value)
+
+
+def _check_both(part: _Labelled, value: Any, label: Any, which: str) -> None:
+    """Raise a ValueError unless there are images of the class, and others."""
+    count = int(np.sum(part.label == value))
+    if count in (0, len(part.label)):
+        raise ValueError(
+            f"Expected {which} images of the class '{label}' and of others. Received: {count:,} of the class among "
+            f"{len(part.label):,} labelled images"
+        )
 
 
 def _held_out_split(data: Any) -> str | None:
