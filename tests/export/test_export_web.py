@@ -388,7 +388,7 @@ def test_the_page_works_offline_and_is_updated(visit, files, litert, tmp_path):
 def test_sliders(visit, files):
     page, model = visit(), load(files["float32"])
     active = model.info["latents"]["active"] or range(LATENTS)
-    first = page.locator(".latent input").first
+    first = page.locator("#slider-list input").first
     assert first.get_attribute("id") == f"z{active[0]}"
     page.click("#reset")
     settle(page)
