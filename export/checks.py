@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from kvae.arguments import integer, shown
-from kvae.export import accuracy, litert
+from kvae.export import accuracy, info, litert
 from kvae.export.endpoints import endpoints_of
 from kvae.export.reference import check_conditions, check_images
 from kvae.files import public_name
@@ -152,7 +152,43 @@ def class_names(model: Any, given: list[str] | None, conditions: list[str] | Non
     return found
 
 
-def facts(model: Any, dataset_name: Any, license: Any, condition_names: Any, class_names_: Any) -> dict[str, Any]:
+def directions(model: Any, value: Any) -> list[dict[str, Any]]:
+    """Check the argument `directions`, and return it as it is written into `info`."""
+    given = [] if value is None else list(value) if np.iterable(value) and not hasattr(value, "vector") else [value]
+    wanted = "Argument `directions` must be a list of results of kvae.features.attribute_direction"
+    if given and not hasattr(model, "decoder"):
+        raise ValueError("Argument `directions` requires a model with latents. Received: a classifier")
+    if given and model.condition_dim is not None:
+        raise ValueError(
+            "Argument `directions` requires a model without conditions: use `condition` to draw a class. "
+            f"Received: a model with {model.condition_dim} conditions"
+        )
+    for direction in given:
+        fields = ("name", "vector", *info.DIRECTION_NUMBERS)
+        if not all(hasattr(direction, field) for field in fields):
+            raise ValueError(f"{wanted}. Received: {shown(type(direction).__name__)}")
+        if not isinstance(direction.name, str) or not direction.name:
+            raise ValueError(f"{wanted}, each with a name. Received: name={shown(direction.name)}")
+        if np.shape(direction.vector) != (model.latent_dim,):
+            raise ValueError(
+                f"{wanted}, with {model.latent_dim} latents. "
+                f"Received: '{direction.name}' with a vector of shape {np.shape(direction.vector)}"
+            )
+        numbers = [*direction.vector, *(getattr(direction, field) for field in info.DIRECTION_NUMBERS)]
+        if not np.isfinite(numbers).all() or not direction.distance > 0 or not direction.low < direction.high:
+            raise ValueError(
+                f"{wanted}: finite numbers, distance > 0 and low < high. Received: '{direction.name}' with "
+                f"distance={direction.distance}, low={direction.low}, high={direction.high}"
+            )
+    found = [direction.name for direction in given]
+    if len(set(found)) < len(found):
+        raise ValueError(f"{wanted} with different names. Received: {', '.join(found)}")
+    return [info.direction_facts(direction) for direction in given]
+
+
+def facts(
+    model: Any, dataset_name: Any, license: Any, condition_names: Any, class_names_: Any, directions_: Any = None
+) -> dict[str, Any]:
     """Check the facts for `info` that the user gives."""
     name, terms = text("dataset_name", dataset_name), text("license", license)
     data = None if name is None else public_name(name)
@@ -165,4 +201,10 @@ def facts(model: Any, dataset_name: Any, license: Any, condition_names: Any, cla
             f"Argument `condition_names` must name the {model.condition_dim or 0} conditions of the model. "
             f"Received: {len(conditions)} names"
         )
-    return {"data": data, "license": terms, "condition_names": conditions, "class_names": classes}
+    return {
+        "data": data,
+        "license": terms,
+        "condition_names": conditions,
+        "class_names": classes,
+        "directions": directions(model, directions_),
+    }

@@ -145,6 +145,8 @@ def _describe(model: Model) -> None:
     if model.condition_dim is not None:
         names = info["condition"]["names"]
         print(f"conditional: {model.condition_dim} conditions" + (f", {', '.join(names)}" if names else ""))
+    for name, found in model.directions.items():
+        print(f"direction {name}: {found['low']:.2f} to {found['high']:.2f} steps of {found['distance']:.3g}")
     print(f"trained on {info['data'] or 'unknown data'}; batch sizes {model.batch_sizes}")
     for name, signature in info["signatures"].items():
         sides = [

@@ -11,6 +11,7 @@ from kvae.export.reference import Reference, run_keras
 from kvae.export.runtime import FORMAT, FORMAT_VERSION, seed_words
 from kvae.models.metrics import ACTIVE_VARIANCE
 
+DIRECTION_NUMBERS = ("distance", "middle", "low", "high", "accuracy", "majority", "auroc", "flips")
 PROBABILITIES = (0.0, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 
 
@@ -30,6 +31,7 @@ def describe(
     license: str | None = None,
     condition_names: Sequence[str] | None = None,
     class_names: Sequence[str] | None = None,
+    directions: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """Return the facts of an exported file.
 
@@ -43,6 +45,7 @@ def describe(
         license: text of the licence.
         condition_names: names of the classes of a condition.
         class_names: names of the classes of a classifier.
+        directions: directions in latent space, as `direction_facts` returns them.
 
     Example:
 
@@ -72,6 +75,7 @@ def describe(
         "license": license,
         **_classes("condition", model.condition_dim, condition_names),
         **_classes("classes", getattr(model, "num_classes", None), class_names),
+        **({"directions": list(directions)} if directions else {}),
     }
 
 
@@ -79,6 +83,25 @@ def _classes(key: str, size: int | None, names: Sequence[str] | None) -> dict[st
     """Return the number of classes and their names; an empty dict for a model without classes."""
     texts = None if names is None else [str(name) for name in names]
     return {} if size is None else {key: {"size": size, "names": texts}}
+
+
+def direction_facts(direction: Any) -> dict[str, Any]:
+    """Return a `kvae.features.AttributeDirection` as JSON: each number has the digits that define its float32.
+
+    Example:
+
+        >>> from kvae.features import AttributeDirection
+        >>> found = AttributeDirection(np.float32([0.6, 0.8]), 2.0, "smile", 0.5, -1.25, 1.5, 0.9, 0.5, 0.95, 0.8)
+        >>> list(direction_facts(found).items())[:5]
+        [('name', 'smile'), ('vector', [0.6, 0.8]), ('distance', 2.0), ('middle', 0.5), ('low', -1.25)]
+    """
+    numbers = {field: _shortest(getattr(direction, field)) for field in DIRECTION_NUMBERS}
+    return {"name": direction.name, "vector": [_shortest(value) for value in direction.vector], **numbers}
+
+
+def _shortest(value: float) -> float:
+    """Return the shortest decimal number that is rounded to the same float32."""
+    return float(str(np.float32(value)))
 
 
 def value_range(model: Any) -> list[float]:

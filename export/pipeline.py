@@ -77,6 +77,7 @@ def export(
     dataset_name: str | None = None,
     condition_names: Sequence[str] | None = None,
     class_names: Sequence[str] | None = None,
+    directions: Sequence[Any] = (),
     license: str | None = None,
     on_step: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
@@ -138,6 +139,8 @@ def export(
         condition_names: names of the `condition_dim` classes of a condition, for `info`.
         class_names: names of the classes of a classifier, for `info`; None takes the model's own names. A
             `kvae.SemiSupervisedVAE` has one list for both: give either.
+        directions: directions in latent space, for `info`: results of `kvae.features.attribute_direction`, with
+            different names. The runtime's `move` and the sliders of the browser page use them.
         license: text of the licence, for `info`.
         on_step: called with a line of text before each step.
 
@@ -147,8 +150,8 @@ def export(
         file the losses and the time, or the reason of the refusal.
 
     Raises:
-        ValueError: if the model has another type, a precision is unknown, or data, conditions, names, budgets or batch
-            sizes are invalid.
+        ValueError: if the model has another type, a precision is unknown, or data, conditions, names, directions,
+            budgets or batch sizes are invalid.
         ExportError: if `directory` can't be written to, the model can't be converted, or no LiteRT file is close
             enough to Keras (`kvae.export.budgets`, `kvae.export.accuracy`).
 
@@ -177,7 +180,7 @@ def export(
         raise ValueError("Expected one or more of `signatures`, or of `networks`, for LiteRT files. Received: neither")
     if conditions is not None and model.condition_dim is None:
         raise ValueError("Argument `conditions` is for a conditional model. Received: a model without conditions")
-    facts = checks.facts(model, dataset_name, license, condition_names, class_names)
+    facts = checks.facts(model, dataset_name, license, condition_names, class_names, directions)
     test = checks.Images.checked("data", model, *checks.pair("data", data), conditions, facts["class_names"])
     apart = checks.validation_images(model, validation, facts["class_names"])
     choice = Choice.by(budgets or Budgets(), apart, test) if precisions == "auto" else None

@@ -5,6 +5,7 @@
     images = model.generate(16, seed=7)                  # (16, H, W, C), as vae.generate(16, seed=7)
     mean = model.encode(images).mean                     # (16, D)
     nats = model.score(images)["negative_elbo"]          # (16,); model.percentile(nats) ranks them
+    smiling = model.decode(model.move(mean, "smile", 0.5))  # of a file with the direction "smile"
     probabilities = load("classifier_int8.tflite").classify(images)  # (16, C)
 
 On the command line: `python -m kvae.export.runtime vae_int8.tflite --generate 16 --seed 7 --out grid.png`
@@ -75,6 +76,8 @@ class Model:
             require `condition`: an integer, a name from `info["condition"]["names"]` or a vector for all rows, or
             integers `(B,)` or vectors `(B, condition_dim)`.
         class_names: names of the classes of a classifier, in the order of the probabilities; None if the file has none.
+        directions: directions in latent space by name, such as "smile": dicts as in `info["directions"]`, with the unit
+            vector as an array `(D,)`. See `move` and `position`.
     """
 
     def __init__(
@@ -94,6 +97,10 @@ class Model:
         self.condition_dim = int(self.info["condition"]["size"]) if "condition" in self.info else None
         names_of_classes = self.info.get("classes", {}).get("names")
         self.class_names = None if names_of_classes is None else tuple(map(str, names_of_classes))
+        self.directions = {
+            str(entry["name"]): {**entry, "vector": np.array(entry["vector"], np.float32)}
+            for entry in self.info.get("directions", [])
+        }
         self._runners: dict[str, Any] = {}
 
     def decode(self, z: Any, condition: Any = None) -> np.ndarray:
@@ -178,6 +185,50 @@ class Model:
         ends = (_check(name, image, self.image_shape) for name, image in (("first", first), ("second", second)))
         start, end = (self.encode(image[None], condition).mean[0] for image in ends)
         return self.interpolate(start, end, steps, condition)
+
+    def move(self, z: Any, direction: str, steps: Any = 1.0) -> np.ndarray:
+        """Return latents moved along a direction of the file, `(B, D)`.
+
+        A step of 1 is the distance between the mean of the images without the attribute and that of those with it.
+        `position` tells where latents are; the direction holds from `low` to `high`.
+
+        Args:
+            z: latents, `(B, D)`.
+            direction: name, one of `directions`.
+            steps: number of steps, for all rows or `(B,)`; negative numbers move away from the attribute.
+
+        Raises:
+            ValueError: if the name is unknown, or an argument isn't finite or has another shape.
+        """
+        found = self._direction(direction)
+        z = _check("z", z, (None, self.latent_dim))
+        steps = np.asarray(numbers("Argument `steps` must be a number, or one per row", steps), np.float64)
+        if steps.shape not in ((), (len(z),)) or not np.isfinite(steps).all():
+            raise ValueError(
+                f"Argument `steps` must be a finite number, or {len(z)}, one per row. Received: {shown(steps)}"
+            )
+        moved = z + (steps * found["distance"])[..., None] * found["vector"].astype(np.float64)
+        return moved.astype(np.float32)
+
+    def position(self, z: Any, direction: str) -> np.ndarray:
+        """Return where latents `(B, D)` are along a direction of the file, `(B,)`: `move` by one step adds 1.
+
+        It is −½ at the mean of the images without the attribute and ½ at the mean of those with it.
+
+        Raises:
+            ValueError: as `move`.
+        """
+        found = self._direction(direction)
+        z = _check("z", z, (None, self.latent_dim)).astype(np.float64)
+        return (z @ found["vector"] - found["middle"]) / found["distance"]
+
+    def _direction(self, name: str) -> dict[str, Any]:
+        if not isinstance(name, str) or name not in self.directions:
+            raise ValueError(
+                f"Argument `direction` must be one of the directions of '{self.path}': "
+                f"{', '.join(self.directions) or 'it has none; export with `directions`'}. Received: {shown(name)}"
+            )
+        return self.directions[name]
 
     def score(self, image: Any, seed: int = 0, num_samples: int = 1, condition: Any = None) -> dict[str, np.ndarray]:
         """Return anomaly scores of images: `negative_elbo` = `distortion` + `rate`, nats, `(B,)` each.

@@ -329,12 +329,20 @@ def test_export_verifies(kvae_command, run_folder, tmp_path):
     assert (out / "export.html").stat().st_size > 10_000
 
 
+def test_a_direction_of_an_unknown_class_is_refused(kvae_command, run_folder, tmp_path):
+    done = kvae_command("export", run_folder, "--out", tmp_path / "phone", "--direction", "smile=smiling")
+    assert done.status == 1
+    assert "Expected a class of the data: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9. Received: 'smiling'" in done.err
+    assert not (tmp_path / "phone").exists()
+
+
 @pytest.mark.slow
 def test_export_with_every_option(kvae_command, run_folder, tmp_path):
     out, web = tmp_path / "phone", tmp_path / "page"
     licence = tmp_path / "LICENCE.txt"
     licence.write_text("Do as you like.")
     options = ["--precision", "auto", "--budget-nats", "100", "--batch-size", "3", "--any-batch", "--license", licence]
+    options += ["--direction", "a ring=0", "--direction", "six=6"]
     done = kvae_command("export", run_folder, "--out", out, *options, "--onnx", "--web", web)
     if done.status and "LiteRT.js" in done.err:
         pytest.skip(f"no LiteRT.js here: {done.err}")
@@ -342,6 +350,10 @@ def test_export_with_every_option(kvae_command, run_folder, tmp_path):
     (path,) = out.glob("vae_*.tflite")
     model = load(path)
     assert (model.batch_sizes, model.info["dynamic_batch"], model.info["license"]) == ((3,), True, "Do as you like.")
+    assert list(model.directions) == ["a ring", "six"]
+    assert model.directions["six"]["majority"] == 0.9
+    assert "The direction 'six' doesn't predict its label better" in done.err  # after three epochs
+    assert "a ring" in done.out
     assert (out / "onnx" / "generate.onnx").exists()
     assert (web / "model.tflite").read_bytes() == path.read_bytes()
     assert f"http.server -d {web}" in done.out
@@ -541,6 +553,12 @@ MISTAKES = {
         "auto alone",
     ),
     "batch 0": (["export", "run", "--out", "x", "--batch-size", "0"], 2, "greater than or equal to 1"),
+    "a direction without a class": (["export", "run", "--out", "x", "--direction", "smile"], 1, "NAME=CLASS"),
+    "two directions of a name": (
+        ["export", "run", "--out", "x", "--direction", "a=1", "--direction", "a=2"],
+        1,
+        "Received: a twice",
+    ),
     "missing licence": (["export", "run", "--out", "x", "--license", "nowhere"], 1, "nowhere"),
     "unknown command": (["trian"], 2, "trian"),
 }

@@ -62,7 +62,7 @@ def render(report: dict[str, Any], pictures: list[Pictures]) -> str:
     refused = [f"{name} was left out. {reason}" for name, reason in (report.get("refused") or {}).items()]
     formatters: dict[str, Callable[..., Any]] = {
         "error": _error, "time": _time, "nats": _nats, "percent": _percent, "sides": _tensor_lines, "loss": _loss,
-        "share": _share, "points": _points,
+        "share": _share, "points": _points, "literal": repr,
     }  # fmt: skip
     return pages.render(
         "kvae.export.report",

@@ -2,13 +2,13 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from kvae.cli.console import CommandError, say
 from kvae.cli.options import DataDirOption, RunArgument, open_run
-from kvae.cli.tables import show_export
+from kvae.cli.tables import show_directions, show_export
 
 Precision = StrEnum("Precision", ["float32", "float16", "int8", "full_int8", "integer", "auto"])
 
@@ -62,6 +62,14 @@ def export(
         Path | None,
         typer.Option(help="Folder with LiteRT.js for --web, if npm isn't installed."),
     ] = None,
+    direction: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=CLASS",
+            help="Embed the direction in latent space from all other images to those of a class (its name or number), "
+            "such as smile=smiling, with a slider in the page; may be repeated.",
+        ),
+    ] = None,
     license: Annotated[Path | None, typer.Option(help="Text file with the licence to embed in the files.")] = None,
     data_dir: DataDirOption = None,
 ) -> None:
@@ -72,6 +80,7 @@ def export(
     choices = [choice.value for choice in precision or ()]
     if "auto" in choices and len(choices) > 1:
         raise CommandError(f"Expected --precision auto alone. Received: {', '.join(choices)}")
+    wanted = directions_of(direction or [])
     license_text = license.read_text(encoding="utf-8") if license else None
     opened = open_run(run, context.obj)
     if web is not None:
@@ -84,11 +93,13 @@ def export(
     from kvae.export.pipeline import BATCH_SIZES, DEFAULT_PRECISIONS
     from kvae.export.report.page import suggested_file
 
+    data = opened.data(data_dir=data_dir)
+    directions = find_directions(opened.model, data, wanted)
     with tqdm(total=0, bar_format="{desc}", leave=False, disable=None) as line:
         report = write_files(
             opened.model,
             out,
-            opened.data(data_dir=data_dir),
+            data,
             precisions="auto" if choices == ["auto"] else choices or DEFAULT_PRECISIONS,
             budgets=Budgets() if budget_nats is None else Budgets(nats=budget_nats),
             batch_sizes=[*(batch_size or BATCH_SIZES), *([None] if any_batch else [])],
@@ -97,6 +108,7 @@ def export(
             io=io,
             accept_losses=accept_losses,
             with_onnx=onnx,
+            directions=directions,
             license=license_text,
             on_step=line.set_description_str,
         )
@@ -108,3 +120,28 @@ def export(
         say(f"Serve the page with: python -m http.server -d {web}")
     if report["refused"]:
         raise typer.Exit(1)
+
+
+def directions_of(given: list[str]) -> dict[str, str]:
+    """Return the classes of the directions by name, from texts such as smile=smiling."""
+    found = {}
+    for text in given:
+        name, _, label = (part.strip() for part in text.partition("="))
+        if not name or not label:
+            raise CommandError(f"Expected --direction NAME=CLASS, such as smile=smiling. Received: {text}")
+        if name in found:
+            raise CommandError(f"Expected --direction with different names. Received: {name} twice")
+        found[name] = label
+    return found
+
+
+def find_directions(model: Any, data: Any, wanted: dict[str, str]) -> list[Any]:
+    """Find the directions, and print a table of their checks."""
+    if not wanted:
+        return []
+    from kvae.features import attribute_direction
+
+    say("Finding directions …\n")
+    found = [attribute_direction(model, data, label, name) for name, label in wanted.items()]
+    show_directions(found)
+    return found

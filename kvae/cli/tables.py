@@ -1,5 +1,6 @@
 """The tables that commands print."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,18 @@ def show_probe(rows: list[dict[str, Any]]) -> None:
     table(
         [f"linear probe, {rows[0]['labels']:,} labels", "size", "test accuracy"],
         [[row["features"], row["size"], row["accuracy"]] for row in rows],
+    )
+
+
+def show_directions(found: Sequence[Any]) -> None:
+    from kvae.arguments import decimal
+
+    table(
+        ["direction", "distance", "range, steps", "accuracy", "larger class", "AUROC", "flips"],
+        [
+            [a.name, a.distance, f"{decimal(a.low)} to {decimal(a.high)}", a.accuracy, a.majority, a.auroc, a.flips]
+            for a in found
+        ],
     )
 
 

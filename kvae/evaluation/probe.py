@@ -61,7 +61,7 @@ def fit_probe(features: np.ndarray, labels: np.ndarray, name: str = "features") 
             "Expected at least 10 labelled training examples, two or more in each of two classes. "
             f"Received: {len(y)} examples of {len(counts)} classes"
         )
-    x, held_out = as_codes(_flat(features), name)[known], _held_out(y)
+    x, held_out = as_codes(_flat(features), name)[known], last_fifth(y)
     with threads_for(len(y)):
         scores = [_fit(x[~held_out], y[~held_out], c).score(x[held_out], y[held_out]) for c in C_GRID]
         return _fit(x, y, C_GRID[int(np.argmax(scores))])
@@ -113,7 +113,7 @@ def _flat(x: np.ndarray) -> np.ndarray:
     return np.asarray(x, np.float32).reshape(len(x), -1)
 
 
-def _held_out(y: np.ndarray) -> np.ndarray:
+def last_fifth(y: np.ndarray) -> np.ndarray:
     """Return the last fifth of each class, `(N,)` bool: at least one example of a class with two or more."""
     held_out = np.zeros(len(y), bool)
     for label in np.unique(y):

@@ -11,10 +11,12 @@ from kvae.features.extraction import extract, feature_model
 
 _NAMES = {
     "AnomalyDetector": "kvae.features.anomaly",
+    "AttributeDirection": "kvae.features.directions",
     "VAETransformer": "kvae.features.transformer",
     "Direction": "kvae.features.directions",
     "Neighbours": "kvae.features.search",
     "arithmetic": "kvae.features.directions",
+    "attribute_direction": "kvae.features.attributes",
     "direction": "kvae.features.directions",
     "from_linear": "kvae.features.linear",
     "latent_plane": "kvae.features.maps",
@@ -26,7 +28,9 @@ __all__ = ["Classifier", "GradualUnfreezing", "classifier", "extract", "feature_
 
 if TYPE_CHECKING:
     from kvae.features.anomaly import AnomalyDetector as AnomalyDetector
+    from kvae.features.attributes import attribute_direction as attribute_direction
     from kvae.features.directions import (
+        AttributeDirection as AttributeDirection,
         Direction as Direction,
         arithmetic as arithmetic,
         direction as direction,

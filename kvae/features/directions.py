@@ -1,4 +1,7 @@
-"""Directions in latent space: find the direction between two groups of images, and move images along it."""
+"""Directions in latent space: find the direction between two groups of images, and move images along it.
+
+`kvae.features.attributes` finds and checks the direction of a label.
+"""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -18,6 +21,48 @@ class Direction(NamedTuple):
 
     vector: np.ndarray
     distance: float
+
+
+class AttributeDirection(NamedTuple):
+    """A direction with a name, its range, and the result of its check: the result of `attribute_direction`.
+
+    The *position* of latents z along the direction is (z · `vector` − `middle`) / `distance`. It is −½ at the mean of
+    the images without the attribute, and ½ at the mean of those with it. `move` by a step of 1 adds 1 to it.
+
+    Attributes:
+        vector: a unit vector `(D,)`, float32.
+        distance: the distance between the two means along the vector, in latent units.
+        name: name of the attribute, such as "smile".
+        middle: z · `vector` midway between the two means.
+        low, high: the positions between which the direction holds, because images were encoded there.
+        accuracy: the share of held-out images whose label a probe finds from the position.
+        majority: the same for the larger of the two classes (a control).
+        auroc: area under the ROC curve of the position; 0.5 is chance.
+        flips: the share of held-out images that the probe decides differently after they were moved by one step to the
+            other side, decoded and encoded; the mean over both sides.
+    """
+
+    vector: np.ndarray
+    distance: float
+    name: str
+    middle: float
+    low: float
+    high: float
+    accuracy: float
+    majority: float
+    auroc: float
+    flips: float
+
+    def position(self, z: np.ndarray) -> np.ndarray:
+        """Return the positions of latents `(…, D)` along the direction, `(…,)`.
+
+        Example:
+
+            >>> smile = AttributeDirection(np.array([0.0, 1.0]), 4.0, "smile", 1.0, -1.0, 1.0, 0.9, 0.5, 0.95, 0.8)
+            >>> smile.position(np.array([[7.0, 1.0], [7.0, 3.0]])).tolist()
+            [0.0, 0.5]
+        """
+        return (np.asarray(z, np.float64) @ self.vector - self.middle) / self.distance
 
 
 def direction(model: LatentModel, first: Any, second: Any, method: str = "mean") -> Direction:
@@ -58,13 +103,16 @@ def direction(model: LatentModel, first: Any, second: Any, method: str = "mean")
     return Direction(vector, float(apart @ vector))
 
 
-def move(model: LatentModel, images: Any, along: Direction | np.ndarray, steps: Sequence[float]) -> np.ndarray:
+def move(
+    model: LatentModel, images: Any, along: Direction | AttributeDirection | np.ndarray, steps: Sequence[float]
+) -> np.ndarray:
     """Move each image along a direction in latent space: `(N, S, H, W, C)`; step 0 is its reconstruction.
 
     Args:
         model: a `kvae.VAE` or `kvae.Autoencoder` without conditions.
         images: `(N, H, W, C)`, or latents `(N, D)`.
-        along: the result of `direction`, where a step of 1 is its distance; or a vector `(D,)`.
+        along: the result of `direction` or `attribute_direction`, where a step of 1 is its distance; or a vector
+            `(D,)`.
         steps: S multiples of the direction.
 
     Example:
@@ -74,7 +122,10 @@ def move(model: LatentModel, images: Any, along: Direction | np.ndarray, steps: 
         >>> move(vae, np.zeros((3, 8, 8, 1)), np.array([1.0, 0.0]), steps=[-1, 0, 1]).shape
         (3, 3, 8, 8, 1)
     """
-    vector = along.vector * along.distance if isinstance(along, Direction) else np.asarray(along)
+    if isinstance(along, Direction | AttributeDirection):
+        vector = along.vector * along.distance
+    else:
+        vector = np.asarray(along)
     if vector.shape != (model.latent_dim,):
         raise ValueError(f"Expected a direction of {model.latent_dim} latents. Received: shape {vector.shape}")
     z = latents_of(model, images)[:, None] + np.asarray(steps)[:, None] * vector  # (N, S, D)

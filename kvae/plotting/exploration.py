@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from kvae.arguments import decimal
-from kvae.features.directions import Direction, arithmetic, move
+from kvae.features.directions import AttributeDirection, Direction, arithmetic, move
 from kvae.features.maps import latent_plane
 from kvae.features.search import latents_of, nearest
 from kvae.plotting.style import (
@@ -58,7 +58,9 @@ def neighbours(images: Any, latents: Any, queries: Sequence[int] = range(6), k: 
     return tiled(tiles, (), ["image", "nearest", *(f"{i}." for i in range(2, k + 1))], channels=images.shape[-1])
 
 
-def direction_slider(model: Any, images: Any, along: Direction, steps: Sequence[float] = STEPS) -> Figure:
+def direction_slider(
+    model: Any, images: Any, along: Direction | AttributeDirection, steps: Sequence[float] = STEPS
+) -> Figure:
     """Draw images moved along a direction in latent space.
 
     Each row begins with the original image; step 0 is its reconstruction.
@@ -66,7 +68,8 @@ def direction_slider(model: Any, images: Any, along: Direction, steps: Sequence[
     Args:
         model: a `kvae.VAE` or `kvae.Autoencoder` without conditions.
         images: `(N, H, W, C)`.
-        along: the result of `kvae.features.direction`; a step of 1 is the distance between its two groups.
+        along: the result of `kvae.features.direction` or `kvae.features.attribute_direction`; a step of 1 is the
+            distance between its two groups.
         steps: S multiples of the direction.
 
     Example:

@@ -8,7 +8,7 @@ from program import bare_root, state
 
 import kvae
 import kvae.export
-from kvae import networks
+from kvae import features, networks
 
 
 def user_encoder(size: int) -> keras.Model:
@@ -102,12 +102,21 @@ def images():
 
 
 @pytest.fixture(scope="session")
-def exported(vae, images, tmp_path_factory):
-    """Folder of an export of `vae`; read-only."""
+def directions():
+    """Two directions that aren't perpendicular."""
+    vector = np.random.default_rng(0).normal(size=2)
+    vector = (vector / np.linalg.norm(vector)).astype("float32")
+    smile = features.AttributeDirection(vector, 1.7, "a smile", 0.3, -1.5, 1.25, 0.956, 2 / 3, 0.97, 0.8)
+    return [smile, smile._replace(name="<b>", vector=np.float32([1, 0]), distance=0.5, middle=-0.2)]
+
+
+@pytest.fixture(scope="session")
+def exported(vae, images, directions, tmp_path_factory):
+    """Folder of an export of `vae` with directions; read-only."""
     out = tmp_path_factory.mktemp("export") / "vae"
     with bare_root():
         before = state()
-        kvae.export.export(vae, out, (images, np.arange(len(images)) % 2))
+        kvae.export.export(vae, out, (images, np.arange(len(images)) % 2), directions=directions)
         assert state() == before
     return out
 

@@ -123,7 +123,7 @@ def test_page_of_an_export(exported, images, tmp_path, monkeypatch):
     # The programs on the page run.
     monkeypatch.chdir(exported)
     exec(page.blocks["python"], scope := {})
-    assert scope["images"].shape == (16, 8, 8, 1)
+    assert scope["images"].shape == scope["moved"].shape == (16, 8, 8, 1)
     assert ((scope["percent"] >= 0) & (scope["percent"] <= 100)).all()
     for command in re.findall(r"python -m (kvae\.export\.runtime [^\n]+?)</pre>", html):
         arguments = command.replace("grid.png", str(tmp_path / "grid.png")).split()
@@ -135,6 +135,7 @@ def test_the_export_writes_the_page(exported):
     page = Page((exported / "export.html").read_text(encoding="utf-8"))
     assert "The same 16 new images" in page.text
     assert "vae_int8.tflite differs by at most" in page.text
+    assert "a smile 1.70 −1.50 to 1.25 96 % 67 % 0.970 80 %" in page.text
 
 
 AUTOENCODER = report(

@@ -21,6 +21,7 @@ import kvae.export
 from kvae.export import ExportError, budgets, flatbuffer, litert, pipeline, place, saved_model
 from kvae.export.reference import Reference
 from kvae.export.verify import OutputCheck
+from kvae.features import AttributeDirection, Direction
 
 #: one batch size and no file of the decoder take a third of the time
 export = functools.partial(kvae.export.export, batch_sizes=(1,), networks=())
@@ -378,7 +379,16 @@ def test_a_slow_operator_gives_a_warning(make_decoder, tmp_path):
     assert not export(model, tmp_path, precisions=("float32",))["warnings"]  # fixed sizes are fast
 
 
+SMILE = AttributeDirection(np.array([0.6, 0.8]), 2.0, "smile", 0.5, -1.0, 1.0, 0.9, 0.5, 0.95, 0.8)
 WRONG_ARGUMENTS = {
+    "a direction without a range": (
+        {"directions": [Direction(SMILE.vector, 2.0)]},
+        "attribute_direction.*Direction'?$",
+    ),
+    "a direction of another model": ({"directions": [SMILE._replace(vector=np.ones(3))]}, r"2 latents.*shape \(3,\)"),
+    "a direction without a length": ({"directions": SMILE._replace(distance=0.0)}, "'smile' with distance=0.0"),
+    "a direction without a name": ({"directions": [SMILE._replace(name="")]}, "each with a name"),
+    "two directions of a name": ({"directions": [SMILE, SMILE]}, "different names. Received: smile, smile"),
     "unknown precision": ({"precisions": ("int4",)}, r"precisions.*float32.*Received: \('int4',\)"),
     "no precision": ({"precisions": ()}, r"precisions.*Received: \(\)"),
     "full_int8 without images": ({"precisions": "full_int8"}, "requires images"),

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import kvae.export
+from kvae import features
 from kvae.export import command, runtime
 from kvae.networks import MLP
 
@@ -95,6 +96,32 @@ def test_percentile(model, images):
     assert percentile.max() > 99.9
     assert abs(np.median(percentile) - 50) < 3
     assert model.percentile(1e9) == 100
+
+
+@pytest.mark.parametrize("file", ["vae_int8.tflite", "decoder_float32.tflite"])
+def test_directions(file, exported, vae, directions, monkeypatch):
+    """They are in every file, to the last bit of a float32; `move` equals that of `kvae.features`."""
+    model, smile = runtime.load(exported / file), directions[0]
+    assert list(model.directions) == ["a smile", "<b>"]
+    found = model.directions["a smile"]
+    np.testing.assert_array_equal(found["vector"], smile.vector)
+    for field in ("distance", "middle", "low", "high", "accuracy", "majority", "auroc", "flips"):
+        assert np.float32(found[field]) == np.float32(getattr(smile, field)), field
+    z = np.random.default_rng(2).normal(size=(3, 2)).astype("float32")
+    moved = model.move(z, "a smile", [0, 1.5, -2])
+    wanted = [features.move(vae, z[i : i + 1], smile, [steps])[0, 0] for i, steps in enumerate([0, 1.5, -2])]
+    np.testing.assert_allclose(model.decode(moved), wanted, atol=1e-5 if "float32" in file else 0.1)
+    np.testing.assert_allclose(model.position(z, "a smile"), smile.position(z), atol=1e-5)
+    np.testing.assert_allclose(smile.position(moved) - smile.position(z), [0, 1.5, -2], atol=1e-5)
+    np.testing.assert_array_equal(model.move(z, "a smile"), model.move(z, "a smile", [1, 1, 1]))
+    with pytest.raises(ValueError, match=r"directions of .*: a smile, <b>\. Received: 'frown'"):
+        model.move(z, "frown")
+    for steps in ([1, 2], np.nan):
+        with pytest.raises(ValueError, match="3, one per row"):
+            model.move(z, "<b>", steps)
+    monkeypatch.setattr(model, "directions", {})
+    with pytest.raises(ValueError, match="it has none; export with `directions`"):
+        model.position(z, "a smile")
 
 
 def test_self_test(exported, tmp_path):

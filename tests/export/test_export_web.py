@@ -388,7 +388,7 @@ def test_the_page_works_offline_and_is_updated(visit, files, litert, tmp_path):
 def test_sliders(visit, files):
     page, model = visit(), load(files["float32"])
     active = model.info["latents"]["active"] or range(LATENTS)
-    first = page.locator(".latent input").first
+    first = page.locator("#slider-list input").first
     assert first.get_attribute("id") == f"z{active[0]}"
     page.click("#reset")
     settle(page)
@@ -407,6 +407,35 @@ def test_sliders(visit, files):
     page.click("#reset")
     settle(page)
     np.testing.assert_array_equal(picture(page, "#picture"), start)
+
+
+def test_sliders_of_directions(visit, files):
+    page, model = visit(), load(files["float32"])
+    smile, other = page.locator("#direction0"), page.locator("#direction1")
+
+    def latents():
+        return [[page.locator(f"#z{d}").evaluate("(e) => e.valueAsNumber") for d in range(LATENTS)]]
+
+    assert page.locator("#directions label").all_inner_texts() == ["a smile", "<b>"]
+    assert [float(smile.get_attribute(end)) for end in ("min", "max")] == [-1.5, 1.25]
+    before = latents()
+    smile.fill("1")
+    settle(page)
+    after = latents()
+    steps = 1 - model.position(before, "a smile")
+    np.testing.assert_allclose(after, model.move(before, "a smile", steps), atol=1e-5)
+    assert float(other.input_value()) == pytest.approx(model.position(after, "<b>")[0], abs=1e-5)
+    assert np.abs(picture(page, "#picture") - as_bytes(model.decode(after)[0, ..., 0])).max() <= 1
+    page.locator("#z0").fill("-2.5")  # the directions follow the latents
+    position = model.position(latents(), "a smile")[0]
+    assert float(smile.input_value()) == pytest.approx(position, abs=1e-5)
+    assert page.inner_text("label[for=direction0] ~ output") == f"{position:.2f}".replace("-", "−")
+    assert "“a smile” 96\u00a0% (the larger class alone: 67\u00a0%)" in page.inner_text("#directions-text")
+    code = "async () => [await kvae.position([1, 2, 3, 4], 'a smile'), await kvae.move([1, 2], '<b>', 2)]"
+    positions, moved = page.evaluate(code)
+    np.testing.assert_allclose(positions, model.position([[1, 2], [3, 4]], "a smile"), rtol=1e-5)
+    assert moved == [2, 2]
+    assert visit("autoencoder").locator("#directions").is_hidden()  # a file without directions
 
 
 def test_gallery_and_path_by_pointer(visit, files):

@@ -6,7 +6,8 @@
 //     await kvae.generate(seed, n, temperature, start)     {image, z}
 //     await kvae.score(image)                              {negative_elbo, distortion, rate}
 //     (await kvae.ready).condition = 7                     for a conditional model; used by all later calls
-//     also decode(z), encode(image), reconstruct(image), interpolate(start, end, position), percentile(nats)
+//     also decode(z), encode(image), reconstruct(image), interpolate(start, end, position), percentile(nats),
+//     move(z, direction, steps), position(z, direction)
 
 import { makeConditions } from "./conditions.js";
 import { makeGallery } from "./gallery.js";
@@ -16,7 +17,7 @@ import { makeOwn } from "./own.js";
 import { makeShare, openLink } from "./share.js";
 import { makeSliders } from "./sliders.js";
 
-const METHODS = ["decode", "encode", "reconstruct", "generate", "interpolate", "score", "percentile"];
+const METHODS = ["decode", "encode", "reconstruct", "generate", "interpolate", "score", "percentile", "move", "position"];
 
 watchForUpdates();
 window.kvae = { ready: start() };
@@ -77,6 +78,7 @@ async function showFacts(model) {
   facts.push(element("div", {}, element("dt", {}, timed), time));
   facts.push(element("div", {}, element("dt", {}, "Offline"), element("dd", { id: "offline" }, "not available")));
   $("facts").replaceChildren(...facts);
+  $("directions-text").textContent = checks(info.directions ?? []);
   if (info.license) $("model-license").textContent = `The model: ${info.license}`;
   await measure(model);
   const median = () => {
@@ -85,6 +87,13 @@ async function showFacts(model) {
   };
   median();
   setInterval(median, 1000);
+}
+
+/** Returns how well the positions along the directions predict the labels. */
+function checks(directions) {
+  const percent = (share) => `${Math.round(100 * share)}\u00a0%`;
+  const each = directions.map((d) => `“${d.name}” ${percent(d.accuracy)} (the larger class alone: ${percent(d.majority)})`);
+  return each.length ? `Labels of held-out images that the sliders' positions predict: ${each.join(", ")}.` : "";
 }
 
 /** Decodes a few times for a first median; later, decodings of the sliders are measured. */

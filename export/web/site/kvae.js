@@ -116,6 +116,31 @@ export class Model {
     return this.run("interpolate", { start, end, position }).then((outputs) => outputs.image);
   }
 
+  /** Directions in latent space, by name. A position of −½ is the mean of the images without the attribute, and ½ the
+   * mean of those with it; the direction holds from `low` to `high`. */
+  get directions() {
+    return Object.fromEntries((this.info.directions ?? []).map((direction) => [direction.name, direction]));
+  }
+
+  /** Returns latents `(N, D)` moved along a direction; a step of 1 adds 1 to their positions. */
+  move(z, name, steps = 1) {
+    const { vector, distance } = this.#direction(name);
+    return z.map((value, i) => value + steps * distance * vector[i % vector.length]);
+  }
+
+  /** Returns the positions of latents `(N, D)` along a direction: an array of N numbers. */
+  position(z, name) {
+    const { vector, distance, middle } = this.#direction(name);
+    const row = (i) => vector.reduce((sum, value, d) => sum + value * z[i * vector.length + d], 0);
+    return Array.from({ length: z.length / vector.length }, (_, i) => (row(i) - middle) / distance);
+  }
+
+  #direction(name) {
+    const known = Object.keys(this.directions);
+    if (known.includes(name)) return this.directions[name];
+    throw new Error(`This model has the directions ${known.join(", ") || "(none)"}. Received: “${name}”.`);
+  }
+
   /** Returns `{negative_elbo, distortion, rate}` in nats; an image always has the same score. */
   score(image) {
     const rows = image.length / product(this.info.image_shape);

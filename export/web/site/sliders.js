@@ -1,4 +1,4 @@
-// Sliders for the latents, and their image.
+// Sliders for the latents and the directions, and their image.
 
 import { $, element, latest, paint, reducedMotion } from "./images.js";
 
@@ -13,42 +13,63 @@ export function makeSliders(model) {
   const start = Float32Array.from(mean ?? all, (value) => (mean ? value : 0));
   const z = Float32Array.from(start);
   const rows = order.map(makeRow);
+  const directions = (info.directions ?? []).map(makeDirection);
   const shown = Math.min(SHOWN, active?.length || SHOWN);
 
   function makeRow(d) {
     const idle = active && !active.includes(d);
     const reach = std && !idle && std[d] > 0 ? 3 * std[d] : 3;
-    const input = element("input", { type: "range", id: `z${d}`, step: "any" });
-    [input.min, input.max] = [start[d] - reach, start[d] + reach];
-    const output = element("output", { htmlFor: input.id });
-    const label = element("label", { htmlFor: input.id }, `z${d}`);
-    if (idle) label.title = "This latent hardly changes the image.";
-    input.addEventListener("input", () => {
-      z[d] = input.valueAsNumber;
-      show(d, input, output);
-      draw();
-    });
-    const row = element("div", { className: idle ? "latent idle" : "latent" }, label, input, output);
-    return { d, row, input, output };
+    const slider = makeSlider(`z${d}`, `z${d}`, [start[d] - reach, start[d] + reach], (value) => (z[d] = value));
+    if (idle) {
+      slider.label.title = "This latent hardly changes the image.";
+      slider.row.classList.add("idle");
+    }
+    return { ...slider, value: () => z[d] };
   }
 
-  function show(d, input, output) {
-    const text = z[d].toFixed(2).replace(/^-0\.00$/, "0.00").replace("-", "−");
-    output.textContent = text;
-    input.setAttribute("aria-valuetext", text);
+  function makeDirection({ name, low, high }, i) {
+    const value = () => model.position(z, name)[0];
+    const slider = makeSlider(`direction${i}`, name, [low, high], (to) => z.set(model.move(z, name, to - value())));
+    slider.row.classList.add("direction");
+    return { ...slider, value };
+  }
+
+  /** Returns a slider; `change(value)` changes z. The other sliders follow. */
+  function makeSlider(id, text, [min, max], change) {
+    const input = element("input", { type: "range", id, step: "any" });
+    [input.min, input.max] = [min, max];
+    const output = element("output", { htmlFor: id });
+    const label = element("label", { htmlFor: id }, text);
+    input.addEventListener("input", () => {
+      change(input.valueAsNumber);
+      show(input);
+      draw();
+    });
+    return { row: element("div", { className: "latent" }, label, input, output), label, input, output };
+  }
+
+  /** Shows z in all sliders; the one that is being moved keeps its value. */
+  function show(moved) {
+    for (const { input, output, value } of [...rows, ...directions]) {
+      const now = value();
+      if (input !== moved) {
+        // Extend the range for a sample outside of it.
+        input.min = Math.min(input.min, now);
+        input.max = Math.max(input.max, now);
+        input.value = now;
+      }
+      input.style.setProperty("--zero", -input.min / (input.max - input.min));
+      const text = now.toFixed(2).replace(/^-0\.00$/, "0.00").replace("-", "−");
+      output.textContent = text;
+      input.setAttribute("aria-valuetext", text);
+    }
   }
 
   const draw = latest(async () => paint($("picture"), info, await model.decode(z)));
 
   function set(values, scroll = false) {
     z.set(values);
-    for (const { d, input, output } of rows) {
-      // Extend the range for a sample outside of it.
-      input.min = Math.min(input.min, z[d]);
-      input.max = Math.max(input.max, z[d]);
-      input.value = z[d];
-      show(d, input, output);
-    }
+    show();
     if (scroll) $("sliders").scrollIntoView({ behavior: reducedMotion() ? "auto" : "smooth" });
     return draw();
   }
@@ -76,6 +97,8 @@ export function makeSliders(model) {
   $("sliders-text").textContent =
     (rows.length === 1 ? "One number describes an image." : `${rows.length} numbers describe an image`) +
     (rows.length === 1 ? "" : active ? ", the most active first. Move one and watch." : ". Move one and watch.");
+  $("directions").hidden = directions.length === 0;
+  $("direction-list").replaceChildren(...directions.map(({ row }) => row));
   set(start);
   return { z, set, draw };
 }
