@@ -65,6 +65,7 @@ def describe(
         "kind": kind(model),
         "image_shape": list(model.image_shape),
         "latent_dim": model.latent_dim if has_latents else None,
+        **_levels(model),
         "parameters": reference.parameters,
         "value_range": value_range(model),
         **{name: None if part is None else type(part).__name__ for name, part in parts.items()},
@@ -77,6 +78,15 @@ def describe(
         **_classes("classes", getattr(model, "num_classes", None), class_names),
         **({"directions": list(directions)} if directions else {}),
     }
+
+
+def _levels(model: Any) -> dict[str, Any]:
+    """Return grid and number of latents of each level of a hierarchy, from the top; an empty dict for other models."""
+    levels = getattr(getattr(model, "decoder", None), "levels", None)
+    if levels is None:
+        return {}
+    grids = [list(level.grid(model.image_shape)) for level in levels]
+    return {"levels": [{"grid": grid, "latents": n} for grid, n in zip(grids, model.decoder.level_sizes)]}
 
 
 def _classes(key: str, size: int | None, names: Sequence[str] | None) -> dict[str, Any]:

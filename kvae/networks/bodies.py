@@ -19,6 +19,17 @@ def _check_sizes(name: str, sizes: tuple[int, ...]) -> tuple[int, ...]:
     return sizes
 
 
+def halvings(side: int, end: int) -> int:
+    """Return how often a side is halved, rounding up, until it is at most `end`.
+
+    Example:
+
+        >>> halvings(28, 4), halvings(64, 4), halvings(65, 4)
+        (3, 4, 5)
+    """
+    return max(0, (-(-side // end) - 1).bit_length())
+
+
 def build_chain(chain: Iterable[layers.Layer], input_shape: tuple[int | None, ...]) -> list[layers.Layer]:
     """Build consecutive layers, each before the next one is made."""
     x, built = keras.KerasTensor(input_shape), []
@@ -114,7 +125,8 @@ class ConvDown(_Chain):
     """Convolutions from an image to a vector: the default body of encoders.
 
     Args:
-        filters: filters of the 3×3 convolutions. Each convolution halves the image, down to a side of 4.
+        filters: filters of the 3×3 convolutions. Each convolution halves the image, down to a side of 4. None grows
+            with the image: 32, then 64 for each further convolution; at least three, and as many as a side of 4 takes.
         units: width of the dense layer after the convolutions, the encoder's last hidden layer.
         activation: activation of every layer.
 
@@ -129,18 +141,19 @@ class ConvDown(_Chain):
 
     def __init__(
         self,
-        filters: tuple[int, ...] = (32, 64, 64),
+        filters: tuple[int, ...] | None = None,
         units: int = 256,
         activation: str = ACTIVATION,
         **kwargs: Any,
     ):
         super().__init__(activation, **kwargs)
-        self.filters, (self.units,) = _check_sizes("filters", filters), _check_sizes("units", (units,))
+        self.filters = None if filters is None else _check_sizes("filters", filters)
+        (self.units,) = _check_sizes("units", (units,))
 
     def make_layers(self, input_shape: tuple[int | None, ...]) -> Iterator[layers.Layer]:
         shared: dict[str, Any] = {"activation": self.activation, "dtype": self.dtype_policy}
         side = min(size for size in input_shape[1:-1] if size is not None)
-        for filters in self.filters:
+        for filters in self.filters or (32, *[64] * max(2, halvings(side, MIN_SIDE) - 1)):
             strides = 2 if side > MIN_SIDE else 1
             yield layers.Conv2D(filters, 3, strides=strides, padding="same", **shared)
             side = -(-side // strides)

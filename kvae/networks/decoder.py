@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from kvae.networks.bodies import ConvUp, DepthToSpace, build_chain
+from kvae.networks.bodies import ConvUp, DepthToSpace, build_chain, halvings
 from kvae.networks.composite import Composite
 
 
@@ -22,7 +22,8 @@ class Decoder(Composite, keras.Model):
 
     Args:
         image_shape: `(H, W, C)`.
-        body: `kvae.networks.ConvUp` (default), `ResidualUp`, `MLP`, or any other layer.
+        body: `kvae.networks.ConvUp` (default, with a further level for each doubling of the image beyond 32×32),
+            `ResidualUp`, `MLP`, or any other layer.
         param_size: numbers per pixel. By default, `kvae.VAE` takes it from its likelihood; without a VAE it is C.
         mean_image: mean of binary training images, `(H, W, C)`. The bias of a dense head starts at its logits.
 
@@ -47,7 +48,7 @@ class Decoder(Composite, keras.Model):
         super().__init__(**kwargs)
         self._mean_image = mean_image  # not in the configuration: the bias that it sets is a weight
         self.image_shape, self.param_size = check_image_shape(image_shape), param_size
-        self.body = ConvUp(dtype=self.dtype_policy) if body is None else body
+        self.body = ConvUp(_filters(self.image_shape), dtype=self.dtype_policy) if body is None else body
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         height, width, channels = self.image_shape
@@ -84,6 +85,19 @@ class Decoder(Composite, keras.Model):
             z = layer(z)
         height, width, _ = self.image_shape
         return z if z.shape[1:3] == (height, width) else z[:, :height, :width, :]
+
+
+def _filters(image_shape: tuple[int, int, int]) -> tuple[int, ...]:
+    """Return the filters of the default body: from a grid of about 8×8, with fewer channels at high resolution.
+
+    Example:
+
+        >>> _filters((28, 28, 1)), _filters((64, 64, 3)), _filters((256, 256, 3))
+        ((64, 32), (64, 64, 32), (64, 64, 32, 16, 16))
+    """
+    levels = max(2, halvings(min(image_shape[:2]), 8))
+    fine = (32,) if levels <= 3 else (32, *[16] * (levels - 3))
+    return (*[64] * (levels - len(fine)), *fine)
 
 
 def check_image_shape(image_shape: Any) -> tuple[int, int, int]:

@@ -13,7 +13,7 @@ green and blue. A note below the images describes these colours. Latents are cou
 """
 
 from kvae.plotting.charts import kl_per_dimension, latent_map, layer_rates, learning_curves
-from kvae.plotting.exploration import direction_slider, latent_arithmetic, neighbours, thumbnail_map
+from kvae.plotting.exploration import direction_slider, directions, latent_arithmetic, neighbours, thumbnail_map
 from kvae.plotting.grids import (
     class_samples,
     image_grid,
@@ -34,6 +34,7 @@ __all__ = [
     "VALIDATION",
     "class_samples",
     "direction_slider",
+    "directions",
     "image_grid",
     "interpolations",
     "kl_per_dimension",

@@ -87,6 +87,32 @@ def direction_slider(
     return tiled(rgb_of(shown, like=images), (), labels, channels=images.shape[-1])
 
 
+def directions(model: Any, image: Any, found: Sequence[AttributeDirection], columns: int = 9) -> Figure:
+    """Draw an image moved along several directions, one in each row, each from the low to the high end of its range.
+
+    Args:
+        model: a `kvae.VAE` or `kvae.Autoencoder` without conditions.
+        image: `(H, W, C)`.
+        found: results of `kvae.features.attribute_direction`.
+        columns: number of positions.
+
+    Example:
+
+        >>> import kvae
+        >>> vae = kvae.VAE(latent_dim=2, image_shape=(8, 8, 1))
+        >>> labels = np.arange(50) % 2
+        >>> z = 0.1 * np.random.default_rng(0).normal(size=(50, 2)) + labels[:, None]
+        >>> smile = kvae.features.attribute_direction(vae, (z, labels), 1, "smile")
+        >>> [text.get_text() for text in directions(vae, np.zeros((8, 8, 1)), [smile]).axes[0].get_yticklabels()]
+        ['smile']
+    """
+    image = np.asarray(image)[None]
+    z = latents_of(model, image)
+    ends = [np.linspace(along.low, along.high, columns) - along.position(z[0]) for along in found]
+    rows = [move(model, z, along, steps)[0] for along, steps in zip(found, ends)]
+    return tiled(rgb_of(np.stack(rows), like=image), [along.name for along in found], channels=image.shape[-1])
+
+
 def latent_arithmetic(model: Any, a: Any, b: Any, c: Any) -> Figure:
     """Draw a row for each three images a, b and c, with the decoded z(a) − z(b) + z(c), which is to c as a is to b.
 

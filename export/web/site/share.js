@@ -5,6 +5,7 @@
 import { $, element, report } from "./images.js";
 
 const SIDE = 512; // pixels along the longer side of a saved image, about
+const MOST = 256; // latents in a link; with more, the address would be too long for many programs
 const MESSAGE_TIME = 5000; // display time of a message, ms
 
 /** Applies a link's seed, temperature and condition; returns its latents, or null. */
@@ -55,7 +56,7 @@ export function makeShare(model, sliders) {
   function link() {
     const parts = model.has("generate") ? [`seed=${$("seed").value.trim()}`, `temperature=${$("temperature").value}`] : [];
     if (model.info.condition) parts.push(`condition=${model.condition}`);
-    parts.push(`z=${Array.from(sliders.z, shortest)}`);
+    if (sliders.z.length <= MOST) parts.push(`z=${Array.from(sliders.z, shortest)}`);
     return `${location.href.split("#")[0]}#${parts.join("&")}`;
   }
 

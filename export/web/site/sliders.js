@@ -3,18 +3,21 @@
 import { $, element, latest, paint, reducedMotion } from "./images.js";
 
 const SHOWN = 8;
+const MOST = 64; // sliders; a hierarchy may have thousands of latents
 
 /** Returns `set(z)`, which sets the sliders, `z`, their current latents, and `draw()`, which redraws their image. */
 export function makeSliders(model) {
   const { info } = model;
   const { active, mean, std } = info.latents ?? {};
   const all = Array.from({ length: info.latent_dim }, (_, d) => d);
-  const order = active ? [...active, ...all.filter((d) => !active.includes(d))] : all;
+  const top = info.levels ? info.levels[0].latents : info.latent_dim; // the others are details
+  const order = [...new Set([...(active ?? []), ...all])].filter((d) => d < top).slice(0, MOST);
   const start = Float32Array.from(mean ?? all, (value) => (mean ? value : 0));
   const z = Float32Array.from(start);
   const rows = order.map(makeRow);
   const directions = (info.directions ?? []).map(makeDirection);
   const shown = Math.min(SHOWN, active?.length || SHOWN);
+  const every = order.length < info.latent_dim ? `${order.length} latents` : `All ${order.length} latents`;
 
   function makeRow(d) {
     const idle = active && !active.includes(d);
@@ -80,23 +83,33 @@ export function makeSliders(model) {
     return set((await model.generate(seed)).z);
   }
 
+  /** Draws the latents below the top level again, which keeps the content of the image. */
+  async function redraw() {
+    const [seed] = crypto.getRandomValues(new BigUint64Array(1));
+    const drawn = (await model.generate(seed)).z;
+    return set(z.map((value, d) => (d < top ? value : drawn[d])));
+  }
+
   function showMore() {
     const more = $("more-sliders").getAttribute("aria-expanded") === "false";
     $("more-sliders").setAttribute("aria-expanded", more);
-    $("more-sliders").textContent = more ? "Fewer" : `All ${rows.length} latents`;
+    $("more-sliders").textContent = more ? "Fewer" : every;
     rows.forEach(({ row }, i) => (row.hidden = i >= shown && !more));
   }
 
   $("slider-list").replaceChildren(...rows.map(({ row }) => row));
   rows.forEach(({ row }, i) => (row.hidden = i >= shown));
-  $("more-sliders").textContent = `All ${rows.length} latents`;
+  $("more-sliders").textContent = every;
   $("more-sliders").hidden = shown >= rows.length;
   $("more-sliders").addEventListener("click", showMore);
   $("random").addEventListener("click", random);
   $("reset").addEventListener("click", () => set(start));
+  $("redraw").hidden = !info.levels || info.levels.length < 2 || !model.has("generate");
+  $("redraw").addEventListener("click", redraw);
   $("sliders-text").textContent =
-    (rows.length === 1 ? "One number describes an image." : `${rows.length} numbers describe an image`) +
-    (rows.length === 1 ? "" : active ? ", the most active first. Move one and watch." : ". Move one and watch.");
+    (top === 1 ? "One number describes" : `${top.toLocaleString("en")} numbers describe`) +
+    (info.levels ? ` the content of an image, and ${(info.latent_dim - top).toLocaleString("en")} its details` : " an image") +
+    (top === 1 ? "." : active ? ", the most active first. Move one and watch." : ". Move one and watch.");
   $("directions").hidden = directions.length === 0;
   $("direction-list").replaceChildren(...directions.map(({ row }) => row));
   set(start);
