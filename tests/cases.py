@@ -35,6 +35,7 @@ PRIORS = {
     "RealNVP": lambda: priors.RealNVP(num_layers=4, units=(16,)),
     "FixedMixture": lambda: priors.FixedMixture(components=3),
     "FixedMixture full": lambda: priors.FixedMixture(components=3, full=True),
+    "FlowMatching": lambda: priors.FlowMatching(units=(8,), steps=3, iterations=24),
 }
 
 #: objectives, by name

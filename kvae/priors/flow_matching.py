@@ -25,24 +25,24 @@ ITERATIONS = (8, 12, 16, 24, 32, 48, 64)  # numbers of iterations to try
 class FlowMatching(Prior):
     """A flow in a few steps from N(0, I) to latents, made by `kvae.priors.fit_flow_matching`. It isn't trained further.
 
-    A draw starts as noise w₀ ~ N(0, I) and moves by Euler's rule, wᵢ₊₁ = wᵢ + h v(wᵢ, i) with h = ½π / steps. The latents
-    are z = μ + L w, with the mean μ and the Cholesky factor L of the latents' covariance. v is a small network with a
-    smooth ReLU, whose biases are different in each step; it is constant beyond 8 standard deviations. With v = 0, the
-    prior is a normal distribution. Latents are drawn in exact arithmetic (`kvae.distributions.exact`), within 10⁻² of a
-    standard deviation of float32.
+    A draw starts as noise w₀ ~ N(0, I) and moves by Euler's rule: wᵢ₊₁ = wᵢ + h v(wᵢ, i), with h = ½π / steps. The
+    latents are z = μ + L w, with the mean μ and the Cholesky factor L of the latents' covariance. v is a small network
+    with a smooth ReLU, whose biases differ between steps. It is constant beyond 8 standard deviations. With v = 0, the
+    prior is a normal distribution. Latents are drawn in exact arithmetic (`kvae.distributions.exact`), within 10⁻² of
+    a standard deviation of float32.
 
-    `log_prob` is the density of these samples, not of a continuous flow: log N(w₀; 0, I) − Σᵢ log |det(I + h ∂vᵢ/∂wᵢ)| −
-    log |L|. Each step is inverted by fixed-point iterations (Behrmann et al. 2019, https://arxiv.org/abs/1811.00995,
-    algorithm 1), and its Jacobian is computed exactly. The result is NaN where the iterations don't converge. A density
-    costs many times as much as a sample.
+    `log_prob` is the density of these samples, not of a continuous flow:
+    log p(z) = log N(w₀; 0, I) − Σᵢ log |det(I + h ∂v/∂wᵢ)| − log |L|. Each step is inverted by fixed-point iterations
+    (Behrmann et al. 2019, https://arxiv.org/abs/1811.00995, algorithm 1), and its Jacobian is computed exactly. The
+    result is NaN where the iterations don't converge. A density costs many times as much as a sample.
 
     Args:
         units: widths of the hidden layers of v.
         steps: number of steps.
-        iterations: iterations for the inverse of a step. 0 means that the prior has samples but no density.
+        iterations: iterations for the inverse of a step, up to 64. 0 means that the prior has samples but no density.
 
     Raises:
-        ValueError: if there are no hidden layers, or a number is too small; from `log_prob`, if iterations is 0.
+        ValueError: if there are no hidden layers, or a number is out of its range; from `log_prob`, if iterations is 0.
 
     Example:
 
@@ -57,7 +57,7 @@ class FlowMatching(Prior):
         self.units = tuple(integer("units", width, 1) for width in units)
         if not self.units:
             raise ValueError(f"Argument `units` must have at least one width. Received: units={units}")
-        self.steps, self.iterations = integer("steps", steps, 1), integer("iterations", iterations, 0)
+        self.steps, self.iterations = integer("steps", steps, 1), integer("iterations", iterations, 0, ITERATIONS[-1])
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         super().build(input_shape)
@@ -85,8 +85,8 @@ class FlowMatching(Prior):
     def log_prob(self, z: Any, condition: Any = None) -> Any:
         if self.iterations == 0:
             raise ValueError(
-                "Expected a prior with a density. Received: FlowMatching(iterations=0), which has only samples, because "
-                "its steps couldn't be inverted; fit it again with more steps, or use `fit_mixture`"
+                "Expected a prior with a density. Received: FlowMatching(iterations=0), which has samples but no "
+                "density, because its steps couldn't be inverted; fit it with more steps, or use `fit_mixture`"
             )
         z = ops.cast(z, "float32")
         w = ops.reshape((z - self.means) / self.scales, (-1, self.latent_dim))
@@ -101,7 +101,7 @@ class FlowMatching(Prior):
 
         Noise is NaN where the iterations don't converge.
         """
-        h, jacobians = self.step_size, []
+        h, jacobians, identity = self.step_size, [], ops.eye(self.latent_dim, dtype="float32")
         for step in reversed(range(self.steps)):
             u, last = w, w
             for _ in range(self.iterations):
@@ -110,7 +110,7 @@ class FlowMatching(Prior):
             tolerance = ERROR * (1.0 + ops.max(ops.abs(w), axis=-1, keepdims=True))
             w = ops.where(error < tolerance, u, math.nan)
             slopes = _slopes(self.kernels, [bias[step] for bias in self.biases], w)
-            jacobians.append(ops.eye(self.latent_dim, dtype="float32") + h * slopes)
+            jacobians.append(identity + h * slopes)
         return w, jacobians
 
     def from_words(self, words: Any, temperature: Any = 1.0, condition: Any = None) -> Any:
@@ -126,7 +126,7 @@ class FlowMatching(Prior):
 
 
 def _smooth_relu(x: Any, rounded: Any = lambda x: x) -> Any:
-    """Return max(x, 0) with a parabola from −1 to 1: ¼ (x + 1)². Its slope is continuous, so that the density is, too."""
+    """Return max(x, 0), but ¼ (x + 1)² from −1 to 1. Its slope is continuous, and so is the density."""
     bend = ops.clip(x + 1.0, 0.0, 2.0)
     return rounded(0.25 * bend * bend) + ops.relu(x - 1.0)
 
@@ -263,7 +263,9 @@ def fit_flow_matching(
     scales = np.sqrt(np.diagonal(covariance))
     mixing = (lower / scales[:, None]).T
     whitening = np.linalg.inv(mixing)
-    for weight, value in zip((prior.means, prior.scales, prior.mixing, prior.whitening), (mean, scales, mixing, whitening)):
+    for weight, value in zip(
+        (prior.means, prior.scales, prior.mixing, prior.whitening), (mean, scales, mixing, whitening)
+    ):
         weight.assign(value)
 
     net = _Velocity(prior, seed)
@@ -288,8 +290,8 @@ def _sufficient_iterations(prior: FlowMatching) -> int:
         if error < ERROR / 2:
             return prior.iterations
     warnings.warn(
-        f"The steps of this flow couldn't be inverted: noise is found again within {error:.2g} instead of {ERROR / 2:g} "
-        f"standard deviations. The prior has samples, but no density. Fit it with more steps than {prior.steps}.",
+        f"The steps of this flow couldn't be inverted: noise is found again within {error:.2g} standard deviations, "
+        f"instead of {ERROR / 2:g}. The prior has samples, but no density. Fit it with more steps than {prior.steps}.",
         stacklevel=3,
     )
     return 0
