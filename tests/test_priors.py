@@ -377,6 +377,7 @@ def fitted_flow():
     return priors.fit_flow_matching(two_moons(5000), units=(32, 32), num_train_steps=600, learning_rate=1e-2)
 
 
+@pytest.mark.slow
 def test_fitted_flow_is_closer_to_two_moons_than_a_normal_distribution(tmp_path):
     latents, held_out = two_moons(5000), two_moons(1000, seed=1)
     prior = fitted_flow()
@@ -396,12 +397,13 @@ def test_fitted_flow_is_closer_to_two_moons_than_a_normal_distribution(tmp_path)
 @pytest.mark.slow
 def test_density_of_a_fitted_flow_integrates_to_one():
     """A fold of the map, on which samples have two densities, would show here."""
-    grid = np.linspace(-10, 20, 600), np.linspace(-12, 12, 600)
+    grid = np.linspace(-6, 16, 120), np.linspace(-9, 9, 120)
     z = np.stack(np.meshgrid(*grid), -1).reshape(-1, 2).astype("float32")
     density = np.exp(np.asarray(fitted_flow().log_prob(z), "float64"))
-    assert density.sum() * np.prod([axis[1] - axis[0] for axis in grid]) == pytest.approx(1, abs=3e-3)
+    assert density.sum() * np.prod([axis[1] - axis[0] for axis in grid]) == pytest.approx(1, abs=1e-2)
 
 
+@pytest.mark.slow
 def test_flow_fit_is_deterministic():
     few = {"units": (4,), "steps": 2, "num_train_steps": 25, "batch_size": 32}
     first, same, other = (priors.fit_flow_matching(two_moons(100), **few, seed=seed) for seed in (1, 1, 2))
@@ -421,10 +423,11 @@ def test_density_is_refused_where_a_flow_cannot_be_inverted(monkeypatch):
 def test_density_is_nan_where_iterations_diverge():
     prior = priors.FlowMatching(units=(1,), steps=1)
     prior.build((None, 1))
-    prior.kernels[0].assign([[-3.0]]), prior.kernels[1].assign([[3.0]])  # w − 14 w, and other branches
-    assert np.all(np.isnan(prior.log_prob(np.full((3, 1), -1.0))))
+    prior.kernels[0].assign([[3.0]]), prior.kernels[1].assign([[3.0]])  # the step is 15 w for w > ⅓
+    assert np.all(np.isnan(prior.log_prob(np.ones((3, 1)))))
 
 
+@pytest.mark.slow
 def test_constant_latents_are_fitted():
     latents = np.concatenate([two_moons(200), np.full((200, 1), 7.0)], axis=1)
     z = sample(priors.fit_flow_matching(latents, units=(4,), steps=2, num_train_steps=20), 50)
