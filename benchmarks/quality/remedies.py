@@ -2,10 +2,11 @@
 
     python benchmarks/quality/remedies.py --data fashion_mnist --epochs 30 --seeds 0 1 2
 
-Requires `TFDS_DATA_DIR` with the dataset. `--data digits --epochs 1 --seeds 0` is a quick check. `--only
-"prior: flow matching fitted after training"` runs only the baseline and that prior. All models are
+Requires `TFDS_DATA_DIR` with the dataset. `--data digits --epochs 1 --seeds 0` is a quick check. All models are
 compared in the features of the same classifier. Nats of different likelihoods aren't comparable: compare `rate` within
-one likelihood.
+one likelihood. Only the baseline and one prior that is fitted to its latents:
+
+    python benchmarks/quality/remedies.py --only "prior: flow matching fitted after training"
 """
 
 import argparse
