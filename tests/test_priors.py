@@ -350,6 +350,7 @@ def test_exact_samples_of_a_flow_are_close_to_its_inverse():
     assert np.abs(np.asarray(u) - np.asarray(normal_from_words(words))).max() < 1e-2
 
 
+@pytest.mark.slow
 def test_exact_samples_of_flow_matching_are_close_to_its_inverse():
     """The noise of samples is found within 10⁻², for 8 steps of 16 latents."""
     rng, prior = np.random.default_rng(0), priors.FlowMatching(iterations=24)
@@ -374,7 +375,7 @@ def two_moons(n, seed=0):
 @functools.cache
 def fitted_flow():
     """Return a flow that is fitted to two moons in a few seconds."""
-    return priors.fit_flow_matching(two_moons(5000), units=(32, 32), num_train_steps=600, learning_rate=1e-2)
+    return priors.fit_flow_matching(two_moons(5000), units=(32, 32), num_train_steps=600, batch_size=256)
 
 
 @pytest.mark.slow
@@ -411,6 +412,7 @@ def test_flow_fit_is_deterministic():
     assert np.any(sample(first, 5) != sample(other, 5))
 
 
+@pytest.mark.slow
 def test_density_is_refused_where_a_flow_cannot_be_inverted(monkeypatch):
     monkeypatch.setattr(flow_matching, "ERROR", 0.0)
     with pytest.warns(UserWarning, match="samples, but no density"):
@@ -500,6 +502,7 @@ def test_vamp_prior_trains(digits):
         (lambda: priors.FlowMatching(units=()), r"units=\(\)"),
         (lambda: priors.FlowMatching(steps=0), "steps=0"),
         (lambda: priors.FlowMatching(iterations=65), "iterations=65"),
+        (lambda: vae_with(priors.FlowMatching(iterations=0)).prior.log_prob(np.zeros((1, D))), "no density"),
         (lambda: priors.fit_flow_matching(np.zeros(5)), r"shape \(5,\)"),
         (lambda: priors.fit_flow_matching(np.zeros((3, 5))), r"N > D. Received: shape \(3, 5\)"),
         (lambda: priors.fit_flow_matching(np.full((5, 2), np.nan)), "NaN or infinity"),
