@@ -43,6 +43,7 @@ PRIORS = {
     "RealNVP": lambda: priors.RealNVP(num_layers=4, units=(16,)),
     "FixedMixture": lambda: priors.FixedMixture(components=3),
     "FixedMixture full": lambda: priors.FixedMixture(components=3, full=True),
+    "FlowMatching": lambda: priors.FlowMatching(units=(8,), steps=3, iterations=24),
     "VampPrior": lambda: priors.VampPrior(pseudo_inputs=4),  # not for every posterior
 }
 

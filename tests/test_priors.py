@@ -8,14 +8,14 @@ import pytest
 import tensorflow as tf
 from cases import PRIORS
 from keras import ops
-from scipy import special, stats
+from scipy import optimize, special, stats
 
 import kvae
 from kvae import posteriors, priors
 from kvae.distributions import normal_from_words, random_words, seed_words
 from kvae.distributions.exact import exact_dense, exact_stretch, log_rational_scale, on_grid, rational_scale
 from kvae.networks import MLP
-from kvae.priors import base
+from kvae.priors import base, flow_matching
 
 D, CLASSES = 2, 3
 CONDITION = np.array([0.5, -1.0, 2.0], "float32")
@@ -44,6 +44,12 @@ def made(name):
         means, scales = rng.normal(size=(2, 3, D))
         lower = np.array([[1, 0], [-1.5, 1]]) * np.ones((3, 1, 1)) if vae.prior.full else None
         vae = vae.with_prior(priors.FixedMixture.of(rng.normal(size=3), 2 * means, np.exp(scales / 3), lower))
+    if isinstance(vae.prior, priors.FlowMatching):
+        for weight in (*vae.prior.kernels, *vae.prior.biases):
+            weight.assign(rng.normal(scale=0.35, size=weight.shape))
+        vae.prior.means.assign([1.0, -2.0]), vae.prior.scales.assign([0.7, 2.0])
+        vae.prior.mixing.assign([[1.0, -0.6], [0.0, 0.8]])
+        vae.prior.whitening.assign(np.linalg.inv(vae.prior.mixing))
     return vae
 
 
@@ -118,6 +124,30 @@ def scipy_flow(prior, z):
     return stats.norm.logpdf(forward(prior, z)).sum(-1) + log_det
 
 
+def steps_of(prior, w):
+    """Return the latents of noise `(B, D)` by the steps of a fitted flow, in float64."""
+    weights = [np.asarray(weight, "float64") for weight in (*prior.kernels, *prior.biases)]
+    kernels, biases = weights[: len(weights) // 2], weights[len(weights) // 2 :]
+    for i in range(prior.steps):
+        x = np.clip(w, -8, 8)
+        for layer, (kernel, bias) in enumerate(zip(kernels, biases)):
+            if layer:
+                x = np.where(np.abs(x) < 1, (x + 1) ** 2 / 4, np.maximum(x, 0))
+            x = x @ kernel + bias[i]
+        w = w + np.pi / 2 / prior.steps * x
+    means, scales, mixing = (np.asarray(value, "float64") for value in (prior.means, prior.scales, prior.mixing))
+    return means + scales * (w @ mixing)
+
+
+def scipy_flow_matching(prior, z):
+    """Find the noise by Newton's method, and compute the Jacobian by finite differences."""
+    noise = np.stack([optimize.root(lambda w, row=row: (steps_of(prior, w[None]) - row)[0], 0 * row).x for row in z])
+    np.testing.assert_allclose(steps_of(prior, noise), z, atol=1e-7)
+    e = 1e-6 * np.eye(D)
+    columns = [(steps_of(prior, noise + row) - steps_of(prior, noise - row)) / 2e-6 for row in e]
+    return stats.norm.logpdf(noise).sum(-1) - np.log(np.abs(np.linalg.det(np.stack(columns, -1))))
+
+
 REFERENCES = {
     "StandardNormal": lambda prior, z: stats.norm.logpdf(z).sum(-1),
     "ConditionalNormal": scipy_conditional,
@@ -125,6 +155,7 @@ REFERENCES = {
     "VampPrior": scipy_vamp,
     "RealNVP": scipy_flow,
     "FixedMixture": scipy_fixed,
+    "FlowMatching": scipy_flow_matching,
 }
 
 
@@ -187,6 +218,8 @@ def test_temperature_zero_gives_typical_latents(prior):
         np.testing.assert_allclose(z, np.tile(mean, (6, 1)), atol=1e-4)
     elif isinstance(prior, priors.StandardNormal):
         assert not np.any(z)
+    elif isinstance(prior, priors.FlowMatching):
+        np.testing.assert_allclose(z, steps_of(prior, np.zeros((6, D))), atol=1e-3)
     else:
         means = np.asarray(prior.fixed().means)
         assert all(np.any(np.all(means == row, axis=1)) for row in z.astype("float32"))
@@ -317,7 +350,90 @@ def test_exact_samples_of_a_flow_are_close_to_its_inverse():
     assert np.abs(np.asarray(u) - np.asarray(normal_from_words(words))).max() < 1e-2
 
 
+@pytest.mark.slow
+def test_exact_samples_of_flow_matching_are_close_to_its_inverse():
+    """The noise of samples is found within 10⁻², for 8 steps of 16 latents."""
+    rng, prior = np.random.default_rng(0), priors.FlowMatching(iterations=24)
+    prior.build((None, 16))
+    for weight in (*prior.kernels, *prior.biases):
+        weight.assign(rng.normal(scale=0.8 / np.sqrt(weight.shape[0]), size=weight.shape))
+    words = random_words(seed_words(0), np.arange(200, dtype="int32"), 16)
+    noise, _ = prior.invert(prior.from_words(words))
+    assert np.abs(np.asarray(noise) - np.asarray(normal_from_words(words))).max() < 1e-2
+
+
 # Tests of single priors.
+
+
+def two_moons(n, seed=0):
+    rng = np.random.default_rng(seed)
+    angle, upper = rng.uniform(0, np.pi, n), rng.integers(2, size=n)
+    z = np.stack([np.cos(angle) + upper - 0.5, (np.sin(angle) - 0.25) * (1 - 2 * upper)], axis=-1)
+    return 3 * z + 0.3 * rng.normal(size=(n, 2)) + [5, 0]
+
+
+@functools.cache
+def fitted_flow():
+    """Return a flow that is fitted to two moons in a few seconds."""
+    return priors.fit_flow_matching(two_moons(5000), units=(32, 32), num_train_steps=600, batch_size=256)
+
+
+@pytest.mark.slow
+def test_fitted_flow_is_closer_to_two_moons_than_a_normal_distribution(tmp_path):
+    latents, held_out = two_moons(5000), two_moons(1000, seed=1)
+    prior = fitted_flow()
+    assert prior.iterations > 0
+    normal = stats.multivariate_normal(latents.mean(0), np.cov(latents.T)).logpdf(held_out).mean()
+    assert np.mean(prior.log_prob(held_out)) > normal + 0.2
+    z = sample(prior, 5000)
+    np.testing.assert_allclose(z.mean(0), latents.mean(0), atol=0.3)
+    np.testing.assert_allclose(z.std(0), latents.std(0), rtol=0.1)
+    vae = vae_with(priors.StandardNormal()).with_prior(prior)
+    vae.save(tmp_path / "vae.keras")
+    again = keras.saving.load_model(tmp_path / "vae.keras")
+    np.testing.assert_array_equal(again.generate(3, seed=0), vae.generate(3, seed=0))
+    np.testing.assert_array_equal(again.prior.log_prob(z[:9]), prior.log_prob(z[:9]))
+
+
+@pytest.mark.slow
+def test_density_of_a_fitted_flow_integrates_to_one():
+    """A fold of the map, on which samples have two densities, would show here."""
+    grid = np.linspace(-6, 16, 120), np.linspace(-9, 9, 120)
+    z = np.stack(np.meshgrid(*grid), -1).reshape(-1, 2).astype("float32")
+    density = np.exp(np.asarray(fitted_flow().log_prob(z), "float64"))
+    assert density.sum() * np.prod([axis[1] - axis[0] for axis in grid]) == pytest.approx(1, abs=1e-2)
+
+
+@pytest.mark.slow
+def test_flow_fit_is_deterministic():
+    few = {"units": (4,), "steps": 2, "num_train_steps": 25, "batch_size": 32}
+    first, same, other = (priors.fit_flow_matching(two_moons(100), **few, seed=seed) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(sample(first, 5), sample(same, 5))
+    assert np.any(sample(first, 5) != sample(other, 5))
+
+
+@pytest.mark.slow
+def test_density_is_refused_where_a_flow_cannot_be_inverted(monkeypatch):
+    monkeypatch.setattr(flow_matching, "ERROR", 0.0)
+    with pytest.warns(UserWarning, match="samples, but no density"):
+        prior = priors.fit_flow_matching(two_moons(50), units=(4,), steps=1, num_train_steps=1)
+    assert np.all(np.isfinite(prior.sample(5, seed=0)))
+    with pytest.raises(ValueError, match="no density"):
+        prior.log_prob(np.zeros((1, 2)))
+
+
+def test_density_is_nan_where_iterations_diverge():
+    prior = priors.FlowMatching(units=(1,), steps=1)
+    prior.build((None, 1))
+    prior.kernels[0].assign([[3.0]]), prior.kernels[1].assign([[3.0]])  # the step is 15 w for w > ⅓
+    assert np.all(np.isnan(prior.log_prob(np.ones((3, 1)))))
+
+
+@pytest.mark.slow
+def test_constant_latents_are_fitted():
+    latents = np.concatenate([two_moons(200), np.full((200, 1), 7.0)], axis=1)
+    z = sample(priors.fit_flow_matching(latents, units=(4,), steps=2, num_train_steps=20), 50)
+    np.testing.assert_allclose(z[:, 2], 7, atol=0.02)
 
 
 @pytest.mark.parametrize("covariance_type", ["full", "diag"])
@@ -383,6 +499,16 @@ def test_vamp_prior_trains(digits):
         (lambda: priors.RealNVP(num_layers=0), "num_layers=0"),
         (lambda: priors.fit_mixture(np.zeros((5, 2)), covariance_type="tied"), "covariance_type='tied'"),
         (lambda: priors.fit_mixture(np.zeros(5)), r"shape \(5,\)"),
+        (lambda: priors.FlowMatching(units=()), r"units=\(\)"),
+        (lambda: priors.FlowMatching(steps=0), "steps=0"),
+        (lambda: priors.FlowMatching(iterations=65), "iterations=65"),
+        (lambda: vae_with(priors.FlowMatching(iterations=0)).prior.log_prob(np.zeros((1, D))), "no density"),
+        (lambda: priors.fit_flow_matching(np.zeros(5)), r"shape \(5,\)"),
+        (lambda: priors.fit_flow_matching(np.zeros((3, 5))), r"N > D. Received: shape \(3, 5\)"),
+        (lambda: priors.fit_flow_matching(np.full((5, 2), np.nan)), "NaN or infinity"),
+        (lambda: priors.fit_flow_matching(np.ones((5, 2)), num_train_steps=0), "num_train_steps=0"),
+        (lambda: priors.fit_flow_matching(np.ones((5, 2)), batch_size=0), "batch_size=0"),
+        (lambda: priors.fit_flow_matching(np.ones((5, 2)), learning_rate=0.0), "learning_rate=0.0"),
     ],
 )
 def test_invalid_arguments_are_refused(make, message):

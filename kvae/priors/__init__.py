@@ -3,6 +3,7 @@
 from kvae.priors.base import Prior
 from kvae.priors.conditional_normal import ConditionalNormal
 from kvae.priors.fixed_mixture import FixedMixture, fit_mixture
+from kvae.priors.flow_matching import FlowMatching, fit_flow_matching
 from kvae.priors.mixture import Mixture
 from kvae.priors.real_nvp import RealNVP
 from kvae.priors.standard_normal import StandardNormal
@@ -11,10 +12,12 @@ from kvae.priors.vamp import VampPrior
 __all__ = [
     "ConditionalNormal",
     "FixedMixture",
+    "FlowMatching",
     "Mixture",
     "Prior",
     "RealNVP",
     "StandardNormal",
     "VampPrior",
+    "fit_flow_matching",
     "fit_mixture",
 ]

@@ -11,7 +11,7 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from kvae.distributions import seed_words
 from kvae.export import litert
-from kvae.priors import ConditionalNormal, FixedMixture, Mixture, RealNVP
+from kvae.priors import ConditionalNormal, FixedMixture, FlowMatching, Mixture, RealNVP
 
 pytestmark = pytest.mark.slow
 
@@ -33,11 +33,21 @@ def full_mixture():
     return FixedMixture.of(RNG.normal(size=4), 3 * means, 10.0**scales, lower)
 
 
+def flow_matching():
+    prior = FlowMatching(units=(16, 8), steps=3)
+    prior.build((None, LATENTS))
+    for weight in (*prior.kernels, *prior.biases, prior.means, prior.mixing):
+        weight.assign(RNG.normal(scale=0.5, size=weight.shape))
+    prior.scales.assign(10.0 ** RNG.normal(size=LATENTS))
+    return prior
+
+
 PRIORS = {
     "mixture": lambda: filled(Mixture(components=7), 2.0).fixed(),
     "full_mixture": full_mixture,
     "conditional": lambda: filled(ConditionalNormal(CLASSES), 2.0),
     "flow": lambda: filled(RealNVP(num_layers=2, units=(16, 8)), 0.5),
+    "flow_matching": flow_matching,
 }
 
 
