@@ -6,6 +6,7 @@ import pytest
 from keras.src.testing import TestCase
 
 from kvae import distributions, networks, priors
+from kvae.networks import top_down
 
 SHAPES = [(8, 8, 1), (28, 28, 1), (29, 31, 3), (13, 64, 1), (17, 11, 3), (64, 64, 3)]
 
@@ -42,6 +43,10 @@ class TestWithKerasLayerChecks(TestCase):
         self.check(networks.ResidualBlock, {"filters": 4}, (2, 5, 5, 4), (2, 5, 5, 4))
         self.check(networks.ResidualDown, {"filters": (4, 6), "blocks": 1, "units": 5}, (2, 9, 8, 3), (2, 5))
         self.check(networks.ResidualUp, {"filters": (4, 6), "blocks": 1}, (2, 3, 3, 4), (2, 6, 6, 6))
+        for kind in ("bottleneck", "separable"):
+            self.check(networks.ResidualBlock, {"filters": 4, "kind": kind}, (2, 5, 5, 4), (2, 5, 5, 4))
+        self.check(top_down.Enlarge, {"filters": 3, "grid": (5, 6)}, (2, 3, 3, 4), (2, 5, 6, 3))
+        self.check(top_down.StochasticLayer, {"channels": 2}, (2, 4, 4, 6), (2, 4, 4, 6))
         self.check(networks.DepthToSpace, {}, (2, 3, 4, 8), (2, 6, 8, 2))
 
     def test_networks(self):
@@ -72,6 +77,14 @@ def test_networks_return_float32_under_mixed_precision():
     ):
         assert keras.backend.standardize_dtype(network(x).dtype) == "float32"
         assert network.body.compute_dtype == "bfloat16"
+
+
+@pytest.mark.parametrize(("side", "convolutions", "grid"), [(8, 3, 2), (32, 3, 8), (64, 4, 8), (256, 6, 8)])
+def test_default_networks_grow_with_the_image(side, convolutions, grid):
+    encoder, decoder = networks.Encoder(2), networks.Decoder((side, side, 3))
+    encoder.build((None, side, side, 3)), decoder.build((None, 2))
+    layers = [layer for layer in encoder.body.chain if isinstance(layer, keras.layers.Conv2D)]
+    assert (len(layers), side // (2 * decoder.body.upsampling)) == (convolutions, grid)
 
 
 @pytest.mark.parametrize(
