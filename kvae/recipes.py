@@ -205,7 +205,7 @@ def ladder(image_shape: Shape, nats: float = 1.0, num_samples: int = 1) -> VAE:
 
     Free bits for each layer (Kingma et al. 2016), or IWAE (arXiv:1509.00519) if num_samples > 1, for further training.
     """
-    return _hierarchy(image_shape, [(2, 8, 32), (2, 4, 32), (2, 2, 24)], nats, num_samples)
+    return _hierarchy(image_shape, [(2, 8, 64), (2, 4, 48), (2, 2, 48)], nats, num_samples)
 
 
 @recipe(batch_size=100, learning_rate=2e-3, epochs=60, precision="bfloat16", ema=0.999)
@@ -213,14 +213,14 @@ def deep(image_shape: Shape, nats: float = 1.0, num_samples: int = 1) -> VAE:
     """A deep hierarchy of latents on grids, for the density (Child 2021, https://arxiv.org/abs/2011.10650).
 
     The objective is that of `ladder`."""
-    return _hierarchy(image_shape, [(2, 8, 48), (3, 8, 48), (3, 4, 48)], nats, num_samples)
+    return _hierarchy(image_shape, [(2, 8, 96), (4, 8, 96), (4, 4, 64)], nats, num_samples)
 
 
 @recipe(batch_size=64, learning_rate=2e-3, epochs=40, precision="bfloat16", ema=0.999)
 def deep_color(image_shape: Shape, nats: float = 1.0, num_samples: int = 1, components: int = 5) -> VAE:
     """`deep` for 8-bit colour, with a mixture of logistics (Salimans et al. 2017, arXiv:1701.05517)."""
     likelihood = likelihoods.DiscretizedLogisticMixture(components)
-    return _hierarchy(image_shape, [(2, 16, 64), (3, 12, 64), (4, 8, 48)], nats, num_samples, likelihood)
+    return _hierarchy(image_shape, [(2, 16, 96), (4, 12, 96), (4, 8, 64)], nats, num_samples, likelihood)
 
 
 # Other likelihoods.

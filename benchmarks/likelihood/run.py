@@ -91,6 +91,13 @@ EXPERIMENTS: dict[str, dict[str, list[str]]] = {
             ("phone", "phone_vae", 4, 1000),
         )
     },
+    # Hierarchies. A pass of the decoder for each sample: K = 100.
+    "ladder": {
+        "ladder": [
+            f"train {STATIC} --recipe ladder --epochs 12 --out {{run}}",
+            "evaluate {run} --samples 100 --limit 2000",
+        ],
+    },
     # The same training run in every precision, compiled or not. Three seeds of the first show the noise.
     "precision": {
         f"precision-{name}": [f"train {DYNAMIC} --epochs 3 {options} --out {{run}}", "evaluate {run} --samples 16"]

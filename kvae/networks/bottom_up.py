@@ -26,7 +26,7 @@ class LayerPosterior(Composite):
         activation: activation before each convolution.
     """
 
-    def __init__(self, channels: int, block: str = "plain", activation: str = ACTIVATION, **kwargs: Any):
+    def __init__(self, channels: int, block: str = "bottleneck", activation: str = ACTIVATION, **kwargs: Any):
         super().__init__(**kwargs)
         self.channels, self.block, self.activation = channels, block, activation
 
@@ -125,7 +125,7 @@ class BottomUp(Composite, keras.Model):
         image_shape: tuple[int, int, int],
         levels: Any,
         blocks: int = 1,
-        block: str = "plain",
+        block: str = "bottleneck",
         activation: str = ACTIVATION,
         **kwargs: Any,
     ):

@@ -60,7 +60,7 @@ class StochasticLayer(Composite):
     """
 
     def __init__(
-        self, channels: int, gain: float = 1.0, block: str = "plain", activation: str = ACTIVATION, **kwargs: Any
+        self, channels: int, gain: float = 1.0, block: str = "bottleneck", activation: str = ACTIVATION, **kwargs: Any
     ):
         super().__init__(**kwargs)
         self.channels, self.gain, self.block, self.activation = channels, gain, block, activation
@@ -120,7 +120,7 @@ class TopDown(Composite, keras.Model):
         self,
         image_shape: tuple[int, int, int],
         levels: Any,
-        block: str = "plain",
+        block: str = "bottleneck",
         activation: str = ACTIVATION,
         param_size: int | None = None,
         **kwargs: Any,
