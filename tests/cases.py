@@ -44,6 +44,7 @@ PRIORS = {
     "FixedMixture": lambda: priors.FixedMixture(components=3),
     "FixedMixture full": lambda: priors.FixedMixture(components=3, full=True),
     "FlowMatching": lambda: priors.FlowMatching(units=(8,), steps=3, iterations=24),
+    "TopLevel": lambda: priors.TopLevel(priors.FixedMixture(components=3), size=1),
     "VampPrior": lambda: priors.VampPrior(pseudo_inputs=4),  # not for every posterior
 }
 

@@ -99,7 +99,7 @@ def evaluate(
             with steps("Not estimated: KL(q(z) ‖ p)"):
                 scores |= _aggregate(opened, split, limit, data_dir)
             configs.append({name: value for name, value in opened.config.items() if name not in RUN_SPECIFIC})
-            show_scores(scores, opened.model.latent_dim)
+            show_scores(scores)
             if proposal == "auto" and "nll_refined" in scores:
                 say(
                     f"The posterior has few effective samples: the NLL with {scores['proposal']} proposals was added.\n"

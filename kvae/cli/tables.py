@@ -15,7 +15,7 @@ ROWS = {
 }
 
 
-def show_scores(scores: dict[str, Any], latent_dim: int) -> None:
+def show_scores(scores: dict[str, Any]) -> None:
     from kvae.evaluation.latents import parts_of_the_rate
 
     table(
@@ -25,8 +25,11 @@ def show_scores(scores: dict[str, Any], latent_dim: int) -> None:
     say(
         f"{scores['bits_per_dim']:.3f} bits/dim from the ELBO, {scores['bits_per_dim_nll']:.3f} from the NLL"
         + ("" if scores["support"] in ("binary", "levels") else " (a density of x in [0, 1])")
-        + f" · {scores['active_units']} of {latent_dim} latents active"
+        + f" · {scores['active_units']} of {len(scores['kl_per_dimension'])} latents active"
+        + (" in the top level" if "layer_rates" in scores else "")
     )
+    if "layer_rates" in scores:
+        say(f"rate of each layer, from the top: {', '.join(f'{rate:.1f}' for rate in scores['layer_rates'])} nats")
     say(f"effective samples: median {scores['ess_median']:.1f}, below 2 for {scores['ess_below_2']:.1%} of the images")
     if "nll_refined" in scores:
         say(

@@ -66,7 +66,8 @@ def pyramid(image_shape: Shape, rows: Iterable[tuple[int, int, int]]) -> tuple[L
         >>> [level.grid((256, 256, 3)) for level in pyramid((256, 256, 3), [(2, 8, 32), (1, 4, 24)])]
         [(4, 4), (8, 8), (16, 16), (32, 32)]
     """
-    rows, levels, side = list(rows), [], max(image_shape[:2])
+    rows, side = list(rows), max(image_shape[:2])
+    levels: list[Level] = []
     stride = 2
     while -(-side // stride) > FINEST:
         stride *= 2

@@ -7,6 +7,7 @@ from kvae.priors.flow_matching import FlowMatching, fit_flow_matching
 from kvae.priors.mixture import Mixture
 from kvae.priors.real_nvp import RealNVP
 from kvae.priors.standard_normal import StandardNormal
+from kvae.priors.top_level import TopLevel
 from kvae.priors.vamp import VampPrior
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "Prior",
     "RealNVP",
     "StandardNormal",
+    "TopLevel",
     "VampPrior",
     "fit_flow_matching",
     "fit_mixture",

@@ -30,7 +30,7 @@ def describe_run(
     data: Data,
     num_samples: int = 16,
     steps: Callable[[], Steps] = Steps,
-    on_scores: Callable[[dict[str, Any], int], object] = _ignore,
+    on_scores: Callable[[dict[str, Any]], object] = _ignore,
     on_probe: Callable[[list[dict[str, Any]]], object] = _ignore,
     on_warning: Callable[[str], object] = _ignore,
 ) -> VAE:
@@ -43,7 +43,7 @@ def describe_run(
         data: data that the run was trained on.
         num_samples: posterior samples of each test image, for the NLL.
         steps: function that creates `kvae.steps.Steps`, which report failures.
-        on_scores: called with the scores and the number of latents.
+        on_scores: called with the scores.
         on_probe: called with the rows of the probe.
         on_warning: called with a warning about suspicious scores.
 
@@ -56,7 +56,7 @@ def describe_run(
     with optional("Not scored: test split"), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", EvaluationWarning)
         scores = evaluate(model, data, num_samples, "test", progress=True)
-        on_scores(scores, model.latent_dim)
+        on_scores(scores)
         metrics |= scores
         messages = [str(warning.message) for warning in caught if issubclass(warning.category, EvaluationWarning)]
         if messages:

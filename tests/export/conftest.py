@@ -37,6 +37,11 @@ def hierarchy(image_shape: tuple[int, int, int], **parts) -> kvae.VAE:
     return kvae.VAE(encoder, decoder, posterior=kvae.posteriors.TopDownNormal(), **parts)
 
 
+@pytest.fixture(name="hierarchy")
+def make_hierarchy():
+    return hierarchy
+
+
 def mixed_precision() -> kvae.VAE:
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_float16")

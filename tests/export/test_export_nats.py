@@ -29,6 +29,17 @@ def test_int8_loses_more_than_float32(exported, vae, images):
 
 
 @pytest.mark.slow
+def test_hierarchies_are_scored_with_samples_of_their_posterior(hierarchy, tmp_path):
+    vae = hierarchy((8, 8, 1))
+    export(vae, tmp_path / "out", precisions=["float32"], networks=["decoder"], signatures=["decode"])
+    x = np.round(np.random.default_rng(0).random((70, 8, 8, 1))).astype("float32")
+    nats = likelihood_through_file(vae, tmp_path / "out" / "decoder_float32.tflite", x, num_samples=16)
+    scores = kvae.evaluation.score_images(vae, x, 16)["nll"].mean()
+    assert abs(nats["nats_lost"]) < 1e-3
+    assert nats["nll_keras"] == pytest.approx(scores, rel=1e-5)
+
+
+@pytest.mark.slow
 def test_conditions_reach_the_file_and_other_parameters_are_refused(conditional, make_small, tmp_path):
     vae, x, y, out = conditional
     with pytest.raises(ValueError, match="Received: DiscretizedLogistic"):
