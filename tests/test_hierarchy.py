@@ -237,6 +237,9 @@ def test_levels_that_cannot_be_meant(levels):
 def test_networks_that_do_not_fit():
     with pytest.raises(ValueError, match="same levels"):
         kvae.VAE(latent_dim=2, image_shape=SHAPE, posterior=posteriors.TopDownNormal())
+    parts = networks.BottomUp(SHAPE, LEVELS), networks.TopDown(SHAPE, LEVELS)
+    with pytest.raises(ValueError, match="vector of latents"):
+        kvae.SemiSupervisedVAE(*parts, num_classes=3, posterior=posteriors.TopDownNormal())
     encoder, decoder = networks.BottomUp(SHAPE, LEVELS[:1]), networks.TopDown(SHAPE, LEVELS)
     with pytest.raises(ValueError, match="same levels"):
         kvae.VAE(encoder, decoder, posterior=posteriors.TopDownNormal())

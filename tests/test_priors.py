@@ -153,7 +153,8 @@ def scipy_flow_matching(prior, z):
 
 
 def scipy_top_level(prior, z):
-    log_weights, means, scales = (np.asarray(v) for v in (prior.prior.log_weights, prior.prior.means, prior.prior.scales))
+    p = prior.prior
+    log_weights, means, scales = (np.asarray(weight) for weight in (p.log_weights, p.means, p.scales))
     top = special.logsumexp(log_weights + stats.norm.logpdf(z[:, :1], means[:, 0], scales[:, 0]), axis=1)
     return top + stats.norm.logpdf(z[:, 1])
 

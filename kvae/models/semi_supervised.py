@@ -75,6 +75,11 @@ class SemiSupervisedVAE(VAE):
             classifier = Encoder(num_classes, param_size=num_classes, name="classifier")
         self.classifier = check_part("classifier", classifier, keras.layers.Layer)
         super().__init__(encoder, decoder, condition_dim=num_classes, **vae)
+        if self.posterior.is_joint:
+            raise ValueError(
+                "Expected a posterior of a vector of latents: a hierarchy would be drawn once for each class. "
+                f"Received: posterior={type(self.posterior).__name__}"
+            )
         if self.objective.num_samples > 1:
             raise ValueError(
                 f"Expected an objective with one sample, such as ELBO(). Received: {type(self.objective).__name__} "
