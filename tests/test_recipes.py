@@ -61,6 +61,11 @@ PROMISES = {
 }
 
 
+#: recipes that are trained here: those with a property, with settings of their own, or with a criterion of their own.
+#: The others are parts that tests/test_parts.py trains.
+TRAINED = [name for name in recipes.__all__ if name in {*PROMISES, "ciwae"} or getattr(recipes, name).settings]
+
+
 @pytest.fixture(scope="module")
 def few(digits):
     """A few images, for recipes without a property of their own: only the saved epoch is tested."""
@@ -70,7 +75,7 @@ def few(digits):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Even though the `tf.config.experimental_run_functions_eagerly` option is set")
-@pytest.mark.parametrize("name", recipes.__all__)
+@pytest.mark.parametrize("name", TRAINED)
 def test_the_saved_model_has_the_recipes_property(name, tmp_path, few, request):
     """The training is that of the command; without a property of its own, the saved epoch has the lowest objective."""
     epochs, holds = PROMISES.get(name, (2, None))

@@ -17,7 +17,7 @@ export function makeSliders(model) {
   const rows = order.map(makeRow);
   const directions = (info.directions ?? []).map(makeDirection);
   const shown = Math.min(SHOWN, active?.length || SHOWN);
-  const every = order.length < info.latent_dim ? `${order.length} latents` : `All ${order.length} latents`;
+  const every = order.length < info.latent_dim ? `${order.length} of ${top.toLocaleString("en")} latents` : `All ${order.length} latents`;
 
   function makeRow(d) {
     const idle = active && !active.includes(d);
@@ -108,7 +108,7 @@ export function makeSliders(model) {
   $("redraw").addEventListener("click", redraw);
   $("sliders-text").textContent =
     (top === 1 ? "One number describes" : `${top.toLocaleString("en")} numbers describe`) +
-    (info.levels ? ` the content of an image, and ${(info.latent_dim - top).toLocaleString("en")} its details` : " an image") +
+    (info.levels ? ` the content of an image, ${(info.latent_dim - top).toLocaleString("en")} its details` : " an image") +
     (top === 1 ? "." : active ? ", the most active first. Move one and watch." : ". Move one and watch.");
   $("directions").hidden = directions.length === 0;
   $("direction-list").replaceChildren(...directions.map(({ row }) => row));
