@@ -23,7 +23,7 @@ class Demo(StrEnum):
 #: settings by dataset. A learned variance gives sharper pixels than a Bernoulli likelihood, meant for black and white.
 SETTINGS: dict[Demo, dict[str, Any]] = {
     Demo.digits: {"epochs": 40, "latent_dim": 8, "batch_size": 64, "likelihood": "normal-learned"},
-    Demo.faces: {"epochs": 12, "latent_dim": 32, "batch_size": 64, "likelihood": "normal-learned"},
+    Demo.faces: {"epochs": 6, "latent_dim": 32, "batch_size": 64, "likelihood": "normal-learned"},
 }
 
 
@@ -32,7 +32,7 @@ def demo(
     source: Annotated[Demo, typer.Argument(help="Dataset: digits of scikit-learn, or rendered faces.")] = Demo.digits,
     out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("kvae-demo"),
 ) -> None:
-    """Train, score, plot, probe and export a small model, offline: digits take about a minute, faces several.
+    """Train, score, plot, probe and export a small model, offline: digits take about a minute, faces ten.
 
     Example: kvae demo faces --out kvae-faces
     """
