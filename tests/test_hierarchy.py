@@ -82,9 +82,9 @@ def test_evidence_equals_quadrature():
     evidence = np.log((p_x * p_z).sum(axis=0) * (axis[1] - axis[0]) ** 2)
     assert np.logaddexp.reduce(evidence) == pytest.approx(0, abs=1e-3)
     assert np.ptp(evidence) > 0.3
-    for proposal, k in (("posterior", 4000), ("refined", 1000), ("annealed", 20)):
+    for proposal, k in (("posterior", 4000), ("refined", 1000)):
         rows = evaluation.score_images(vae, x, k, proposal=proposal)
-        error = np.sqrt((k / rows["ess"] - 1) / k) if proposal != "annealed" else np.full(16, 0.2)
+        error = np.sqrt((k / rows["ess"] - 1) / k)
         assert np.all(np.abs(rows["nll"] + evidence) < 5 * error + 1e-3), proposal
 
 
@@ -166,9 +166,9 @@ def test_rates_of_layers_are_scored_and_diagnosed():
     vae.encoder.posteriors[1].head.kernel.assign(0 * vae.encoder.posteriors[1].head.kernel)
     vae.encoder.posteriors[1].head.bias.assign(0 * vae.encoder.posteriors[1].head.bias)
     with pytest.warns(evaluation.EvaluationWarning):  # an untrained model
-        scores = evaluation.evaluate(vae, X, num_samples=500, proposal="auto")
+        scores = evaluation.evaluate(vae, X, num_samples=2000, proposal="auto")
     assert scores["proposal"] == "posterior"
-    assert np.sum(scores["layer_rates"]) == pytest.approx(scores["rate"], rel=0.1)
+    assert np.sum(scores["layer_rates"]) == pytest.approx(scores["rate"], rel=0.15)
     assert scores["layer_rates"][1] == pytest.approx(0, abs=1e-6)
     finding = next(finding for finding in evaluation.diagnose(scores) if finding.name == "unused layers")
     assert "from the top: 2" in finding.message

@@ -46,6 +46,7 @@ def test_every_part_has_a_case(base):
 
 #: parts in the default tests; each takes seconds, and tests/test_objectives.py has all objectives
 QUICK = {"likelihood OptimalNormal", "prior ConditionalNormal", "objective TargetRate"}
+LONG = {"posterior TopDownNormal", "prior FlowMatching"}
 
 
 def parts(slow):
@@ -53,7 +54,7 @@ def parts(slow):
     return [pytest.param(name, marks=pytest.mark.slow if name in slow else ()) for name in PARTS]
 
 
-@pytest.mark.parametrize("name", parts({name for name in PARTS if name.startswith("objective")} - QUICK))
+@pytest.mark.parametrize("name", parts({name for name in PARTS if name.startswith("objective")} - QUICK | LONG))
 def test_gradients_and_round_trip(name, tmp_path):
     vae = vae_with(name)
     vae.compile(keras.optimizers.SGD(1e-3))

@@ -134,7 +134,11 @@ def test_every_likelihood(name):
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow if i % 2 else ()) for i, name in enumerate(PRIORS)]
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if i % 2 or name == "FlowMatching" else ())
+        for i, name in enumerate(PRIORS)
+    ],
 )
 def test_every_prior(name):
     is_conditional = name == "ConditionalNormal"
@@ -146,7 +150,9 @@ def test_every_prior(name):
     agrees(vae, np.round(IMAGES), np.arange(12) % 4 if is_conditional else None)
 
 
-@pytest.mark.parametrize("name", POSTERIORS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name == "TopDownNormal" else ()) for name in POSTERIORS]
+)
 def test_every_posterior(name):
     keras.utils.set_random_seed(0)
     posterior = POSTERIORS[name]()

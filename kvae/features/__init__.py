@@ -22,7 +22,7 @@ _NAMES = {
     "latent_plane": "kvae.features.maps",
     "move": "kvae.features.directions",
     "nearest": "kvae.features.search",
-    "redraw": "kvae.features.redraw",
+    "redraw": "kvae.features.levels",
 }
 __all__ = ["Classifier", "GradualUnfreezing", "classifier", "extract", "feature_model", *_NAMES]
 
@@ -36,9 +36,9 @@ if TYPE_CHECKING:
         direction as direction,
         move as move,
     )
+    from kvae.features.levels import redraw as redraw
     from kvae.features.linear import from_linear as from_linear
     from kvae.features.maps import latent_plane as latent_plane
-    from kvae.features.redraw import redraw as redraw
     from kvae.features.search import Neighbours as Neighbours, nearest as nearest
     from kvae.features.transformer import VAETransformer as VAETransformer
 

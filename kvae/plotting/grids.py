@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from kvae.arguments import decimal
 from kvae.evaluation.codes import as_codes
-from kvae.features.redraw import redraw
+from kvae.features.levels import redraw
 from kvae.plotting.style import MAX_LEGEND, as_args, rgb_of, tiled, z_name
 
 
