@@ -128,7 +128,7 @@ def layer_rates(rates: Any, levels: Sequence[tuple[str, int]]) -> Figure:
     if rates.ndim != 1 or len(rates) != sum(count for _, count in levels):
         raise ValueError(f"Expected a rate for each layer of {list(levels)}. Received: shape {rates.shape}")
     figure, axes = chart((7.2, 3.2))
-    colors = [TRAIN, VALIDATION, *PALETTE]
+    colors = PALETTE
     start = 0
     for i, (name, count) in enumerate(levels):
         places = range(start, start + count)
