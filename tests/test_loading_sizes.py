@@ -17,10 +17,12 @@ from test_parts import PARTS, vae_with
 from test_settings import slow_but
 
 import kvae
-from kvae import features, likelihoods, networks, objectives, priors, recipes, schedules
+from kvae import features, likelihoods, networks, objectives, posteriors, priors, recipes, schedules
 from kvae.distributions.autoregressive import MaskedNetwork
 from kvae.distributions.coupling import AffineCoupling
+from kvae.features.outputs import TopLatents
 from kvae.models.loading import LARGE, _check_sizes
+from kvae.networks import bottom_up, top_down
 
 HUGE = (10**7, 10**12)
 #: values that replace a number: refused, or harmless
@@ -40,6 +42,12 @@ def built(network, *shape):
 
 def small(**parts):
     return kvae.VAE(networks.Encoder(3, networks.MLP((4,))), networks.Decoder((4, 4, 1), networks.MLP((4,))), **parts)
+
+
+def top_latents():
+    levels = [(2, 1, 1, 2)]
+    encoder, decoder = networks.BottomUp((4, 4, 1), levels), networks.TopDown((4, 4, 1), levels)
+    return in_a_model(TopLatents(encoder, decoder, posteriors.TopDownNormal()), (4, 4, 1))
 
 
 def classifier():
@@ -64,6 +72,13 @@ NETWORKS = {
     "DepthToSpace": lambda: in_a_model(networks.DepthToSpace(), (4, 4, 4)),
     "AffineCoupling": lambda: in_a_model(AffineCoupling((3,)), (4,)),
     "MaskedNetwork": lambda: in_a_model(MaskedNetwork(3), (2,), (3,)),
+    "BottomUp": lambda: built(networks.BottomUp((4, 4, 1), [(2, 1, 1, 2)]), 4, 4, 1),
+    "TopDown": lambda: built(networks.TopDown((4, 4, 1), [(2, 1, 1, 2)]), 4),
+    "Features": lambda: built(bottom_up.Features([(2, 1, 1, 2)], 1, "plain"), 4, 4, 1),
+    "Enlarge": lambda: built(top_down.Enlarge(2, (4, 4)), 2, 2, 1),
+    "StochasticLayer": lambda: built(top_down.StochasticLayer(1), 2, 2, 2),
+    "LayerPosterior": lambda: in_a_model(bottom_up.LayerPosterior(1), (2, 2, 2), (2, 2, 2)),
+    "TopLatents": lambda: top_latents(),
     "Encoder": lambda: built(networks.Encoder(2, networks.MLP((3,))), 4, 4, 1),
     "Decoder": lambda: built(networks.Decoder((4, 4, 1), networks.MLP((3,))), 2),
 }

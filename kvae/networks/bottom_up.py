@@ -13,6 +13,8 @@ from kvae.networks.decoder import check_image_shape
 from kvae.networks.levels import check_levels
 from kvae.networks.residual import ResidualBlock
 
+MOST_BLOCKS = 100
+
 
 @keras.saving.register_keras_serializable("kvae")
 class LayerPosterior(Composite):
@@ -111,7 +113,7 @@ class BottomUp(Composite, keras.Model):
         param_size: numbers per image.
 
     Raises:
-        ValueError: for levels that `TopDown` refuses.
+        ValueError: for levels that `TopDown` refuses, or a number of blocks outside 1 … 100.
 
     Example:
 
@@ -131,6 +133,8 @@ class BottomUp(Composite, keras.Model):
     ):
         super().__init__(**kwargs)
         self.image_shape, self.levels = check_image_shape(image_shape), check_levels(levels)
+        if not (isinstance(blocks, int) and 1 <= blocks <= MOST_BLOCKS):
+            raise ValueError(f"Argument `blocks` must be from 1 to {MOST_BLOCKS}. Received: blocks={blocks}")
         self.blocks, self.block, self.activation = blocks, block, activation
         self.grids = [(*level.grid(self.image_shape), level.width) for level in self.levels]
         self.param_size = sum(map(math.prod, self.grids))
@@ -139,14 +143,13 @@ class BottomUp(Composite, keras.Model):
         policy = self.dtype_policy
         self.body = Features(self.levels, self.blocks, self.block, self.activation, dtype=policy)
         self.body.build(input_shape)
-        self.posteriors = [
-            LayerPosterior(level.channels, self.block, self.activation, dtype=policy)
-            for level in self.levels
-            for _ in range(level.layers)
-        ]
-        self.level_of = [i for i, level in enumerate(self.levels) for _ in range(level.layers)]
-        for layer, i in zip(self.posteriors, self.level_of):
-            layer.build((None, *self.grids[i]))
+        self.posteriors, self.level_of = [], []
+        for i, level in enumerate(self.levels):
+            for _ in range(level.layers):  # built at once, so that a file can't ask for many more than it has
+                layer = LayerPosterior(level.channels, self.block, self.activation, dtype=policy)
+                layer.build((None, *self.grids[i]))
+                self.posteriors.append(layer)
+                self.level_of.append(i)
         self.built = True
 
     def call(self, x: Any) -> Any:

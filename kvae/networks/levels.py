@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 Shape = tuple[int, int, int]
+MOST_LAYERS = 1000  # of a level
 COARSEST, FINEST = 4, 32  # sides of the grids of `pyramid`
 
 
@@ -38,7 +39,8 @@ def check_levels(levels: Iterable[Any]) -> tuple[Level, ...]:
     """Return levels as `Level`s; raise a ValueError unless they run from coarse to fine."""
     message = (
         "Argument `levels` must be rows (stride, layers, channels, width) of positive integers, from coarse to fine, "
-        f"with strides that are falling powers of 2, such as ((4, 4, 8, 48), (2, 3, 4, 48)). Received: levels={levels}"
+        f"with at most {MOST_LAYERS} layers each, and with strides that are falling powers of 2, such as "
+        f"((4, 4, 8, 48), (2, 3, 4, 48)). Received: levels={levels}"
     )
     try:
         found = tuple(Level(*level) for level in levels)
@@ -46,6 +48,7 @@ def check_levels(levels: Iterable[Any]) -> tuple[Level, ...]:
         raise ValueError(message) from error
     strides = [level.stride for level in found]
     positive = all(isinstance(number, int) and number > 0 for level in found for number in level)
+    positive = positive and all(level.layers <= MOST_LAYERS for level in found)
     if not found or not positive or any(s & (s - 1) for s in strides) or strides != sorted(set(strides), reverse=True):
         raise ValueError(message)
     return found

@@ -32,9 +32,14 @@ def user_decoder(*bodies: keras.layers.Layer) -> keras.Model:
 
 
 def hierarchy(image_shape: tuple[int, int, int], **parts) -> kvae.VAE:
+    """Return a hierarchy with weights that have moved: equal kernels of zeros would share a buffer in a file."""
     levels = [(4, 2, 2, 8), (1, 1, 1, 8)]
     encoder, decoder = networks.BottomUp(image_shape, levels), networks.TopDown(image_shape, levels)
-    return kvae.VAE(encoder, decoder, posterior=kvae.posteriors.TopDownNormal(), **parts)
+    vae = kvae.VAE(encoder, decoder, posterior=kvae.posteriors.TopDownNormal(), **parts)
+    rng = np.random.default_rng(0)
+    for weight in (*encoder.weights, *decoder.weights):
+        weight.assign_add(0.05 * rng.standard_normal(weight.shape).astype("float32"))
+    return vae
 
 
 @pytest.fixture(name="hierarchy")
