@@ -82,11 +82,11 @@ def describe(
 
 def _levels(model: Any) -> dict[str, Any]:
     """Return grid and number of latents of each level of a hierarchy, from the top; an empty dict for other models."""
-    levels = getattr(getattr(model, "decoder", None), "levels", None)
-    if levels is None:
+    decoder: Any = getattr(model, "decoder", None)
+    if not hasattr(decoder, "level_grids"):
         return {}
-    grids = [list(level.grid(model.image_shape)) for level in levels]
-    return {"levels": [{"grid": grid, "latents": n} for grid, n in zip(grids, model.decoder.level_sizes)]}
+    levels = zip(decoder.level_grids, decoder.level_sizes)
+    return {"levels": [{"grid": list(grid), "latents": size} for grid, size in levels]}
 
 
 def _classes(key: str, size: int | None, names: Sequence[str] | None) -> dict[str, Any]:

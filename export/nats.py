@@ -1,24 +1,16 @@
 """The likelihood through a LiteRT file: what a precision costs in nats, with samples close to p(z|x)."""
 
-import math
 import os
-from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
-import tensorflow as tf
-from tqdm import trange
 
-from kvae.distributions import seed_words
 from kvae.evaluation import score_images
-from kvae.evaluation.importance import SampleNoise, log_sum_exp
 from kvae.evaluation.likelihood import standard_error
-from kvae.evaluation.refined import BLOCK, RefinedSampler
-from kvae.evaluation.scoring import BATCH
+from kvae.evaluation.scoring import BATCH, SAMPLERS
 from kvae.export import runtime
 from kvae.models import VAE
-
-Decode: TypeAlias = Callable[..., np.ndarray]
 
 
 def likelihood_through_file(
@@ -34,9 +26,9 @@ def likelihood_through_file(
 
     Both models are scored with the same latents, from the refined proposals of the Keras model
     (`kvae.evaluation.score_images(..., proposal="refined")`), which are valid for any decoder. For a hierarchy, they
-    are samples of its posterior. The file's signature
-    `decode` gives the mean of x. Therefore p(x|z) must be determined by it: a Bernoulli likelihood, or a scale that
-    isn't an output of the network. A probability of Bernoulli is at least 1e-7, for both.
+    are samples of its posterior. The file's signature `decode` gives the mean of x. Therefore p(x|z) must be determined
+    by it: a Bernoulli likelihood, or a scale that isn't an output of the network. A probability of Bernoulli is at
+    least 1e-7, for both.
 
     Args:
         model: the Keras model of the file.
@@ -73,56 +65,23 @@ def likelihood_through_file(
             f"{wanted}. Received: {file.path.name}, with {received} and {', '.join(file.info['signatures'])}"
         )
     model.likelihood.from_mean(np.full((1, *model.image_shape), 0.5, "float32"))  # an error before the work
-    score = _with_posterior if model.posterior.is_joint else _with_refined
-    keras, through_file = score(model, images, condition, num_samples, seed, progress, (_keras(model), file.decode))
+    data = images if condition is None else (images, condition)
+    proposal = "posterior" if model.posterior.is_joint else "refined"
+    rows = []
+    for decode in (_keras(model), file.decode):
+        sampler = SAMPLERS[proposal](model, num_samples, seed, min(BATCH, len(images)), decode=decode)
+        rows.append(score_images(model, data, num_samples, seed, progress, sampler=sampler, proposal=proposal))
+    keras, through_file = (row["nll"] for row in rows)
     return {
         "nll_keras": float(np.mean(keras)),
         "nll_file": float(np.mean(through_file)),
         "nats_lost": float(np.mean(through_file - keras)),
         "nats_lost_error": standard_error(through_file - keras),
         "images": len(keras),
-        "samples": num_samples if model.posterior.is_joint else BLOCK * -(-num_samples // BLOCK),
+        "samples": int(rows[0]["samples"][0]) if "samples" in rows[0] else num_samples,
         "file": file.path.name,
     }
 
 
-def _with_refined(
-    model: VAE, images: Any, condition: Any, num_samples: int, seed: int, progress: bool, decoders: Sequence[Decode]
-) -> list[np.ndarray]:
-    """Return the NLL of each image, `(N,)`, under each decoder, with refined proposals."""
-    data = images if condition is None else (images, condition)
-    scores = []
-    for decode in decoders:
-        sampler = RefinedSampler(model, num_samples, seed, min(BATCH, len(images)), decode=decode)
-        rows = score_images(model, data, num_samples, seed, progress, sampler=sampler, proposal="refined")
-        scores.append(rows["nll"])
-    return scores
-
-
-def _with_posterior(
-    model: VAE, images: Any, condition: Any, num_samples: int, seed: int, progress: bool, decoders: Sequence[Decode]
-) -> list[np.ndarray]:
-    """Return the NLL of each image, `(N,)`, under each decoder, with samples of the posterior."""
-    prior, words = model.prior.fixed(), seed_words(seed)
-    draw = tf.function(lambda q, index, sample: model.posterior.sample_and_log_prob(
-        q, 1, SampleNoise(words, index, sample)))  # fmt: skip
-    pieces: list[list[np.ndarray]] = [[] for _ in decoders]
-    for start in trange(0, len(images), BATCH, disable=None if progress else True, leave=False):
-        x = model.check_images(images[start : start + BATCH])
-        c = model.condition(None if condition is None else condition[start : start + BATCH], len(x))
-        q, index = model.encoder_params(x, c), tf.range(start, start + len(x))
-        log_w: list[list[np.ndarray]] = [[] for _ in decoders]
-        for sample in range(num_samples):
-            (z,), (log_q,) = draw(q, index, tf.constant(sample))  # (B, D), (B,)
-            log_ratio = prior.log_prob(z, c) - log_q
-            inputs = [np.asarray(z)] if c is None else [np.asarray(z), np.asarray(c)]
-            for decode, values in zip(decoders, log_w):
-                params = model.likelihood.from_mean(tf.constant(decode(*inputs)))
-                values.append(np.asarray(model.likelihood.log_prob(params, x) + log_ratio, "float64"))
-        for piece, values in zip(pieces, log_w):
-            piece.append(math.log(num_samples) - log_sum_exp(np.stack(values)))
-    return [np.concatenate(piece) for piece in pieces]
-
-
-def _keras(model: VAE) -> Decode:
+def _keras(model: VAE) -> Callable[..., np.ndarray]:
     return lambda z, c=None: np.asarray(model.likelihood.mean(model.decoder_params(z, c)))

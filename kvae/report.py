@@ -154,7 +154,7 @@ def write_figures(
         if not conditional:
             figures["levels"] = lambda: plotting.levels(model, images)
         if layer_rates is not None:
-            grids = ["×".join(map(str, level.grid(model.image_shape))) for level in model.decoder.levels]
+            grids = [f"{height}×{width}" for height, width in model.decoder.level_grids]
             levels = [(grid, level.layers) for grid, level in zip(grids, model.decoder.levels)]
             figures["layer_rates"] = lambda: plotting.layer_rates(layer_rates, levels)
     if kl is not None:

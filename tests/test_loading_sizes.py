@@ -20,7 +20,7 @@ import kvae
 from kvae import features, likelihoods, networks, objectives, posteriors, priors, recipes, schedules
 from kvae.distributions.autoregressive import MaskedNetwork
 from kvae.distributions.coupling import AffineCoupling
-from kvae.features.outputs import TopLatents
+from kvae.features.outputs import HierarchyLatents
 from kvae.models.loading import LARGE, _check_sizes
 from kvae.networks import bottom_up, top_down
 
@@ -44,10 +44,10 @@ def small(**parts):
     return kvae.VAE(networks.Encoder(3, networks.MLP((4,))), networks.Decoder((4, 4, 1), networks.MLP((4,))), **parts)
 
 
-def top_latents():
+def hierarchy_latents():
     levels = [(2, 1, 1, 2)]
     encoder, decoder = networks.BottomUp((4, 4, 1), levels), networks.TopDown((4, 4, 1), levels)
-    return in_a_model(TopLatents(encoder, decoder, posteriors.TopDownNormal()), (4, 4, 1))
+    return in_a_model(HierarchyLatents(encoder, decoder, posteriors.TopDownNormal()), (4, 4, 1))
 
 
 def classifier():
@@ -78,7 +78,7 @@ NETWORKS = {
     "Enlarge": lambda: built(top_down.Enlarge(2, (4, 4)), 2, 2, 1),
     "StochasticLayer": lambda: built(top_down.StochasticLayer(1), 2, 2, 2),
     "LayerPosterior": lambda: in_a_model(bottom_up.LayerPosterior(1), (2, 2, 2), (2, 2, 2)),
-    "TopLatents": lambda: top_latents(),
+    "HierarchyLatents": lambda: hierarchy_latents(),
     "Encoder": lambda: built(networks.Encoder(2, networks.MLP((3,))), 4, 4, 1),
     "Decoder": lambda: built(networks.Decoder((4, 4, 1), networks.MLP((3,))), 2),
 }

@@ -17,6 +17,11 @@ def normal_log_density(value: Any, mean: Any, log_scale: Any) -> Any:
     return -0.5 * (LOG_2PI + ops.square((value - mean) * ops.exp(-log_scale))) - log_scale
 
 
+def standard_kl(mean: Any, log_scale: Any) -> Any:
+    """Return the elementwise KL(N(mean, exp(log_scale)²) ‖ N(0, 1)), Kingma & Welling 2014, appendix B."""
+    return 0.5 * (ops.square(mean) + ops.exp(2 * log_scale) - 1 - 2 * log_scale)
+
+
 @keras.saving.register_keras_serializable("kvae")
 class DiagonalNormal(NetworkScale):
     """Normal distribution with a diagonal covariance; the network returns `[mean, raw log-scale]`.

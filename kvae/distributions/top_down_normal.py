@@ -7,7 +7,7 @@ import keras
 from keras import ops
 
 from kvae.distributions.base import Distribution
-from kvae.distributions.diagonal_normal import DiagonalNormal, normal_log_density
+from kvae.distributions.diagonal_normal import DiagonalNormal, normal_log_density, standard_kl
 from kvae.distributions.noise import Seed, standard_normal
 
 
@@ -87,8 +87,7 @@ class TopDownNormal(Distribution):
         def latents(number: int, state: Any) -> Any:
             mean, log_scale = self.layer.split(encoder.layer_params(number, features, state))
             value = mean + ops.exp(log_scale) * parts[number] if z is None else parts[number]
-            rate = 0.5 * (ops.square(mean) + ops.exp(2 * log_scale) - 1 - 2 * log_scale)
-            for values, tensor in zip(collected, (value, mean, log_scale, rate)):
+            for values, tensor in zip(collected, (value, mean, log_scale, standard_kl(mean, log_scale))):
                 values.append(ops.reshape(tensor, (n, batch, -1)))
             return value
 

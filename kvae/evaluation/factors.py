@@ -100,7 +100,7 @@ def mig(codes: Any, factors: Any) -> float:
     from sklearn.metrics import mutual_info_score
 
     codes, factors = _check(codes, factors)
-    bins = np.minimum(codes * BINS, BINS - 1).astype(int)
+    bins = _bins(codes, BINS)
     information = np.array([[mutual_info_score(v, z) for v in factors.T] for z in bins.T])  # (D, F)
     entropy = np.array([mutual_info_score(v, v) for v in factors.T])  # (F,)
     return float(np.mean(_gap(information) / entropy))
@@ -247,11 +247,16 @@ def _check(codes: Any, factors: Any) -> tuple[np.ndarray, np.ndarray]:
     codes = as_codes(codes, "codes")
     if factors.dtype.kind == "f":
         low, span = factors.min(axis=0), np.ptp(factors, axis=0)
-        factors = np.minimum((factors - low) / span * FACTOR_BINS, FACTOR_BINS - 1).astype(np.int64)
+        factors = _bins((factors - low) / span, FACTOR_BINS)
     low, span = codes.min(axis=0), np.ptp(codes, axis=0)
     if not span.any():
         raise ValueError("Expected a latent that varies. Received: codes that are all constant")
     return ((codes - low) / np.where(span > 0, span, 1))[:, span > 0], factors
+
+
+def _bins(values: np.ndarray, count: int) -> np.ndarray:
+    """Return the bin of each value in [0, 1] among `count` bins of equal width."""
+    return np.minimum(values * count, count - 1).astype(np.int64)
 
 
 def _gap(scores: np.ndarray) -> np.ndarray:

@@ -69,6 +69,17 @@ class SampleNoise(Noise):
         return ops.reshape(words, (n, batch, *event))
 
 
+def decoded_params(model: VAE, z: Any, c: Any, decode: Callable[..., np.ndarray] | None) -> Any:
+    """Return raw parameters `(…, B, H, W, P)` of p(x|z), by the decoder, or those of the mean images of `decode`."""
+    if decode is None:
+        return model.decoder_params(z, c)
+    flat = [tf.reshape(z, (-1, z.shape[-1]))]
+    if c is not None:
+        flat.append(tf.reshape(tf.ones_like(z[..., :1]) * c, (-1, c.shape[-1])))
+    mean = tf.numpy_function(lambda *inputs: decode(*inputs).astype("float32"), flat, tf.float32)
+    return model.likelihood.from_mean(tf.reshape(mean, (*tf.unstack(tf.shape(z)[:-1]), *model.image_shape)))
+
+
 class ImportanceSampler:
     """A sampler that scores groups of images; all groups have the same size, so that one graph is compiled once.
 
@@ -78,9 +89,19 @@ class ImportanceSampler:
         seed: seed of the noise.
         batch_size: largest number of images at once.
         same_noise: whether all images have the noise of the first one, so that a score depends only on its image.
+        decode: function from latents `(N, D)` and conditions `(N, C)`, if there are any, to mean images, such as that
+            of an exported file; it replaces the decoder in p(x|z), but not in the posterior of a hierarchy.
     """
 
-    def __init__(self, model: VAE, num_samples: int, seed: int, batch_size: int, same_noise: bool = False):
+    def __init__(
+        self,
+        model: VAE,
+        num_samples: int,
+        seed: int,
+        batch_size: int,
+        same_noise: bool = False,
+        decode: Callable[..., np.ndarray] | None = None,
+    ):
         posterior, likelihood, prior = model.posterior, model.likelihood, model.prior.fixed()
         decoding = decoding_graph(model, prior)
         latents = max(1, min(MOST_LATENTS, MEMORY // (4 * decoding_floats(decoding))))
@@ -93,7 +114,8 @@ class ImportanceSampler:
 
         def joint(x: Any, q: Any, c: Any, index: Any, start: Any) -> tuple[Any, ...]:
             log_q, drawn = posterior.draw(q, self.chunk, SampleNoise(words, index, start))
-            return likelihood.log_prob(drawn.params, x), prior.log_prob(drawn.z, c) - log_q, drawn.rates
+            params = drawn.params if decode is None else decoded_params(model, drawn.z, c, decode)
+            return likelihood.log_prob(params, x), prior.log_prob(drawn.z, c) - log_q, drawn.rates
 
         def draw(q: Any, c: Any, index: Any, start: Any) -> tuple[Any, Any]:
             z, log_q = posterior.sample_and_log_prob(q, self.chunk, SampleNoise(words, index, start))
@@ -106,12 +128,14 @@ class ImportanceSampler:
 
             def terms(x: Any, q: Any, c: Any, index: Any, start: Any) -> tuple[Any, Any]:
                 z, log_ratio = drawn(q, c, index, start)
-                return log_prob(model.decoder_params(z, c), x), log_ratio  # (n, B) each: log p(x|z), log p(z)/q(z|x)
+                return log_prob(
+                    decoded_params(model, z, c, decode), x
+                ), log_ratio  # (n, B) each: log p(x|z), log p(z)/q(z|x)
 
             return terms
 
         self.make_terms = make_terms
-        self.compile_parts = num_samples >= XLA_SAMPLES and not posterior.is_joint
+        self.compile_parts = num_samples >= XLA_SAMPLES and not posterior.is_joint and decode is None
         # oneDNN's convolutions, and its products of bfloat16, are faster than XLA's.
         plain = model.decoder.compute_dtype == "float32" and not has_convolutions(decoding)
         self.compile = self.compile_parts and plain

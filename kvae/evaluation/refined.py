@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from kvae.distributions import seed_words
 from kvae.evaluation.graphs import decoding_floats, decoding_graph, few_at_a_time, filled_group, gathered, one_at_a_time
-from kvae.evaluation.importance import MEMORY, MOST_LATENTS, Rows, SampleNoise, sum_and_ess
+from kvae.evaluation.importance import MEMORY, MOST_LATENTS, Rows, SampleNoise, decoded_params, sum_and_ess
 from kvae.evaluation.proposals import NormalProposal, refined_proposal
 from kvae.models import VAE
 
@@ -79,19 +79,9 @@ class RefinedSampler:
         )  # 0 beyond a flow's range
         log_r = r.log_prob(z) + math.log(FROM_R / BLOCK)
         log_m = tf.reduce_logsumexp(tf.stack([log_q, log_r]), axis=0)
-        params = self.model.decoder_params(z, c) if self.decode is None else self._decoded(z, c)
+        params = decoded_params(self.model, z, c, self.decode)
         log_p_x = self.model.likelihood.log_prob(params, x)
         return log_p_x + self.prior.log_prob(z, c) - log_m, log_q - log_m
-
-    def _decoded(self, z: Any, c: Any) -> Any:
-        """Return the parameters of p(x|z) that belong to the mean images of `decode`."""
-        flat = [tf.reshape(z, (-1, z.shape[-1]))]
-        if c is not None:
-            flat.append(tf.reshape(tf.ones_like(z[..., :1]) * c, (-1, c.shape[-1])))
-        mean = tf.numpy_function(lambda *inputs: self.decode(*inputs).astype("float32"), flat, tf.float32)  # type: ignore[misc]
-        return self.model.likelihood.from_mean(
-            tf.reshape(mean, (*tf.unstack(tf.shape(z)[:-1]), *self.model.image_shape))
-        )
 
     def _draw(self, x: Any, q: Any, c: Any, r: NormalProposal, index: Any, block: Any) -> Any:
         """Return the log-weights of one block for each row, `(20, B)`."""

@@ -174,7 +174,7 @@ def _labelled(
     if isinstance(data, Data):
         if not data.is_labelled(split):
             raise ValueError(f"Expected labelled {split} images. Received: {data.name}, without labels")
-        found = extract(model, data.split(split, labels=True, limit=limit), hidden=False)
+        found = extract(model, data.split(split, labels=True, limit=limit), hidden=False, all_levels=True)
         z, label, names = found["mean"], found["label"], data.label_names
     else:
         if not isinstance(data, tuple) or len(data) != 2:

@@ -48,6 +48,7 @@ class BatchEncoder:
     Args:
         model: a `kvae.VAE` or `kvae.Autoencoder`.
         hidden: whether to return the last hidden layer, too.
+        all_levels: whether the moments of a hierarchy are those of all levels, instead of the top level.
 
     Example:
 
@@ -58,12 +59,12 @@ class BatchEncoder:
         True
     """
 
-    def __init__(self, model: LatentModel, hidden: bool = True):
+    def __init__(self, model: LatentModel, hidden: bool = True, all_levels: bool = False):
         inputs, x = encoder_inputs(model)
         if isinstance(model, Autoencoder):
             outputs = {"mean": model.encoder(x)}
         else:
-            outputs = dict(zip(("mean", "variance"), latent_moments(model, x)))
+            outputs = dict(zip(("mean", "variance"), latent_moments(model, x, all_levels)))
         if hidden:
             outputs["hidden"] = ops.cast(encoder_output(model, x, "hidden"), "float32")
         self.model = model
@@ -95,12 +96,12 @@ class BatchEncoder:
         return np.where(labels == UNLABELLED, _in_rows(self.guess, [images])["label"], labels)
 
 
-def batch_encoder(model: LatentModel, hidden: bool = True) -> BatchEncoder:
+def batch_encoder(model: LatentModel, hidden: bool = True, all_levels: bool = False) -> BatchEncoder:
     """Return the model's `BatchEncoder`, which is made once because tracing takes longer than most calls."""
     made = model.__dict__.setdefault("_batch_encoders", {})  # Keras doesn't track this as a part of the model
-    key = hidden, id(model.encoder)
+    key = hidden, all_levels, id(model.encoder)
     if key not in made:
-        made[key] = BatchEncoder(model, hidden)
+        made[key] = BatchEncoder(model, hidden, all_levels)
     return made[key]
 
 
@@ -119,7 +120,7 @@ def padded(rows: np.ndarray, size: int) -> np.ndarray:
     return np.concatenate([rows, np.repeat(rows[-1:], missing, axis=0)]) if missing else rows
 
 
-def extract(model: LatentModel, data: Any, hidden: bool = True) -> dict[str, np.ndarray]:
+def extract(model: LatentModel, data: Any, hidden: bool = True, all_levels: bool = False) -> dict[str, np.ndarray]:
     """Return the features of every image, in order.
 
     A `kvae.SemiSupervisedVAE` accepts images without labels, and −1 for a missing label. It encodes such an image with
@@ -130,10 +131,11 @@ def extract(model: LatentModel, data: Any, hidden: bool = True) -> dict[str, np.
         data: a dataset of batches `x` or `(x, label)`, or arrays: images `(N, H, W, C)`, or images and labels. Labels
             are the conditions of a conditional model.
         hidden: whether to include the last hidden layer.
+        all_levels: whether to return the latents of all levels of a hierarchy, which `model.decode` takes, instead of
+            those of the top level. Other models have no levels.
 
     Returns:
-        Dict of arrays: `mean` `(N, D)`; for a VAE `variance` `(N, D)` (of a hierarchy, only those of the top level:
-        `model.encode` returns all); `hidden` `(N, units)`; and the labels of the
+        Dict of arrays: `mean` `(N, D)`; for a VAE `variance` `(N, D)`; `hidden` `(N, units)`; and the labels of the
         data, unchanged, as `label` `(N,)` if the data has labels.
 
     Example:
@@ -143,7 +145,7 @@ def extract(model: LatentModel, data: Any, hidden: bool = True) -> dict[str, np.
         >>> {name: array.shape for name, array in extract(vae, np.zeros((5, 8, 8, 1), "float32")).items()}
         {'mean': (5, 2), 'variance': (5, 2), 'hidden': (5, 256)}
     """
-    encode = batch_encoder(model, hidden)
+    encode = batch_encoder(model, hidden, all_levels)
     collected: dict[str, list[np.ndarray]] = {}
     for batch in _batches(data):
         images, label, _ = unpack(batch)

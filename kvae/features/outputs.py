@@ -19,13 +19,14 @@ OUTPUTS = {
 
 
 @keras.saving.register_keras_serializable("kvae")
-class TopLatents(Saved, keras.layers.Layer):
-    """Input of a hierarchy's encoder to mean and variance of the latents of the top level, `(B, D₁)` each.
+class HierarchyLatents(Saved, keras.layers.Layer):
+    """Input of a hierarchy's encoder to mean and variance of the latents of the top level, `(B, D₁)`, or of all levels.
 
     It holds the decoder, too, because the posterior depends on its state.
 
     Args:
         encoder, decoder, posterior, condition_dim: parts of the `kvae.VAE`.
+        all_levels: whether to return the latents of all levels, `(B, D)`.
     """
 
     def __init__(
@@ -34,11 +35,12 @@ class TopLatents(Saved, keras.layers.Layer):
         decoder: keras.Model,
         posterior: Distribution,
         condition_dim: int | None = None,
+        all_levels: bool = False,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
         self.encoder, self.decoder, self.condition_dim = encoder, decoder, condition_dim
-        self.posterior = posterior
+        self.posterior, self.all_levels = posterior, all_levels
         posterior.connect(self)
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
@@ -54,12 +56,13 @@ class TopLatents(Saved, keras.layers.Layer):
         params = self.encoder(x)
         if self.condition_dim:  # the last channels of the encoder's input
             params = ops.concatenate([params, x[:, 0, 0, -self.condition_dim :]], axis=-1)
-        mean, variance = self.posterior.top_moments(params)
+        moments = self.posterior.moments if self.all_levels else self.posterior.top_moments
+        mean, variance = moments(params)
         return mean, variance
 
 
-def latent_moments(model: Any, x: Any) -> tuple[Any, Any]:
-    """Return mean and variance of q(z|x) for the encoder's input; of a hierarchy, those of its top level.
+def latent_moments(model: Any, x: Any, all_levels: bool = False) -> tuple[Any, Any]:
+    """Return mean and variance of q(z|x) for the encoder's input; of a hierarchy, its top level or `all_levels`.
 
     Raises:
         ValueError: for the classifier of a hierarchy, which has no decoder.
@@ -72,7 +75,8 @@ def latent_moments(model: Any, x: Any) -> tuple[Any, Any]:
             "Expected output='hidden' or 'layers' for a classifier: the latents of a hierarchy require its decoder. "
             "Received: output='mean' or 'moments'"
         )
-    mean, variance = TopLatents(model.encoder, model.decoder, model.posterior, model.condition_dim)(x)
+    layer = HierarchyLatents(model.encoder, model.decoder, model.posterior, model.condition_dim, all_levels)
+    mean, variance = layer(x)
     return mean, variance
 
 

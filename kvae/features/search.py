@@ -6,10 +6,8 @@ import numpy as np
 from sklearn.neighbors import NearestNeighbors
 
 from kvae.evaluation.codes import as_codes
-from kvae.evaluation.scoring import as_batches
 from kvae.features.extraction import extract
 from kvae.models import LatentModel
-from kvae.models.batches import unpack
 
 
 class Neighbours(NamedTuple):
@@ -57,7 +55,4 @@ def latents_of(model: LatentModel | None, x: Any) -> np.ndarray:
     if model is None:
         raise ValueError(f"Expected latents (N, D) without a model. Received: shape {np.shape(x)}")
     x = x if np.ndim(x) == 0 else np.asarray(x, np.float32)
-    if getattr(model, "posterior", None) is None or not model.posterior.is_joint:
-        return as_codes(extract(model, x, hidden=False)["mean"])
-    batches = (unpack(batch)[0] for batch in as_batches(x))
-    return as_codes(np.concatenate([np.asarray(model.encode_mean(batch)) for batch in batches]))
+    return as_codes(extract(model, x, hidden=False, all_levels=True)["mean"])

@@ -10,7 +10,7 @@ from keras import layers, ops
 from kvae.networks.bodies import ACTIVATION, _Chain
 from kvae.networks.composite import Composite
 from kvae.networks.decoder import check_image_shape
-from kvae.networks.levels import check_levels
+from kvae.networks.levels import check_levels, split_grids
 from kvae.networks.residual import ResidualBlock
 
 MOST_BLOCKS = 100
@@ -173,9 +173,4 @@ class BottomUp(Composite, keras.Model):
 
     def split(self, params: Any) -> list[Any]:
         """Return the output of the encoder as the grids of each level, `(B, h, w, width)`."""
-        grids, start = [], 0
-        for shape in self.grids:
-            size = math.prod(shape)
-            grids.append(ops.reshape(params[:, start : start + size], (-1, *shape)))
-            start += size
-        return grids
+        return split_grids(params, self.grids)

@@ -1,7 +1,10 @@
 """The levels of a hierarchy of latents, from coarse to fine."""
 
+import math
 from collections.abc import Iterable
 from typing import Any, NamedTuple
+
+from keras import ops
 
 Shape = tuple[int, int, int]
 MOST_LAYERS = 1000  # of a level
@@ -31,8 +34,29 @@ class Level(NamedTuple):
             >>> Level(stride=4, layers=2, channels=8, width=48).grid((29, 28, 1))
             (8, 7)
         """
-        height, width, _ = image_shape
-        return -(-height // self.stride), -(-width // self.stride)
+        return grid_of(self.stride, image_shape)
+
+
+def grid_of(stride: int, image_shape: Shape) -> tuple[int, int]:
+    """Return height and width of the grid with a stride, for images of this shape."""
+    height, width, _ = image_shape
+    return -(-height // stride), -(-width // stride)
+
+
+def split_grids(flat: Any, shapes: Iterable[Shape]) -> list[Any]:
+    """Return flattened grids, one after the other in `(n, D)`, as grids of these shapes, `(n, h, w, channels)` each.
+
+    Example:
+
+        >>> [grid.shape for grid in split_grids(ops.zeros((5, 24)), [(2, 2, 2), (4, 4, 1)])]
+        [TensorShape([5, 2, 2, 2]), TensorShape([5, 4, 4, 1])]
+    """
+    grids, start = [], 0
+    for shape in shapes:
+        end = start + math.prod(shape)
+        grids.append(ops.reshape(flat[:, start:end], (-1, *shape)))
+        start = end
+    return grids
 
 
 def check_levels(levels: Iterable[Any]) -> tuple[Level, ...]:

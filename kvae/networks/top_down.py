@@ -10,7 +10,7 @@ from keras import layers, ops
 from kvae.networks.bodies import ACTIVATION, DepthToSpace, build_chain
 from kvae.networks.composite import Composite
 from kvae.networks.decoder import check_image_shape
-from kvae.networks.levels import Level, check_levels, layer_shapes
+from kvae.networks.levels import check_levels, grid_of, layer_shapes, split_grids
 from kvae.networks.residual import ResidualBlock
 
 MAX_LOG_SCALE = 3.0  # of σ_l
@@ -151,7 +151,7 @@ class TopDown(Composite, keras.Model):
 
         def doubled(strides: list[int], width: int) -> Iterator[layers.Layer]:
             for stride in strides:
-                yield Enlarge(width, Level(stride, 0, 0, 0).grid(self.image_shape), activation, dtype=policy)
+                yield Enlarge(width, grid_of(stride, self.image_shape), activation, dtype=policy)
                 yield ResidualBlock(width, activation, self.block, dtype=policy)
 
         stride = self.levels[0].stride
@@ -194,15 +194,19 @@ class TopDown(Composite, keras.Model):
         return self.walk(lambda number, h: parts[number], ops.shape(z)[0], c)
 
     @property
+    def level_grids(self) -> list[tuple[int, int]]:
+        """Height and width of the grid of each level."""
+        return [level.grid(self.image_shape) for level in self.levels]
+
+    @property
     def level_sizes(self) -> list[int]:
         """Number of latents of each level."""
-        return [level.layers * level.channels * math.prod(level.grid(self.image_shape)) for level in self.levels]
+        return [level.layers * level.channels * math.prod(grid) for level, grid in zip(self.levels, self.level_grids)]
 
     @property
     def level_names(self) -> list[str]:
         """Names of the rates of the levels, such as "rate_7x7"."""
-        grids = (level.grid(self.image_shape) for level in self.levels)
-        return [f"rate_{height}x{width}" for height, width in grids]
+        return [f"rate_{height}x{width}" for height, width in self.level_grids]
 
     def by_level(self, rates: Any) -> dict[str, Any]:
         """Return the sums of the layers' rates `(…, L)` over each level, `(…)`, by name."""
@@ -214,12 +218,7 @@ class TopDown(Composite, keras.Model):
 
     def split(self, z: Any) -> list[Any]:
         """Return latents `(n, D)` as the grids of each layer, `(n, h, w, channels)`."""
-        grids, start = [], 0
-        for shape in self.layer_shapes:
-            size = math.prod(shape)
-            grids.append(ops.reshape(z[:, start : start + size], (-1, *shape)))
-            start += size
-        return grids
+        return split_grids(z, self.layer_shapes)
 
 
 def _halves(stride: int, end: int) -> list[int]:

@@ -76,8 +76,7 @@ def levels(model: Any, images: Any, columns: int = 10, seed: int = 0) -> Figure:
     images = np.asarray(images)[:columns]
     count = len(model.decoder.level_sizes)
     rows = [images, *(redraw(model, images, keep, seed) for keep in range(1, count + 1))]
-    grids = [f"{height}×{width}" for height, width in (level.grid(model.image_shape) for level in model.decoder.levels)]
-    labels = ["original", *(f"to {grid}" for grid in grids)]
+    labels = ["original", *(f"to {height}×{width}" for height, width in model.decoder.level_grids)]
     tiles = np.stack([rgb_of(row, like=images) for row in rows])
     return tiled(tiles, labels, channels=images.shape[-1])
 

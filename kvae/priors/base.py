@@ -25,6 +25,12 @@ class Prior(Part):
         self.latent_dim = input_shape[-1]
         self.built = True
 
+    def add_constant(
+        self, name: str, shape: tuple[int, ...], initializer: Any = "zeros", dtype: str = "float32"
+    ) -> Any:
+        """Return a new weight that isn't trained."""
+        return self.add_weight(name=name, shape=shape, dtype=dtype, trainable=False, initializer=initializer)
+
     def connect(self, model: Any) -> None:
         """Connect the prior to its VAE, before the prior is built or after its weights exist.
 

@@ -95,16 +95,13 @@ class FixedMixture(Prior):
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         super().build(input_shape)
         k, d = self.components, self.latent_dim
-        self.log_weights = self._constant("log_weights", (k,), initializers.Constant(-math.log(k)))
-        self.means = self._constant("means", (k, d), "zeros")
-        self.scales = self._constant("scales", (k, d), "ones")
+        self.log_weights = self.add_constant("log_weights", (k,), initializers.Constant(-math.log(k)))
+        self.means = self.add_constant("means", (k, d), "zeros")
+        self.scales = self.add_constant("scales", (k, d), "ones")
         if self.full:
-            self.mixing = self._constant("mixing", (k, d, d), _identities)  # for noise as a row vector
-            self.whitening = self._constant("whitening", (k, d, d), _identities)  # its inverse
-        self.thresholds = self._constant("thresholds", (k,), _even_thresholds, "int64")
-
-    def _constant(self, name: str, shape: tuple[int, ...], initializer: Any, dtype: str = "float32") -> Any:
-        return self.add_weight(name=name, shape=shape, dtype=dtype, trainable=False, initializer=initializer)
+            self.mixing = self.add_constant("mixing", (k, d, d), _identities)  # for noise as a row vector
+            self.whitening = self.add_constant("whitening", (k, d, d), _identities)  # its inverse
+        self.thresholds = self.add_constant("thresholds", (k,), _even_thresholds, "int64")
 
     def log_prob(self, z: Any, condition: Any = None) -> Any:
         whitening = ops.convert_to_tensor(self.whitening) if self.full else None

@@ -64,15 +64,12 @@ class FlowMatching(Prior):
         super().build(input_shape)
         size = self.latent_dim
         widths = (size, *self.units, size)
-        self.kernels = [self._constant(f"kernel_{i}", widths[i : i + 2]) for i in range(len(widths) - 1)]
-        self.biases = [self._constant(f"biases_{i}", (self.steps, width)) for i, width in enumerate(widths[1:])]
-        self.means = self._constant("means", (size,))
-        self.scales = self._constant("scales", (size,), "ones")
-        self.mixing = self._constant("mixing", (size, size), initializers.Identity())  # for w as a row vector
-        self.whitening = self._constant("whitening", (size, size), initializers.Identity())  # its inverse
-
-    def _constant(self, name: str, shape: tuple[int, ...], initializer: Any = "zeros") -> Any:
-        return self.add_weight(name=name, shape=shape, trainable=False, initializer=initializer)
+        self.kernels = [self.add_constant(f"kernel_{i}", widths[i : i + 2]) for i in range(len(widths) - 1)]
+        self.biases = [self.add_constant(f"biases_{i}", (self.steps, width)) for i, width in enumerate(widths[1:])]
+        self.means = self.add_constant("means", (size,))
+        self.scales = self.add_constant("scales", (size,), "ones")
+        self.mixing = self.add_constant("mixing", (size, size), initializers.Identity())  # for w as a row vector
+        self.whitening = self.add_constant("whitening", (size, size), initializers.Identity())  # its inverse
 
     @property
     def step_size(self) -> float:

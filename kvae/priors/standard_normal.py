@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from kvae.distributions import DiagonalNormal, FullCovarianceNormal, normal_from_words, register_kl
-from kvae.distributions.diagonal_normal import normal_log_density
+from kvae.distributions.diagonal_normal import normal_log_density, standard_kl
 from kvae.priors.base import Prior
 
 
@@ -33,7 +33,7 @@ class StandardNormal(Prior):
 def kl_diagonal_standard(posterior: DiagonalNormal, params: Any, prior: StandardNormal, condition: Any = None) -> Any:
     """Return KL(N(μ, σ²) ‖ N(0, I)) = ½ Σ (μ² + σ² − 1 − log σ²), Kingma & Welling 2014, appendix B."""
     mean, log_scale = posterior.split(params)
-    return 0.5 * ops.sum(ops.square(mean) + ops.exp(2 * log_scale) - 1 - 2 * log_scale, axis=-1)
+    return ops.sum(standard_kl(mean, log_scale), axis=-1)
 
 
 @register_kl(FullCovarianceNormal, StandardNormal)

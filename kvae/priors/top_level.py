@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from kvae.arguments import at_least, integer
+from kvae.arguments import integer
 from kvae.distributions import normal_from_words
 from kvae.distributions.diagonal_normal import normal_log_density
 from kvae.priors.base import Prior
@@ -38,7 +38,7 @@ class TopLevel(Prior):
 
     def __init__(self, prior: Prior, size: int, **kwargs: Any):
         super().__init__(**kwargs)
-        self.prior, self.size = prior, integer("size", at_least("size", size, 1), least=1)
+        self.prior, self.size = prior, integer("size", size, least=1)
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         super().build(input_shape)

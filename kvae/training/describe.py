@@ -16,7 +16,6 @@ from kvae.run import METRICS, RunFolder, write_json
 from kvae.steps import Steps
 
 PROBE_TRAIN, PROBE_TEST = 2000, 5000  # labels for training and testing a probe
-BATCH = 250
 PICTURED = 2000  # test images for the figures and the statistics of each latent
 _REPLACED = {"warning", "not_made", "probe"}  # entries of the metrics that a new description replaces
 
@@ -80,29 +79,17 @@ def draw_run(run: RunFolder, data: Data, steps: Steps) -> list[Path]:
         images, labels = data.arrays("test", limit=PICTURED)
         if model.condition_dim is not None and labels is not None:
             images, labels = images[labels >= 0], labels[labels >= 0]  # a conditional model encodes no others
-        if model.posterior.is_joint:  # the pictures decode, which requires all levels
-            c = labels if model.condition_dim is not None else None
-            means, variances = _in_batches(model.encode, images, c)
-        else:
-            features = extract(model, images if labels is None else (images, labels), hidden=False)
-            means, variances = features["mean"], features["variance"]
-        statistics = latent_statistics(means, variances)
+        # The pictures decode, which requires all levels of a hierarchy.
+        features = extract(model, images if labels is None else (images, labels), hidden=False, all_levels=True)
+        statistics = latent_statistics(features["mean"], features["variance"])
         paths = write_figures(
             run.path, model, images, labels, run.history,
-            label_names=data.label_names, means=means, kl=statistics.kl,
+            label_names=data.label_names, means=features["mean"], kl=statistics.kl,
             layer_rates=run.metrics.get("layer_rates"), steps=steps,
         )  # fmt: skip
     if failure in steps.failed:
         list_figures(run.path, [], {failure: steps.failed[failure]})
     return paths
-
-
-def _in_batches(encode: Callable[..., Any], images: np.ndarray, c: np.ndarray | None) -> list[np.ndarray]:
-    """Return the moments of images, `(N, D)` each."""
-    pieces = [
-        encode(images[i : i + BATCH], None if c is None else c[i : i + BATCH]) for i in range(0, len(images), BATCH)
-    ]
-    return [np.concatenate([np.asarray(value) for value in values]) for values in zip(*pieces)]
 
 
 def probe_run(model: VAE, data: Data) -> list[dict[str, Any]]:
