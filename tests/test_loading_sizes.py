@@ -78,7 +78,6 @@ NETWORKS = {
     "Enlarge": lambda: built(top_down.Enlarge(2, (4, 4)), 2, 2, 1),
     "StochasticLayer": lambda: built(top_down.StochasticLayer(1), 2, 2, 2),
     "LayerPosterior": lambda: in_a_model(bottom_up.LayerPosterior(1), (2, 2, 2), (2, 2, 2)),
-    "HierarchyLatents": lambda: hierarchy_latents(),
     "Encoder": lambda: built(networks.Encoder(2, networks.MLP((3,))), 4, 4, 1),
     "Decoder": lambda: built(networks.Decoder((4, 4, 1), networks.MLP((3,))), 2),
 }
@@ -86,6 +85,7 @@ MODELS = {
     "VAE": lambda: small(objective=objectives.ELBO(schedules.LinearWarmup(10))),
     "VampPrior": lambda: small(prior=priors.VampPrior(4), objective=objectives.ELBO(schedules.Cyclical(10))),
     "InfoVAE": lambda: small(objective=objectives.MMD(1.0, kernel=objectives.RBF())),
+    "HierarchyLatents": lambda: hierarchy_latents(),
     "Autoencoder": lambda: kvae.Autoencoder(networks.Encoder(2, networks.MLP((4,))), image_shape=(4, 4, 1)),
     "SemiSupervisedVAE": lambda: kvae.SemiSupervisedVAE(latent_dim=2, image_shape=(4, 4, 1), num_classes=2),
     "Classifier": classifier,

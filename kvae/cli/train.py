@@ -95,7 +95,10 @@ def train(
         int | None,
         _option(OPTIMISATION, min=1, help="Passes over the data (default: about 5,000 steps, 10 to 100 epochs)."),
     ] = None,
-    batch_size: Annotated[int, _option(OPTIMISATION, min=1, help="Images in a step.")] = DEFAULT.batch_size,
+    batch_size: Annotated[
+        int | None,
+        _option(OPTIMISATION, min=1, help="Images in a step (default: 128, fewer if images are larger than 64×64)."),
+    ] = None,
     learning_rate: Annotated[
         float, _option(OPTIMISATION, help="Peak learning rate (warm-up, then cosine decay).")
     ] = DEFAULT.learning_rate,
@@ -171,7 +174,7 @@ def train(
     wanted = Settings(**{field.name: _plain(context.params[field.name]) for field in dataclasses.fields(Settings)})
     wanted = dataclasses.replace(wanted, size=_parse_size(size))
     if num_workers > 1 and not cluster.is_worker():
-        if recipe is None or "batch_size" in given:
+        if batch_size is not None:
             _check_shares(batch_size, num_workers)
         if workers.train(arguments, run, num_workers, worker_timeout, overwrite):
             _describe(run, samples, context.obj)

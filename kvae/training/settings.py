@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from kvae.data import Data
 
 STEPS, MIN_EPOCHS, MAX_EPOCHS = 5_000, 10, 100
+BATCH_SIZE, PIXELS = 128, 64 * 64  # larger images make smaller batches, with about as many pixels
 
 # Names of parts; `kvae.training.parts` maps them to objects.
 Likelihood = Literal[
@@ -41,7 +42,7 @@ class Settings:
         seed: seed of the initialisation, the order and the noise.
         data_seed: seed for splitting, and for binarising the evaluation images.
         data_dir: folder of prepared TensorFlow Datasets.
-        batch_size: images in a step.
+        batch_size: images in a step (default: 128 or the recipe's; fewer if images are larger than 64×64).
         learning_rate: peak learning rate (warm-up, then cosine decay).
         beta: weight of the rate.
         warmup: steps over which β grows from 0.
@@ -71,7 +72,7 @@ class Settings:
     seed: int = 0
     data_seed: int = 0
     data_dir: str | None = None
-    batch_size: int = 128
+    batch_size: int | None = None
     learning_rate: float = 3e-3
     beta: float = 1.0
     warmup: int = 0
@@ -104,11 +105,14 @@ class Settings:
         """Load the data."""
         from kvae import data
 
-        return data.load(
-            self.source, batch_size=self.batch_size, seed=self.data_seed, binarize=self.binarize, size=self.size,
-            grayscale=self.grayscale, value_range=self.value_range, background=self.background or "white", key=self.key,
-            data_dir=self.data_dir,
+        images = data.load(
+            self.source, batch_size=self.batch_size or BATCH_SIZE, seed=self.data_seed, binarize=self.binarize,
+            size=self.size, grayscale=self.grayscale, value_range=self.value_range,
+            background=self.background or "white", key=self.key, data_dir=self.data_dir,
         )  # fmt: skip
+        if self.batch_size is None:
+            images = dataclasses.replace(images, batch_size=default_batch_size(images.image_shape, self.recipe))
+        return images
 
     def with_recipe(self, given: set[str]) -> "Settings":
         """Return these settings with those of the recipe, except where a setting was `given` explicitly.
@@ -123,6 +127,7 @@ class Settings:
         if fixed := given & OF_RECIPES:
             raise RunError(f"--{min(fixed)} is set by the recipe: leave it out, or leave out --recipe")
         settings = getattr(recipes, self.recipe).settings
+        given = given | {"batch_size"}  # which follows from the size of the images, too
         return dataclasses.replace(self, **{name: value for name, value in settings.items() if name not in given})
 
     def for_data(self, images: "Data") -> "Settings":
@@ -135,8 +140,25 @@ class Settings:
             value_range=images.value_range,
             data_dir=str(Path(data_dir).resolve()) if data_dir else None,
             epochs=self.epochs or default_epochs(images),
+            batch_size=images.batch_size,
             likelihood=("normal-learned" if color else "bernoulli") if self.likelihood == "auto" else self.likelihood,
         )
+
+
+def default_batch_size(image_shape: tuple[int, int, int], recipe: str | None = None) -> int:
+    """Return the number of images in a step: the recipe's or 128, and fewer if images are larger than 64×64.
+
+    Example:
+
+        >>> default_batch_size((64, 64, 3)), default_batch_size((256, 256, 3))
+        (128, 8)
+    """
+    size = BATCH_SIZE
+    if recipe is not None:
+        from kvae import recipes
+
+        size = getattr(recipes, recipe).settings.get("batch_size", size)
+    return max(1, min(size, size * PIXELS // (image_shape[0] * image_shape[1])))
 
 
 def default_epochs(images: "Data") -> int:
