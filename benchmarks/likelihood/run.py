@@ -91,12 +91,16 @@ EXPERIMENTS: dict[str, dict[str, list[str]]] = {
             ("phone", "phone_vae", 4, 1000),
         )
     },
-    # A hierarchy after the same 4 epochs as the rows of `parts`. A pass of the decoder for each sample: K = 100.
+    # A hierarchy after the same 4 epochs as the rows of `parts`, then the whole schedule, and IWAE from its weights. A
+    # sample takes a pass of the decoder: K = 100.
     "ladder": {
-        "ladder": [
-            f"train {STATIC} --recipe ladder --epochs 4 --out {{run}}",
-            "evaluate {run} --samples 100 --limit 2000",
-        ],
+        name: [f"train {STATIC} --recipe ladder {options} --out {{run}}", "evaluate {run} --samples 100 --limit 2000"]
+        for name, options in {
+            "ladder": "--epochs 4",
+            "ladder-elbo": "--precision bfloat16",
+            "ladder-iwae": "--precision bfloat16 --from {runs}/ladder-elbo --importance-samples 5 --epochs 2 "
+            "--learning-rate 3e-4",
+        }.items()
     },
     # The same training run in every precision, compiled or not. Three seeds of the first show the noise.
     "precision": {
