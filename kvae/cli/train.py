@@ -12,7 +12,7 @@ from kvae.cli.options import check_target, open_run
 from kvae.cli.tables import describe
 from kvae.run import MODEL, REPORT, RunFolder
 from kvae.training import cluster, unfinished
-from kvae.training.settings import Binarize, Likelihood, Network, Posterior, Precision, Prior, Settings
+from kvae.training.settings import Binarize, FitPrior, Likelihood, Network, Posterior, Precision, Prior, Settings
 
 MODELS, DATA, OPTIMISATION = "Model", "Data", "Optimisation"
 ROBUSTNESS, PROCESSES = "Robustness and reproducibility", "Several processes"
@@ -48,6 +48,14 @@ def train(
     ] = DEFAULT.likelihood,
     posterior: Annotated[Posterior, _option(MODELS, help="Family of q(z|x).")] = DEFAULT.posterior,
     prior: Annotated[Prior, _option(MODELS, help="Family of p(z).")] = DEFAULT.prior,
+    fit_prior: Annotated[
+        FitPrior,
+        _option(
+            MODELS,
+            help="Prior that replaces the trained one after training: a mixture of normals, or a flow, fitted to the "
+            "latents of the training images. Samples improve; the networks stay the same.",
+        ),
+    ] = DEFAULT.fit_prior,
     network: Annotated[Network, _option(MODELS, help="Body of encoder and decoder.")] = DEFAULT.network,
     conditional: Annotated[
         bool, _option(MODELS, "--conditional", help="Condition on the labels.")
@@ -228,8 +236,12 @@ def _resume(
 
 
 def _describe(run: Path, samples: int, debug: bool) -> None:
-    """Describe a run that several workers have trained."""
-    describe(run, open_run(run, debug).data(), samples, debug)
+    """Describe a run that is trained: by several workers, or before the process was killed."""
+    from kvae.training.fitted_prior import fit_prior_of
+
+    data = open_run(run, debug).data()
+    fit_prior_of(run, data)
+    describe(run, data, samples, debug)
     _say_what_next(run)
 
 

@@ -157,6 +157,7 @@ def fit_mixture(latents: Any, components: int = 10, covariance_type: str = "full
         [3, -3]
     """
     from sklearn.mixture import GaussianMixture
+    from threadpoolctl import threadpool_limits
 
     latents = np.asarray(latents, "float64")
     if covariance_type not in ("full", "diag"):
@@ -165,7 +166,8 @@ def fit_mixture(latents: Any, components: int = 10, covariance_type: str = "full
         )
     if latents.ndim != 2 or len(latents) < max(components, 2):
         raise ValueError(f"Expected latents (N, D) with N >= {max(components, 2)}. Received: shape {latents.shape}")
-    fitted = GaussianMixture(components, covariance_type=covariance_type, random_state=seed).fit(latents)
+    with threadpool_limits(1):  # the matrices are small, and threads that wait for a busy core cost minutes
+        fitted = GaussianMixture(components, covariance_type=covariance_type, random_state=seed).fit(latents)
     log_weights, means = np.log(fitted.weights_), fitted.means_
     if covariance_type == "diag":
         return FixedMixture.of(log_weights, means, np.sqrt(fitted.covariances_))

@@ -13,11 +13,13 @@ _NAMES = {
     "fit": "kvae.training.loop",
     "learning_rate_schedule": "kvae.training.loop",
     "train_run": "kvae.training.job",
+    "with_fitted_prior": "kvae.training.fitted_prior",
 }
-__all__ = ["Settings", "Trained", "describe_run", "fit", "learning_rate_schedule", "train_run"]
+__all__ = ["Settings", "Trained", "describe_run", "fit", "learning_rate_schedule", "train_run", "with_fitted_prior"]
 
 if TYPE_CHECKING:
     from kvae.training.describe import describe_run
+    from kvae.training.fitted_prior import with_fitted_prior
     from kvae.training.job import train_run
     from kvae.training.loop import Trained, fit, learning_rate_schedule
     from kvae.training.settings import Settings

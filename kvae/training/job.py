@@ -18,6 +18,7 @@ from kvae.data import Data
 from kvae.models import VAE
 from kvae.run import CONFIG, METRICS, RunError, in_splits_of_training, read_splits, write_json, write_splits
 from kvae.training import cluster, unfinished
+from kvae.training.fitted_prior import check_fit_prior, fit_prior_of
 from kvae.training.loop import fit
 from kvae.training.parts import model_of
 from kvae.training.settings import OF_RECIPES, Settings
@@ -47,7 +48,9 @@ def train_run(
         Stopped: after Ctrl-C or SIGTERM, when the state is saved.
     """
     with _set_up(settings), unfinished.locked(run) as folder:
-        return _train(settings, run, folder, resume, save_seconds)
+        images = _train(settings, run, folder, resume, save_seconds)
+        fit_prior_of(run, images)
+        return images
 
 
 def train_in_worker(settings: Settings, run: Path, resume: bool = False) -> None:
@@ -81,6 +84,7 @@ def _train(settings: Settings, run: Path, folder: Path, resume: bool, save_secon
         settings = settings.for_data(images)
         model = model_of(settings, images)
         check_patience(model, settings.patience)
+        check_fit_prior(model, settings.fit_prior)
         if cluster.is_chief():
             unfinished.clear(folder)
             write_json(folder / CONFIG, _config(settings, images, model))

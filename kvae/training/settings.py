@@ -21,6 +21,7 @@ Likelihood = Literal[
 Posterior = Literal["normal", "full-covariance", "flow"]
 Prior = Literal["normal", "mixture", "vamp", "flow"]
 Network = Literal["conv", "mlp", "residual"]
+FitPrior = Literal["none", "mixture", "flow"]
 Binarize = Literal["none", "threshold", "stochastic"]
 Precision = Literal["float32", "bfloat16", "float16"]
 
@@ -48,6 +49,7 @@ class Settings:
         warmup: steps over which β grows from 0.
         num_samples: K of a recipe with several posterior samples.
         likelihood, posterior, prior, network: names of parts, from the tables of this module.
+        fit_prior: method that fits a prior to the latents after training.
         binarize: "none", "threshold", or "stochastic" (redrawn each epoch).
         size, grayscale, value_range, background, key: how images are read; see `kvae.data.load`.
         patience: epochs without a better validation value after which training stops.
@@ -81,6 +83,7 @@ class Settings:
     posterior: Posterior = "normal"
     prior: Prior = "normal"
     network: Network = "conv"
+    fit_prior: FitPrior = "none"
     binarize: Binarize = "none"
     size: int | tuple[int, int] | None = None
     grayscale: bool | None = None
