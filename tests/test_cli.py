@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -11,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from kvae.cli import demo
 from kvae.cli.main import main
 from kvae.export.runtime import load
 
@@ -334,6 +336,22 @@ def test_a_direction_of_an_unknown_class_is_refused(kvae_command, run_folder, tm
     assert done.status == 1
     assert "Expected a class of the data: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9. Received: 'smiling'" in done.err
     assert not (tmp_path / "phone").exists()
+
+
+@pytest.mark.slow
+def test_the_demo_of_faces(kvae_command, tmp_path, monkeypatch):
+    """Shortened: small faces, one epoch."""
+    quick = demo.SETTINGS[demo.Demo.faces] | {"epochs": 1, "latent_dim": 4, "network": "mlp", "size": 16}
+    monkeypatch.setitem(demo.SETTINGS, demo.Demo.faces, quick)
+    monkeypatch.setattr(demo, "SIDE", 16)
+    done = kvae_command("demo", "faces", "--out", tmp_path / "demo")
+    assert done.status == 0, done.err
+    assert re.search(r"Fitted the prior|The prior of training is kept", done.out)
+    paths = [Path(line.split()[-1]) for line in done.out.splitlines() if line.startswith(("New", "Decoder", "Whole"))]
+    assert len(paths) == 3
+    assert all(path.is_file() for path in paths)
+    assert (tmp_path / "demo" / "directions.png").is_file()
+    assert list(load(paths[-1]).directions) == ["smile", "tilt", "turn"]
 
 
 @pytest.mark.slow

@@ -28,6 +28,7 @@ from common import RESULTS, extent, store
 
 import kvae
 from kvae import evaluation, likelihoods, networks, objectives, posteriors, priors, recipes
+from kvae.training import with_fitted_prior
 
 LATENTS, LEARNING_RATE, CLIP_NORM, COMPONENTS = 16, 1e-3, 200.0, 10
 BASELINE = "baseline: Bernoulli, N(0, I), ELBO"
@@ -96,14 +97,6 @@ def train(name: str, data: kvae.data.Data, epochs: int, seed: int) -> tuple[kvae
     return vae, time.perf_counter() - started
 
 
-def with_fitted_prior(vae: kvae.VAE, data: kvae.data.Data, fit: Callable[[np.ndarray], priors.Prior]) -> kvae.VAE:
-    """Return the same networks with a prior that is fitted to draws from q(z|x) of the training images."""
-    moments = kvae.features.extract(vae, data.split("train"), hidden=False)
-    noise = np.random.default_rng(0).normal(size=moments["mean"].shape)
-    latents = moments["mean"] + np.sqrt(moments["variance"]) * noise
-    return vae.with_prior(fit(latents.astype("float32")))
-
-
 def score(vae: kvae.VAE, data: kvae.data.Data, classifier: keras.Model, seed: int) -> dict[str, Any]:
     quality = evaluation.sample_quality(vae, data, classifier=classifier, seed=seed)
     rate = evaluation.evaluate(vae, data.arrays("test", limit=quality["n"])[0], num_samples=1)["rate"]
@@ -145,7 +138,7 @@ if __name__ == "__main__":
             runs.append({**score(vae, data, classifier, seed), "seconds": seconds})
             for fit in fits:
                 started = time.perf_counter()
-                better = with_fitted_prior(vae, data, FITTED[fit])
+                better = with_fitted_prior(vae, data, FITTED[fit], limit=data.num_train)
                 total = seconds + time.perf_counter() - started
                 fitted[fit].append({**score(better, data, classifier, seed), "seconds": total})
         for title, results in {name: runs, **fitted}.items():
