@@ -346,7 +346,7 @@ def test_the_demo_of_faces(kvae_command, tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "SIDE", 16)
     done = kvae_command("demo", "faces", "--out", tmp_path / "demo")
     assert done.status == 0, done.err
-    assert re.search(r"Fitted the prior|The prior of training is kept", done.out)
+    assert re.search(r"Fitted: −ELBO|The prior of training is kept", done.out)
     paths = [Path(line.split()[-1]) for line in done.out.splitlines() if line.startswith(("New", "Decoder", "Whole"))]
     assert len(paths) == 3
     assert all(path.is_file() for path in paths)

@@ -8,7 +8,7 @@ import pytest
 
 import kvae
 from kvae import networks, posteriors, priors
-from kvae.run import RunError
+from kvae.run import RunError, RunFolder
 from kvae.training import Settings, fitted_prior, train_run, with_fitted_prior
 from kvae.training.fitted_prior import fit_prior_of
 
@@ -41,7 +41,7 @@ def test_the_latents_are_draws_of_the_posterior():
     assert abs(noise.numpy().mean()) < 0.15
     assert abs(noise.numpy().std() - 1) < 0.15
     with_fitted_prior(vae, kvae.data.load(IMAGES), fit, limit=100)
-    with_fitted_prior(vae, kvae.data.load(IMAGES).split("train"), fit, limit=100)
+    with_fitted_prior(vae, (kvae.data.load(IMAGES).arrays("train", limit=100)), fit)
     np.testing.assert_array_equal(seen[1], seen[2])
     assert seen[1].shape == (100, 2)
 
@@ -106,10 +106,10 @@ def test_repeating_it_gives_the_same_run(killed, trained, tmp_path, capsys):
     else:
         model.save(tmp_path / "model.keras")
     (tmp_path / "config.json").write_text(json.dumps(config if killed == "never" else unfitted))
-    fit_prior_of(tmp_path, data)
+    fit_prior_of(tmp_path, RunFolder(run).data() if killed == "before the model" else data)  # as `--resume` does
     assert config_of(tmp_path) == config
     np.testing.assert_array_equal(kvae.load(tmp_path / "model.keras").prior.means, model.prior.means)
-    fitted = re.search(r"Fitted the prior to the latents: −ELBO ([\d.]+) → ([\d.]+)", capsys.readouterr().out)
+    fitted = re.search(r"Fitted: −ELBO ([\d.]+) → ([\d.]+)", capsys.readouterr().out)
     assert (fitted is not None) == (killed == "before the model")
     if fitted:
         assert float(fitted[2]) < float(fitted[1])
@@ -129,10 +129,32 @@ def test_a_worse_prior_is_not_kept(trained, tmp_path, capsys, monkeypatch):
     assert "The prior of training is kept" in capsys.readouterr().out
 
 
-def test_a_run_that_starts_from_it_has_its_own_prior(trained, tmp_path):
+def test_a_prior_that_cannot_be_fitted_costs_nothing(tmp_path, capsys):
+    images = np.random.default_rng(0).random((11, 8, 8, 1), "float32")
+    np.save(tmp_path / "few.npy", images)
+    settings = Settings(str(tmp_path / "few.npy"), latent_dim=2, network="mlp", epochs=1, fit_prior="mixture")
+    train_run(settings, tmp_path / "run")
+    assert "The prior of training is kept: Expected latents (N, D) with N >= 10" in capsys.readouterr().out
+    assert config_of(tmp_path / "run")["fitted_prior"] is None
+    assert isinstance(kvae.load(tmp_path / "run" / "model.keras").prior, priors.StandardNormal)
+
+
+def test_a_flow_of_many_latents_is_refused(tmp_path):
+    settings = Settings("digits", latent_dim=129, network="mlp", fit_prior="flow")
+    with pytest.raises(RunError, match="flow requires at most 128 latents"):
+        train_run(settings, tmp_path / "run")
+
+
+def test_an_autoencoder_has_no_prior():
+    with pytest.raises(TypeError, match=r"must be a `kvae.VAE`. Received: Autoencoder"):
+        with_fitted_prior(kvae.Autoencoder(latent_dim=2, image_shape=(8, 8, 1)), IMAGES)
+
+
+def test_a_run_that_starts_from_it_has_its_own_prior(trained, tmp_path, capsys):
     run, _ = trained
     start = Settings("digits", latent_dim=2, network="mlp", epochs=1, learning_rate=1e-6, start=str(run))
     train_run(start, tmp_path / "next")
+    assert "without its prior, which was fitted afterwards" in capsys.readouterr().out
     model = kvae.load(tmp_path / "next" / "model.keras")
     assert isinstance(model.prior, priors.StandardNormal)
     for found, expected in zip(model.encoder.get_weights(), kvae.load(run / "model.keras").encoder.get_weights()):

@@ -3,12 +3,14 @@
     python benchmarks/training/sizes.py
     python benchmarks/training/sizes.py --networks default --sides 64 --steps 4        # quick check
 
-Each row is a process of its own that reads the files as `kvae train FOLDER` does, decoded again on every pass, with the
-batch size that `kvae train` takes for the size. `exponent` is the slope of log seconds per image over log pixels: 1 is
-linear. Memory is the peak resident set of the process; `import kvae` and TensorFlow take about 0.5 GB of it.
+Each row is a process of its own that decodes the files on every pass, as `kvae train FOLDER` does if they don't fit in
+its cache of 1 GiB, with the batch size that it takes for the size of the images. `exponent` is the slope of log seconds
+per image over log pixels: 1 is linear. Memory is the peak resident set of the process; `import kvae` and TensorFlow
+take about 0.5 GB of it.
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import resource
@@ -41,18 +43,21 @@ def write_faces(folder: Path, n: int, side: int) -> None:
 
 def measure(folder: str, recipe: str | None, steps: int) -> dict:
     """Train for `steps` steps after as many to warm up, and return the measurements."""
-    from kvae.training.loop import fit  # noqa: F401 (TensorFlow is imported before the clock starts)
+    import keras
+
+    import kvae
     from kvae.training.parts import model_of
-    from kvae.training.settings import Settings
+    from kvae.training.settings import Settings, default_batch_size
 
     settings = Settings(folder, recipe=recipe)
     settings = settings.with_recipe(set()) if recipe else settings
-    images = settings.load(cache_bytes=0)
-    settings = settings.for_data(images)
-    assert settings.batch_size is not None
-    vae = model_of(settings, images)
-    vae.compile("adam")
-    batches = images.batches("train", batch_size=settings.batch_size, shuffle=True).repeat()
+    if settings.precision != "float32":
+        keras.config.set_dtype_policy(f"mixed_{settings.precision}")
+    images = kvae.data.load(folder, cache_bytes=0)
+    batch_size = default_batch_size(images.image_shape, recipe)
+    vae = model_of(settings.for_data(dataclasses.replace(images, batch_size=batch_size)), images)
+    vae.compile(kvae.optimizers.FusedAdam(1e-3, global_clipnorm=200.0))
+    batches = images.split("train", shuffle=True, batch_size=batch_size).repeat().rebatch(batch_size)
     vae.fit(batches, steps_per_epoch=steps, verbose=0)
     started = time.perf_counter()
     vae.fit(batches, steps_per_epoch=steps, verbose=0)
@@ -60,8 +65,8 @@ def measure(folder: str, recipe: str | None, steps: int) -> dict:
     return {
         "weights": vae.count_params(),
         "latents": vae.latent_dim,
-        "batch_size": settings.batch_size,
-        "ms_per_image": round(1000 * seconds / steps / settings.batch_size, 2),
+        "batch_size": batch_size,
+        "ms_per_image": round(1000 * seconds / steps / batch_size, 2),
         "peak_MB": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
     }
 

@@ -65,11 +65,14 @@ def demo(
     directions = _of_faces(model, out, steps) if source is Demo.faces else []
     say("\nExporting the model and comparing the files with Keras …\n")
     show_export(export(model, files, data, directions=directions), files)
-    whole = next(path for path in (files / "vae_int8.tflite", files / "vae_float32.tflite") if path.is_file())
+    whole, decoder = (
+        next(path for path in (files / f"{kind}_int8.tflite", files / f"{kind}_float32.tflite") if path.is_file())
+        for kind in ("vae", "decoder")
+    )
     say(f"""
 Report:      {run / "report.html"}
 New images:  {"not drawn" if steps.failed else out / "samples.png"}
-Decoder:     {files / "decoder_int8.tflite"}
+Decoder:     {decoder}
 Whole model: {whole}
 Next:        kvae train mnist --latent-dim 2    (downloads MNIST, unless TFDS_DATA_DIR has it)""")
 

@@ -12,7 +12,17 @@ from kvae.cli.options import check_target, open_run
 from kvae.cli.tables import describe
 from kvae.run import MODEL, REPORT, RunFolder
 from kvae.training import cluster, unfinished
-from kvae.training.settings import Binarize, FitPrior, Likelihood, Network, Posterior, Precision, Prior, Settings
+from kvae.training.settings import (
+    BATCH_SIZE,
+    Binarize,
+    FitPrior,
+    Likelihood,
+    Network,
+    Posterior,
+    Precision,
+    Prior,
+    Settings,
+)
 
 MODELS, DATA, OPTIMISATION = "Model", "Data", "Optimisation"
 ROBUSTNESS, PROCESSES = "Robustness and reproducibility", "Several processes"
@@ -105,7 +115,7 @@ def train(
     ] = None,
     batch_size: Annotated[
         int | None,
-        _option(OPTIMISATION, min=1, help="Images in a step (default: 128, fewer if images are larger than 64×64)."),
+        _option(OPTIMISATION, min=1, help="Images in a step (default: 128 or the recipe's; fewer above 64×64)."),
     ] = None,
     learning_rate: Annotated[
         float, _option(OPTIMISATION, help="Peak learning rate (warm-up, then cosine decay).")
@@ -182,8 +192,8 @@ def train(
     wanted = Settings(**{field.name: _plain(context.params[field.name]) for field in dataclasses.fields(Settings)})
     wanted = dataclasses.replace(wanted, size=_parse_size(size))
     if num_workers > 1 and not cluster.is_worker():
-        if batch_size is not None:
-            _check_shares(batch_size, num_workers)
+        if recipe is None or batch_size is not None:
+            _check_shares(batch_size or BATCH_SIZE, num_workers)
         if workers.train(arguments, run, num_workers, worker_timeout, overwrite):
             _describe(run, samples, context.obj)
         return
@@ -240,7 +250,8 @@ def _describe(run: Path, samples: int, debug: bool) -> None:
     from kvae.training.fitted_prior import fit_prior_of
 
     data = open_run(run, debug).data()
-    fit_prior_of(run, data)
+    with unfinished.locked(run):
+        fit_prior_of(run, data)
     describe(run, data, samples, debug)
     _say_what_next(run)
 

@@ -145,8 +145,8 @@ def _mismatch(scores: Mapping[str, Any]) -> Finding | None:
         "prior mismatch",
         f"Prior mismatch: the aggregate posterior is {f'{bound} {nats:.1f}'.lstrip()} nats from the "
         f"prior (of a rate of {scores['rate']:.1f}), so samples come from regions on which the decoder was not "
-        "trained. Fit a prior to the latents after training (--fit-prior), learn one (VampPrior, RealNVP), or raise "
-        "beta.",
+        "trained. Fit a prior to the latents after training (--fit-prior mixture), learn one (VampPrior, RealNVP), or "
+        "raise beta.",
     )
 
 

@@ -26,6 +26,7 @@ POSTERIORS: dict[str, Any] = {
     "full-covariance": posteriors.FullCovarianceNormal,
     "flow": posteriors.InverseAutoregressive,
 }
+FITTED = (priors.FixedMixture, priors.FlowMatching, priors.TopLevel)  # after training (`with_fitted_prior`)
 PRIORS: dict[str, Any] = {
     "normal": priors.StandardNormal,
     "mixture": priors.Mixture,
@@ -101,8 +102,9 @@ def _start_from(model: VAE, other: VAE, name: str) -> None:
     """Copy the weights of `other` to `model`; raise a RunError if the networks differ."""
     for part in ("encoder", "decoder", "posterior", "likelihood", "prior"):
         mine, theirs = getattr(model, part), getattr(other, part)
-        if part == "prior" and not theirs.trainable_weights:
-            continue  # such as one that was fitted after training
+        if isinstance(theirs, FITTED) and not isinstance(mine, FITTED):
+            print(f"The model starts with the networks of {name}, and without its prior, which was fitted afterwards.")
+            continue
         shapes = [[tuple(weight.shape) for weight in layer.weights] for layer in (mine, theirs)]
         if shapes[0] != shapes[1]:
             raise RunError(f"Expected --from to be a run with the same {part} as this model. Received: {name}")
