@@ -4,7 +4,8 @@
 
 The file's `score` returns −log w = −log p(x, z)/q(z|x) of one posterior sample if the rate is estimated from the
 sample, as with every prior except the normal ones. K seeds give the bound −log 1/K Σ w. LiteRT runs the file, without
-TensorFlow.
+TensorFlow. Otherwise, as for a hierarchy of latents, Keras draws the latents and the file of the decoder turns them into
+images (`kvae.export.likelihood_through_file`).
 """
 
 import argparse
@@ -49,23 +50,28 @@ if __name__ == "__main__":
     options = parser.parse_args()
 
     vae, data = kvae.load(options.run / "model.keras"), kvae.data.load(options.data)
-    if closed_form_kl(vae.posterior, vae.prior):
-        parser.error("expected a model with a sampled rate: with a rate in closed form, the file has no weights")
     images, _ = data.arrays("test", limit=options.limit)
-    scores = kvae.evaluation.evaluate(vae, images, options.samples)
-    rows = {"Keras": {"negative_elbo": -scores["elbo"], "nll": scores["nll"], "nll_error": scores["nll_error"]}}
+    has_weights = not (vae.posterior.is_joint or closed_form_kl(vae.posterior, vae.prior))  # in its files
+    rows = {}
+    if has_weights:
+        scores = kvae.evaluation.evaluate(vae, images, options.samples)
+        rows["Keras"] = {name: scores[name] for name in ("nll", "nll_error")} | {"negative_elbo": -scores["elbo"]}
     with tempfile.TemporaryDirectory() as folder:
         validation, _ = data.arrays("validation")
         kvae.export.export(vae, Path(folder) / "out", images[:1000], validation=validation[:1000],
                            precisions=("float32", "int8"))  # fmt: skip
         for precision in ("float32", "int8"):
-            path, started = Path(folder) / "out" / f"vae_{precision}.tflite", time.perf_counter()
-            rows[path.name] = through_file(path, images, options.samples) | {
-                "bytes": path.stat().st_size, "seconds": time.perf_counter() - started,
-            }  # fmt: skip
+            kind = "vae" if has_weights else "decoder"
+            path, started = Path(folder) / "out" / f"{kind}_{precision}.tflite", time.perf_counter()
+            if has_weights:
+                found = through_file(path, images, options.samples)
+            else:
+                nats = kvae.export.likelihood_through_file(vae, path, images, num_samples=options.samples)
+                rows["Keras"] = {"nll": nats["nll_keras"]}
+                found = {"nll": nats["nll_file"], "lost": nats["nats_lost"], "lost_error": nats["nats_lost_error"]}
+            rows[path.name] = found | {"bytes": path.stat().st_size, "seconds": time.perf_counter() - started}
     print(f"{data.name}, {len(images):,} test images, K = {options.samples}\n")
-    print(f"{'':<22}{'−ELBO':>8}{'NLL':>8} ± s.e.{'kB':>8}")
     for name, row in rows.items():
-        size = f"{row['bytes'] / 1e3:8,.0f}" if "bytes" in row else ""
-        print(f"{name:<22}{row['negative_elbo']:>8.2f}{row['nll']:>8.2f} ± {row['nll_error']:.2f}{size}")
-    store("phone", {"run": options.run.name, "num_samples": options.samples, "images": len(images), "rows": rows})
+        print(f"{name:<24}{'   '.join(f'{key} {value:,.3f}' for key, value in row.items())}")
+    name = "phone" if options.run.name == "phone" else f"phone_{options.run.name}"
+    store(name, {"run": options.run.name, "num_samples": options.samples, "images": len(images), "rows": rows})

@@ -94,13 +94,16 @@ EXPERIMENTS: dict[str, dict[str, list[str]]] = {
     # A hierarchy after the same 4 epochs as the rows of `parts`, then the whole schedule, and IWAE from its weights. A
     # sample takes a pass of the decoder: K = 100.
     "ladder": {
-        name: [f"train {STATIC} --recipe ladder {options} --out {{run}}", "evaluate {run} --samples 100 --limit 2000"]
-        for name, options in {
-            "ladder": "--epochs 4",
-            "ladder-elbo": "--precision bfloat16",
-            "ladder-iwae": "--precision bfloat16 --from {runs}/ladder-elbo --importance-samples 5 --epochs 2 "
-            "--learning-rate 3e-4",
-        }.items()
+        name: [f"train {STATIC} --recipe ladder {options} --out {{run}}", f"evaluate {{run}} --samples 100{limit}"]
+        for name, options, limit in (
+            ("ladder", "--epochs 4", " --limit 2000"),
+            ("ladder-elbo", "--precision bfloat16", " --limit 2000"),
+            (
+                "ladder-iwae",
+                "--precision bfloat16 --from {runs}/ladder-elbo --importance-samples 5 --epochs 2 --learning-rate 3e-4",
+                "",
+            ),
+        )
     },
     # The same training run in every precision, compiled or not. Three seeds of the first show the noise.
     "precision": {
