@@ -4,8 +4,8 @@
 
 The file's `score` returns −log w = −log p(x, z)/q(z|x) of one posterior sample if the rate is estimated from the
 sample, as with every prior except the normal ones. K seeds give the bound −log 1/K Σ w. LiteRT runs the file, without
-TensorFlow. Otherwise, as for a hierarchy of latents, Keras draws the latents and the file of the decoder turns them into
-images (`kvae.export.likelihood_through_file`).
+TensorFlow. Otherwise, as for a hierarchy of latents, Keras draws the latents and the file of the decoder turns them
+into images (`kvae.export.likelihood_through_file`).
 """
 
 import argparse
