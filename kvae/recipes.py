@@ -287,7 +287,7 @@ def pythae_vae(image_shape: Shape, latent_dim: int = 40) -> VAE:
 
 @recipe(batch_size=100, learning_rate=1.2e-3, epochs=40, precision="bfloat16", ema=0.999)
 def residual_flow(image_shape: Shape, latent_dim: int = 40, num_steps: int = 30_000, num_samples: int = 1) -> VAE:
-    """Our best density: residual networks, RealNVP prior, IAF posterior (Kingma et al. 2016, arXiv:1606.04934).
+    """The best density of a vector of latents: residual networks, RealNVP, IAF (Kingma et al. 2016, arXiv:1606.04934).
 
     The objective is the ELBO with a warm-up, or IWAE (arXiv:1509.00519) if num_samples > 1, to train a run further.
     The prior is from Dinh et al. 2017 (arXiv:1605.08803), the networks from He et al. 2016."""
