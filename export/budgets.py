@@ -38,9 +38,10 @@ _FLOAT16 = {
     PROBABILITY: Budget(max=0.02, mean=0.005),
 }
 
-# int8, images: two or three grey levels of an 8-bit image on average, far below the reconstruction error of a VAE, and
-# at most a third of the range for a single pixel (such errors occur at edges of strokes). Measured on digits: 0.001 to
-# 0.003 and 0.01 to 0.2, the largest after long training; a file with badly chosen ranges has 0.02 and 0.4.
+# int8, images: two or three grey levels of an 8-bit image on average, far below the reconstruction error of a VAE. A
+# single pixel at the edge of a stroke may differ far more, the sharper the decoder, the more. Measured on digits: 0.001
+# to 0.003 on average; for one pixel 0.01 to 0.2, and 0.56 of `ladder` after 60 epochs. A file with badly chosen ranges
+# has 0.02 and 0.4, so that the mean tells.
 # int8, means: noise of a twentieth of the spread of the latents adds 0.25 % to their variance, which is too little to
 # change the order of neighbours in latent space. A single mean may differ by half a spread. Measured: a fifth.
 # int8, variances: relative to their root mean square, because errors of a log-scale are relative errors of a
@@ -51,11 +52,9 @@ _FLOAT16 = {
 # wrong: `kvae.export.accuracy`.)
 _INT8 = {
     **dict.fromkeys((SPREAD, SIZE, NATS, PROBABILITY), Budget(max=0.5, mean=0.05)),
-    PIXELS: Budget(max=0.3, mean=0.01),
+    PIXELS: Budget(max=0.7, mean=0.01),
 }
-# full_int8: same mean as int8. The edge of a stroke may differ more, because ranges are fixed in advance.
-_FULL_INT8 = {**_INT8, PIXELS: Budget(max=0.5, mean=0.01)}
-_BY_PRECISION = {"float16": _FLOAT16, "int8": _INT8, "full_int8": _FULL_INT8, "integer": _FULL_INT8}
+_BY_PRECISION = {"float16": _FLOAT16, **dict.fromkeys(("int8", "full_int8", "integer"), _INT8)}
 
 
 def rounding(weights: Iterable[tuple[str, tuple[int, ...]]], image_shape: tuple[int, ...]) -> float:
