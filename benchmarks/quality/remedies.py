@@ -127,7 +127,11 @@ if __name__ == "__main__":
     data = kvae.data.load(options.data)
     classifier = evaluation.feature_classifier(data)
     print("".join(f"{title:>16}" for title in COLUMNS.values()))
-    rows: dict[str, Any] = {}
+    settings = {"data": options.data, "epochs": options.epochs, "seeds": options.seeds, "latents": LATENTS}
+    path = RESULTS / "quality_remedies.json"
+    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    is_same = all(before.get(key) == value for key, value in settings.items())
+    rows: dict[str, Any] = before["rows"] if is_same else {}
     only = [*options.only, *([BASELINE] if {*FITTED} & {*options.only} else [])]
     for name in [name for name in REMEDIES if name in only]:
         runs = []
@@ -144,11 +148,6 @@ if __name__ == "__main__":
         for title, results in {name: runs, **fitted}.items():
             rows[title] = summary(results)
             show(title, rows[title])
-    common = {key: runs[0][key] for key in ("measure", "frechet_floor", "classifier_accuracy", "n")}
+        common = {key: runs[0][key] for key in ("measure", "frechet_floor", "classifier_accuracy", "n")}
+        store("quality_remedies", {**settings, **common, "rows": rows})  # after each row: they take minutes
     print(f"floor {common['frechet_floor']:.3g}: {common['measure']}")
-    settings = {"data": options.data, "epochs": options.epochs, "seeds": options.seeds, "latents": LATENTS}
-    path = RESULTS / "quality_remedies.json"
-    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    if all(before.get(key) == value for key, value in settings.items()):
-        rows = before["rows"] | rows
-    store("quality_remedies", {**settings, **common, "rows": rows})
