@@ -247,9 +247,9 @@ def _resume(
 
 def _describe(run: Path, samples: int, debug: bool) -> None:
     """Describe a run that is trained: by several workers, or before the process was killed."""
-    from kvae.training.fitted_prior import fit_prior_of
-
     data = open_run(run, debug).data()
+    from kvae.training.fitted_prior import fit_prior_of  # imports TensorFlow, which `open_run` has started
+
     with unfinished.locked(run):
         fit_prior_of(run, data)
     describe(run, data, samples, debug)

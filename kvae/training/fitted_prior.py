@@ -22,18 +22,24 @@ STREAM = 2  # of the noise; training has 0, evaluation 1
 BATCH = 256  # always the same, because the noise depends on the number of a batch
 MOST_FULL = 64  # latents with full covariances: a component has more images than numbers
 MOST_OF_FLOW = 128  # latents: the flow is inverted with a Jacobian for each image
-METHODS: dict[FitPrior, Callable[[np.ndarray], priors.Prior]] = {
-    "mixture": lambda z: priors.fit_mixture(z, covariance_type="full" if z.shape[1] <= MOST_FULL else "diag"),
-    "flow": priors.fit_flow_matching,
-}
 
 _say = functools.partial(print, flush=True)
+
+
+def _mixture(latents: np.ndarray) -> priors.Prior:
+    return priors.fit_mixture(latents, covariance_type="full" if latents.shape[1] <= MOST_FULL else "diag")
+
+
+METHODS: dict[FitPrior, Callable[[np.ndarray], priors.Prior]] = {
+    "mixture": _mixture,
+    "flow": priors.fit_flow_matching,
+}
 
 
 def with_fitted_prior(
     model: VAE,
     data: Any,
-    fit: Callable[[np.ndarray], priors.Prior] = priors.fit_mixture,
+    fit: Callable[[np.ndarray], priors.Prior] = _mixture,
     *,
     limit: int = FIT_IMAGES,
 ) -> VAE:
@@ -47,8 +53,8 @@ def with_fitted_prior(
         model: a trained `kvae.VAE` without conditions.
         data: a `kvae.data.Data`, whose training images are used; or images `(N, H, W, C)`, a pair of images and
             labels, or a dataset of batches. Labels are ignored.
-        fit: function from latents `(N, D)` to a prior: `kvae.priors.fit_mixture` or `fit_flow_matching`, or one with
-            other arguments, such as `lambda z: fit_mixture(z, components=20)`.
+        fit: function from latents `(N, D)` to a prior. The default is `kvae.priors.fit_mixture`, with full covariances
+            of up to 64 latents; others are `fit_flow_matching`, or `lambda z: fit_mixture(z, components=20)`.
         limit: largest number of images.
 
     Raises:
