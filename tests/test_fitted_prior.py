@@ -41,7 +41,7 @@ def test_the_latents_are_draws_of_the_posterior():
     assert abs(noise.numpy().mean()) < 0.15
     assert abs(noise.numpy().std() - 1) < 0.15
     with_fitted_prior(vae, kvae.data.load(IMAGES), fit, limit=100)
-    with_fitted_prior(vae, (kvae.data.load(IMAGES).arrays("train", limit=100)), fit)
+    with_fitted_prior(vae, kvae.data.load(IMAGES).arrays("train", limit=100), fit)
     np.testing.assert_array_equal(seen[1], seen[2])
     assert seen[1].shape == (100, 2)
 
@@ -74,7 +74,7 @@ def test_a_conditional_model_is_refused(tmp_path):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A run whose rate has no weight, so that its latents are far from N(0, I); its data, and what was printed."""
+    """A run whose rate has no weight, so that its latents are far from N(0, I), and its data."""
     run = tmp_path_factory.mktemp("fitted") / "run"
     settings = Settings("digits", latent_dim=2, beta=0.0, network="mlp", epochs=2, fit_prior="mixture")
     return run, train_run(settings, run)

@@ -27,7 +27,7 @@ import numpy as np
 from common import RESULTS, extent, store
 
 import kvae
-from kvae import evaluation, likelihoods, networks, objectives, posteriors, priors, recipes
+from kvae import evaluation, likelihoods, objectives, priors, recipes
 from kvae.training import with_fitted_prior
 
 LATENTS, LEARNING_RATE, CLIP_NORM, COMPONENTS = 16, 1e-3, 200.0, 10
@@ -53,18 +53,6 @@ def default(**parts: Callable[[], Any]) -> Callable[[Shape], kvae.VAE]:
     return make
 
 
-def ladder(shape: Shape) -> kvae.VAE:
-    """Return a VAE with the networks of the recipe `ladder`, and discretised logistics."""
-    like = recipes.ladder(shape)
-    return kvae.VAE(
-        networks.BottomUp(shape, like.decoder.levels),
-        networks.TopDown(shape, like.decoder.levels),
-        posterior=posteriors.TopDownNormal(),
-        likelihood=likelihoods.DiscretizedLogistic(),
-        objective=like.objective,
-    )
-
-
 REMEDIES: dict[str, Callable[[Shape], kvae.VAE]] = {
     BASELINE: default(),
     "likelihood: Normal, scale 0.1": default(likelihood=lambda: likelihoods.Normal(0.1)),
@@ -76,7 +64,6 @@ REMEDIES: dict[str, Callable[[Shape], kvae.VAE]] = {
     "objective: IWAE, K = 5": default(objective=lambda: objectives.IWAE(num_samples=5)),
     "discretised logistic and RealNVP": default(likelihood=likelihoods.DiscretizedLogistic, prior=priors.RealNVP),
     "a hierarchy of latents: ladder": recipes.ladder,
-    "ladder and discretised logistic": ladder,
 }
 
 #: priors that are fitted to the latents of the baseline after training
