@@ -139,7 +139,7 @@ def _describe(model: Model) -> None:
     info = model.info
     parts = ", ".join(f"{part} {info[part]}" for part in ("prior", "posterior", "likelihood") if info[part])
     latents = "" if model.latent_dim is None else f", {model.latent_dim} latents; {parts}"
-    print(f"{info['kind']} of {'×'.join(map(str, model.image_shape))} images{latents}")
+    print(f"{info['kind']} of {'×'.join(map(str, model.event_shape))} images{latents}")
     if "classes" in info:
         print(f"{info['classes']['size']} classes" + (f": {', '.join(model.class_names)}" if model.class_names else ""))
     if model.condition_dim is not None:

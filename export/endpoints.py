@@ -58,7 +58,7 @@ class Endpoint:
     def specs(self, model: Any, batch: int | None = None) -> dict[str, tf.TensorSpec]:
         """Return shape and dtype of each input; a batch of None means any size."""
         shapes = {
-            IMAGE: (batch, *model.image_shape),
+            IMAGE: (batch, *model.event_shape),
             LATENT: (batch, getattr(model, "latent_dim", None)),  # a classifier has none
             END: (1, getattr(model, "latent_dim", None)),
             POSITION: (batch,),

@@ -63,7 +63,7 @@ def describe(
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "kind": kind(model),
-        "image_shape": list(model.image_shape),
+        "image_shape": list(model.event_shape),
         "latent_dim": model.latent_dim if has_latents else None,
         **_levels(model),
         "parameters": reference.parameters,

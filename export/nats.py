@@ -58,13 +58,13 @@ def likelihood_through_file(
         True
     """
     file = runtime.load(path)
-    wanted, received = ((m.image_shape, m.latent_dim, m.condition_dim) for m in (model, file))
+    wanted, received = ((m.event_shape, m.latent_dim, m.condition_dim) for m in (model, file))
     if wanted != received or "decode" not in file.info["signatures"]:
         raise ValueError(
             "Expected a file of the model with the signature 'decode', with (image_shape, latent_dim, condition_dim) = "
             f"{wanted}. Received: {file.path.name}, with {received} and {', '.join(file.info['signatures'])}"
         )
-    model.likelihood.from_mean(np.full((1, *model.image_shape), 0.5, "float32"))  # an error before the work
+    model.likelihood.from_mean(np.full((1, *model.event_shape), 0.5, "float32"))  # an error before the work
     data = images if condition is None else (images, condition)
     proposal = "posterior" if model.posterior.is_joint else "refined"
     rows = []

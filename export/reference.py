@@ -93,11 +93,11 @@ class Reference:
         self.image_source = "noise of random brightness and contrast" if images is None else "given"
         self.latent_source = None
         self._weights = endpoints.weights_of(model)
-        self.rounding = rounding([(weight.path, tuple(weight.shape)) for weight in model.weights], model.image_shape)
+        self.rounding = rounding([(weight.path, tuple(weight.shape)) for weight in model.weights], model.event_shape)
         self.parameters = sum(self._weights.values())
         self.endpoints = tuple(endpoint.with_io(io) for endpoint in endpoints_of(model))
         if images is None:
-            pixels, condition = _noise(model.image_shape, seed, rows), conditions_in_turn(model, rows)
+            pixels, condition = _noise(model.event_shape, seed, rows), conditions_in_turn(model, rows)
         else:
             images = check_images(images, model)
             chosen = np.linspace(0, len(images) - 1, rows).round().astype(int)
@@ -178,10 +178,10 @@ def _check_repeatable(
 
 def check_images(images: Any, model: Any, name: str = "images") -> np.ndarray:
     """Return `images` as float32; raise a ValueError if they have another shape, or values outside [0, 1]."""
-    shape = ", ".join(map(str, model.image_shape))
+    shape = ", ".join(map(str, model.event_shape))
     wanted = f"Argument `{name}` must be one or more images, an array of shape (batch, {shape})"
     array = numbers(wanted, images)
-    if array.shape[1:] != tuple(model.image_shape) or len(array) == 0:
+    if array.shape[1:] != tuple(model.event_shape) or len(array) == 0:
         raise ValueError(f"{wanted}. Received: shape {array.shape}")
     array = array.astype("float32")
     inside = (array >= -ROUNDING) & (array <= 1 + ROUNDING) if model.bounded else np.isfinite(array)

@@ -91,7 +91,7 @@ class Model:
         self._data = data
         self._interpreter = _open(self.path, data, num_threads, xnnpack)
         self.info = self._read_info(self._interpreter.get_signature_list())
-        self.image_shape = tuple(self.info["image_shape"])
+        self.event_shape = tuple(self.info["image_shape"])
         self.latent_dim = None if self.info["latent_dim"] is None else int(self.info["latent_dim"])
         self.batch_sizes = tuple(sorted(self.info["batch_sizes"], reverse=True))
         self.condition_dim = int(self.info["condition"]["size"]) if "condition" in self.info else None
@@ -155,7 +155,7 @@ class Model:
             "near the codes of real images instead",
         )
         n, start = integer("n", n, least=1), integer("start", start, least=0)
-        most = MAX_BYTES // (4 * math.prod(self.image_shape))
+        most = MAX_BYTES // (4 * math.prod(self.event_shape))
         if n > most:
             raise ValueError(
                 f"Argument `n` must be 1 to {most} (2 GiB per call): draw more in several calls, with `start`. "
@@ -182,7 +182,7 @@ class Model:
 
     def interpolate_images(self, first: Any, second: Any, steps: int = 8, condition: Any = None) -> np.ndarray:
         """Return images on the line between the latents of two images `(H, W, C)`: `(steps, H, W, C)`."""
-        ends = (_check(name, image, self.image_shape) for name, image in (("first", first), ("second", second)))
+        ends = (_check(name, image, self.event_shape) for name, image in (("first", first), ("second", second)))
         start, end = (self.encode(image[None], condition).mean[0] for image in ends)
         return self.interpolate(start, end, steps, condition)
 
@@ -504,7 +504,7 @@ class Model:
         return {"condition": _check("condition", np.broadcast_to(array, (rows, size)), (None, size))}
 
     def _check_image(self, image: Any) -> np.ndarray:
-        image = _check("image", image, (None, *self.image_shape))
+        image = _check("image", image, (None, *self.event_shape))
         low, high = self.info["value_range"]
         if image.min() < low - ROUNDING or image.max() > high + ROUNDING:
             raise ValueError(

@@ -12,6 +12,7 @@ from kvae.distributions import (
     LowRankNormal,
     Normal,
     OptimalNormal,
+    Scaled,
 )
 
 __all__ = [
@@ -26,4 +27,5 @@ __all__ = [
     "LowRankNormal",
     "Normal",
     "OptimalNormal",
+    "Scaled",
 ]

@@ -157,10 +157,10 @@ class RunFolder:
             validation_fraction=0.0 if whole else 0.1,
             test_fraction=0.0 if whole else 0.1,
         )
-        if loaded.image_shape != self.model.image_shape:
+        if loaded.event_shape != self.model.event_shape:
             raise RunError(
-                f"Expected images of shape {self.model.image_shape}, as this run was trained on. "
-                f"Received: {source} with {loaded.image_shape}"
+                f"Expected images of shape {self.model.event_shape}, as this run was trained on. "
+                f"Received: {source} with {loaded.event_shape}"
             )
         classes = config.get("label_names")
         if self.model.condition_dim is not None and classes and loaded.label_names not in ((), tuple(classes)):

@@ -12,6 +12,7 @@ import tensorflow as tf
 from kvae.data import order, pipeline
 from kvae.data.catalogue import Catalogue, Changes, Splits, find
 from kvae.data.errors import DataError, message_of
+from kvae.data.schema import Schema
 from kvae.data.splits import NAMES, NEW, Source
 
 
@@ -21,7 +22,7 @@ class Data:
 
     Attributes:
         name: name of the source.
-        image_shape: (H, W, C).
+        event_shape: (H, W, C) of images, (T, F) of series, or (columns,) of rows.
         label_names: names of the classes; empty if they have no names.
         num_train, num_validation, num_test: number of images in each split; upper bounds if `counts_are_exact` is
             False, because images of a streamed folder may be unreadable.
@@ -30,14 +31,14 @@ class Data:
     Example:
         >>> import kvae
         >>> data = kvae.data.load("digits", batch_size=64)
-        >>> data.image_shape, data.num_train, data.num_validation, data.num_test
+        >>> data.event_shape, data.num_train, data.num_validation, data.num_test
         ((8, 8, 1), 1437, 180, 180)
         >>> next(iter(data.train)).shape
         TensorShape([64, 8, 8, 1])
     """
 
     name: str
-    image_shape: tuple[int, int, int]
+    event_shape: tuple[int, ...]
     label_names: tuple[str, ...]
     num_train: int
     num_validation: int
@@ -67,6 +68,11 @@ class Data:
         """Batches (B, H, W, C) of the test images, the same on every pass."""
         return self.split("test")
 
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """Another name of `event_shape`."""
+        return self.event_shape
+
     def is_labelled(self, split: str) -> bool:
         """Return whether a split has labels; False for unlabelled test images of a labelled folder.
 
@@ -81,6 +87,11 @@ class Data:
     def path(self) -> Path | None:
         """Absolute path of the folder or file of the images; None for a named dataset and for arrays."""
         return self.source.path
+
+    @property
+    def schema(self) -> Schema | None:
+        """Names and scales of the features of a series or of the columns of a table; None for images."""
+        return self.source.schema
 
     @property
     def value_range(self) -> tuple[float, float] | None:
@@ -182,7 +193,7 @@ class Data:
         if batch_size < 1:
             raise DataError(f"Argument 'batch_size' must be >= 1. Received: {batch_size}")
         return pipeline.Plan(
-            image_shape=self.image_shape,
+            event_shape=self.event_shape,
             scale=self.source.scale,
             binarize=self.binarize,
             seed=self.seed,
@@ -344,7 +355,7 @@ class Data:
             ((5, 8, 8, 1), (5,))
         """
         count = self._count(name, limit)
-        images = np.empty((count, *self.image_shape), np.float32)
+        images = np.empty((count, *self.event_shape), np.float32)
         labels = np.empty(count, np.int64)
         filled = 0
         try:

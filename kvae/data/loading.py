@@ -80,7 +80,7 @@ def load(
         >>> import numpy as np
         >>> images = np.random.default_rng(0).integers(0, 256, (50, 12, 12), np.uint8)
         >>> data = kvae.data.load(images, batch_size=10, binarize="threshold")
-        >>> data.num_train, data.num_validation, data.num_test, data.image_shape
+        >>> data.num_train, data.num_validation, data.num_test, data.event_shape
         (40, 5, 5, (12, 12, 1))
     """
     if not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
@@ -116,7 +116,7 @@ def load(
     counts = {name: split.count for name, split in found.splits.items()}
     return Data(
         name=found.name,
-        image_shape=found.image_shape,
+        event_shape=found.event_shape,
         label_names=found.label_names,
         num_train=counts["train"],
         num_validation=counts["validation"],

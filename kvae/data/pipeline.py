@@ -32,7 +32,7 @@ class Plan:
     """Settings of the batches.
 
     Args:
-        image_shape: (H, W, C).
+        event_shape: (H, W, C).
         scale: `x = image / scale`.
         binarize: one of `BINARIZE`.
         seed: seed of the order and the draws.
@@ -46,7 +46,7 @@ class Plan:
         worker: `(index, count)` of the worker that gets its part of each batch.
     """
 
-    image_shape: tuple[int, int, int]
+    event_shape: tuple[int, ...]
     scale: float
     binarize: str
     seed: int
@@ -110,7 +110,7 @@ def _from_memory(split: MemorySplit, count: int, plan: Plan) -> tf.data.Dataset:
     tensor, labels, rows = split.memory.tensor, split.memory.labels, split.rows[:count]
     found = np.column_stack([np.full(len(tensor), -1) if labels is None else labels, np.arange(len(tensor))])
     if plan.binarize == "stochastic" and not plan.shuffle:
-        drawn = np.empty((count, *plan.image_shape), np.uint8)
+        drawn = np.empty((count, *plan.event_shape), np.uint8)
         for start in range(0, count, DRAW_CHUNK):
             part = split.memory.images[rows[start : start + DRAW_CHUNK]]
             drawn[start : start + DRAW_CHUNK] = fixed_draw(part, start // DRAW_CHUNK, plan)
@@ -185,9 +185,9 @@ def _finish(
     if plan.binarize == "threshold":
         x = tf.cast(x >= 0.5, tf.float32)
     elif plan.binarize == "stochastic" and not already_drawn:
-        whole = tf.random.stateless_uniform((plan.batch_size, *plan.image_shape), key)
+        whole = tf.random.stateless_uniform((plan.batch_size, *plan.event_shape), key)
         first, _ = plan.share.within(tf.clip_by_value(count - key[1] * plan.batch_size, 1, plan.batch_size))
         x = tf.cast(whole[first : first + tf.shape(x, tf.int64)[0]] < x, tf.float32)
-    x = tf.ensure_shape(x, [None, *plan.image_shape])
+    x = tf.ensure_shape(x, [None, *plan.event_shape])
     pairs = tf.ensure_shape(pairs, [None, 2])
     return (x, pairs if plan.numbers else pairs[:, 0]) if plan.labels else x

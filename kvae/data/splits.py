@@ -18,6 +18,7 @@ from kvae.data.images import WHITE, Color
 from kvae.data.streams import StreamSplit
 
 if TYPE_CHECKING:
+    from kvae.data.schema import Schema
     from kvae.data.catalogue import Catalogue
 
 NAMES = ("train", "validation", "test")
@@ -92,7 +93,7 @@ class Source:
 
     name: str
     splits: dict[str, Split]
-    image_shape: tuple[int, int, int]
+    event_shape: tuple[int, ...]
     scale: float  # x = image / scale
     has_labels: bool = False
     label_names: tuple[str, ...] = field(default=())
@@ -102,6 +103,7 @@ class Source:
     decode: Decoder | None = None  # decoder of the files of a folder
     value_range: Range | None = None  # the values that become 0 and 1; None if fixed by their type
     catalogue: Catalogue | None = None
+    schema: Schema | None = None  # of series and tables: names, units and the default likelihood
 
 
 def held_out_sizes(count: int, present: Container[str], request: Request, what: str) -> dict[str, int]:

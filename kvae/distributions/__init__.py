@@ -15,6 +15,7 @@ from kvae.distributions.noise import IndexedNoise, Noise, Seed, standard_normal,
 from kvae.distributions.normal import Normal
 from kvae.distributions.optimal_normal import OptimalNormal
 from kvae.distributions.quantile import normal_from_words, uniform_from_words
+from kvae.distributions.scaled import Scaled
 from kvae.distributions.threefry import random_words, seed_words
 from kvae.distributions.top_down_normal import TopDownNormal
 
@@ -34,6 +35,7 @@ __all__ = [
     "Noise",
     "Normal",
     "OptimalNormal",
+    "Scaled",
     "Seed",
     "TopDownNormal",
     "closed_form_kl",

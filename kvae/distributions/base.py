@@ -28,17 +28,22 @@ class Distribution(Part):
     A subclass defines `param_size`, `log_prob`, `sample`, `mean` and `variance`. It keeps the arguments of its
     constructor as attributes and adds weights, if any, in `build`. Called as a layer, a family returns its mean.
 
+    A likelihood may standardise x: `standardize` returns x in the form that networks take, such as with the mean and
+    the scale of the training data removed.
+
     Attributes:
         support: values of the distribution: "real" numbers, the "unit" interval [0, 1], "binary" 0 and 1, or
             "levels" k / (levels − 1).
         roles: possible roles, "posterior" or "likelihood".
         is_joint: whether samples of a posterior are drawn together with the pass of the decoder (`TopDownNormal`).
+        accepts_missing: whether NaN in x means a missing value, which the density leaves out.
         unbounded: names of the raw parameters without bounds, for the error about a network whose last activation has
             bounds. None for a family that accepts bounded raw parameters.
     """
 
     support = "real"
     is_joint = False
+    accepts_missing = False
     roles: tuple[str, ...] = ("posterior", "likelihood")
     unbounded: str | None = None
 
@@ -57,6 +62,19 @@ class Distribution(Part):
     def param_size(self, event_shape: tuple[int, ...]) -> int:
         """Return the size of the last axis of the raw parameters for an event of this shape."""
         raise NotImplementedError(f"{type(self).__name__} must define `param_size`.")
+
+    @property
+    def standardizes(self) -> bool:
+        """Whether `standardize` changes x."""
+        return type(self).standardize is not Distribution.standardize
+
+    def standardize(self, x: Any) -> Any:
+        """Return x `(…, *event)` in the form that an encoder takes, `(…, *standardized_shape(event))`."""
+        return x
+
+    def standardized_shape(self, event_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape of an event after `standardize`."""
+        return event_shape
 
     def log_prob(self, params: Any, value: Any) -> Any:
         """Return the log-density of `value` `(…, B, *event)` in nats, summed over the event: `(…, B)`."""

@@ -79,7 +79,7 @@ def gathered(tensors: Sequence[Any], rows: Any) -> list[Any]:
 
 def decoding_graph(model: VAE, prior: Prior) -> tf.Graph:
     """Return the graph from latents (and conditions) to log p(x|z) and log p(z)."""
-    x = tf.zeros((1, *model.image_shape))
+    x = tf.zeros((1, *model.event_shape))
 
     @tf.function
     def decode(latents: Any) -> Any:

@@ -77,7 +77,7 @@ def decoded_params(model: VAE, z: Any, c: Any, decode: Callable[..., np.ndarray]
     if c is not None:
         flat.append(tf.reshape(tf.ones_like(z[..., :1]) * c, (-1, c.shape[-1])))
     mean = tf.numpy_function(lambda *inputs: decode(*inputs).astype("float32"), flat, tf.float32)
-    return model.likelihood.from_mean(tf.reshape(mean, (*tf.unstack(tf.shape(z)[:-1]), *model.image_shape)))
+    return model.likelihood.from_mean(tf.reshape(mean, (*tf.unstack(tf.shape(z)[:-1]), *model.event_shape)))
 
 
 class ImportanceSampler:

@@ -144,7 +144,7 @@ def _summary(model: VAE, rows: Rows, described: str | None) -> dict[str, Any]:
     terms["elbo"] = -(rows["distortion"] + rows["rate"])
     means = {name: float(np.mean(values)) for name, values in terms.items()}
     latents = latent_statistics(rows["mean"], rows["variance"])
-    bits = math.log(2) * math.prod(model.image_shape)
+    bits = math.log(2) * math.prod(model.event_shape)
     finite = {name: np.isfinite(rows[name].reshape(len(rows[name]), -1)).all(axis=1) for name in (*terms, "mean")
               if name in rows}  # fmt: skip
     binarisation = None

@@ -47,8 +47,8 @@ def sample_quality(model: Any, data: Any, n: int = 2000, classifier: Any = None,
 
         >>> import kvae
         >>> data = kvae.data.load("digits")
-        >>> vae = kvae.VAE(latent_dim=2, image_shape=data.image_shape)
-        >>> untrained = keras.Sequential([keras.Input(data.image_shape), layers.Flatten(), layers.Dense(10)])
+        >>> vae = kvae.VAE(latent_dim=2, image_shape=data.event_shape)
+        >>> untrained = keras.Sequential([keras.Input(data.event_shape), layers.Flatten(), layers.Dense(10)])
         >>> quality = sample_quality(vae, data, n=50, classifier=untrained)
         >>> quality["frechet_floor"] < quality["frechet_means"], quality["n"]
         (True, 50)
@@ -187,7 +187,7 @@ def feature_classifier(data: Any, epochs: int = 5, seed: int = 0) -> keras.Model
 
     classifier = keras.Sequential(
         [
-            keras.Input(data.image_shape),
+            keras.Input(data.event_shape),
             *map(conv, (32, 64, 64)),
             layers.Flatten(),
             layers.Dense(FEATURES, activation="relu", kernel_initializer=initial()),

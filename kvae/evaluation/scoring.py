@@ -92,7 +92,7 @@ def score_images(
     bar = tqdm(disable=None if progress else True, unit="image", leave=False)
     try:
         for batch in dataset:
-            x, y, target, _ = batch_of(batch, model.image_shape, model.condition_dim is not None)
+            x, y, target, _ = batch_of(batch, model.event_shape, model.condition_dim is not None)
             rows = _image_rows(model, x if target is None else target)
             x, target = model.check_images(x), None if target is None else model.check_images(target)
             if sampler is None or not bar.total:

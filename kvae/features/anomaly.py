@@ -50,8 +50,8 @@ class AnomalyDetector(OutlierMixin, LatentEstimator):
         criterion: one of "elbo", "likelihood", "distortion", "rate", "typicality", "complexity". With "complexity", the
             default model of images has a likelihood of 256 grey levels instead of Bernoulli.
         contamination: share of the training rows beyond the threshold, above 0 and at most 0.5.
-        model, image_shape, units, epochs, batch_size, learning_rate, patience, validation_fraction, random_state,
-            verbose: settings of the model and its training, as in `kvae.features.VAETransformer`.
+        model, event_shape, image_shape, units, epochs, batch_size, learning_rate, patience, validation_fraction,
+            random_state, verbose: settings of the model and its training, as in `kvae.features.VAETransformer`.
         num_samples: number of posterior samples for each row. All rows and calls share the samples.
         proposal: distribution of the samples of −log p(x), "posterior", or "refined" for samples closer to p(z|x)
             (`kvae.evaluation.score_images`).
@@ -154,8 +154,8 @@ def _complexity_problem(model: LatentModel) -> str | None:
     """Return why the criterion "complexity" is undefined for a model, or None."""
     if not model.bounded:
         return "criterion='complexity' requires images in [0, 1]. Received: rows of numbers"
-    if model.image_shape[-1] not in (1, 3):
-        return f"criterion='complexity' requires images of 1 or 3 channels. Received: images {model.image_shape}"
+    if model.event_shape[-1] not in (1, 3):
+        return f"criterion='complexity' requires images of 1 or 3 channels. Received: images {model.event_shape}"
     if model.likelihood.support == "binary":
         return (
             "criterion='complexity' requires a likelihood that can be compared with the length of a file, such as "

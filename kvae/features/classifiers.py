@@ -13,6 +13,7 @@ from kvae.distributions import Distribution
 from kvae.features.outputs import encoder_output
 from kvae.models import LatentModel
 from kvae.models.precision import fit_epsilon
+from kvae.networks import check_event_shape
 from kvae.networks.composite import Composite
 from kvae.saving import Saved
 
@@ -96,7 +97,8 @@ def classifier(
         num_classes,
         trainable,
         trunk_rate,
-        image_shape=trained.image_shape,
+        event_shape=trained.event_shape,
+        likelihood=trained.likelihood if trained.likelihood.standardizes else None,
         posterior=getattr(trained, "posterior", None),
         output=output,
         activation=activation,
@@ -124,7 +126,9 @@ class Classifier(Composite, keras.Model):
         trainable_layers: str = "all",
         trunk_rate: float | GradualUnfreezing = 0.1,
         *,
-        image_shape: tuple[int, int, int],
+        event_shape: tuple[int, ...] | None = None,
+        image_shape: tuple[int, int, int] | None = None,
+        likelihood: Distribution | None = None,
         posterior: Distribution | None = None,
         output: str = "hidden",
         activation: str | None = "softmax",
@@ -138,19 +142,20 @@ class Classifier(Composite, keras.Model):
         self.bounded, self.class_names = bounded, check_class_names(class_names, num_classes)
         gradual = isinstance(trunk_rate, GradualUnfreezing)
         self.trunk_rate = trunk_rate if gradual else _check_rate("trunk_rate", trunk_rate)
-        self.encoder, self.posterior, self.image_shape = encoder, posterior, tuple(image_shape)
+        self.encoder, self.posterior, self.likelihood = encoder, posterior, likelihood
+        self.event_shape = check_event_shape(event_shape, image_shape)
         self.trainable_layers, self.output_name = trainable_layers, output
         self.activation, self.dropout = activation, dropout
         self.drop = keras.layers.Dropout(dropout)
         self.head = keras.layers.Dense(num_classes, activation=activation, dtype="float32", name="classifier_head")
-        features = encoder_output(self, keras.KerasTensor((None, *self.image_shape)), output)
+        features = encoder_output(self, self.encoder_input(keras.KerasTensor((None, *self.event_shape))), output)
         self.head.build(features.shape)
         learning = self.trunk[: _num_trainable(trainable_layers, len(self.trunk))]
         for layer in encoder_layers(encoder):
             layer.trainable = any(layer is other for other in learning)
         if posterior is not None:
             posterior.trainable = False
-        self.build((None, *self.image_shape))
+        self.build((None, *self.event_shape))
 
     def build(self, input_shape: Any) -> None:
         self.built = True  # the constructor has built the layers
@@ -160,9 +165,13 @@ class Classifier(Composite, keras.Model):
         """The encoder's layers with weights that the head uses, starting next to the head."""
         return encoder_layers(self.encoder, with_head=self.output_name in ("mean", "moments"))[::-1]
 
+    def encoder_input(self, x: Any) -> Any:
+        """Return the input of the encoder: x, standardised if the likelihood of the VAE does so."""
+        return x if self.likelihood is None else self.likelihood.standardize(x)
+
     def call(self, x: Any, training: bool = False) -> Any:
         """Return the probabilities (or logits) of the classes, `(B, C)`."""
-        features = encoder_output(self, ops.cast(x, "float32"), self.output_name)
+        features = encoder_output(self, self.encoder_input(ops.cast(x, "float32")), self.output_name)
         return self.head(self.drop(features, training=training))
 
     def compile(self, optimizer: Any = "adam", *args: Any, **kwargs: Any) -> None:
@@ -182,7 +191,7 @@ class Classifier(Composite, keras.Model):
     ) -> None:
         """Export as with `keras.Model.export`: images to probabilities."""
         if input_signature is None:
-            input_signature = [keras.InputSpec(shape=(None, *self.image_shape), dtype="float32", name="image")]
+            input_signature = [keras.InputSpec(shape=(None, *self.event_shape), dtype="float32", name="image")]
         super().export(filepath, format, verbose, input_signature, **kwargs)
 
     def compile_from_config(self, config: dict[str, Any]) -> None:

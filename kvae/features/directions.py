@@ -130,7 +130,7 @@ def move(
         raise ValueError(f"Expected a direction of {model.latent_dim} latents. Received: shape {vector.shape}")
     z = latents_of(model, images)[:, None] + np.asarray(steps)[:, None] * vector  # (N, S, D)
     decoded = np.asarray(model.decode(z.reshape(-1, model.latent_dim).astype(np.float32)))
-    return decoded.reshape(len(z), len(steps), *model.image_shape)
+    return decoded.reshape(len(z), len(steps), *model.event_shape)
 
 
 def arithmetic(model: LatentModel, a: Any, b: Any, c: Any) -> np.ndarray:

@@ -23,7 +23,7 @@ from kvae.evaluation.importance import Rows
 from kvae.evaluation.scoring import SAMPLERS, score_images
 from kvae.features.extraction import padded
 from kvae.models import VAE, LatentModel
-from kvae.networks import MLP, Decoder, Encoder
+from kvae.networks import MLP, Decoder, Encoder, check_event_shape
 from kvae.optimizers import FusedAdam
 
 ROWS = 128  # rows encoded at once, always the same number, so that a row's result doesn't depend on the others
@@ -37,6 +37,7 @@ class LatentEstimator(BaseEstimator):
     latent_dim: int = 8
     _: KW_ONLY
     model: Any = None
+    event_shape: tuple[int, ...] | None = None
     image_shape: tuple[int, int, int] | None = None
     units: tuple[int, ...] = (128, 128)
     epochs: int = 30
@@ -88,15 +89,22 @@ class LatentEstimator(BaseEstimator):
 
     def _images(self, X: np.ndarray) -> np.ndarray:
         """Return rows in the shape of the model's images, `(N, H, W, C)`."""
-        return X.reshape(-1, *self.model_.image_shape)
+        return X.reshape(-1, *self.model_.event_shape)
 
-    def _shape(self) -> tuple[int, int, int]:
-        """Return the shape `(H, W, C)` of a row."""
+    def _given_shape(self) -> tuple[int, ...] | None:
+        """Return the shape of an event that was given, or None."""
+        if self.event_shape is None and self.image_shape is None:
+            return None
+        return check_event_shape(self.event_shape, self.image_shape)
+
+    def _shape(self) -> tuple[int, ...]:
+        """Return the shape of an event, such as `(H, W, C)`."""
         size = int(np.prod(self.row_shape_))
-        if self.image_shape is not None:
-            if int(np.prod(self.image_shape)) != size:
-                raise ValueError(f"Expected rows of image_shape={self.image_shape}. Received: rows of {size} numbers")
-            return tuple(self.image_shape)  # type: ignore[return-value]
+        given = self._given_shape()
+        if given is not None:
+            if int(np.prod(given)) != size:
+                raise ValueError(f"Expected rows of event_shape={given}. Received: rows of {size} numbers")
+            return given
         if len(self.row_shape_) == 1:
             return (1, size, 1)
         return (*self.row_shape_, 1)[:3]
@@ -132,7 +140,7 @@ class LatentEstimator(BaseEstimator):
                 made = recipe(shape, self.latent_dim, **{name: known[name] for name in known.keys() & wanted.keys()})
             elif self.model is not None:
                 made = self.model(shape, self.latent_dim)
-            elif self.image_shape is None and len(self.row_shape_) == 1:
+            elif self._given_shape() is None and len(self.row_shape_) == 1:
                 made = VAE(
                     Encoder(self.latent_dim, MLP(tuple(self.units))),
                     Decoder(shape, MLP(tuple(self.units)[::-1])),
@@ -142,12 +150,12 @@ class LatentEstimator(BaseEstimator):
                 )
             else:
                 made = VAE(
-                    latent_dim=self.latent_dim, image_shape=shape, likelihood=self._likelihood(), seed=self.seed_
+                    latent_dim=self.latent_dim, event_shape=shape, likelihood=self._likelihood(), seed=self.seed_
                 )
         if not isinstance(made, LatentModel) or made.condition_dim is not None:
             raise ValueError(f"Expected a `kvae.VAE` or `kvae.Autoencoder` without conditions. Received: {made!r}")
-        if made.image_shape != shape and int(np.prod(made.image_shape)) != int(np.prod(shape)):
-            raise ValueError(f"Expected rows of the model's image_shape={made.image_shape}. Received: {shape}")
+        if made.event_shape != shape and int(np.prod(made.event_shape)) != int(np.prod(shape)):
+            raise ValueError(f"Expected rows of the model's event_shape={made.event_shape}. Received: {shape}")
         return made
 
     def _likelihood(self) -> Distribution:

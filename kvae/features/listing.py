@@ -165,7 +165,7 @@ def _folder(path: Path, request: Request) -> Listing:
     columns |= _split_column({name: len(found) for name, found in numbers.items()})
     assert data.source.decode is not None
     read = FolderReader(str(data.path), data.source.decode)
-    return Listing(data.name, read, as_table(columns), len(order), ROWS, data.image_shape, data.source.scale)
+    return Listing(data.name, read, as_table(columns), len(order), ROWS, data.event_shape, data.source.scale)
 
 
 def _records(path: Path, request: Request) -> Listing:

@@ -82,7 +82,7 @@ def latent_moments(model: Any, x: Any, all_levels: bool = False) -> tuple[Any, A
 
 def encoder_inputs(model: LatentModel) -> tuple[list[Any], Any]:
     """Return the inputs of a Keras model, and the input of the encoder."""
-    inputs = [keras.Input(model.image_shape, name="image")]
+    inputs = [keras.Input(model.event_shape, name="image")]
     if model.condition_dim is not None:
         inputs.append(keras.Input((model.condition_dim,), name="condition"))
     return inputs, model.encoder_input(*inputs)

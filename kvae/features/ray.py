@@ -144,9 +144,9 @@ def write_features_on_ray(
             f"Received: condition_dim={loaded.condition_dim}"
         )
     found = list_images(os.fspath(source), size, grayscale, value_range, background)
-    if found.shape != loaded.image_shape:
+    if found.shape != loaded.event_shape:
         raise ValueError(
-            f"Expected images of shape {loaded.image_shape}, the model's. "
+            f"Expected images of shape {loaded.event_shape}, the model's. "
             f"Received: {source} with images of shape {found.shape}"
         )
     batches = max(1, min(PART_ROWS // ROWS, len(found.rows) // (4 * workers * found.at_once)))

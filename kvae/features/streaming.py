@@ -94,7 +94,7 @@ def write_features(
     request = {
         "identity": identity, "data": data.name, "path": str(data.path), "split": split, "hidden": hidden,
         "limit": limit, "part_rows": part_rows, "binarize": data.binarize, "seed": data.seed,
-        "image_shape": data.image_shape, "value_range": data.value_range,
+        "image_shape": data.event_shape, "value_range": data.value_range,
         "rows": data.counts,
         "source": data.state(names),
     }  # fmt: skip

@@ -41,9 +41,11 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, LatentEs
             their means is not above 0.01, Burda et al. 2016). Their variation is noise, which a later scaling would
             amplify. The option affects "mean" and "moments" of a VAE.
         model: the model to train instead of the default: a `kvae.VAE` or `kvae.Autoencoder`, whose copy is trained
-            further (or used unchanged, with epochs=0); a function of `(image_shape, latent_dim)`; or the name of a
+            further (or used unchanged, with epochs=0); a function of `(event_shape, latent_dim)`; or the name of a
             recipe.
-        image_shape: `(H, W, C)`, for images given as flat rows.
+        event_shape: shape of an event, for flat rows and for series `(T, F)`; otherwise, arrays `(N, H, W)` are grey
+            images.
+        image_shape: another name of event_shape, for images.
         units: widths of the default dense networks.
         epochs, batch_size, learning_rate: settings of the training with Adam.
         patience: None trains for all epochs; a number stops after this many epochs without a better bound on the
@@ -150,7 +152,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, LatentEs
 
     def _encode(self, output: str) -> Any:
         model = self.model_
-        return lambda images: encoder_output(model, model.check_images(images), output)
+        return lambda images: encoder_output(model, model.encoder_input(model.check_images(images)), output)
 
     @property
     def _n_features_out(self) -> int:

@@ -21,9 +21,10 @@ class Autoencoder(LatentModel):
         decoder: latents to raw likelihood parameters, any Keras model (default `kvae.Decoder`).
         likelihood: likelihood of the reconstruction (default `kvae.likelihoods.Bernoulli`).
         latent_dim: D; required unless the encoder defines it.
-        image_shape: `(H, W, C)`; required unless the decoder defines it.
+        event_shape: shape of x, as in `kvae.VAE`; required unless the decoder defines it.
         condition_dim: size of the condition of encoder and decoder, as in `kvae.VAE`.
         bounded: whether x must be in [0, 1], as in `kvae.VAE`.
+        image_shape: another name of event_shape, for images.
 
     Raises:
         ValueError: if parts don't fit together; the message says which shape was expected.
@@ -46,13 +47,16 @@ class Autoencoder(LatentModel):
         *,
         likelihood: Distribution | None = None,
         latent_dim: int | None = None,
-        image_shape: tuple[int, int, int] | None = None,
+        event_shape: tuple[int, ...] | None = None,
         condition_dim: int | None = None,
         bounded: bool = True,
         seed: int = 0,
+        image_shape: tuple[int, int, int] | None = None,
         **kwargs: Any,
     ):
-        super().__init__(encoder, decoder, likelihood, latent_dim, image_shape, seed, condition_dim, bounded, **kwargs)
+        super().__init__(
+            encoder, decoder, likelihood, latent_dim, event_shape, image_shape, seed, condition_dim, bounded, **kwargs
+        )
         self.build()
 
     def posterior_size(self) -> int:

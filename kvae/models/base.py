@@ -13,7 +13,7 @@ from kvae.models.batches import check_shape
 from kvae.models.metrics import SkippedSteps, StepMean
 from kvae.models.parts import check_family, check_network, check_raw_outputs, output_shape
 from kvae.models.steps import NO_CONDITION, NOT_FINITE, OUTSIDE, TrainableModel
-from kvae.networks import Decoder, Encoder, TopDown, check_image_shape
+from kvae.networks import Decoder, Encoder, TopDown, check_event_shape, kind_of
 from kvae.networks.composite import Composite
 from kvae.objectives import Criterion
 
@@ -40,6 +40,7 @@ class LatentModel(Composite, TrainableModel):
         decoder: keras.Model | None,
         likelihood: Distribution | None,
         latent_dim: int | None,
+        event_shape: tuple[int, ...] | None,
         image_shape: tuple[int, int, int] | None,
         seed: int,
         condition_dim: int | None = None,
@@ -57,11 +58,13 @@ class LatentModel(Composite, TrainableModel):
         self.condition_dim = None if condition_dim is None else at_least("condition_dim", condition_dim, 1)
         where = ("encoder", encoder) if not hasattr(decoder, "latent_dim") else ("decoder", decoder)
         self.latent_dim = int(_size_of("latent_dim", latent_dim, *where))
-        self.image_shape = check_image_shape(_size_of("image_shape", image_shape, "decoder", decoder))
+        if event_shape is not None or image_shape is not None:
+            event_shape = check_event_shape(event_shape, image_shape)
+        self.event_shape = check_event_shape(_size_of("event_shape", event_shape, "decoder", decoder))
         self.seed = seed
         self.likelihood = likelihood
         self.encoder = check_network("encoder", Encoder(self.latent_dim) if encoder is None else encoder)
-        self.decoder = check_network("decoder", Decoder(self.image_shape) if decoder is None else decoder)
+        self.decoder = check_network("decoder", Decoder(self.event_shape) if decoder is None else decoder)
         self.step = self.add_weight(
             name="step", shape=(), dtype="int64", initializer="zeros", trainable=False,
             aggregation="only_first_replica",
@@ -98,17 +101,18 @@ class LatentModel(Composite, TrainableModel):
         got = output_shape("encoder", self.encoder, self.encoder_shape)
         if got != (wanted,):
             raise ValueError(
-                f"The encoder must turn images {self.image_shape} into {wanted} numbers each (raw posterior "
-                f"parameters for latent_dim={self.latent_dim}). Received: output shape {got}"
+                f"The encoder must turn {kind_of(self.event_shape)} {self.encoder_shape} into {wanted} numbers each "
+                f"(raw posterior parameters for latent_dim={self.latent_dim}). Received: output shape {got}"
             )
-        channels = self.likelihood.param_size(self.image_shape)
-        params_shape = (*self.image_shape[:-1], channels)
+        channels = self.likelihood.param_size(self.event_shape)
+        params_shape = (*self.event_shape[:-1], channels)
         _fit_param_size(self.decoder, channels)
         got = output_shape("decoder", self.decoder, self.decoder_shape)
         if got != params_shape:
             raise ValueError(
                 f"The decoder must turn {self.latent_dim} latents into {params_shape} (raw parameters of "
-                f"{type(self.likelihood).__name__} for images {self.image_shape}). Received: output shape {got}"
+                f"{type(self.likelihood).__name__} for {kind_of(self.event_shape)} {self.event_shape}). "
+                f"Received: output shape {got}"
             )
         check_raw_outputs("decoder", self.decoder, self.decoder_shape, self.likelihood)
         if not self.likelihood.built:
@@ -116,9 +120,14 @@ class LatentModel(Composite, TrainableModel):
         self.built = True
 
     @property
+    def image_shape(self) -> tuple[int, ...]:
+        """Another name of `event_shape`."""
+        return self.event_shape
+
+    @property
     def encoder_shape(self) -> tuple[int, ...]:
         """Input shape of the encoder, without the batch: the image, and the condition as additional channels."""
-        *grid, channels = self.image_shape
+        *grid, channels = self.likelihood.standardized_shape(self.event_shape)
         return (*grid, channels + (self.condition_dim or 0))
 
     @property
@@ -134,11 +143,11 @@ class LatentModel(Composite, TrainableModel):
         omits it.)
         """
         x = ops.cast(x, "float32")
-        check_shape(x, self.image_shape)
+        check_shape(x, self.event_shape)
         message = OUTSIDE if self.bounded else NOT_FINITE
         # False for NaN:
         inside = (x >= -ROUNDING) & (x <= 1.0 + ROUNDING) if self.bounded else tf.math.is_finite(x)
-        inside = tf.reduce_all(inside | tf.math.is_nan(x) if training else inside)
+        inside = tf.reduce_all(inside | tf.math.is_nan(x) if training or self.likelihood.accepts_missing else inside)
         if not tf.is_symbolic_tensor(inside) and not inside:
             raise ValueError(message.replace("values outside", _range(x)))
         tf.debugging.Assert(inside, [message])
@@ -192,7 +201,11 @@ class LatentModel(Composite, TrainableModel):
 
     def encoder_input(self, x: Any, c: Any = None) -> Any:
         """Return the input of the encoder, `(B, *encoder_shape)`, for checked images and the condition's vectors."""
-        return x if c is None else ops.concatenate([x, ops.ones_like(x[..., :1]) * c[:, None, None, :]], axis=-1)
+        x = self.likelihood.standardize(x)
+        if c is None:
+            return x
+        c = ops.reshape(c, (-1, *[1] * (len(x.shape) - 2), c.shape[-1]))
+        return ops.concatenate([x, ops.ones_like(x[..., :1]) * c], axis=-1)
 
     def encoder_params(self, x: Any, c: Any = None, training: bool = False) -> Any:
         """Return raw parameters `(B, P)` of q(z|x) for checked images and the condition's vectors."""
@@ -268,7 +281,7 @@ class LatentModel(Composite, TrainableModel):
         t = ops.linspace(0.0, 1.0, steps, dtype="float32")[None, :, None]  # (1, steps, 1)
         z = (1 - t) * a + t * b  # (B, steps, D)
         images = self.decode(ops.reshape(z, (-1, self.latent_dim)), condition)
-        images = ops.reshape(images, (-1, steps, *self.image_shape))
+        images = ops.reshape(images, (-1, steps, *self.event_shape))
         return images[0] if single else images
 
     def interpolate_images(self, first: Any, second: Any, steps: int = 8, condition: Any = None) -> Any:
@@ -278,7 +291,7 @@ class LatentModel(Composite, TrainableModel):
             ValueError: if steps < 2, or for images of another shape.
         """
         first, second = ops.convert_to_tensor(first), ops.convert_to_tensor(second)
-        single = len(first.shape) == 3
+        single = len(first.shape) == len(self.event_shape)
         start, end = (self.encode_mean(x[None] if single else x, condition) for x in (first, second))
         return self.interpolate(start[0] if single else start, end[0] if single else end, steps, condition)
 
@@ -302,7 +315,7 @@ class LatentModel(Composite, TrainableModel):
 
     def _call_spec(self) -> Any:
         """Return the input specification of the model."""
-        image = keras.InputSpec(shape=(None, *self.image_shape), dtype="float32", name="image")
+        image = keras.InputSpec(shape=(None, *self.event_shape), dtype="float32", name="image")
         if self.condition_dim is None:
             return image
         return [image, keras.InputSpec(shape=(None, self.condition_dim), dtype="float32", name="condition")]
@@ -323,7 +336,8 @@ class LatentModel(Composite, TrainableModel):
         super().quantize(mode, config=config, filters=chosen, **kwargs)
 
     def get_config(self) -> dict[str, Any]:
-        config, defaults = super().get_config(), {"condition_dim": None, "bounded": True}
+        config = super().get_config()
+        defaults = {"condition_dim": None, "bounded": True, "image_shape": self.event_shape}
         return {name: value for name, value in config.items() if (name, value) not in defaults.items()}
 
 
@@ -341,7 +355,7 @@ def _size_of(name: str, value: Any, part_name: str, part: Any) -> Any:
             f"Argument `{name}` is missing, and the {part_name} doesn't define it: pass `{name}=...`. "
             f"Received: {part_name}={part!r}"
         )
-    if known is not None and value is not None and known != (tuple(value) if name == "image_shape" else value):
+    if known is not None and value is not None and known != value:
         raise ValueError(
             f"Argument `{name}` contradicts the {part_name}. Received: {name}={value}, {part_name}.{name}={known}"
         )

@@ -12,7 +12,7 @@ from kvae.distributions import Noise
 from kvae.models.parts import check_part, output_shape
 from kvae.models.steps import NO_LABEL
 from kvae.models.vae import VAE
-from kvae.networks import Encoder
+from kvae.networks import Encoder, kind_of
 from kvae.objectives import Criterion
 
 UNLABELLED = -1
@@ -39,7 +39,7 @@ class SemiSupervisedVAE(VAE):
         alpha: α, >= 0, weight of the classification loss. The paper uses 0.1 · N for its sum over a dataset with N
             labelled images; here, each image has its own loss, and this becomes 0.1 · N / (number of labelled images in
             an epoch).
-        vae: encoder, decoder, posterior, likelihood, prior, objective, latent_dim, image_shape, bounded and seed of
+        vae: encoder, decoder, posterior, likelihood, prior, objective, latent_dim, event_shape, bounded and seed of
             `kvae.VAE`. The objective must have one sample.
 
     Raises:
@@ -90,16 +90,16 @@ class SemiSupervisedVAE(VAE):
         if self.built:
             return
         self.accuracy = keras.metrics.Mean(name="accuracy", dtype="float32")
-        got = output_shape("classifier", self.classifier, self.image_shape)
+        got = output_shape("classifier", self.classifier, self.event_shape)
         if got != (self.num_classes,):
             raise ValueError(
-                f"The classifier must turn images {self.image_shape} into {self.num_classes} logits each. "
-                f"Received: output shape {got}"
+                f"The classifier must turn {kind_of(self.event_shape)} {self.event_shape} into {self.num_classes} "
+                f"logits each. Received: output shape {got}"
             )
         super().build(input_shape)
 
     def _call_spec(self) -> Any:
-        return keras.InputSpec(shape=(None, *self.image_shape), dtype="float32", name="image")
+        return keras.InputSpec(shape=(None, *self.event_shape), dtype="float32", name="image")
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:

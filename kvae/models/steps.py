@@ -40,7 +40,7 @@ class TrainableModel(keras.Model):
     A subclass defines `batch_values`, `check_images`, `condition` and the attributes below.
     """
 
-    image_shape: tuple[int, int, int]
+    event_shape: tuple[int, ...]
     condition_dim: int | None
     seed: int
     step: Any  # number of training steps, a weight
@@ -158,7 +158,7 @@ class TrainableModel(keras.Model):
             raise
 
     def _batch(self, data: Any) -> Batch:
-        return batch_of(data, self.image_shape, self.condition_dim is not None)
+        return batch_of(data, self.event_shape, self.condition_dim is not None)
 
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
         """Build the optimizer. With replicas, Keras would start a pass over the data to build the model, too."""

@@ -49,13 +49,15 @@ class VAE(LatentModel):
         prior: one of `kvae.priors` (default `StandardNormal`).
         objective: one of `kvae.objectives` (default `ELBO`).
         latent_dim: D; required unless the encoder defines it.
-        image_shape: `(H, W, C)`; required unless the decoder defines it.
+        event_shape: shape of x: `(H, W, C)` of an image, `(T, F)` of a series of T steps, `(columns,)` of a row of a
+            table, or `(D, H, W, C)` of a volume; required unless the decoder defines it.
         condition_dim: size of the condition c of a conditional VAE (Sohn et al. 2015). The encoder gets c as additional
             channels of the image, the decoder as additional entries of the latents, and the prior may use it. Pass
             c as labels: integers below `condition_dim`, or vectors.
         bounded: whether x must be in [0, 1]. If False, x may have any values; this requires a likelihood of real
             numbers.
         seed: seed of the posterior samples in training and evaluation.
+        image_shape: another name of event_shape, for images.
 
     Raises:
         ValueError: if parts don't fit together; the message says which shape was expected.
@@ -82,13 +84,16 @@ class VAE(LatentModel):
         prior: Prior | None = None,
         objective: Objective | None = None,
         latent_dim: int | None = None,
-        image_shape: tuple[int, int, int] | None = None,
+        event_shape: tuple[int, ...] | None = None,
         condition_dim: int | None = None,
         bounded: bool = True,
         seed: int = 0,
+        image_shape: tuple[int, int, int] | None = None,
         **kwargs: Any,
     ):
-        super().__init__(encoder, decoder, likelihood, latent_dim, image_shape, seed, condition_dim, bounded, **kwargs)
+        super().__init__(
+            encoder, decoder, likelihood, latent_dim, event_shape, image_shape, seed, condition_dim, bounded, **kwargs
+        )
         self.posterior = check_family("posterior", DiagonalNormal() if posterior is None else posterior)
         self.prior = check_part("prior", StandardNormal() if prior is None else prior, Prior)
         self.objective = check_part("objective", ELBO() if objective is None else objective, Objective)

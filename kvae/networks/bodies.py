@@ -10,6 +10,8 @@ from kvae.networks.composite import Composite
 
 ACTIVATION = "relu"
 MIN_SIDE = 4  # a grid of this side is not halved again, because it would lose positions
+CONVOLUTIONS = {1: layers.Conv1D, 2: layers.Conv2D, 3: layers.Conv3D}  # by the number of sides
+KERNELS = {1: 5, 2: 3, 3: 3}  # width of the kernel
 
 
 def _check_sizes(name: str, sizes: tuple[int, ...]) -> tuple[int, ...]:
@@ -28,6 +30,16 @@ def halvings(side: int, end: int) -> int:
         (3, 4, 5)
     """
     return max(0, (-(-side // end) - 1).bit_length())
+
+
+def conv(sides: int, filters: int, **options: Any) -> layers.Layer:
+    """Return a convolution with padding over the time of a series (1 side), an image (2) or a volume (3)."""
+    if sides not in CONVOLUTIONS:
+        raise ValueError(
+            "Expected a grid of features, such as an image (H, W, C) or a series (T, F), for a convolution; a row of a "
+            f"table requires `MLP`. Received: {sides} sides"
+        )
+    return CONVOLUTIONS[sides](filters, KERNELS[sides], padding="same", **options)
 
 
 def build_chain(chain: Iterable[layers.Layer], input_shape: tuple[int | None, ...]) -> list[layers.Layer]:
@@ -122,11 +134,13 @@ class MLP(_Chain):
 
 @keras.saving.register_keras_serializable("kvae")
 class ConvDown(_Chain):
-    """Convolutions from an image to a vector: the default body of encoders.
+    """Convolutions from an image or a series to a vector: the default body of encoders.
+
+    Kernels are 3×3 for images, and 5 steps for series.
 
     Args:
-        filters: filters of the 3×3 convolutions. Each convolution halves the image, down to a side of 4. None grows
-            with the image: 32, then 64 for each further convolution; at least three, and as many as a side of 4 takes.
+        filters: filters of the convolutions. Each convolution halves the image, down to a side of 4. None grows with
+            the image: 32, then 64 for each further convolution; at least three, and as many as a side of 4 takes.
         units: width of the dense layer after the convolutions, the encoder's last hidden layer.
         activation: activation of every layer.
 
@@ -152,10 +166,10 @@ class ConvDown(_Chain):
 
     def make_layers(self, input_shape: tuple[int | None, ...]) -> Iterator[layers.Layer]:
         shared: dict[str, Any] = {"activation": self.activation, "dtype": self.dtype_policy}
-        side = min(size for size in input_shape[1:-1] if size is not None)
+        side = min((size for size in input_shape[1:-1] if size is not None), default=1)
         for filters in self.filters or (32, *[64] * max(2, halvings(side, MIN_SIDE) - 1)):
             strides = 2 if side > MIN_SIDE else 1
-            yield layers.Conv2D(filters, 3, strides=strides, padding="same", **shared)
+            yield conv(len(input_shape) - 2, filters, strides=strides, **shared)
             side = -(-side // strides)
         yield layers.Flatten(dtype=self.dtype_policy)
         yield layers.Dense(self.units, **shared)
@@ -165,17 +179,21 @@ class ConvDown(_Chain):
 class DepthToSpace(layers.Layer):
     """Rearrangement of channels into pixels: `(B, H, W, 4·C)` to `(B, 2·H, 2·W, C)` (Shi et al. 2016).
 
+    For a series, `(B, T, 2·C)` to `(B, 2·T, C)`.
+
     Convolution + depth-to-space is the fastest upsampling in training on a CPU. It keeps its full speed in LiteRT at
     any batch size (`benchmarks/upsampling.py`).
     """
 
     def call(self, x: Any) -> Any:
+        if len(x.shape) == 3:
+            return ops.reshape(x, (-1, 2 * x.shape[1], x.shape[2] // 2))
         return ops.depth_to_space(x, 2, data_format="channels_last")
 
 
 @keras.saving.register_keras_serializable("kvae")
 class ConvUp(_Chain):
-    """3×3 convolutions at growing resolution: the default body of decoders.
+    """Convolutions at growing resolution: the default body of decoders of images and series.
 
     The decoder turns the latents into a grid of `filters[0]` channels. Each further entry doubles the grid.
     The decoder's head doubles it once more: with two entries, a 7×7 grid becomes a 28×28 image.
@@ -208,12 +226,9 @@ class ConvUp(_Chain):
         return 2 ** (len(self.filters) - 1)
 
     def make_layers(self, input_shape: tuple[int | None, ...]) -> Iterator[layers.Layer]:
-        shared: dict[str, Any] = {
-            "padding": "same",
-            "activation": self.activation,
-            "dtype": self.dtype_policy,
-        }
+        shared: dict[str, Any] = {"activation": self.activation, "dtype": self.dtype_policy}
+        sides = len(input_shape) - 2
         for filters in self.filters[1:]:
-            yield layers.Conv2D(4 * filters, 3, **shared)
+            yield conv(sides, 2**sides * filters, **shared)
             yield DepthToSpace(dtype=self.dtype_policy)
-        yield layers.Conv2D(self.filters[-1], 3, **shared)
+        yield conv(sides, self.filters[-1], **shared)

@@ -6,7 +6,17 @@ from typing import Any
 import keras
 from keras import layers
 
-from kvae.networks.bodies import ACTIVATION, MIN_SIDE, DepthToSpace, _Chain, _check_sizes, build_chain
+from kvae.networks.bodies import (
+    ACTIVATION,
+    CONVOLUTIONS,
+    KERNELS,
+    MIN_SIDE,
+    DepthToSpace,
+    _Chain,
+    _check_sizes,
+    build_chain,
+    conv,
+)
 from kvae.networks.composite import Composite
 
 KINDS = ("plain", "bottleneck", "separable")
@@ -21,8 +31,8 @@ class ResidualBlock(Composite):
     Args:
         filters: channels, the same number as in the input.
         activation: activation before each convolution.
-        kind: "plain", two 3×3 convolutions; "bottleneck", two 3×3 convolutions of half as many channels between two
-            1×1 convolutions; or "separable", two depthwise separable 3×3 convolutions.
+        kind: "plain", two convolutions (3×3, or of 5 steps for series); "bottleneck", two of half as many channels
+            between two 1×1 convolutions; or "separable", two depthwise separable convolutions.
 
     Raises:
         ValueError: if the kind is unknown.
@@ -36,19 +46,22 @@ class ResidualBlock(Composite):
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         shared: dict[str, Any] = {"padding": "same", "dtype": self.dtype_policy}
+        sides = len(input_shape) - 2
+        layer, width = CONVOLUTIONS[sides], KERNELS[sides]
         self.act = layers.Activation(self.activation, dtype=self.dtype_policy)
         self.between = []
         if self.kind == "bottleneck":
             half = max(1, self.filters // 2)
-            self.first = layers.Conv2D(half, 1, **shared)
-            self.between = [layers.Conv2D(half, 3, **shared) for _ in range(2)]
-            self.second = layers.Conv2D(self.filters, 1, kernel_initializer="zeros", **shared)
+            self.first = layer(half, 1, **shared)
+            self.between = [layer(half, width, **shared) for _ in range(2)]
+            self.second = layer(self.filters, 1, kernel_initializer="zeros", **shared)
         elif self.kind == "separable":
-            self.first = layers.SeparableConv2D(self.filters, 3, **shared)
-            self.second = layers.SeparableConv2D(self.filters, 3, pointwise_initializer="zeros", **shared)
+            separable = layers.SeparableConv1D if sides == 1 else layers.SeparableConv2D
+            self.first = separable(self.filters, width, **shared)
+            self.second = separable(self.filters, width, pointwise_initializer="zeros", **shared)
         else:
-            self.first = layers.Conv2D(self.filters, 3, **shared)
-            self.second = layers.Conv2D(self.filters, 3, kernel_initializer="zeros", **shared)
+            self.first = layer(self.filters, width, **shared)
+            self.second = layer(self.filters, width, kernel_initializer="zeros", **shared)
         build_chain([self.first, *self.between, self.second], input_shape)
         self.built = True
 
@@ -64,7 +77,7 @@ class ResidualDown(_Chain):
     """Residual blocks from an image to a vector: a body for encoders.
 
     Args:
-        filters: filters of each level. A level begins with a 3×3 convolution that halves the image (down to a side
+        filters: filters of each level. A level begins with a convolution that halves the image (down to a side
             of 4).
         blocks: residual blocks in each level.
         units: width of the dense layer after the blocks, the encoder's last hidden layer.
@@ -96,7 +109,7 @@ class ResidualDown(_Chain):
         side = min(size for size in input_shape[1:-1] if size is not None)
         for filters in self.filters:
             strides = 2 if side > MIN_SIDE else 1
-            yield layers.Conv2D(filters, 3, strides=strides, padding="same", dtype=policy)
+            yield conv(len(input_shape) - 2, filters, strides=strides, dtype=policy)
             for _ in range(self.blocks):
                 yield ResidualBlock(filters, self.activation, dtype=policy)
             side = -(-side // strides)
@@ -147,7 +160,7 @@ class ResidualUp(_Chain):
         policy = self.dtype_policy
         for level, filters in enumerate(self.filters):
             if level:
-                yield layers.Conv2D(4 * filters, 3, padding="same", dtype=policy)
+                yield conv(len(input_shape) - 2, 2 ** (len(input_shape) - 2) * filters, dtype=policy)
                 yield DepthToSpace(dtype=policy)
             for _ in range(self.blocks):
                 yield ResidualBlock(filters, self.activation, dtype=policy)

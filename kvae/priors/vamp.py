@@ -59,7 +59,7 @@ class VampPrior(Prior):
             raise ValueError(
                 "Expected a VampPrior of this model's encoder. Received: a VampPrior that belongs to another model"
             )
-        self.image_shape, self.bounded = model.image_shape, model.bounded
+        self.encoder_shape, self.bounded = model.encoder_shape, model.bounded
         self.encoder: Callable[[], Any] = lambda: encoder
         # A function, because Keras would track and save parts of the model that are attributes.
         self.encode: Callable[[Any], Any] = lambda images: posterior.split(encoder(images, training=False))
@@ -69,7 +69,7 @@ class VampPrior(Prior):
             raise ValueError("VampPrior is built by its VAE: pass it as `VAE(prior=...)`.")
         super().build(input_shape)
         start = initializers.RandomNormal(self.mean, self.stddev, seed=self.seed)
-        shape = (self.pseudo_inputs, *self.image_shape)
+        shape = (self.pseudo_inputs, *self.encoder_shape)
         self.images = self.add_weight(name="images", shape=shape, initializer=start)
 
     def get_build_config(self) -> None:

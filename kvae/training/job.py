@@ -91,7 +91,7 @@ def _train(settings: Settings, run: Path, folder: Path, resume: bool, save_secon
             write_splits(folder, images)
     _say(
         f"{images.name}: {images.num_train:,} training, {images.num_validation:,} validation and "
-        f"{images.num_test:,} test images of {'×'.join(map(str, images.image_shape))}"
+        f"{images.num_test:,} test images of {'×'.join(map(str, images.event_shape))}"
     )
     kind = "Conditional VAE" if model.condition_dim else "VAE"
     likelihood = type(model.likelihood).__name__
@@ -149,7 +149,7 @@ def _config(settings: Settings, images: Data, model: VAE) -> dict[str, Any]:
         },
         "latent_dim": model.latent_dim,
         "name": images.name,
-        "image_shape": images.image_shape,
+        "event_shape": images.event_shape,
         "label_names": images.label_names,
         "training_images": images.num_train,
         "weights": model.count_params(),

@@ -99,7 +99,7 @@ def fit(
 
         >>> import kvae
         >>> data = kvae.data.load("digits")
-        >>> vae = kvae.VAE(latent_dim=2, image_shape=data.image_shape)
+        >>> vae = kvae.VAE(latent_dim=2, image_shape=data.event_shape)
         >>> trained = fit(vae, data, epochs=2, verbose=False)
         >>> trained.epochs, trained.kept_epoch
         (2, 2)

@@ -64,7 +64,7 @@ def model_of(settings: Settings, images: data.Data) -> VAE:
         beta = schedules.LinearWarmup(settings.warmup, end=settings.beta) if settings.warmup else settings.beta
         model = VAE(
             networks.Encoder(settings.latent_dim or 16, encoder),
-            networks.Decoder(images.image_shape, decoder),
+            networks.Decoder(images.event_shape, decoder),
             posterior=POSTERIORS[settings.posterior](),
             likelihood=LIKELIHOODS[settings.likelihood](),
             prior=PRIORS[settings.prior](),
@@ -82,7 +82,7 @@ def _by_recipe(settings: Settings, images: data.Data, condition_dim: int | None)
     wanted = inspect.signature(build).parameters
     assert settings.epochs is not None
     known: dict[str, Any] = {
-        "image_shape": images.image_shape,
+        "image_shape": images.event_shape,
         "latent_dim": settings.latent_dim,
         "num_steps": settings.epochs * images.batches_per_epoch,
         "num_images": images.num_train,

@@ -1,6 +1,7 @@
 """The settings of a training run. (Importing this module imports neither TensorFlow nor Keras.)"""
 
 import dataclasses
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -114,7 +115,7 @@ class Settings:
             background=self.background or "white", key=self.key, data_dir=self.data_dir,
         )  # fmt: skip
         if self.batch_size is None:
-            images = dataclasses.replace(images, batch_size=default_batch_size(images.image_shape, self.recipe))
+            images = dataclasses.replace(images, batch_size=default_batch_size(images.event_shape, self.recipe))
         return images
 
     def with_recipe(self, given: set[str]) -> "Settings":
@@ -135,7 +136,7 @@ class Settings:
 
     def for_data(self, images: "Data") -> "Settings":
         """Return these settings with the values that depend on the data filled in."""
-        color = images.image_shape[-1] > 1
+        color = images.event_shape[-1] > 1
         data_dir = self.data_dir or os.environ.get("TFDS_DATA_DIR")
         return dataclasses.replace(
             self,
@@ -148,7 +149,7 @@ class Settings:
         )
 
 
-def default_batch_size(image_shape: tuple[int, int, int], recipe: str | None = None) -> int:
+def default_batch_size(event_shape: tuple[int, ...], recipe: str | None = None) -> int:
     """Return the number of images in a step: the recipe's or 128, and fewer if images are larger than 64×64.
 
     Example:
@@ -161,7 +162,7 @@ def default_batch_size(image_shape: tuple[int, int, int], recipe: str | None = N
         from kvae import recipes
 
         size = getattr(recipes, recipe).settings.get("batch_size", size)
-    return max(1, min(size, size * PIXELS // (image_shape[0] * image_shape[1])))
+    return max(1, min(size, size * PIXELS // math.prod(event_shape[:-1])))
 
 
 def default_epochs(images: "Data") -> int:
