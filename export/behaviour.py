@@ -32,7 +32,8 @@ class Behaviour:
             the same in every file.
         nats_lost: ELBO of Keras minus `elbo`.
         score_rank_correlation: Spearman's correlation of −ELBO with that of Keras (1: anomalies stay anomalies).
-        psnr: PSNR of the reconstructions against those of Keras, in dB.
+        psnr: PSNR of the reconstructions against those of Keras, in dB; of values in their own units, with a peak of
+            one standard deviation.
         psnr_data: PSNR of the reconstructions against the images.
         probe_accuracy: accuracy of logistic regression on the means from `encode` for the second half of the images.
             The regression is fitted on the means from Keras for the first half, the same for all files.
@@ -73,10 +74,18 @@ class Comparison:
         endpoints: names of the model's endpoints.
         inputs: test images `(N, H, W, C)` as "image", and "condition" for a conditional model.
         labels: `(N,)` or None; for a classifier, the numbers of the classes.
+        units: size of one standardised unit in x (`kvae.export.reference.Reference`).
     """
 
-    def __init__(self, run: Run, endpoints: set[str], inputs: dict[str, np.ndarray], labels: np.ndarray | None):
-        self.endpoints, self.inputs, self.labels = endpoints, inputs, labels
+    def __init__(
+        self,
+        run: Run,
+        endpoints: set[str],
+        inputs: dict[str, np.ndarray],
+        labels: np.ndarray | None,
+        units: Any = 1.0,
+    ):
+        self.endpoints, self.inputs, self.labels, self.units = endpoints, inputs, labels, units
         self.keras = self._outputs(run, endpoints)
         # The latents of a conditional model needn't contain the label, because its condition does.
         probes = "encode" in endpoints and "condition" not in inputs
@@ -91,8 +100,8 @@ class Comparison:
         got = self._outputs(run, has)
         result: dict[str, Any] = {}
         if "reconstruction" in got:
-            result["psnr"] = _overall_psnr(got["reconstruction"], self.keras["reconstruction"])
-            result["psnr_data"] = _overall_psnr(got["reconstruction"], self.inputs["image"])
+            result["psnr"] = self._psnr(got["reconstruction"], self.keras["reconstruction"])
+            result["psnr_data"] = self._psnr(got["reconstruction"], self.inputs["image"])
         if "score" in has:
             result |= {name: float(np.mean(got[name], dtype="float64")) for name in ("distortion", "rate")}
             ours, keras = (np.mean(scores["negative_elbo"], dtype="float64") for scores in (got, self.keras))
@@ -104,6 +113,10 @@ class Comparison:
             half = len(self.probed) // 2
             result["probe_accuracy"] = score_probe(self.probe, got["mean"][half:], self.probed[half:], "mean")
         return Behaviour(**result)
+
+    def _psnr(self, a: np.ndarray, b: np.ndarray) -> float:
+        """Return the PSNR over all images, dB; at most 200, which JSON can hold."""
+        return float(psnr((a / self.units).reshape(1, -1), (b / self.units).reshape(1, -1))[0])
 
     def _outputs(self, run: Run, endpoints: set[str]) -> dict[str, np.ndarray]:
         result: dict[str, np.ndarray] = {}
@@ -180,11 +193,6 @@ def _cold_start(path: Path) -> dict[str, Any]:
         [sys.executable, "-c", _COLD_START, str(path)], capture_output=True, text=True, check=True, env=environment
     )
     return json.loads(done.stdout)
-
-
-def _overall_psnr(a: np.ndarray, b: np.ndarray) -> float:
-    """Return the PSNR over all images, dB; at most 200, which JSON can hold."""
-    return float(psnr(a.reshape(1, -1), b.reshape(1, -1))[0])
 
 
 def _spearman(a: np.ndarray, b: np.ndarray) -> float | None:

@@ -57,7 +57,7 @@ _INT8 = {
 _BY_PRECISION = {"float16": _FLOAT16, **dict.fromkeys(("int8", "full_int8", "integer"), _INT8)}
 
 
-def rounding(weights: Iterable[tuple[str, tuple[int, ...]]], image_shape: tuple[int, ...]) -> float:
+def rounding(weights: Iterable[tuple[str, tuple[int, ...]]], event_shape: tuple[int, ...]) -> float:
     """Return the relative rounding error of float32 in the outputs of networks: u · Σ √n.
 
     The error of a sum of n terms grows as √n, and the errors of layers add up (Higham & Mary 2019, "A new approach to
@@ -66,7 +66,7 @@ def rounding(weights: Iterable[tuple[str, tuple[int, ...]]], image_shape: tuple[
 
     Args:
         weights: paths and shapes of the weights.
-        image_shape: `(H, W, C)`.
+        event_shape: shape of x, such as `(H, W, C)`.
 
     Example:
 
@@ -74,7 +74,7 @@ def rounding(weights: Iterable[tuple[str, tuple[int, ...]]], image_shape: tuple[
         8.0
     """
     terms = [math.prod(shape[:-1]) for _, shape in weights if len(shape) > 1]
-    terms += [math.prod(image_shape) for path, _ in weights if path.rsplit("/", 1)[-1] in ("gamma", "scale")]
+    terms += [math.prod(event_shape) for path, _ in weights if path.rsplit("/", 1)[-1] in ("gamma", "scale")]
     return _UNIT * sum(math.sqrt(n) for n in terms)
 
 

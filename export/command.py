@@ -85,6 +85,10 @@ def save(images: np.ndarray, path: Path) -> None:
     if path.suffix == ".npy":
         np.save(path, images)
         return
+    if images.ndim != 4:
+        raise ValueError(
+            f"Expected images for an image file. Received: shape {images.shape}; use a .npy name for --out"
+        )
     try:
         from PIL import Image
     except ImportError as error:
@@ -139,7 +143,8 @@ def _describe(model: Model) -> None:
     info = model.info
     parts = ", ".join(f"{part} {info[part]}" for part in ("prior", "posterior", "likelihood") if info[part])
     latents = "" if model.latent_dim is None else f", {model.latent_dim} latents; {parts}"
-    print(f"{info['kind']} of {'×'.join(map(str, model.event_shape))} images{latents}")
+    noun = {"image": "images", "row": "rows", "volume": "volumes"}.get(info["event"], info["event"])
+    print(f"{info['kind']} of {'×'.join(map(str, model.event_shape))} {noun}{latents}")
     if "classes" in info:
         print(f"{info['classes']['size']} classes" + (f": {', '.join(model.class_names)}" if model.class_names else ""))
     if model.condition_dim is not None:

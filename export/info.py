@@ -10,6 +10,7 @@ from kvae.export.endpoints import Endpoint, Signature, signatures_of
 from kvae.export.reference import Reference, run_keras
 from kvae.export.runtime import FORMAT, FORMAT_VERSION, seed_words
 from kvae.models.metrics import ACTIVE_VARIANCE
+from kvae.networks import kind_of
 
 DIRECTION_NUMBERS = ("distance", "middle", "low", "high", "accuracy", "majority", "auroc", "flips")
 PROBABILITIES = (0.0, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
@@ -63,7 +64,10 @@ def describe(
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "kind": kind(model),
-        "image_shape": list(model.event_shape),
+        "event": kind_of(model.event_shape, count=1),
+        "event_shape": list(model.event_shape),
+        **({"image_shape": list(model.event_shape)} if len(model.event_shape) == 3 else {}),
+        **_features(model),
         "latent_dim": model.latent_dim if has_latents else None,
         **_levels(model),
         "parameters": reference.parameters,
@@ -78,6 +82,12 @@ def describe(
         **_classes("classes", getattr(model, "num_classes", None), class_names),
         **({"directions": list(directions)} if directions else {}),
     }
+
+
+def _features(model: Any) -> dict[str, Any]:
+    """Return what the entries of the last axis of x are, if the likelihood has their names and scales."""
+    names = getattr(getattr(model, "likelihood", None), "names", None)
+    return {} if names is None else {"features": [{"name": name} for name in names]}
 
 
 def _levels(model: Any) -> dict[str, Any]:

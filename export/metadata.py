@@ -66,8 +66,9 @@ def tflite_metadata(info: Mapping[str, Any], signature: Mapping[str, Any]) -> by
 
 def description(info: Mapping[str, Any]) -> str:
     """Describe a file in one line."""
-    size = "×".join(map(str, info["image_shape"]))
-    what = f"{info['kind']} of {size} images"
+    size = "×".join(map(str, info["event_shape"]))
+    nouns = {"image": "images", "row": "rows", "volume": "volumes"}
+    what = f"{info['kind']} of {size} {nouns.get(info['event'], info['event'])}"
     if info["latent_dim"] is not None:
         what += f" with {info['latent_dim']} latents"
     return f"{what}, trained on {info['data']}" if info["data"] else what
@@ -76,7 +77,7 @@ def description(info: Mapping[str, Any]) -> str:
 def _tensor(write: "_Writer", name: str, spec: Mapping[str, Any], info: Mapping[str, Any], files: Any) -> int:
     parts = {0: write.text(name), 1: write.text(_DESCRIPTIONS.get(name, name))}
     low, high = (0.0, 255.0) if spec["dtype"] == "uint8" else info["value_range"]
-    if name in _IMAGES:
+    if name in _IMAGES and "image_shape" in info:
         height, width, channels = info["image_shape"]
         if channels in (1, 3):
             shape = write.table(2, {0: (Uint32Flags, width), 1: (Uint32Flags, height)})

@@ -269,7 +269,9 @@ class _Export:
         self.info = info.describe(model, self.litert_reference, signatures, validation and validation.inputs, **facts)
         self.keras = run_keras(self.model)
         self.names = {endpoint.name for endpoint in self.reference.endpoints}
-        self.comparison = test and behaviour.Comparison(self.keras, self.names, test.inputs, test.labels)
+        self.comparison = test and behaviour.Comparison(
+            self.keras, self.names, test.inputs, test.labels, self.reference.units
+        )
         self.pictures: list[pictures.Pictures] = [self._pictures("Keras", self.keras, self.names)]
 
     def write(
@@ -414,7 +416,10 @@ class _Export:
         self, converted: dict[str, bytes], choice: Choice, needed: tuple[Signature, ...], scratch: Path
     ) -> dict[str, bytes]:
         """Choose a precision by the losses of a file with all requested signatures."""
-        chosen_on = behaviour.Comparison(self.keras, set(choice.endpoints), choice.images.inputs, choice.images.labels)
+        images = choice.images
+        chosen_on = behaviour.Comparison(
+            self.keras, set(choice.endpoints), images.inputs, images.labels, self.reference.units
+        )
         scratch.mkdir()
         for precision, data in converted.items():
             file = _File(f"{self.kind}_{precision}.tflite", precision, None, needed)
@@ -468,6 +473,7 @@ class _Export:
             images=shown and shown["image"],
             reconstructions=shown and run("reconstruct", shown)["reconstruction"],
             samples=run("generate", seed_7)["image"] if "generate" in endpoints else None,
+            units=self.reference.units,
         )
 
     def report(self, artifacts: list[Artifact], choice: Choice | None) -> dict[str, Any]:

@@ -72,6 +72,7 @@ class Reference:
         inputs: by endpoint and input, `(rows, …)` for inputs with a batch.
         outputs: by endpoint and output, `(rows, …)` each.
         parameters: number of weights that the endpoints use.
+        units: size of one standardised unit in x, for the errors of decoded values.
         rounding: relative rounding error of float32 in the outputs (`kvae.export.budgets.rounding`).
 
     Raises:
@@ -94,10 +95,11 @@ class Reference:
         self.latent_source = None
         self._weights = endpoints.weights_of(model)
         self.rounding = rounding([(weight.path, tuple(weight.shape)) for weight in model.weights], model.event_shape)
+        self.units = np.asarray(getattr(getattr(model, "likelihood", None), "unit", 1.0))
         self.parameters = sum(self._weights.values())
         self.endpoints = tuple(endpoint.with_io(io) for endpoint in endpoints_of(model))
         if images is None:
-            pixels, condition = _noise(model.event_shape, seed, rows), conditions_in_turn(model, rows)
+            pixels, condition = _noise(model, seed, rows), conditions_in_turn(model, rows)
         else:
             images = check_images(images, model)
             chosen = np.linspace(0, len(images) - 1, rows).round().astype(int)
@@ -185,6 +187,8 @@ def check_images(images: Any, model: Any, name: str = "images") -> np.ndarray:
         raise ValueError(f"{wanted}. Received: shape {array.shape}")
     array = array.astype("float32")
     inside = (array >= -ROUNDING) & (array <= 1 + ROUNDING) if model.bounded else np.isfinite(array)
+    if getattr(getattr(model, "likelihood", None), "accepts_missing", False):
+        inside |= np.isnan(array)
     if not inside.all():
         wanted = "in [0, 1] without NaN: scale them, for example x / 255" if model.bounded else "that are finite"
         raise ValueError(
@@ -206,7 +210,9 @@ def conditions_in_turn(model: Any, count: int) -> dict[str, np.ndarray]:
     return check_conditions(model, classes, count)
 
 
-def _noise(shape: tuple[int, int, int], seed: int, rows: int) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    low, high = np.sort(rng.random((2, rows, 1, 1, 1)), axis=0)
-    return (low + (high - low) * rng.random((rows, *shape))).astype("float32")
+def _noise(model: Any, seed: int, rows: int) -> np.ndarray:
+    rng, shape = np.random.default_rng(seed), model.event_shape
+    low, high = np.sort(rng.random((2, rows, *[1] * len(shape))), axis=0)
+    noise = (low + (high - low) * rng.random((rows, *shape))).astype("float32")
+    likelihood = getattr(model, "likelihood", None)
+    return noise if likelihood is None else np.asarray(likelihood.plausible(noise), "float32")

@@ -69,7 +69,7 @@ class Model:
 
     Attributes:
         info: facts about the model: kind, likelihood, posterior, prior, signatures, ….
-        image_shape: `(H, W, C)`.
+        event_shape: shape of x: `(H, W, C)` of images, `(T, F)` of series, `(columns,)` of rows.
         latent_dim: D; None for a classifier.
         batch_sizes: batch sizes of the signatures, largest first.
         condition_dim: size of the condition of a conditional model, or None. The methods of a conditional model
@@ -91,7 +91,7 @@ class Model:
         self._data = data
         self._interpreter = _open(self.path, data, num_threads, xnnpack)
         self.info = self._read_info(self._interpreter.get_signature_list())
-        self.event_shape = tuple(self.info["image_shape"])
+        self.event_shape = tuple(self.info["event_shape"])
         self.latent_dim = None if self.info["latent_dim"] is None else int(self.info["latent_dim"])
         self.batch_sizes = tuple(sorted(self.info["batch_sizes"], reverse=True))
         self.condition_dim = int(self.info["condition"]["size"]) if "condition" in self.info else None

@@ -13,7 +13,7 @@ from kvae.export import flatbuffer, operators, runtime
 from kvae.export.behaviour import Behaviour
 from kvae.export.budgets import Budget, budget
 from kvae.export.console import quiet
-from kvae.export.endpoints import INFO, Endpoint, Signature
+from kvae.export.endpoints import INFO, PIXELS, Endpoint, Signature
 from kvae.export.errors import ExportError, one_line
 from kvae.export.info import describe_tensors
 from kvae.export.reference import Reference, Run, in_pieces
@@ -22,7 +22,10 @@ from kvae.export.versions import oldest_runtime
 
 @dataclass(frozen=True)
 class OutputCheck:
-    """Errors of one output of one signature against Keras, over all batches. Errors are absolute."""
+    """Errors of one output of one signature against Keras, over all batches.
+
+    Errors are absolute; those of decoded values in their own units are relative to the scale of the likelihood.
+    """
 
     max_abs_error: float
     mean_abs_error: float
@@ -233,12 +236,14 @@ def _compare_one(
         raise ExportError(f"Expected outputs {sorted(expected)} of {where}. Received: {sorted(results[0])}")
     checks = {}
     for name, right in expected.items():
+        unit = reference.units if endpoint.outputs[name] == PIXELS else 1.0
         if any(result[name].shape != right.shape for result in results):
             raise ExportError(
                 f"Expected {right.shape} for '{name}' from {where}. Received: shape {results[0][name].shape}"
             )
-        errors = [np.abs(result[name].astype("float64") - right) for result in results]
-        allowed = budget(precision, endpoint.outputs[name], name, expected, reference.rounding)
+        errors = [np.abs(result[name].astype("float64") - right) / unit for result in results]
+        in_units = expected if np.all(unit == 1.0) else {**expected, name: right / unit}
+        allowed = budget(precision, endpoint.outputs[name], name, in_units, reference.rounding)
         check = checks[name] = OutputCheck(
             # NumPy's maximum, because Python's may ignore NaN.
             float(np.max([error.max() for error in errors])),

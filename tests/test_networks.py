@@ -91,8 +91,9 @@ def test_default_networks_grow_with_the_image(side, convolutions, grid):
     ("make", "message"),
     [
         (lambda: networks.Encoder(0), "latent_dim=0"),
-        (lambda: networks.Decoder((28, 28)), r"image_shape=\(28, 28\)"),
-        (lambda: networks.Decoder((28, 0, 1)), "three positive integers"),
+        (lambda: networks.Decoder(image_shape=(28, 28)), r"image_shape=\(28, 28\)"),
+        (lambda: networks.Decoder(image_shape=(28, 0, 1)), "three positive integers"),
+        (lambda: networks.Decoder((28, 0)), r"event_shape=\(28, 0\)"),
         (lambda: networks.MLP(()), r"units=\(\)"),
         (lambda: networks.ConvUp((8, -1)), "filters"),
         (lambda: networks.ConvDown((8, 2.5)), "filters"),

@@ -72,7 +72,7 @@ def render(report: dict[str, Any], pictures: list[Pictures]) -> str:
         model=model,
         kind={"vae": "VAE"}.get(model["kind"], model["kind"]),
         call="decode" if "decode" in model["signatures"] else next(iter(model["signatures"]), "decode"),
-        shape="×".join(map(str, model["image_shape"])),
+        shape="×".join(map(str, model["event_shape"])),
         verification=report.get("verification") or {},
         warnings=[*refused, *(report.get("warnings") or [])],
         packages=report.get("packages") or {},

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from kvae.export.report import lines
+
 AMPLIFIED = 10  # factor for differences between images
 STRIP_VALUES = 96 * 1024  # pixels times channels of a row of images; keeps the page small
 STRIP_WIDTH = 930  # CSS pixels
@@ -14,22 +16,35 @@ STRIP_WIDTH = 930  # CSS pixels
 
 @dataclass(frozen=True)
 class Pictures:
-    """Outputs of Keras or of a file: `(N, H, W, C)` each, or None."""
+    """Outputs of Keras or of a file: `(N, H, W, C)`, or `(N, *event)`, each, or None.
+
+    `units` are the sizes of one standardised unit.
+    """
 
     title: str
     images: np.ndarray | None
     reconstructions: np.ndarray | None
     samples: np.ndarray | None
+    units: Any = 1.0
 
 
 def groups(pictures: list[Pictures]) -> list[dict[str, Any]]:
-    """Return groups of rows: images with their reconstructions, and samples; differences are separate rows."""
+    """Return groups of rows: images with their reconstructions, and samples; differences are separate rows.
+
+    Series are drawn as lines. Rows of tables and volumes aren't drawn.
+    """
     found: list[dict[str, Any]] = []
     for name in ("reconstructions", "samples"):
         drawn = [(shown.title, getattr(shown, name)) for shown in pictures if getattr(shown, name) is not None]
         if not drawn:
             continue
         by_keras, of_keras = drawn[0]
+        if of_keras.ndim != 4:
+            if of_keras.ndim == 3:
+                found.append(
+                    _lines(name, drawn, pictures[0].images if name == "reconstructions" else None, pictures[0])
+                )
+            continue
         keras = _pixels(of_keras)
         count = min(len(keras), max(4, STRIP_VALUES // keras[0].size))
         rows, differences = [], []
@@ -44,6 +59,23 @@ def groups(pictures: list[Pictures]) -> list[dict[str, Any]]:
                 differences.append({"title": title, "text": "", **_strip(_pixels(0.5 + AMPLIFIED * change))})
         found.append({"name": name, "count": count, "rows": rows, "differences": differences})
     return found
+
+
+def _lines(
+    name: str, drawn: list[tuple[str, np.ndarray]], originals: np.ndarray | None, of_keras: Pictures
+) -> dict[str, Any]:
+    """Return a group of rows of series, with the same axes in all rows."""
+    keras = drawn[0][1]
+    axes = np.concatenate([keras, *([] if originals is None else [originals])])[: 2 * len(keras)]
+    low, high = np.nanmin(axes, axis=(0, 1)), np.nanmax(axes, axis=(0, 1))
+    rows = [] if originals is None else [{"title": "Test series", "text": "", **lines.strip(originals, low, high)}]
+    for number, (title, series) in enumerate(drawn):
+        off = np.abs(series - keras) / of_keras.units
+        text = (
+            f"differs by at most {off.max():.2g} standard deviations, by {off.mean():.2g} on average" if number else ""
+        )
+        rows.append({"title": title, "text": text, **lines.strip(np.nan_to_num(series), low, high)})
+    return {"name": name, "count": min(len(keras), lines.SHOWN), "rows": rows, "differences": []}
 
 
 def _levels(off: np.ndarray) -> str:
@@ -77,6 +109,7 @@ def _strip(pixels: np.ndarray) -> dict[str, Any]:
     scale = max(1, STRIP_WIDTH // canvas.shape[1])
     return {
         "data": base64.b64encode(file.getvalue()).decode(),
+        "type": "image/png",
         "width": scale * canvas.shape[1],
         "height": scale * height,
     }

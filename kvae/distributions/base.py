@@ -76,6 +76,15 @@ class Distribution(Part):
         """Return the shape of an event after `standardize`."""
         return event_shape
 
+    @property
+    def unit(self) -> Any:
+        """Size of one standardised unit in x: a number, or one for each entry of the last axis."""
+        return 1.0
+
+    def plausible(self, uniform: Any) -> Any:
+        """Return values that x may have for numbers in [0, 1), `(…, *event)`: inputs for tests of exported files."""
+        return uniform
+
     def log_prob(self, params: Any, value: Any) -> Any:
         """Return the log-density of `value` `(…, B, *event)` in nats, summed over the event: `(…, B)`."""
         raise NotImplementedError(f"{type(self).__name__} must define `log_prob`.")

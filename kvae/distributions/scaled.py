@@ -25,6 +25,7 @@ class Scaled(Distribution):
         base: family of the standardised values, with the support "real" (default `DiagonalNormal`).
         location, scale: one number for each entry of the last axis of x, such as the mean and the standard deviation of
             the training data; scale > 0.
+        names: names of the entries of the last axis, for exported files; None for none.
 
     Raises:
         ValueError: for a base of other values, numbers that aren't finite, a scale that isn't positive, or lengths that
@@ -46,6 +47,7 @@ class Scaled(Distribution):
         base: Distribution | None = None,
         location: Sequence[float] = (0.0,),
         scale: Sequence[float] = (1.0,),
+        names: Sequence[str] | None = None,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
@@ -60,6 +62,12 @@ class Scaled(Distribution):
             raise ValueError(
                 "Arguments `location` and `scale` must have the same length, and scale > 0. "
                 f"Received: {shown(location)} and {shown(scale)}"
+            )
+        self.names = None if names is None else tuple(map(str, names))
+        if self.names is not None and len(self.names) != len(self.scale):
+            raise ValueError(
+                f"Argument `names` must have one name for each of {len(self.scale)} features. "
+                f"Received: {len(self.names)} names"
             )
         self.unbounded = self.base.unbounded
 
@@ -79,6 +87,13 @@ class Scaled(Distribution):
     def standardize(self, x: Any) -> Any:
         # The difference in one step: a product with 1 / scale and a sum would lose digits of large values.
         return (ops.cast(x, "float32") - np.float32(self.location)) / np.float32(self.scale)
+
+    @property
+    def unit(self) -> np.ndarray:
+        return np.float32(self.scale)
+
+    def plausible(self, uniform: Any) -> Any:
+        return self._raw(4.0 * uniform - 2.0)
 
     def log_prob(self, params: Any, value: Any) -> Any:
         return self.base.log_prob(params, self.standardize(value)) - self._log_volume(value)
