@@ -109,7 +109,7 @@ def write_figures(
     Returns:
         The paths of the figures.
     """
-    conditional = model.condition_dim is not None
+    conditional, are_images = model.condition_dim is not None, len(model.event_shape) == 3
     steps = steps or Steps()
 
     def conditions(start: int, end: int) -> Any:
@@ -130,24 +130,25 @@ def write_figures(
         "reconstructions": lambda: plotting.reconstructions(model, images[:16], condition=conditions(0, 16)),
         "latent_map": lambda: plotting.latent_map(codes, labels, label_names),
     }
-    if generates and conditional:
+    if generates and conditional and are_images:
         figures["class_samples"] = lambda: plotting.class_samples(model, names=label_names)
     elif generates:
-        figures["samples"] = lambda: plotting.samples(model, n=100, seed=0)
-    if generates and model.latent_dim == 2:
+        figures["samples"] = lambda: plotting.samples(model, n=100, seed=0, condition=first)
+    if generates and model.latent_dim == 2 and are_images:
         figures["manifold"] = lambda: plotting.manifold(model, condition=first)
     else:
         order = np.argsort(-(variances if kl is None else np.asarray(kl)), kind="stable")
         figures["traversals"] = lambda: plotting.traversals(
             model, dimensions=[int(d) for d in order[:8]], kl=kl, latents=None if generates else codes, condition=first
         )
-    figures["neighbours"] = lambda: plotting.neighbours(images, codes)
-    figures["thumbnail_map"] = lambda: plotting.thumbnail_map(images[mapped], codes[mapped], frames, label_names)
-    if model.latent_dim > 1 and np.any(variances > 0):  # otherwise there are no principal components
+    if are_images:
+        figures["neighbours"] = lambda: plotting.neighbours(images, codes)
+        figures["thumbnail_map"] = lambda: plotting.thumbnail_map(images[mapped], codes[mapped], frames, label_names)
+    if are_images and model.latent_dim > 1 and np.any(variances > 0):  # otherwise there are no principal components
         figures["thumbnail_map_pca"] = lambda: plotting.thumbnail_map(
             images[mapped], codes[mapped], frames, label_names, method="pca"
         )
-    if labels is not None and not conditional:
+    if are_images and labels is not None and not conditional:
         figures["direction"] = lambda: _direction(model, images, codes, labels)
         figures["arithmetic"] = lambda: _arithmetic(model, images, codes, labels)
     if hasattr(model.decoder, "levels"):

@@ -24,6 +24,7 @@ from kvae.plotting.grids import (
     samples,
     traversals,
 )
+from kvae.plotting.series import alarm_history, series_reconstructions, series_samples, series_traversals
 from kvae.plotting.style import FAINT, INK, PALETTE, TRAIN, VALIDATION, save
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "PALETTE",
     "TRAIN",
     "VALIDATION",
+    "alarm_history",
     "class_samples",
     "direction_slider",
     "directions",
@@ -48,6 +50,9 @@ __all__ = [
     "reconstructions",
     "samples",
     "save",
+    "series_reconstructions",
+    "series_samples",
+    "series_traversals",
     "thumbnail_map",
     "traversals",
 ]

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from kvae.arguments import decimal
 from kvae.evaluation.codes import as_codes
 from kvae.features.levels import redraw
+from kvae.plotting import series
 from kvae.plotting.style import MAX_LEGEND, as_args, rgb_of, tiled, z_name
 
 
@@ -46,7 +47,9 @@ def image_grid(images: Any, columns: int | None = None) -> Figure:
 
 
 def reconstructions(model: Any, images: Any, columns: int = 8, condition: Any = None) -> Figure:
-    """Draw images `(N, H, W, C)` above their reconstructions, in bands of `columns` pairs."""
+    """Draw images `(N, H, W, C)` above their reconstructions, in bands of `columns` pairs; series as lines."""
+    if len(model.event_shape) == 2:
+        return series.series_reconstructions(model, images, min(4, columns), condition)
     images = np.asarray(images)
     rebuilt = model.reconstruct(images, *as_args(condition))
     pairs = np.stack([rgb_of(images), rgb_of(rebuilt, like=images)])  # (2, N, H, W, 3)
@@ -82,7 +85,12 @@ def levels(model: Any, images: Any, columns: int = 10, seed: int = 0) -> Figure:
 
 
 def samples(model: Any, n: int = 64, seed: int = 0, condition: Any = None) -> Figure:
-    """Draw a grid of `n` images from the prior: the mean of p(x|z) for each z ~ p(z). TypeError for an autoencoder."""
+    """Draw a grid of `n` images from the prior: the mean of p(x|z) for each z ~ p(z). TypeError for an autoencoder.
+
+    Of series, the first four are drawn as lines.
+    """
+    if len(model.event_shape) == 2:
+        return series.series_samples(model, min(4, n), seed, condition)
     return image_grid(
         model.generate(n, seed=seed) if condition is None else model.generate(n, seed, condition=condition)
     )
@@ -146,7 +154,7 @@ def traversals(
     latents: Any = None,
     condition: Any = None,
 ) -> Figure:
-    """Draw a row for each latent dimension, which varies from −3 to 3 standard deviations.
+    """Draw a row for each latent dimension, which varies from −3 to 3 standard deviations; series as lines.
 
     Args:
         image: `(H, W, C)`: the other latents are those of this image (default: all at their mean).
@@ -169,6 +177,8 @@ def traversals(
     center = np.zeros(size) if latents is None else as_codes(latents).mean(axis=0)
     scale = np.ones(size) if latents is None else as_codes(latents).std(axis=0)
     base = center if image is None else np.asarray(model.encode_mean(np.asarray(image)[None], *as_args(condition)))[0]
+    if len(model.event_shape) == 2:
+        return series.series_traversals(model, dimensions, base, scale, kl, condition)
     offsets = np.linspace(-3.0, 3.0, steps)
     z = np.tile(base, (len(dimensions), steps, 1))  # (rows, steps, D)
     for row, d in enumerate(dimensions):
