@@ -31,6 +31,7 @@ LIKELIHOODS = {
     "Laplace": lambda: likelihoods.Laplace(scale=0.3),
     "Laplace learned": lambda: likelihoods.Laplace(scale=0.3, learned=True),
     "DiagonalLaplace": lambda: likelihoods.DiagonalLaplace(),
+    "Scaled": lambda: likelihoods.Scaled(likelihoods.Normal(scale=0.3), location=[0.5], scale=[2.0]),
     "DiscretizedLogistic": lambda: likelihoods.DiscretizedLogistic(levels=32),
     "DiscretizedLogisticMixture": lambda: likelihoods.DiscretizedLogisticMixture(components=3, levels=4),
 }

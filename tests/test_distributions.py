@@ -133,6 +133,7 @@ LIKELIHOODS = {
     "Laplace": summed(lambda params, x: stats.laplace(params, 0.3).logpdf(x)),
     "Laplace learned": summed(lambda params, x: stats.laplace(params, 0.3).logpdf(x)),
     "DiagonalLaplace": summed(diagonal_laplace),
+    "Scaled": summed(lambda params, x: stats.norm(0.5 + 2.0 * params, 0.6).logpdf(x)),
     "DiscretizedLogistic": summed(discretized_logistic),
     "DiscretizedLogisticMixture": discretized_mixture,
 }
