@@ -2,10 +2,12 @@
 
 import argparse
 import contextlib
+import csv
 import io
 import math
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -42,6 +44,15 @@ def _main(arguments: list[str] | None) -> int:
         help=".npy array of images (N, H, W, C), in the value range of the model",
     )
     parser.add_argument(
+        "--watch",
+        metavar="CSV",
+        help="CSV file of samples with a header (- for standard input): print the score of each window, and alarms",
+    )
+    parser.add_argument("--every", type=int, default=1, help="samples between scores of --watch (default: 1)")
+    parser.add_argument("--alpha", type=float, help="largest p-value that raises an alarm (default: the smallest)")
+    parser.add_argument("--per-day", type=float, help="expected false alarms in a day, instead of --alpha")
+    parser.add_argument("--alarms-only", action="store_true", help="print only windows that raise an alarm")
+    parser.add_argument(
         "--out", type=Path, help=".png grid or .npy array (N, H, W, C) of images; with --classify, .npy array (N, C)"
     )
     parser.add_argument("--threads", type=int, default=1, help="number of threads (default: 1)")
@@ -58,6 +69,8 @@ def _main(arguments: list[str] | None) -> int:
         if options.self_test:
             for name, error in model.self_test().items():
                 print(f"{name}: passed (largest difference {error:.2g})")
+        if options.watch is not None:
+            return _watch(model, options)
         if options.classify is not None:
             _classify(model, options.classify, options.out)
             return 0
@@ -137,6 +150,47 @@ def _classify(model: Model, file: Path, out: Path | None) -> None:
     for i, row in enumerate(probability):
         best = int(row.argmax())
         print(f"{i}: {model.class_names[best] if model.class_names else best} {row[best]:.4f}")
+
+
+def _watch(model: Model, options: argparse.Namespace) -> int:
+    """Print time or number, score and p-value of the windows of a CSV file. Exit status 3 after an alarm."""
+    alpha = options.alpha
+    if alpha is None and options.per_day is None and model.calibration_size:
+        alpha = 1 / (model.calibration_size + 1)
+    watch = model.watch(options.every, alpha, options.per_day)
+    names = [str(feature["name"]) for feature in model.info.get("features", [])]
+    raised = 0
+    with contextlib.ExitStack() as opened:
+        file: Any = sys.stdin
+        if options.watch != "-":
+            file = opened.enter_context(open(options.watch, newline="", encoding="utf-8"))
+        rows = csv.DictReader(file)
+        header = list(rows.fieldnames or [])
+        columns = names or header[-watch.features :]
+        if missing := [name for name in columns if name not in header]:
+            raise ValueError(
+                f"Expected the columns {', '.join(columns)}. Received: a file without {', '.join(missing)}"
+            )
+        if len(columns) != watch.features:
+            raise ValueError(f"Expected {watch.features} columns of numbers. Received: {', '.join(header)}")
+        label = next((name for name in header if name not in columns), None)
+        for number, row in enumerate(rows):
+            try:
+                sample = [float(row[name]) for name in columns]
+            except (TypeError, ValueError):
+                sample = [math.nan]
+            if not all(map(math.isfinite, sample)):
+                print(f"row {number}: a value is missing; the window starts again", file=sys.stderr)
+                watch.reset()
+                continue
+            reading = watch.push(sample)
+            if reading is None or (options.alarms_only and not reading.alarm):
+                continue
+            raised += reading.alarm
+            p_value = "" if reading.p_value is None else f"  p {reading.p_value:.4f}"
+            when = row[label] if label else number
+            print(f"{when}  {reading.score:.2f} nats{p_value}{'  ALARM' if reading.alarm else ''}", flush=True)
+    return 3 if raised else 0
 
 
 def _describe(model: Model) -> None:

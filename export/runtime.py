@@ -30,7 +30,7 @@ import numpy as np
 
 from kvae.arguments import ROUNDING, integer, numbers, real, shown
 
-__all__ = ["Model", "Posterior", "load", "seed_words"]
+__all__ = ["Model", "Posterior", "Reading", "Watch", "load", "seed_words"]
 
 try:
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
@@ -279,6 +279,26 @@ class Model:
             )
         return 100 * np.interp(scores, value, probability, left=0.0, right=1.0)
 
+    def watch(self, every: int = 1, alpha: float | None = None, per_day: float | None = None) -> "Watch":
+        """Return a `Watch`: push the samples of a sensor one by one, and it scores the newest window.
+
+        Args:
+            every: number of samples from one score to the next.
+            alpha: a window with a p-value of at most alpha raises an alarm; None for no alarms.
+            per_day: expected number of false alarms in a day of ordinary data, instead of alpha. The file must have
+                the time between two samples.
+
+        Raises:
+            ValueError: if the model isn't one of series, if an argument is out of range, or if the calibration scores
+                of the file are too few for alpha: the smallest p-value of n scores is 1 / (n + 1).
+        """
+        return Watch(self, every, alpha, per_day)
+
+    @property
+    def calibration_size(self) -> int:
+        """Number of the file's calibration scores; 0 if it has none."""
+        return len((self.info.get("score") or {}).get("calibration") or ())
+
     def classify(self, image: Any) -> np.ndarray:
         """Return the probabilities of the classes of images `(B, H, W, C)`: `(B, classes)`.
 
@@ -512,6 +532,95 @@ class Model:
                 f"Received: values from {image.min():.9g} to {image.max():.9g}"
             )
         return np.clip(image, low, high)
+
+
+class Reading(NamedTuple):
+    """The newest window of a `Watch`.
+
+    Attributes:
+        score: −ELBO of the window, nats.
+        p_value: conformal p-value of the score; None if the file has no calibration scores.
+        alarm: whether an alarm begins: p ≤ alpha here, and not in the reading before.
+    """
+
+    score: float
+    p_value: float | None
+    alarm: bool
+
+
+class Watch:
+    """The newest T samples of a series, scored as they arrive; made by `Model.watch`.
+
+    **False alarms.** On ordinary data like that of the calibration, each window has a p-value of at most alpha with a
+    probability of at most alpha. The expected number of such windows in a day is therefore at most alpha times their
+    number, however strongly overlapping windows depend on each other (expectations add up). Consecutive ones are one
+    alarm, so that there are at most as many alarms. `per_day` sets alpha accordingly.
+
+        watch = model.watch(per_day=1)
+        for sample in sensor:  # (F,) numbers each, in the units of the training data
+            reading = watch.push(sample)
+            if reading and reading.alarm:
+                ...
+
+    Attributes:
+        alpha: limit of the p-value, or None.
+        window: T.
+        per_day: expected number of false alarms in a day at most, or None if it is unknown.
+    """
+
+    def __init__(self, model: Model, every: int, alpha: float | None, per_day: float | None):
+        if len(model.event_shape) != 2:
+            shape = "×".join(map(str, model.event_shape))
+            raise ValueError(f"Expected a file of a model of series (T, F). Received: '{model.path}', for {shape}")
+        self.model = model
+        self.every = integer("every", every, least=1)
+        self.window, self.features = model.event_shape
+        step = model.info.get("schema", {}).get("step")  # seconds
+        self._scores_per_day = None if not step else 86400 / (step * self.every)
+        if per_day is not None:
+            if alpha is not None or self._scores_per_day is None:
+                raise ValueError(
+                    "Argument `per_day` replaces `alpha`, and requires a file with the time between two samples. "
+                    f"Received: alpha={alpha}, per_day={per_day}, step={step}"
+                )
+            alpha = real("per_day", per_day, least=0) / self._scores_per_day
+        if alpha is not None:
+            least = 1 / (model.calibration_size + 1)
+            if not least <= real("alpha", alpha) < 1:
+                raise ValueError(
+                    f"Expected `alpha` from {least:.3g}, the smallest p-value of {model.calibration_size} calibration "
+                    f"scores, to 1. Received: {alpha:.3g}; allow more false alarms, score less often (`every`), or "
+                    "export with more validation series"
+                )
+        self.alpha = alpha
+        self.per_day = None if alpha is None or self._scores_per_day is None else alpha * self._scores_per_day
+        # Each sample is written twice, so that the newest window is always contiguous.
+        self._buffer = np.zeros((2 * self.window, self.features), np.float32)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all samples, such as after a gap: the next reading requires a whole window."""
+        self._count, self._in_alarm = 0, False
+
+    def push(self, sample: Any) -> Reading | None:
+        """Add a sample `(F,)`; return a `Reading`, or None while the window isn't full or no score is due.
+
+        Raises:
+            ValueError: if the sample has another shape, or isn't finite. (It isn't added.)
+        """
+        sample = _check("sample", sample, (self.features,))
+        place = self._count % self.window
+        self._buffer[[place, place + self.window]] = sample
+        self._count += 1
+        beyond = self._count - self.window
+        if beyond < 0 or beyond % self.every:
+            return None
+        first = self._count % self.window
+        score = float(self.model.score(self._buffer[None, first : first + self.window])["negative_elbo"][0])
+        p_value = float(self.model.p_value(score)) if self.model.calibration_size else None
+        is_low = self.alpha is not None and p_value is not None and p_value <= self.alpha
+        alarm, self._in_alarm = is_low and not self._in_alarm, is_low
+        return Reading(score, p_value, alarm)
 
 
 def load(path: str | os.PathLike[str], num_threads: int = 1, sha256: str | None = None, xnnpack: bool = True) -> Model:
