@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from kvae.distributions import Scaled
 from kvae.export.endpoints import Endpoint, Signature, signatures_of
 from kvae.export.reference import Reference, run_keras
 from kvae.export.runtime import FORMAT, FORMAT_VERSION, seed_words
@@ -33,6 +34,7 @@ def describe(
     condition_names: Sequence[str] | None = None,
     class_names: Sequence[str] | None = None,
     directions: Sequence[Mapping[str, Any]] = (),
+    schema: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the facts of an exported file.
 
@@ -47,6 +49,7 @@ def describe(
         condition_names: names of the classes of a condition.
         class_names: names of the classes of a classifier.
         directions: directions in latent space, as `direction_facts` returns them.
+        schema: what the numbers of a series or of a row mean (`kvae.data.schema.Schema.to_json`).
 
     Example:
 
@@ -81,13 +84,18 @@ def describe(
         **_classes("condition", model.condition_dim, condition_names),
         **_classes("classes", getattr(model, "num_classes", None), class_names),
         **({"directions": list(directions)} if directions else {}),
+        **({"schema": dict(schema)} if schema else {}),
     }
 
 
 def _features(model: Any) -> dict[str, Any]:
     """Return what the entries of the last axis of x are, if the likelihood has their names and scales."""
-    names = getattr(getattr(model, "likelihood", None), "names", None)
-    return {} if names is None else {"features": [{"name": name} for name in names]}
+    likelihood = getattr(model, "likelihood", None)
+    if not isinstance(likelihood, Scaled):
+        return {}
+    names = likelihood.names or [f"feature {number}" for number in range(len(likelihood.scale))]
+    moments = zip(names, likelihood.location, likelihood.scale)
+    return {"features": [{"name": name, "location": mean, "scale": scale} for name, mean, scale in moments]}
 
 
 def _levels(model: Any) -> dict[str, Any]:

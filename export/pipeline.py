@@ -165,9 +165,11 @@ def export(
         ['saved_model', 'vae_float32.tflite', 'decoder_float32.tflite', 'vae_int8.tflite', 'decoder_int8.tflite']
     """
     checks.check_model(model)
+    schema = None
     if isinstance(data, Data):
         condition_names, class_names = _names_of(data, model, condition_names, class_names)
         dataset_name = data.name if dataset_name is None else dataset_name
+        schema = data.schema and data.schema.to_json()
         if validation is None and data.num_validation:
             validation = data.arrays("validation", limit=VALIDATED)
         data = data.arrays("test", limit=TESTED)
@@ -181,6 +183,7 @@ def export(
     if conditions is not None and model.condition_dim is None:
         raise ValueError("Argument `conditions` is for a conditional model. Received: a model without conditions")
     facts = checks.facts(model, dataset_name, license, condition_names, class_names, directions)
+    facts["schema"] = schema
     test = checks.Images.checked("data", model, *checks.pair("data", data), conditions, facts["class_names"])
     apart = checks.validation_images(model, validation, facts["class_names"])
     choice = Choice.by(budgets or Budgets(), apart, test) if precisions == "auto" else None

@@ -279,7 +279,7 @@ class Model:
             )
         return 100 * np.interp(scores, value, probability, left=0.0, right=1.0)
 
-    def watch(self, every: int = 1, alpha: float | None = None, per_day: float | None = None) -> "Watch":
+    def watch(self, every: int = 1, alpha: float | None = None, per_day: float | None = None) -> Watch:
         """Return a `Watch`: push the samples of a sensor one by one, and it scores the newest window.
 
         Args:
