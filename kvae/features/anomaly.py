@@ -184,7 +184,7 @@ class AnomalyDetector(OutlierMixin, LatentEstimator):
             >>> detector = AnomalyDetector(latent_dim=2, units=(8,), epochs=1, alpha=0.05, random_state=0).fit(x)
             >>> low, high = detector.false_alarm_interval()  # of 100 calibration rows
             >>> round(low, 3), round(high, 3)
-            (0.016, 0.1)
+            (0.016, 0.099)
         """
         check_is_fitted(self)
         calibration = self._calibration()

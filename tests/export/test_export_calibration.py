@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -13,6 +14,7 @@ from kvae.export import ExportError, command, info, runtime
 
 PRECISIONS = ("float32", "int8", "full_int8")
 KNOWN, FRESH = 300, 2000
+DOCS = Path(__file__).parents[2] / "docs" / "on_device.md"
 
 
 def ordinary(seed: int, count: int) -> np.ndarray:
@@ -127,3 +129,20 @@ def test_the_command_scores_images(folder, tmp_path, capsys):
     assert "with the signature 'score'" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         command.main([str(path), "--score", "images.npy", "--generate", "1"])
+
+
+def test_the_programs_of_the_documentation(exported, monkeypatch, capsys):
+    """Both give the first image that seed 7 draws, its score and its p-value."""
+    section = DOCS.read_text(encoding="utf-8").split("\n## Python, on a board\n")[1].split("\n## ")[0]
+    monkeypatch.chdir(exported)
+    with_kvae, without = ({}, {})
+    for program, scope in zip(
+        re.findall(r"```python\n(.*?)```", section, re.DOTALL), (with_kvae, without), strict=True
+    ):
+        exec(program, scope)
+    model = runtime.load("vae_int8.tflite")
+    score = model.score(model.generate(1, seed=7))["negative_elbo"][0]
+    np.testing.assert_allclose([with_kvae["scores"][0], without["score"]], score, rtol=1e-5)
+    assert without["p"] == model.p_value(without["score"])
+    np.testing.assert_array_equal(with_kvae["alarm"], model.p_value(with_kvae["scores"]) <= 0.01)
+    assert f"p {without['p']:.4f}" in capsys.readouterr().out
