@@ -53,13 +53,19 @@ def _main(arguments: list[str] | None) -> int:
     parser.add_argument("--per-day", type=float, help="expected false alarms in a day, instead of --alpha")
     parser.add_argument("--alarms-only", action="store_true", help="print only windows that raise an alarm")
     parser.add_argument(
+        "--score",
+        type=Path,
+        metavar="IMAGES",
+        help=".npy array of images (N, H, W, C): print −ELBO in nats, percentile and p-value of each",
+    )
+    parser.add_argument(
         "--out", type=Path, help=".png grid or .npy array (N, H, W, C) of images; with --classify, .npy array (N, C)"
     )
     parser.add_argument("--threads", type=int, default=1, help="number of threads (default: 1)")
     parser.add_argument("--self-test", action="store_true", help="replay the golden pairs next to the file")
     options = parser.parse_args(arguments)
-    if options.generate is not None and options.classify is not None:
-        parser.error("expected --generate or --classify, not both")
+    if sum(option is not None for option in (options.generate, options.classify, options.score)) > 1:
+        parser.error("expected one of --generate, --classify and --score")
     if options.out is not None and options.generate is None and options.classify is None:
         parser.error("--out requires --generate N or --classify IMAGES")
     if options.out is not None and options.classify is not None and options.out.suffix != ".npy":
@@ -73,6 +79,9 @@ def _main(arguments: list[str] | None) -> int:
             return _watch(model, options)
         if options.classify is not None:
             _classify(model, options.classify, options.out)
+            return 0
+        if options.score is not None:
+            _score(model, options.score, options.condition)
             return 0
         if options.generate is None:
             if not options.self_test:
@@ -131,8 +140,8 @@ def grid(images: np.ndarray) -> np.ndarray:
     return tiles.reshape(rows * height, columns * width, channels)
 
 
-def _classify(model: Model, file: Path, out: Path | None) -> None:
-    """Print the most probable class of each image, or write all probabilities to `out`."""
+def _read_images(file: Path) -> np.ndarray:
+    """Read an array of images from a `.npy` file."""
     try:
         images = np.load(file, allow_pickle=False)
     except (EOFError, ValueError) as error:  # NumPy's message suggests loading a pickle
@@ -142,7 +151,25 @@ def _classify(model: Model, file: Path, out: Path | None) -> None:
         ) from error
     if not isinstance(images, np.ndarray):
         raise ValueError(f"Expected one .npy array of images. Received: '{file}', an archive of {', '.join(images)}")
-    probability = model.classify(images)
+    return images
+
+
+def _score(model: Model, file: Path, condition: str | None) -> None:
+    """Print the score of each image, and where it is among ordinary images if the file has their scores."""
+    nats = model.score(_read_images(file), condition=condition)["negative_elbo"]
+    known = model.info.get("score") or {}
+    columns = [[f"{value:.2f} nats" for value in nats]]
+    if known.get("quantiles"):
+        columns.append([f"percentile {value:.1f}" for value in model.percentile(nats)])
+    if known.get("calibration"):
+        columns.append([f"p {value:.4f}" for value in model.p_value(nats)])
+    for i, texts in enumerate(zip(*columns)):
+        print(f"{i}: {', '.join(texts)}")
+
+
+def _classify(model: Model, file: Path, out: Path | None) -> None:
+    """Print the most probable class of each image, or write all probabilities to `out`."""
+    probability = model.classify(_read_images(file))
     if out is not None:
         np.save(out, probability)
         print(f"probabilities {probability.shape} in {out}")

@@ -131,6 +131,14 @@ class Editable:
         self.model.signatureDefs = [kept]
         self.model.subgraphs[0].name = b"main"
 
+    def set_bytes(self, signature: str, contents: bytes) -> None:
+        """Replace the bytes that a signature without inputs returns."""
+        (found,) = (entry for entry in self.model.signatureDefs if entry.signatureKey.decode() == signature)
+        (output,) = found.outputs
+        tensor = self.model.subgraphs[found.subgraphIndex].tensors[output.tensorIndex]
+        tensor.shape = [len(contents)]
+        self.model.buffers[tensor.buffer].data = np.frombuffer(contents, np.uint8)
+
     def describe(self, description: str, entries: Mapping[str, bytes]) -> None:
         """Set the description and entries of the metadata; existing entries with these names are replaced."""
         self.model.description = description

@@ -8,12 +8,14 @@ import numpy as np
 
 from kvae.distributions import Scaled
 from kvae.export.endpoints import Endpoint, Signature, signatures_of
-from kvae.export.reference import Reference, run_keras
+from kvae.export.errors import ExportError
+from kvae.export.reference import Reference, Run, run_keras
 from kvae.export.runtime import FORMAT, FORMAT_VERSION, seed_words
 from kvae.models.metrics import ACTIVE_VARIANCE
 from kvae.networks import kind_of
 
 DIRECTION_NUMBERS = ("distance", "middle", "low", "high", "accuracy", "majority", "auroc", "flips")
+CALIBRATION = 2000  # largest number of scores in a file, for p-values down to 1/2001
 PROBABILITIES = (0.0, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 
 
@@ -149,14 +151,17 @@ def of(
     reference: Reference,
     alone: bool = False,
     io: str | None = None,
+    calibration: Sequence[float] | None = None,
 ) -> dict[str, Any]:
     """Return the facts of a file with other signatures.
 
     With `alone`, the file has a single signature, and `serving_default` is its endpoint. `io` is the dtype of an
     integer file: a number is `scale * (integer - zero_point)`, with the scale and the zero point of its tensor.
+    `calibration` are the file's own scores of the images, for p-values.
     """
     return {
         **info,
+        **({} if calibration is None else {"score": {**info["score"], "calibration": list(calibration)}}),
         **_signatures(signatures, reference),
         **({"serving_default": signatures[0].endpoint.name} if alone else {}),
         **({} if io is None else {"io": io}),
@@ -211,11 +216,43 @@ def _latents(model: Any, inputs: dict[str, np.ndarray]) -> dict[str, Any]:
 
 def _score(model: Any, inputs: dict[str, np.ndarray]) -> dict[str, Any]:
     """Return the quantiles of the scores of ordinary images: ascending pairs `[probability, −ELBO]`."""
+    scores = _negative_elbo(run_keras(model), inputs)
+    quantiles = _rounded(np.quantile(scores, PROBABILITIES))
+    return {"images": len(scores), "quantiles": [list(pair) for pair in zip(PROBABILITIES, quantiles, strict=True)]}
+
+
+def calibration(file: str, run: Run, inputs: dict[str, np.ndarray]) -> list[float]:
+    """Return a file's own scores of at most `CALIBRATION` of the images, evenly spaced: ascending −ELBOs.
+
+    A p-value counts the images with at least the score (`kvae.export.runtime.Model.p_value`). Scores are therefore
+    rounded up, to a thousandth of a nat: no p-value becomes smaller.
+
+    Args:
+        file: name of the file.
+        run: the opened file.
+        inputs: `image`, `(N, H, W, C)`, and `condition` for a conditional model.
+
+    Raises:
+        ExportError: if a score isn't finite.
+
+    Example:
+
+        >>> nats = np.float32([93.0004, -1.5, 93.001])
+        >>> calibration("vae.tflite", lambda name, inputs: {"negative_elbo": nats}, {"image": np.zeros((3, 8, 8, 1))})
+        [-1.5, 93.001, 93.002]
+    """
     count = len(inputs["image"])
-    noise = {"seed": seed_words(0), "index": np.zeros(count, "int32")}
-    scores = run_keras(model)("score", {**inputs, **noise})["negative_elbo"]
-    quantiles = _rounded(np.quantile(scores.astype("float64"), PROBABILITIES))
-    return {"images": count, "quantiles": [list(pair) for pair in zip(PROBABILITIES, quantiles, strict=True)]}
+    chosen = np.unique(np.linspace(0, count - 1, min(count, CALIBRATION)).round().astype(int))
+    scores = _negative_elbo(run, {name: values[chosen] for name, values in inputs.items()})
+    if not np.isfinite(scores).all():
+        raise ExportError(f"Expected finite scores of the validation images from '{file}'. Received: NaN or infinity")
+    return np.sort(np.ceil(1000 * scores) / 1000).tolist()
+
+
+def _negative_elbo(run: Run, inputs: dict[str, np.ndarray]) -> np.ndarray:
+    """Return the scores of images with one sample of seed 0, as `kvae.export.runtime.Model.score`, `(N,)` in nats."""
+    noise = {"seed": seed_words(0), "index": np.zeros(len(inputs["image"]), "int32")}
+    return run("score", {**inputs, **noise})["negative_elbo"].astype("float64")
 
 
 def _rounded(values: np.ndarray) -> list[float]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -111,9 +112,10 @@ def export(
             name, and each file must keep the accuracy (`kvae.export.accuracy`). For other models, they are for a linear
             probe of the exported encoder, fitted in Keras. Without data, the comparison uses noise, and nothing is
             measured; the report states this.
-        validation: images, or a pair as in `data`, for the choice of the precision ("auto"), the ranges of full_int8
-            and the statistics in `info`. None takes the validation split of a `Data`, otherwise the test images; the
-            report states this.
+        validation: images, or a pair as in `data`, for the choice of the precision ("auto"), the ranges of full_int8,
+            the statistics in `info` and the scores for p-values (`kvae.export.runtime.Model.p_value`; each LiteRT file
+            has its own, of at most 2,000 images). The model must not have been trained on them. None takes the
+            validation split of a `Data`, otherwise the test images; the report states this.
         conditions: conditions of the test images, in the form for `fit` (conditional models only); None takes the
             labels.
         precisions: precisions of the LiteRT files, from `kvae.export.litert.PRECISIONS`: "float32", "float16", "int8"
@@ -370,9 +372,10 @@ class _Export:
         return artifact, lambda name, inputs: model.floats(name, **inputs)
 
     def _write_and_verify(self, path: Path, file: _File, data: bytes) -> Artifact:
-        """Write, verify and measure a file, and write its golden pairs."""
+        """Write, verify, calibrate and measure a file, and write its golden pairs."""
         try:
             artifact, run = self._verified(path, file, data, self.accept_losses)
+            artifact = self._calibrated(artifact, run, path, file, data)
             artifact = self._with_behaviour(artifact, run, path, file.signatures)
         except ExportError:
             path.unlink(missing_ok=True)
@@ -384,16 +387,29 @@ class _Export:
             self.pictures.append(self._pictures(path.name, run, {each.endpoint.name for each in file.signatures}))
         return dataclasses.replace(artifact, network=file.network)
 
-    def _file_bytes(self, file: _File, data: bytes) -> bytes:
+    def _calibrated(self, artifact: Artifact, run: Run, path: Path, file: _File, data: bytes) -> Artifact:
+        """Write the file again with its own scores of the validation images, if it scores images."""
+        if self.validation is None or not any(each.endpoint.name == "score" for each in file.signatures):
+            return artifact
+        with quiet():
+            scores = info.calibration(path.name, run, self.validation.inputs)
+        contents = self._file_bytes(file, data, scores)
+        path.write_bytes(contents)
+        return dataclasses.replace(artifact, bytes=len(contents), sha256=hashlib.sha256(contents).hexdigest())
+
+    def _file_bytes(self, file: _File, data: bytes, calibration: Sequence[float] | None = None) -> bytes:
         """Return the bytes of a file: its own signatures of the flatbuffer, its facts, and the attached archive."""
         io = self.integers if file.integer else None
-        facts = info.of(self.info, file.signatures, self._reference_of(file), file.network is not None, io)
+        reference = self._reference_of(file)
+        facts = info.of(self.info, file.signatures, reference, file.network is not None, io, calibration)
         named = [signature.named() for signature in file.signatures]
         content = flatbuffer.Editable(data)
         if not file.integer:  # an integer file is made separately
             content.arrange(named if file.network else [*named, _INFO])
             if file.network:
                 content.isolate(named[0].name)
+            else:
+                content.set_bytes(endpoints.INFO, info.to_bytes(facts))
         entries = {metadata.MIN_RUNTIME: f"{oldest_runtime(content.operators)}.0".encode().ljust(16, b"\0")}
         if file.network:
             described = facts["signatures"][facts["serving_default"]]

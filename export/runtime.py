@@ -4,7 +4,8 @@
     model = load("vae_int8.tflite", num_threads=1)
     images = model.generate(16, seed=7)                  # (16, H, W, C), as vae.generate(16, seed=7)
     mean = model.encode(images).mean                     # (16, D)
-    nats = model.score(images)["negative_elbo"]          # (16,); model.percentile(nats) ranks them
+    nats = model.score(images)["negative_elbo"]          # (16,)
+    alarm = model.p_value(nats) <= 0.01                  # at most 1 % of ordinary images; percentile(nats) ranks them
     smiling = model.decode(model.move(mean, "smile", 0.5))  # of a file with the direction "smile"
     probabilities = load("classifier_int8.tflite").classify(images)  # (16, C)
 
@@ -262,22 +263,38 @@ class Model:
         Raises:
             ValueError: if the file has no quantiles, or the argument has values that are not numbers.
         """
-        if not self.info.get("score"):
+        probability, value = np.array(self._ordinary("quantiles")).T
+        return 100 * np.interp(_nats(negative_elbo), value, probability, left=0.0, right=1.0)
+
+    def p_value(self, negative_elbo: Any) -> np.ndarray:
+        """Return conformal p-values of scores, the smaller, the more unusual: p <= alpha is an alarm.
+
+        An ordinary image, one like the validation images of the export, gives a false alarm with probability at most
+        alpha, for every alpha. The file has the scores of n validation images, computed by the file itself, and the
+        p-value of a score s is (1 + #{scores >= s}) / (n + 1). (Bates et al. 2023, https://arxiv.org/abs/2104.08279.)
+        The smallest p-value is 1/(n + 1); an alpha below it never gives an alarm.
+
+        Args:
+            negative_elbo: a score of `score(image)`, with its default seed and number of samples, or an array of
+                scores.
+
+        Raises:
+            ValueError: if the file has no scores for p-values, or the argument has values that are not numbers.
+        """
+        known = np.array(self._ordinary("calibration"))
+        above = len(known) - np.searchsorted(known, _nats(negative_elbo), side="left")
+        return (1 + above) / (len(known) + 1)
+
+    def _ordinary(self, name: str) -> Any:
+        """Return what the file tells about the scores of ordinary images: "quantiles" or "calibration"."""
+        found = (self.info.get("score") or {}).get(name)
+        if not found:
+            what = {"quantiles": "score quantiles", "calibration": "calibration scores"}[name]
             raise ValueError(
-                f"Expected a file with score quantiles. Received: '{self.path}' without quantiles; export with "
-                "validation images"
+                f"Expected a file with {what}. Received: '{self.path}' without {what}; export "
+                "the signature 'score' with validation images"
             )
-        probability, value = np.array(self.info["score"]["quantiles"]).T
-        try:
-            scores = np.asarray(negative_elbo)
-        except ValueError:  # rows of different lengths
-            scores = np.array(None)
-        if scores.dtype.kind not in "iuf" or np.isnan(scores).any():
-            raise ValueError(
-                "Argument `negative_elbo` must be a number or an array of numbers, such as "
-                f"score(image)['negative_elbo']. Received: {shown(negative_elbo)}"
-            )
-        return 100 * np.interp(scores, value, probability, left=0.0, right=1.0)
+        return found
 
     def watch(self, every: int = 1, alpha: float | None = None, per_day: float | None = None) -> Watch:
         """Return a `Watch`: push the samples of a sensor one by one, and it scores the newest window.
@@ -745,6 +762,20 @@ def _first_line(error: Exception) -> str:
 
 def _arrays(entries: dict[str, Any]) -> dict[str, np.ndarray]:
     return {name: np.array(entry["data"], entry["dtype"]).reshape(entry["shape"]) for name, entry in entries.items()}
+
+
+def _nats(value: Any) -> np.ndarray:
+    """Return scores as an array; raise a ValueError if one isn't a number."""
+    try:
+        scores = np.asarray(value)
+    except ValueError:  # rows of different lengths
+        scores = np.array(None)
+    if scores.dtype.kind not in "iuf" or np.isnan(scores).any():
+        raise ValueError(
+            "Argument `negative_elbo` must be a number or an array of numbers, such as "
+            f"score(image)['negative_elbo']. Received: {shown(value)}"
+        )
+    return scores
 
 
 def _check(name: str, value: Any, shape: tuple[int | None, ...]) -> np.ndarray:

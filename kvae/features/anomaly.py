@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from scipy import stats
 from sklearn.base import OutlierMixin
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, column_or_1d
 
 from kvae import likelihoods
 from kvae.distributions import Distribution
@@ -45,11 +47,28 @@ class AnomalyDetector(OutlierMixin, LatentEstimator):
     the image as a PNG file, in nats (Serrà et al. 2020, https://arxiv.org/abs/1909.11480, eq. 1). It requires a
     likelihood of grey levels, or a density; Bernoulli's cross-entropy of grey values is neither.
 
+    **A promised false-alarm rate.** `contamination` sets the threshold on rows that the model was trained on, so the
+    share of alarms on new ordinary rows is unknown. With `alpha`, `fit` holds out n rows for calibration, and the
+    p-value of a row with score s (higher is more anomalous) is the conformal p-value of Bates et al. 2023,
+    https://arxiv.org/abs/2104.08279,
+
+        p = (1 + #{calibration scores >= s}) / (n + 1).
+
+    If the new ordinary rows are exchangeable with the calibration rows, P(p <= a) <= a for every a, for any model and
+    any criterion, and `predict` gives a false alarm with probability at most `alpha`. This holds on average over the
+    calibration rows; `false_alarm_interval` tells how far the rate of this detector may be from it. With several
+    classes of ordinary rows, a rare class may have far more false alarms than `alpha`: `by_class` compares a row with
+    each class separately and takes the largest p-value, so that the promise holds for each class.
+
     Args:
         latent_dim: D.
         criterion: one of "elbo", "likelihood", "distortion", "rate", "typicality", "complexity". With "complexity", the
             default model of images has a likelihood of 256 grey levels instead of Bernoulli.
-        contamination: share of the training rows beyond the threshold, above 0 and at most 0.5.
+        contamination: share of the training rows beyond the threshold, above 0 and at most 0.5; not used with `alpha`.
+        alpha: largest probability of a false alarm, between 0 and 1; None sets the threshold by `contamination`.
+        calibration_fraction: share of the rows of X that is held out for calibration with `alpha`, chosen by the seed;
+            with `by_class`, the same share of each class. The model isn't trained on these rows.
+        by_class: whether `alpha` holds for each class of ordinary rows; `fit` then requires the classes, `y`.
         model, event_shape, image_shape, units, epochs, batch_size, learning_rate, patience, validation_fraction,
             random_state, verbose: settings of the model and its training, as in `kvae.features.VAETransformer`.
         num_samples: number of posterior samples for each row. All rows and calls share the samples.
@@ -60,6 +79,8 @@ class AnomalyDetector(OutlierMixin, LatentEstimator):
         model_: the trained model.
         offset_: the threshold: `decision_function` is `score_samples` minus it.
         typical_: median of −log p(x) over the training rows, in nats.
+        calibration_rows_, calibration_scores_: with `alpha`, by class, the indices of the calibration rows in X and
+            their scores in nats, both ascending; without `by_class`, the only key is None.
         n_features_in_: number of columns of X.
 
     Example:
@@ -69,24 +90,32 @@ class AnomalyDetector(OutlierMixin, LatentEstimator):
         >>> detector = AnomalyDetector(latent_dim=2, epochs=20, random_state=0).fit(x)
         >>> detector.predict([[0, 0, 0, 0], [0, 0, 3, -3]]).tolist()
         [1, -1]
+        >>> detector = AnomalyDetector(latent_dim=2, epochs=20, alpha=0.05, random_state=0).fit(x)
+        >>> detector.p_values([[0, 0, 3, -3]]).round(3).tolist()  # 60 calibration rows: 1/61 is the smallest p-value
+        [0.016]
     """
 
     criterion: str = "elbo"
     contamination: float = 0.1
+    alpha: float | None = None
+    calibration_fraction: float = 0.2
+    by_class: bool = False
 
     offset_: float = field(init=False)
     typical_: float = field(init=False)
+    calibration_rows_: dict[Any, np.ndarray] = field(init=False)
+    calibration_scores_: dict[Any, np.ndarray] = field(init=False)
 
     def fit(self, X: Any, y: Any = None) -> "AnomalyDetector":
         """Train the model, and set the threshold from the scores of X.
 
         Args:
             X: rows `(N, features)`, or images `(N, H, W)` or `(N, H, W, C)`.
-            y: ignored.
+            y: with `by_class`, the class of each row, `(N,)`; otherwise ignored.
 
         Raises:
-            ValueError: if a setting is out of range, if the rows don't fit the model, or if the criterion is undefined
-                for the model.
+            ValueError: if a setting is out of range, if the rows don't fit the model, if the criterion is undefined
+                for the model, or if there are too few calibration rows for an alarm at `alpha`.
         """
         if self.criterion not in CRITERIA:
             raise ValueError(
@@ -96,18 +125,83 @@ class AnomalyDetector(OutlierMixin, LatentEstimator):
             raise ValueError(
                 f"Argument `contamination` must be above 0 and at most 0.5. Received: {self.contamination}"
             )
+        if self.alpha is not None and not 0 < self.alpha < 1:
+            raise ValueError(f"Argument `alpha` must be between 0 and 1, or None. Received: alpha={self.alpha}")
+        if not 0 < self.calibration_fraction < 1:
+            raise ValueError(
+                "Argument `calibration_fraction` must be between 0 and 1. "
+                f"Received: calibration_fraction={self.calibration_fraction}"
+            )
+        if self.by_class and self.alpha is None:
+            raise ValueError("Argument `by_class` requires `alpha`, whose promise it extends. Received: alpha=None")
         super().fit(X, y)
         images = self._images(self._validate(X))
+        held = {label: images[rows] for label, rows in self.calibration_rows_.items()}
+        images = images[self._training_rows(len(images), y)]
         rows = self._scores(images)
         self.typical_ = float(np.median(rows["nll"]))
-        self.offset_ = float(np.percentile(-self._anomaly(rows, images)[self.criterion](), 100 * self.contamination))
+        self.calibration_scores_ = {label: np.sort(self._criterion(x)) for label, x in held.items()}
+        if self.alpha is None:
+            scores = self._anomaly(rows, images)[self.criterion]()
+            self.offset_ = float(np.percentile(-scores, 100 * self.contamination))
+        else:
+            # p <= alpha if and only if fewer than k = `alarms` of the calibration scores are as high: if s > the kth.
+            kth = [known[-alarms(self.alpha, len(known))] for known in self.calibration_scores_.values()]
+            self.offset_ = -float(max(kth))
         return self
+
+    def p_values(self, X: Any) -> np.ndarray:
+        """Return the conformal p-value of each row, `(N,)`: the smaller, the more surprising for an ordinary row.
+
+        For ordinary rows, P(p <= a) <= a for every a. The smallest value is 1/(n + 1) for n calibration rows. With
+        `by_class`, it is the largest p-value over the classes: small only for rows that are unusual for every class.
+
+        Raises:
+            ValueError: if the detector was fitted without `alpha`, or the rows don't fit the model.
+        """
+        check_is_fitted(self)
+        calibration = self._calibration()
+        scores = self._criterion(self._images(self._validate(X)))
+        return np.max([conformal_p_values(known, scores) for known in calibration.values()], axis=0)
+
+    def false_alarm_interval(self, confidence: float = 0.95, label: Any = None) -> tuple[float, float]:
+        """Return the interval of the false-alarm rate of this detector, given its n calibration rows.
+
+        Over the draws of the calibration rows, the rate is distributed as Beta(k, n + 1 − k) with k = ⌊alpha · (n + 1)⌋
+        (Vovk 2012, https://arxiv.org/abs/1209.2673). More calibration rows make the interval narrower. The rate may
+        also be lower if scores are equal, or with `by_class`.
+
+        Args:
+            confidence: probability of the interval, with equal tails.
+            label: with `by_class`, the class of the ordinary rows.
+
+        Raises:
+            ValueError: if the detector was fitted without `alpha`, or the class is unknown.
+
+        Example:
+
+            >>> x = np.random.default_rng(0).normal(size=(500, 4))
+            >>> detector = AnomalyDetector(latent_dim=2, units=(8,), epochs=1, alpha=0.05, random_state=0).fit(x)
+            >>> low, high = detector.false_alarm_interval()  # of 100 calibration rows
+            >>> round(low, 3), round(high, 3)
+            (0.016, 0.099)
+        """
+        check_is_fitted(self)
+        calibration = self._calibration()
+        if label not in calibration:
+            raise ValueError(
+                f"Argument `label` must be one of {', '.join(map(repr, calibration))}. Received: label={label!r}"
+            )
+        assert self.alpha is not None
+        n = len(calibration[label])
+        k = alarms(self.alpha, n)
+        low, high = stats.beta.interval(confidence, k, n + 1 - k)
+        return float(low), float(high)
 
     def score_samples(self, X: Any) -> np.ndarray:
         """Return the negated score of each row, `(N,)` in nats: higher is more ordinary."""
         check_is_fitted(self)
-        images = self._images(self._validate(X))
-        return -self._anomaly(self._scores(images), images)[self.criterion]()
+        return -self._criterion(self._images(self._validate(X)))
 
     def score_by_criterion(self, X: Any) -> dict[str, np.ndarray]:
         """Return `score_samples` for every criterion, `(N,)` each, in one pass.
@@ -125,8 +219,52 @@ class AnomalyDetector(OutlierMixin, LatentEstimator):
         return self.score_samples(X) - self.offset_
 
     def predict(self, X: Any) -> np.ndarray:
-        """Return 1 for ordinary rows and −1 for outliers, `(N,)`."""
+        """Return 1 for ordinary rows and −1 for outliers, `(N,)`; with `alpha`, outliers have p-values <= alpha."""
         return np.where(self.decision_function(X) < 0, -1, 1)
+
+    def _training_rows(self, rows: int, y: Any) -> Any:
+        self.calibration_rows_ = {}
+        if self.alpha is None:
+            return super()._training_rows(rows, y)
+        rng = np.random.default_rng((self.seed_, 1))  # other numbers than the order of the training rows
+        for label, members in self._members(rows, y).items():
+            count = min(len(members) - 1, round(self.calibration_fraction * len(members)))
+            if not alarms(self.alpha, count):
+                least = math.ceil(1 / self.alpha) - 1
+                of = "" if label is None else f" of class {label!r}"
+                raise ValueError(
+                    f"Argument `alpha`={self.alpha:g} requires at least {least} calibration rows{of}, because the "
+                    f"smallest p-value of n rows is 1/(n + 1). Received: {len(members)} rows{of}, {count} of them for "
+                    f"calibration; pass {math.ceil(max(least / self.calibration_fraction, least + 1))} rows{of}, or "
+                    "raise `calibration_fraction` or `alpha`"
+                )
+            self.calibration_rows_[label] = np.sort(rng.permutation(members)[:count])
+        return np.delete(np.arange(rows), np.concatenate(list(self.calibration_rows_.values())))
+
+    def _members(self, rows: int, y: Any) -> dict[Any, np.ndarray]:
+        """Return the indices of the rows of each class; without `by_class`, all rows are of class None."""
+        if not self.by_class:
+            return {None: np.arange(rows)}
+        if y is None:
+            raise ValueError("Argument `y` must be the class of each row, for `by_class`. Received: y=None")
+        labels = column_or_1d(y)
+        check_classification_targets(labels)
+        if len(labels) != rows:
+            raise ValueError(
+                f"Argument `y` must be the class of each row. Received: {len(labels)} classes, {rows} rows"
+            )
+        return {label: np.flatnonzero(labels == label) for label in np.unique(labels).tolist()}
+
+    def _calibration(self) -> dict[Any, np.ndarray]:
+        if self.alpha is None or not self.calibration_scores_:
+            raise ValueError(
+                "Expected a detector that was fitted with `alpha`. Received: a threshold by `contamination`"
+            )
+        return self.calibration_scores_
+
+    def _criterion(self, images: np.ndarray) -> np.ndarray:
+        """Return the score of each image by `criterion`, `(N,)`."""
+        return self._anomaly(self._scores(images), images)[self.criterion]()
 
     def _likelihood(self) -> Distribution:
         return likelihoods.DiscretizedLogistic(levels=256) if self.criterion == "complexity" else super()._likelihood()
@@ -148,6 +286,29 @@ class AnomalyDetector(OutlierMixin, LatentEstimator):
             "typicality": lambda: np.abs(rows["nll"] - self.typical_),
             "complexity": lambda: rows["nll"] - png_nats(images),
         }
+
+
+def conformal_p_values(calibration: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Return p = (1 + #{calibration scores >= s}) / (n + 1) for each score s; `calibration` `(n,)` is ascending.
+
+    Example:
+
+        >>> conformal_p_values(np.array([1.0, 2.0, 2.0]), np.array([0.0, 2.0, 3.0]))
+        array([1.  , 0.75, 0.25])
+    """
+    n = len(calibration)
+    return (1 + n - np.searchsorted(calibration, scores, side="left")) / (n + 1)
+
+
+def alarms(alpha: float, n: int) -> int:
+    """Return how many of the p-values 1/(n + 1), …, 1 of n calibration rows are at most alpha: ⌊alpha · (n + 1)⌋.
+
+    Example:
+
+        >>> alarms(0.29, 99)  # 29/100, although 0.29 * 100 is below 29 in floating point
+        29
+    """
+    return int(np.count_nonzero(np.arange(1, n + 2) / (n + 1) <= alpha))
 
 
 def _complexity_problem(model: LatentModel) -> str | None:

@@ -70,6 +70,7 @@ class LatentEstimator(BaseEstimator):
         self._check_settings()
         self.seed_ = int(check_random_state(self.random_state).randint(2**31 - 1))
         self.row_shape_ = X.shape[1:]
+        X = X[self._training_rows(len(X), y)]
         self.model_ = self._make(len(X))
         self._train(self._images(X))
         self._samplers: dict[tuple[str, int], Any] = {}
@@ -122,8 +123,12 @@ class LatentEstimator(BaseEstimator):
                 f"Received: validation_fraction={self.validation_fraction}"
             )
 
+    def _training_rows(self, rows: int, y: Any) -> Any:
+        """Return the index of the rows of X that the model may see."""
+        return slice(None)
+
     def _make(self, rows: int) -> LatentModel:
-        """Make the model before training; `rows` is the number of rows given to `fit`."""
+        """Make the model before training; `rows` is the number of training rows."""
         shape = self._shape()
         with seeded_weights(self.seed_):
             if isinstance(self.model, LatentModel):

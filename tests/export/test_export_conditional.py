@@ -129,6 +129,9 @@ def test_report_golden_and_page(conditional):
     assert by_path["vae_float32.tflite"]["elbo"] == pytest.approx(-scores["negative_elbo"].mean(), rel=1e-5)
     assert all("probe_accuracy" not in behaviour for behaviour in by_path.values())
     assert report["model"]["score"]["images"] == 40
+    file = runtime.load(out / "vae_int8.tflite")
+    nats = file.score(x[:40], condition=y[:40])["negative_elbo"]  # of the validation images, with their classes
+    np.testing.assert_allclose(file.info["score"]["calibration"], np.sort(nats), atol=1.1e-3)
     for precision in ("float32", "int8"):
         assert max(runtime.load(out / f"vae_{precision}.tflite").self_test().values()) == 0
     page = (out / "export.html").read_text()

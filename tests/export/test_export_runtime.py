@@ -230,6 +230,7 @@ WRONG_INPUTS = {
     "score of seed None": (lambda m: m.score(np.zeros((1, 8, 8, 1)), seed=None), "seed=None"),
     "num_samples of 1.0": (lambda m: m.score(np.zeros((1, 8, 8, 1)), num_samples=1.0), "num_samples=1.0"),
     "percentile of None": (lambda m: m.percentile(None), r"number.*score\(image\).*Received: None"),
+    "p-value of None": (lambda m: m.p_value(None), r"number.*score\(image\).*Received: None"),
     "percentile of NaN": (lambda m: m.percentile([1.0, np.nan]), r"Received: \[1.0, nan\]"),
     "percentile of the whole score": (lambda m: m.percentile({"rate": 1.0}), r"score\(image\).*Received: {'rate'"),
     "percentile of ragged rows": (lambda m: m.percentile([[1], [1, 2]]), "number or an array"),

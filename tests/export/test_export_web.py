@@ -228,7 +228,8 @@ def test_the_other_endpoints_equal_python(visit, files):
           negative_elbo: score.negative_elbo, distortion: score.distortion, rate: score.rate };
         for (const name in found) found[name] = Array.from(found[name]);
         const nats = [...found.negative_elbo, -1e9, 1e9];
-        return { ...found, percent: await Promise.all(nats.map((value) => kvae.percentile(value))) };
+        return { ...found, percent: await Promise.all(nats.map((value) => kvae.percentile(value))),
+          p: await Promise.all(nats.map((value) => kvae.pValue(value))) };
     }"""
     found = page.evaluate(code, images.ravel().tolist())
     latents, score = model.encode(images), model.score(images)
@@ -240,6 +241,7 @@ def test_the_other_endpoints_equal_python(visit, files):
         "path": model.interpolate(*latents.mean[:2], steps=5),
         # From the page's own nats, because their rounding errors matter where quantiles are close together.
         "percent": [*model.percentile(np.array(found["negative_elbo"])), 0, 100],
+        "p": [*model.p_value(np.array(found["negative_elbo"])), 1, model.p_value(1e9)],
     }
     for name, values in wanted.items():
         # The browser adds in another order; nats are sums over the pixels.
@@ -503,6 +505,7 @@ def test_drawing_and_score(visit, files):
     for name in ("negative_elbo", "distortion", "rate"):
         shown = float(page.inner_text(f"#{name.replace('_', '-')}").replace("−", "-").replace(",", ""))
         assert shown == pytest.approx(score[name][0], abs=1)  # the page scored the unrounded image
+    assert float(page.inner_text("#p-value")) == pytest.approx(model.p_value(score["negative_elbo"])[0], abs=0.05)
     assert page.inner_text("#verdict-word") in ("Ordinary", "Unusual", "Very unusual", "Unusually simple")
     page.click("#to-sliders")
     settle(page)

@@ -7,7 +7,7 @@
 //     await kvae.score(image)                              {negative_elbo, distortion, rate}
 //     (await kvae.ready).condition = 7                     for a conditional model; used by all later calls
 //     also decode(z), encode(image), reconstruct(image), interpolate(start, end, position), percentile(nats),
-//     move(z, direction, steps), position(z, direction)
+//     pValue(nats), move(z, direction, steps), position(z, direction)
 
 import { makeConditions } from "./conditions.js";
 import { makeGallery } from "./gallery.js";
@@ -17,7 +17,9 @@ import { makeOwn } from "./own.js";
 import { makeShare, openLink } from "./share.js";
 import { makeSliders } from "./sliders.js";
 
-const METHODS = ["decode", "encode", "reconstruct", "generate", "interpolate", "score", "percentile", "move", "position"];
+const METHODS = [
+  "decode", "encode", "reconstruct", "generate", "interpolate", "score", "percentile", "pValue", "move", "position",
+];
 
 watchForUpdates();
 window.kvae = { ready: start() };

@@ -159,6 +159,14 @@ export class Model {
     return 100;
   }
 
+  /** Returns the p-value of a score: an ordinary image has p <= alpha with a probability of at most alpha, for every
+   * alpha. It is (1 + #{scores of n ordinary images >= score}) / (n + 1); null if the file has no such scores. */
+  pValue(negativeElbo) {
+    const known = this.info.score?.calibration;
+    if (!known) return null;
+    return (1 + known.filter((score) => score >= negativeElbo).length) / (known.length + 1);
+  }
+
   /** Runs an endpoint on any number of rows, split into the largest batches that fit; remaining rows are padded. */
   async run(endpoint, inputs) {
     const spec = this.info.signatures[endpoint];

@@ -153,6 +153,9 @@ function showScore(model, score) {
   const percent = model.percentile(score.negative_elbo[0]);
   $("gauge").hidden = percent === null;
   if (percent !== null) $("gauge-mark").style.left = `${percent}%`;
+  const p = model.pValue(score.negative_elbo[0]);
+  $("p-value-field").hidden = p === null;
+  if (p !== null) $("p-value").textContent = p.toLocaleString("en", { maximumSignificantDigits: 2 });
   const [word, text] = verdict(percent, model.info.score?.images);
   $("verdict-word").textContent = word;
   $("verdict-text").textContent = text;
