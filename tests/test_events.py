@@ -205,21 +205,3 @@ class TestUse:
         labels = [text.get_text() for text in plotting.reconstructions(vae, x).axes[0].figure.legends[0].get_texts()]
         assert labels == ["± 2 σ of p(x|z)", "reconstruction", "original"]
         assert plotting.samples(vae).axes[0].get_ylabel() == "a"
-
-
-def test_files_take_and_return_raw_values(series, tmp_path):
-    """An int8 file, too: values of 1000 ± 0.01 and of −5 ± 100 would share one scale of 8 bits."""
-    from kvae.export import export
-    from kvae.export.runtime import load
-
-    vae, x = series
-    report = export(vae, tmp_path, x[:30], validation=x[30:], precisions=("float32", "int8"), batch_sizes=(1,))
-    assert not report["refused"]
-    files = {precision: load(tmp_path / f"vae_{precision}.tflite") for precision in ("float32", "int8")}
-    assert files["int8"].event_shape == (20, 3)
-    assert files["int8"].info["event"] == "series"
-    assert [feature["name"] for feature in files["int8"].info["features"]] == ["a", "b", "c"]
-    off = {name: np.abs(file.reconstruct(x) - vae.reconstruct(x)) / SCALE for name, file in files.items()}
-    assert off["float32"].max() < 0.02  # one float32 of 1000 is 6e-5, and the scale of the second feature 0.01
-    assert off["int8"].mean() < 0.05
-    assert "image/svg+xml" in (tmp_path / "export.html").read_text(encoding="utf-8")
