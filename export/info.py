@@ -237,7 +237,7 @@ def calibration(file: str, run: Run, inputs: dict[str, np.ndarray]) -> list[floa
 
     Example:
 
-        >>> nats = np.float32([93.0004, -1.5, 93.001])
+        >>> nats = np.float32([93.0004, -1.5, 93.0019])
         >>> calibration("vae.tflite", lambda name, inputs: {"negative_elbo": nats}, {"image": np.zeros((3, 8, 8, 1))})
         [-1.5, 93.001, 93.002]
     """
