@@ -14,6 +14,7 @@ import hashlib
 import html
 import json
 import os
+import re
 import shutil
 import subprocess
 import tarfile
@@ -101,6 +102,8 @@ def write(
         raise ExportError(str(error)) from error
     if "decode" not in model.info["signatures"]:
         raise ExportError(f"Expected a model that draws images. Received: '{model_path}', {model.info['kind']}")
+    if model.info["event"] not in ("image", "series"):
+        raise ExportError(f"Expected a model of images or series for the page. Received: '{model_path}', of rows")
     if any(
         spec["dtype"] == "uint8"
         for signature in model.info["signatures"].values()
@@ -258,6 +261,9 @@ def _fill_in(page: Path, model: Model, title: str | None) -> None:
     kind = "An autoencoder" if model.info["kind"] == "autoencoder" else "A VAE"
     title = title or (f"{kind} of {data}" if data else kind)
     gpu = GPU_MODEL if (page / GPU_MODEL).exists() else ""
+    if model.info["event"] == "series":
+        index = page / "index.html"
+        index.write_text(_of_series(index.read_text(encoding="utf-8")), encoding="utf-8")
     _replace(page / "index.html", {"@TITLE@": html.escape(title), "@FILE@": html.escape(model.path.name), "@GPU@": gpu})
     _replace(page / "manifest.webmanifest", {'"@TITLE@"': json.dumps(title)})
     names = sorted(path.relative_to(page).as_posix() for path in page.rglob("*") if path.is_file())
@@ -266,6 +272,26 @@ def _fill_in(page: Path, model: Model, title: str | None) -> None:
         version.update(name.encode() + hashlib.sha256((page / name).read_bytes()).digest())
     kept = [name for name in names if name != "sw.js"]
     _replace(page / "sw.js", {"@VERSION@": version.hexdigest()[:16], '["@FILES@"]': json.dumps(kept)})
+
+
+def _of_series(page: str) -> str:
+    """Return the page with "series" instead of "image" and "images" in its texts and labels.
+
+    Example:
+
+        >>> _of_series('<h2 id="new-images">New images</h2><button>Save image</button>')
+        '<h2 id="new-images">New series</h2><button>Save picture</button>'
+    """
+    page = (
+        page.replace("Save image", "Save picture")
+        .replace("Share image", "Share picture")
+        .replace("an image", "a series")
+    )
+
+    def in_series(text: re.Match[str]) -> str:
+        return re.sub(r"\bimages?\b", "series", re.sub(r"\bImages?\b", "Series", text[0]))
+
+    return re.sub(r'>[^<]+<|aria-label="[^"]*"', in_series, page)
 
 
 def _replace(path: Path, values: dict[str, str]) -> None:

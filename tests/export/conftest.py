@@ -5,10 +5,12 @@ import numpy as np
 import pytest
 from keras import layers
 from program import bare_root, state
+from sensors import LOCATION, SCALE, SENSORS, STEPS, Schema, windows
 
 import kvae
 import kvae.export
-from kvae import features, networks
+from kvae import features, likelihoods, networks
+from kvae.export import export, info
 
 
 def user_encoder(size: int) -> keras.Model:
@@ -186,3 +188,32 @@ def digits_vae():
     vae.compile(optimizer=keras.optimizers.Adam(3e-3), steps_per_execution=20)
     vae.fit(data.train, epochs=15, verbose=0)
     return vae, data
+
+
+@pytest.fixture(scope="session")
+def series_vae():
+    """Trained VAE of windows of three sensors in their own units."""
+    vae = kvae.VAE(
+        latent_dim=2,
+        event_shape=(STEPS, 3),
+        likelihood=likelihoods.Scaled(location=LOCATION, scale=SCALE, names=SENSORS),
+        bounded=False,
+    )
+    vae.compile("adam")
+    vae.fit(windows(200, seed=0), epochs=3, batch_size=20, verbose=0)
+    return vae
+
+
+@pytest.fixture(scope="session")
+def series_folder(series_vae, tmp_path_factory):
+    """Folder of its export, with calibration scores and the time between two samples."""
+    folder = tmp_path_factory.mktemp("series")
+    facts = info.describe
+    with pytest.MonkeyPatch.context() as patch:  # `export` takes the schema from a `Data`
+        patch.setattr(info, "describe", lambda *args, **options: facts(*args, **options | {"schema": Schema.to_json()}))
+        report = export(
+            series_vae, folder, windows(30, seed=1), validation=windows(199, seed=2), precisions=("float32", "int8"),
+            batch_sizes=(1, 16),
+        )  # fmt: skip
+    assert not report["refused"]
+    return folder

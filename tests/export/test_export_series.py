@@ -5,78 +5,32 @@ import sys
 
 import numpy as np
 import pytest
+from sensors import SCALE, SENSORS, STEPS, windows
 
 import kvae
-from kvae import likelihoods
-from kvae.export import export, info
+from kvae.export import export
 from kvae.export.runtime import load
 
-STEPS, NAMES = 20, ("temperature", "pressure", "current")
-LOCATION, SCALE = (20.0, 1000.0, -5.0), (1.0, 0.01, 100.0)
-
-
-class Schema:
-    """The parts of a schema that a file needs for rates of alarms."""
-
-    @staticmethod
-    def to_json():
-        return {"kind": "series", "names": list(NAMES), "step": 60.0}
-
-
-def windows(count, seed):
-    """Return sines of random phase with noise, in units of three sensors: `(count, STEPS, 3)`."""
-    rng = np.random.default_rng(seed)
-    phase = rng.uniform(0, 6, (count, 1, 1))
-    x = np.sin(0.4 * np.arange(STEPS)[:, None] + phase + np.arange(3)) + 0.1 * rng.normal(size=(count, STEPS, 3))
-    return (np.array(LOCATION) + np.array(SCALE) * x).astype("float32")
-
 
 @pytest.fixture(scope="module")
-def vae():
-    vae = kvae.VAE(
-        latent_dim=2,
-        event_shape=(STEPS, 3),
-        likelihood=likelihoods.Scaled(location=LOCATION, scale=SCALE, names=NAMES),
-        bounded=False,
-    )
-    vae.compile("adam")
-    vae.fit(windows(200, seed=0), epochs=3, batch_size=20, verbose=0)
-    return vae
+def file(series_folder):
+    return load(series_folder / "vae_int8.tflite")
 
 
-@pytest.fixture(scope="module")
-def folder(vae, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("series")
-    facts = info.describe
-    with pytest.MonkeyPatch.context() as patch:  # `export` takes the schema from a `Data`
-        patch.setattr(info, "describe", lambda *args, **options: facts(*args, **options | {"schema": Schema.to_json()}))
-        report = export(
-            vae, folder, windows(30, seed=1), validation=windows(199, seed=2), precisions=("float32", "int8"),
-            batch_sizes=(1, 16),
-        )  # fmt: skip
-    assert not report["refused"]
-    return folder
-
-
-@pytest.fixture(scope="module")
-def file(folder):
-    return load(folder / "vae_int8.tflite")
-
-
-def test_files_take_and_return_raw_values(vae, folder, file):
+def test_files_take_and_return_raw_values(series_vae, series_folder, file):
     """An int8 file, too: values of 1000 ± 0.01 and of −5 ± 100 would share one scale of 8 bits."""
-    x, exact = windows(30, seed=3), load(folder / "vae_float32.tflite")
+    x, exact = windows(30, seed=3), load(series_folder / "vae_float32.tflite")
     assert (file.event_shape, file.info["event"]) == ((STEPS, 3), "series")
-    assert [feature["name"] for feature in file.info["features"]] == list(NAMES)
+    assert [feature["name"] for feature in file.info["features"]] == list(SENSORS)
     assert "image_shape" not in file.info
-    off = {model: np.abs(model.reconstruct(x) - vae.reconstruct(x)) / SCALE for model in (exact, file)}
+    off = {model: np.abs(model.reconstruct(x) - series_vae.reconstruct(x)) / SCALE for model in (exact, file)}
     assert off[exact].max() < 0.02  # the last digit of 1000 in float32 is 6e-5, and the scale of the sensor 0.01
     assert off[file].mean() < 0.05
-    np.testing.assert_allclose(file.generate(4, seed=3), vae.generate(4, seed=3), atol=20, rtol=1e-3)
+    np.testing.assert_allclose(file.generate(4, seed=3), series_vae.generate(4, seed=3), atol=20, rtol=1e-3)
 
 
-def test_the_page_of_the_export_draws_lines(folder):
-    page = (folder / "export.html").read_text(encoding="utf-8")
+def test_the_page_of_the_export_draws_lines(series_folder):
+    page = (series_folder / "export.html").read_text(encoding="utf-8")
     assert page.count("image/svg+xml") == 7  # test series; their reconstructions and samples by Keras and two files
     assert "standard deviations" in page
 
@@ -150,14 +104,14 @@ class TestWatch:
         with pytest.raises(ValueError, match=r"model of series \(T, F\)"):
             load(tmp_path / "out" / "vae_float32.tflite").watch()
 
-    def test_command_without_the_package(self, folder, tmp_path):
+    def test_command_without_the_package(self, series_folder, tmp_path):
         """The runtime next to the files reads a CSV file; its columns may have another order."""
         fault = windows(2, seed=5)
         fault[1, :, 1] += 0.5
         rows = [f"{number},{b},{a},{c}" for number, (a, b, c) in enumerate(fault.reshape(-1, 3))]
         rows.insert(10, "x,,1,2")
         (tmp_path / "stream.csv").write_text("\n".join(["time,pressure,temperature,current", *rows, *rows[-8:]]))
-        command = [sys.executable, str(folder / "kvae_runtime.py"), str(folder / "vae_int8.tflite")]
+        command = [sys.executable, str(series_folder / "kvae_runtime.py"), str(series_folder / "vae_int8.tflite")]
         done = subprocess.run(
             [*command, "--watch", str(tmp_path / "stream.csv"), "--alarms-only"],
             capture_output=True, text=True, cwd=tmp_path, check=False,

@@ -17,6 +17,7 @@ import keras
 import numpy as np
 import pytest
 from PIL import Image
+from sensors import SENSORS, STEPS, windows
 
 import kvae
 import kvae.export
@@ -56,8 +57,8 @@ class Server:
 
 
 @pytest.fixture(scope="module")
-def files(exported, conditional, images, tmp_path_factory):
-    """`float32` and `int8` of a VAE, an `autoencoder` and a `conditional` VAE: exported files."""
+def files(exported, conditional, images, series_folder, tmp_path_factory):
+    """`float32` and `int8` of a VAE, an `autoencoder`, a `conditional` VAE and one of `series`: exported files."""
     keras.utils.set_random_seed(0)
     folder = tmp_path_factory.mktemp("autoencoder")
     autoencoder = kvae.Autoencoder(latent_dim=10, image_shape=SHAPE)
@@ -67,6 +68,7 @@ def files(exported, conditional, images, tmp_path_factory):
         "int8": exported / "vae_int8.tflite",
         "autoencoder": folder / "autoencoder_float32.tflite",
         "conditional": conditional[-1] / "vae_float32.tflite",
+        "series": series_folder / "vae_int8.tflite",
     }
 
 
@@ -688,6 +690,28 @@ def test_a_conditional_model_has_a_button_for_each_condition(visit, files):
     half = np.zeros(10)
     half[[3, 7]] = 0.5
     np.testing.assert_allclose(found, model.generate(2, seed=1, condition=half).ravel(), atol=1e-5)
+
+
+def test_series(visit, files, tmp_path):
+    """Lines instead of pixels, the visitor's own series from a CSV file, and no word of images."""
+    page, model = visit("series"), load(files["series"])
+    x = windows(1, seed=3)
+    reading = model.score(x)["negative_elbo"][0]
+    assert page.locator(".legend li").all_inner_texts() == list(SENSORS)
+    rows = [",".join(map(str, [number, *row[::-1]])) for number, row in enumerate([x[0, 0], *x[0]])]  # one too many
+    (tmp_path / "own.csv").write_text("\n".join([",".join(["time", *SENSORS[::-1]]), *rows]))
+    page.set_input_files("#file", tmp_path / "own.csv")
+    page.wait_for_function("document.getElementById('negative-elbo').textContent !== ''")
+    assert page.locator("#negative-elbo").inner_text() == f"{reading:,.1f}".replace("-", "−")
+    assert 0 < float(page.locator("#p-value").inner_text()) <= 1
+    drawn = """canvas => canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data
+        .filter((value, i) => i % 4 === 3 && value > 0).length"""
+    assert all(page.locator(f"#{name}").evaluate(drawn) > 500 for name in ("picture", "seen", "reconstruction", "pad"))
+    assert not re.search(r"\bimages?\b", page.locator("body").inner_text(), re.IGNORECASE)
+    (tmp_path / "short.csv").write_text("\n".join(rows[:5]))
+    page.set_input_files("#file", tmp_path / "short.csv")
+    page.wait_for_function("document.getElementById('file-problem').textContent !== ''")
+    assert f"Expected {STEPS} rows or more. Received: 5." in page.locator("#file-problem").inner_text()
 
 
 def test_other_models_have_no_buttons_for_conditions(visit):

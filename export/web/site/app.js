@@ -11,9 +11,11 @@
 
 import { makeConditions } from "./conditions.js";
 import { makeGallery } from "./gallery.js";
-import { $, element, report } from "./images.js";
+import { $, element, noun, report } from "./images.js";
 import { load } from "./kvae.js";
-import { makeOwn } from "./own.js";
+import { RATIO, isSeries } from "./lines.js";
+import { makeOwn, showScore } from "./own.js";
+import { makeLegend, makeOwnSeries } from "./series.js";
 import { makeShare, openLink } from "./share.js";
 import { makeSliders } from "./sliders.js";
 
@@ -31,8 +33,10 @@ window.addEventListener("unhandledrejection", (event) => report(event.reason));
 async function start() {
   $("status").classList.add("busy");
   const model = await load("model.tflite", (text) => ($("status-text").textContent = text));
-  const [height, width] = model.info.image_shape;
-  document.documentElement.style.setProperty("--ratio", `${width} / ${height}`);
+  const [height, width] = model.info.event_shape;
+  document.documentElement.style.setProperty("--ratio", isSeries(model.info) ? RATIO : `${width} / ${height}`);
+  document.body.classList.toggle("series", isSeries(model.info));
+  if (isSeries(model.info)) $("sliders-text").after(makeLegend(model.info));
   $("smooth").addEventListener("change", smooth);
   smooth();
   $("sliders").hidden = $("own").hidden = $("about").hidden = false;
@@ -43,7 +47,7 @@ async function start() {
   const sliders = makeSliders(model);
   if (linked) sliders.set(linked);
   makeShare(model, sliders);
-  const own = makeOwn(model, sliders);
+  const own = isSeries(model.info) ? makeOwnSeries(model, sliders, showScore) : makeOwn(model, sliders);
   const gallery = model.has("generate") ? makeGallery(model, sliders) : () => {};
   if (model.info.condition) makeConditions(model, [sliders.draw, gallery, own]);
   await gallery();
@@ -59,7 +63,6 @@ function smooth() {
 async function showFacts(model) {
   const { info, loaded, batchSizes } = model;
   const words = (name) => name.replace(/([a-z])([A-Z])/g, (_, a, b) => `${a} ${b.toLowerCase()}`);
-  const [height, width, channels] = info.image_shape;
   const size = loaded.bytes < 1e5 ? `${(loaded.bytes / 1e3).toFixed(1)} kB` : `${(loaded.bytes / 1e6).toFixed(2)} MB`;
   const smallest = batchSizes.at(-1);
   const time = element("dd", { id: "decode-time" }, "–");
@@ -67,7 +70,7 @@ async function showFacts(model) {
     ["Model", info.kind === "autoencoder" ? "Autoencoder" : "Variational autoencoder"],
     ...(info.likelihood ? [["Likelihood", words(info.likelihood)]] : []),
     ["Parameters", info.parameters.toLocaleString("en")],
-    ["Images", `${height} × ${width}${channels > 1 ? ` × ${channels}` : ""}`],
+    shapeFact(info),
     ["Latents", info.latents ? `${info.latents.active.length} of ${info.latent_dim} active` : info.latent_dim],
     ...(info.condition ? [["Conditions", info.condition.size]] : []),
     ...(info.data ? [["Trained on", info.data]] : []),
@@ -76,7 +79,7 @@ async function showFacts(model) {
     ["Loaded in", `${loaded.seconds.toFixed(2)} s`],
   ].map(([name, value]) => element("div", {}, element("dt", {}, name), element("dd", {}, String(value))));
   facts.push(element("div", {}, element("dt", {}, "Runs on"), element("dd", { id: "runs-on" }, "CPU")));
-  const timed = smallest === 1 ? "One image takes" : `${smallest} images take`;
+  const timed = smallest === 1 ? `One ${noun(info)} takes` : `${smallest} ${noun(info, 2)} take`;
   facts.push(element("div", {}, element("dt", {}, timed), time));
   facts.push(element("div", {}, element("dt", {}, "Offline"), element("dd", { id: "offline" }, "not available")));
   $("facts").replaceChildren(...facts);
@@ -89,6 +92,12 @@ async function showFacts(model) {
   };
   median();
   setInterval(median, 1000);
+}
+
+function shapeFact(info) {
+  const [height, width, channels] = info.event_shape;
+  if (isSeries(info)) return ["Series", `${height} steps of ${width} ${width > 1 ? "features" : "feature"}`];
+  return ["Images", `${height} × ${width}${channels > 1 ? ` × ${channels}` : ""}`];
 }
 
 /** Returns how well the positions along the directions predict the labels. */

@@ -1,9 +1,13 @@
 // Conversion between the model's arrays and canvases, and small helpers for all parts of the page.
 
+import { isSeries, paintSeries } from "./lines.js";
+
 export const $ = (id) => document.getElementById(id);
 
-/** Draws image number `index` of an array of images `(N, H, W, C)`; without 3 channels, the first channel in grey. */
+/** Draws image number `index` of an array of images `(N, H, W, C)`; without 3 channels, the first channel in grey.
+ * Series `(N, T, F)` are drawn as lines. */
 export function paint(canvas, info, images, index = 0) {
+  if (isSeries(info)) return paintSeries(canvas, info, images, index);
   const [height, width, channels] = info.image_shape;
   const [low, high] = info.value_range;
   if (canvas.width !== width || canvas.height !== height) [canvas.width, canvas.height] = [width, height];
@@ -42,6 +46,9 @@ export function read(canvas, info, scale) {
   }
   return image;
 }
+
+/** Returns the name of what the model draws: "image", "images" or "series". */
+export const noun = (info, count = 1) => (isSeries(info) ? "series" : count === 1 ? "image" : "images");
 
 /** Returns a function that runs `task` at most once per frame and never twice at a time; a run follows its last call.
  * Its promise is fulfilled when no run is pending. */

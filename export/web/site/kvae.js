@@ -143,7 +143,7 @@ export class Model {
 
   /** Returns `{negative_elbo, distortion, rate}` in nats; an image always has the same score. */
   score(image) {
-    const rows = image.length / product(this.info.image_shape);
+    const rows = image.length / product(this.info.event_shape);
     return this.run("score", { image, seed: new Int32Array(2), index: new Int32Array(rows) });
   }
 
@@ -203,8 +203,9 @@ export class Model {
   async accelerate(url) {
     if (!this.loaded.hasGpu) return false;
     const [low, high] = this.info.value_range;
+    const unit = Math.min(...(this.info.features ?? []).map(({ scale }) => scale), high - low);
     for (const signature of await this.ask("accelerate", await download(url))) {
-      const same = await this.ask("agrees", { signature, tolerance: (high - low) / 255 });
+      const same = await this.ask("agrees", { signature, tolerance: unit / 255 });
       this.gpu[same ? "signatures" : "different"].push(signature);
     }
     return (this.gpu.on = this.gpu.signatures.length > 0);

@@ -1,6 +1,6 @@
 // The visitor's own image (drawn, from a file, or from the sliders), its reconstruction and its score.
 
-import { $, latest, paint, read } from "./images.js";
+import { $, latest, noun, paint, read } from "./images.js";
 
 const PAD = 280; // pixels along the longer side of the drawing pad, at least
 const BRUSH = 0.09; // of the shorter side
@@ -145,7 +145,7 @@ export function makeOwn(model, sliders) {
   return () => image && look();
 }
 
-function showScore(model, score) {
+export function showScore(model, score) {
   const nats = (values) => values[0].toLocaleString("en", { maximumFractionDigits: 1 }).replace("-", "−");
   $("negative-elbo").textContent = nats(score.negative_elbo);
   $("distortion").textContent = nats(score.distortion);
@@ -156,19 +156,19 @@ function showScore(model, score) {
   const p = model.pValue(score.negative_elbo[0]);
   $("p-value-field").hidden = p === null;
   if (p !== null) $("p-value").textContent = p.toLocaleString("en", { maximumSignificantDigits: 2 });
-  const [word, text] = verdict(percent, model.info.score?.images);
+  const [word, text] = verdict(percent, model.info.score?.images, noun(model.info, 2));
   $("verdict-word").textContent = word;
   $("verdict-text").textContent = text;
 }
 
 /** Returns a word and a sentence for an image that scores higher than this percentage of ordinary images. */
-export function verdict(percent, images) {
-  const ordinary = `${images?.toLocaleString("en")} ordinary images`;
-  if (percent === null) return ["Scored", "The file has no scores of ordinary images. Compare the scores of several images."];
+export function verdict(percent, count, images = "images") {
+  const ordinary = `${count?.toLocaleString("en")} ordinary ${images}`;
+  if (percent === null) return ["Scored", `The file has no scores of ordinary ${images}. Compare the scores of several ${images}.`];
   if (percent >= 100) return ["Very unusual", `More unusual than all ${ordinary}.`];
   const share = `${percent < 99 ? Math.round(percent) : Math.floor(10 * percent) / 10} %`;
-  if (percent >= 99) return ["Very unusual", `More unusual than ${share} of ordinary images.`];
-  if (percent >= 95) return ["Unusual", `More unusual than ${share} of ordinary images.`];
-  if (percent >= 1) return ["Ordinary", `More unusual than ${share} of ordinary images.`];
-  return ["Unusually simple", "Almost all ordinary images score higher. Empty and very simple images score low."];
+  if (percent >= 99) return ["Very unusual", `More unusual than ${share} of ordinary ${images}.`];
+  if (percent >= 95) return ["Unusual", `More unusual than ${share} of ordinary ${images}.`];
+  if (percent >= 1) return ["Ordinary", `More unusual than ${share} of ordinary ${images}.`];
+  return ["Unusually simple", `Almost all ordinary ${images} score higher. Empty and very simple ${images} score low.`];
 }

@@ -1,6 +1,7 @@
 // Sliders for the latents and the directions, and their image.
 
-import { $, element, latest, paint, reducedMotion } from "./images.js";
+import { $, element, latest, noun, paint, reducedMotion } from "./images.js";
+import { isSeries } from "./lines.js";
 
 const SHOWN = 8;
 const MOST = 64; // sliders; a hierarchy may have thousands of latents
@@ -24,7 +25,7 @@ export function makeSliders(model) {
     const reach = std && !idle && std[d] > 0 ? 3 * std[d] : 3;
     const slider = makeSlider(`z${d}`, `z${d}`, [start[d] - reach, start[d] + reach], (value) => (z[d] = value));
     if (idle) {
-      slider.label.title = "This latent hardly changes the image.";
+      slider.label.title = `This latent hardly changes the ${noun(info)}.`;
       slider.row.classList.add("idle");
     }
     return { ...slider, value: () => z[d] };
@@ -108,7 +109,9 @@ export function makeSliders(model) {
   $("redraw").addEventListener("click", redraw);
   $("sliders-text").textContent =
     (top === 1 ? "One number describes" : `${top.toLocaleString("en")} numbers describe`) +
-    (info.levels ? ` the content of an image, ${(info.latent_dim - top).toLocaleString("en")} its details` : " an image") +
+    (info.levels
+      ? ` the content of an image, ${(info.latent_dim - top).toLocaleString("en")} its details`
+      : ` ${isSeries(info) ? "a series" : "an image"}`) +
     (top === 1 ? "." : active ? ", the most active first. Move one and watch." : ". Move one and watch.");
   $("directions").hidden = directions.length === 0;
   $("direction-list").replaceChildren(...directions.map(({ row }) => row));
