@@ -15,7 +15,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -111,8 +111,8 @@ def key_of(content: bytes | memoryview) -> int:
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
 
 
-def array_keys(images: np.ndarray) -> np.ndarray:
-    """Return the keys of the rows of an array, `(N,)` uint64.
+def array_keys(images: Any) -> np.ndarray:
+    """Return the keys of the rows of an array, or of another object that has a length and slices, `(N,)` uint64.
 
     Example:
 

@@ -204,4 +204,4 @@ def shown_time(time: Any) -> str:
         >>> shown_time(np.datetime64("2026-03-01T12:30:00", "ns")), shown_time(12.5)
         ('2026-03-01 12:30:00', '12.5')
     """
-    return str(np.datetime64(time, "s")).replace("T", " ") if isinstance(time, np.datetime64) else f"{time:g}"
+    return str(time.astype("datetime64[s]")).replace("T", " ") if isinstance(time, np.datetime64) else f"{time:g}"

@@ -49,11 +49,11 @@ def load(
     Images are in [0, 1]. Series and tables keep the units of the source.
 
     Args:
-        source: "digits", "shapes", "faces" or "machine" (no download); the name of a TensorFlow Datasets dataset, such as "mnist";
-            a folder of images, with or without class subfolders and train/validation/test folders (see below); a `.npy`
-            or `.npz` file; a TFRecord file or a folder of them (`tf.train.Example` with `image/encoded` or `image`, and
-            optionally `image/class/label` or `label`; or as prepared by TensorFlow Datasets); an array (N, H, W) or
-            (N, H, W, C); or `(images, labels)`. For series and tables, a `.csv` or `.parquet` file, a DataFrame, or an
+        source: "digits", "shapes", "faces" or "machine" (no download); the name of a TensorFlow Datasets dataset, such
+            as "mnist"; a folder of images, with or without class subfolders and train/validation/test folders (see
+            below); a `.npy` or `.npz` file; a TFRecord file or a folder of them (`tf.train.Example` with
+            `image/encoded` or `image`, and optionally `image/class/label` or `label`; or as prepared by TensorFlow
+            Datasets); an array (N, H, W) or (N, H, W, C); or `(images, labels)`. For series and tables, a `.csv` or `.parquet` file, a DataFrame, or an
             array (see below). A plain name means the named dataset; write "./name" for a folder that
             has the same name.
         batch_size: number of images in a batch; the last batch of an epoch may be smaller.

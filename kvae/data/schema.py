@@ -20,7 +20,10 @@ class Schema(Protocol):
     """
 
     kind: ClassVar[str]
-    names: tuple[str, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names in the order of the last axis."""
 
     def likelihood(self) -> Distribution:
         """Return the default likelihood of x in its own units."""

@@ -63,8 +63,9 @@ class SeriesSchema:
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> SeriesSchema:
         """Return the schema of `to_json`."""
-        known = {name: content[name] for name in cls.__dataclass_fields__}
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in known.items()})
+        values: dict[str, Any] = {name: content[name] for name in cls.__dataclass_fields__ if name != "kind"}
+        values |= {name: tuple(values[name]) for name in ("names", "location", "scale")}
+        return cls(**values)
 
 
 def _plain(value: Any) -> Any:
@@ -230,10 +231,14 @@ def _breaks(rows: Rows) -> tuple[np.ndarray, float | None, list[str]]:
         return breaks, step, []
     longest = int(np.argmax(np.where(gaps, steps, 0)))
     unit = " s" if rows.times.dtype.kind == "M" else ""
-    return breaks, step, [
-        f"{np.count_nonzero(gaps):,} gap{'s' * (gaps.sum() > 1)} in time, which no window crosses (the longest: "
-        f"{steps[longest]:g}{unit} after {shown_time(rows.times[longest])}; rows are {step:g}{unit} apart)"
-    ]
+    return (
+        breaks,
+        step,
+        [
+            f"{np.count_nonzero(gaps):,} gap{'s' * (gaps.sum() > 1)} in time, which no window crosses (the longest: "
+            f"{steps[longest]:g}{unit} after {shown_time(rows.times[longest])}; rows are {step:g}{unit} apart)"
+        ],
+    )
 
 
 def _missing(names: Sequence[str], values: np.ndarray, complete: np.ndarray) -> list[str]:
@@ -284,8 +289,8 @@ def _check_splits(
     if empty:
         found = f"{len(rows.values):,} rows" + (f" of {len(rows.bounds) - 1} series" if len(rows.bounds) > 2 else "")
         raise DataError(
-            f"{name}: expected at least {window} consecutive rows for a window in every split; use a smaller window= or "
-            f"other fractions. Received: {'; '.join([found, *reasons])}; none for {' and '.join(empty)}"
+            f"{name}: expected at least {window} consecutive rows for a window in every split; use a smaller window= "
+            f"or other fractions. Received: {'; '.join([found, *reasons])}; none for {' and '.join(empty)}"
         )
 
 
@@ -309,7 +314,7 @@ def separate_windows(
     if len(shapes) > 1 or any(x.ndim != 3 or x.dtype.kind not in "buif" or 0 in x.shape for x in parts.values()):
         found = ", ".join(f"{part} {x.shape} {x.dtype}" for part, x in parts.items())
         raise DataError(
-            f"{name}: expected windows (N, T, F) of numbers; for one long series (T, F), pass window=. Received: {found}"
+            f"{name}: expected windows (N, T, F) of numbers; pass window= for a long series (T, F). Received: {found}"
         )
     kept = {part: np.isfinite(x).all(axis=(1, 2)) for part, x in parts.items()}
     if missing := sum(np.count_nonzero(~ok) for ok in kept.values()):
@@ -325,8 +330,9 @@ def separate_windows(
     firsts = dict(zip(parts, np.cumsum([0, *map(len, parts.values())]).tolist()))
     windows = np.concatenate([x.astype(np.float32, copy=False) for x in parts.values()])
     has_labels = labels["train"] is not None
-    filled = [np.full(len(x), -1) if labels[part] is None else labels[part] for part, x in parts.items()]
-    memory = Memory(lambda: (windows, np.concatenate(filled) if has_labels else None))
+    found_labels = [(labels[part], len(x)) for part, x in parts.items()]
+    filled = np.concatenate([np.full(length, -1) if y is None else y for y, length in found_labels])
+    memory = Memory(lambda: (windows, filled if has_labels else None))
     rows = {split: positions + firsts[part] for split, (part, positions) in cut.items()}
     pick = partial(MemorySplit, memory)
     return Source(

@@ -40,7 +40,6 @@ from kvae.data.series import SeriesSchema, long_series, separate_windows
 from kvae.data.shapes import CLASSES, grid, render
 from kvae.data.splits import Memory, MemorySplit, Request, Source, Split, complete_splits
 
-
 KINDS = ("auto", "images", "series", "table")
 
 
@@ -122,7 +121,17 @@ def _is_plain(source: str) -> bool:
     """Return whether a string can only be a name: it has no path separator, no `~` and no suffix of a data file."""
     if not source or source.startswith((".", "~")) or "/" in source or "\\" in source:
         return False
-    return Path(source).suffix.lower() not in {*TABLES, ".npy", ".npz", ".zip", ".tar", ".gz", ".pt", ".h5", *image_suffixes()}
+    return Path(source).suffix.lower() not in {
+        *TABLES,
+        ".npy",
+        ".npz",
+        ".zip",
+        ".tar",
+        ".gz",
+        ".pt",
+        ".h5",
+        *image_suffixes(),
+    }
 
 
 def digits(request: Request) -> Source:
@@ -170,7 +179,9 @@ def of_table(name: str, source: Any, request: Request) -> Source:
     try:
         from kvae.data.tables import table
     except ModuleNotFoundError:
-        raise DataError(f"{name}: expected 'window', the number of rows in a window of a series. Received: None") from None
+        raise DataError(
+            f"{name}: expected 'window', the number of rows in a window of a series. Received: None"
+        ) from None
     return table(source, request)
 
 
@@ -182,16 +193,23 @@ def of_arrays(name: str, parts: dict[str, Pair], request: Request) -> Source:
     if request.kind == "table":
         raise DataError(f"{name}: expected a .csv or .parquet file or a DataFrame for kind='table'. Received: an array")
     schema = request.schema
+    if schema is None and (of_columns := [name for name in ("time", "columns", "series") if getattr(request, name)]):
+        raise DataError(f"{name}: expected '{of_columns[0]}' with a table that has named columns. Received: an array")
+    if request.stride is not None and request.window is None and schema is None:
+        raise DataError(f"{name}: expected 'window' with 'stride'. Received: window=None, stride={request.stride}")
     if (request.window is None and schema is None) or (isinstance(schema, SeriesSchema) and schema.stride is None):
         labels, label_names = _all_labels(name, parts, ())
         return separate_windows(name, found, labels, label_names, request)
     shapes = ", ".join(f"{part} {x.shape} {x.dtype}" for part, x in found.items())
-    if any(x.ndim != 2 or x.dtype.kind not in "buif" or 0 in x.shape for x in found.values()) or len(
-        {x.shape[1] for x in found.values()}
-    ) > 1:
+    if (
+        any(x.ndim != 2 or x.dtype.kind not in "buif" or 0 in x.shape for x in found.values())
+        or len({x.shape[1] for x in found.values()}) > 1
+    ):
         raise DataError(f"{name}: expected a long series (T, F) of numbers for 'window'. Received: {shapes}")
     if any(pair[1] is not None for pair in parts.values()):
-        raise DataError(f"{name}: expected a long series without labels. Received: labels; cut labelled windows (N, T, F)")
+        raise DataError(
+            f"{name}: expected a long series without labels. Received: labels; cut labelled windows (N, T, F)"
+        )
     values = np.concatenate(list(found.values())).astype(np.float64)
     values[~np.isfinite(values)] = np.nan
     rows = Rows(

@@ -18,8 +18,8 @@ from kvae.data.images import WHITE, Color
 from kvae.data.streams import StreamSplit
 
 if TYPE_CHECKING:
-    from kvae.data.schema import Schema
     from kvae.data.catalogue import Catalogue
+    from kvae.data.schema import Schema
 
 NAMES = ("train", "validation", "test")
 NEW = "new"  # images added to a source after its splits were saved
