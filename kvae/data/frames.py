@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -103,7 +104,7 @@ def rows_of(
         raise DataError(f"{name}: expected a series in every row. Received: {series!r} with missing values")
     order, notices = _order(codes, times, time)
     frame, codes = frame.iloc[order], codes[order]
-    features, left_out = _features(name, frame, columns, [c for c in (time, series) if c is not None])
+    features, left_out = _features(name, frame, columns, time, series)
     values = np.column_stack([frame[column].to_numpy(np.float64, na_value=np.nan) for column in features])
     values[~np.isfinite(values)] = np.nan
     bounds = np.append(np.flatnonzero(np.diff(codes, prepend=-1)), len(codes))
@@ -141,9 +142,10 @@ def _times(name: str, column: pd.Series) -> np.ndarray:
         raise DataError(f"{name}: expected a time in every row. Received: {column.name!r} with missing values")
     if pd.api.types.is_numeric_dtype(column):
         return column.to_numpy(np.float64)
-    for form in (None, "ISO8601"):
+    for form in ("ISO8601", None):
         try:
-            found = pd.to_datetime(column, utc=True, format=form)
+            with warnings.catch_warnings(action="ignore"):  # of formats that are inferred for every value
+                found = pd.to_datetime(column, utc=True, format=form)
             return found.dt.tz_localize(None).to_numpy("datetime64[ns]")
         except (ValueError, TypeError) as caught:
             error = caught
@@ -154,7 +156,7 @@ def _times(name: str, column: pd.Series) -> np.ndarray:
 
 
 def _features(
-    name: str, frame: pd.DataFrame, columns: tuple[str, ...] | None, used: list[str]
+    name: str, frame: pd.DataFrame, columns: tuple[str, ...] | None, time: str | None, series: str | None
 ) -> tuple[list[str], list[str]]:
     """Return the names of the features, and the other columns with the reasons why they are none."""
     import pandas as pd
@@ -168,7 +170,7 @@ def _features(
             raise DataError(f"{name}: expected 'columns' to be columns of numbers. Received: {list_first(wrong)}")
         return list(columns), []
     features, left_out = list[str](), list[str]()
-    for column in (column for column in frame.columns if column not in used):
+    for column in (column for column in frame.columns if column not in (time, series)):
         reason = None
         if not is_number(column):
             reason = "not numbers"
@@ -179,7 +181,7 @@ def _features(
         if reason is None:
             features.append(column)
         else:
-            is_time = not used and column.lower() in TIME_NAMES
+            is_time = time is None and column.lower() in TIME_NAMES
             left_out.append(f"{column} ({reason}{'; time= reads it as the time' if is_time else ''})")
     if not features:
         raise DataError(f"{name}: expected columns of numbers. Received: {list_first(left_out) or 'no other columns'}")

@@ -53,9 +53,9 @@ def load(
             as "mnist"; a folder of images, with or without class subfolders and train/validation/test folders (see
             below); a `.npy` or `.npz` file; a TFRecord file or a folder of them (`tf.train.Example` with
             `image/encoded` or `image`, and optionally `image/class/label` or `label`; or as prepared by TensorFlow
-            Datasets); an array (N, H, W) or (N, H, W, C); or `(images, labels)`. For series and tables, a `.csv` or `.parquet` file, a DataFrame, or an
-            array (see below). A plain name means the named dataset; write "./name" for a folder that
-            has the same name.
+            Datasets); an array (N, H, W) or (N, H, W, C); or `(images, labels)`. For series and tables, a `.csv` or
+            `.parquet` file, a DataFrame, or an array (see below). A plain name means the named dataset; write "./name"
+            for a folder that has the same name.
         batch_size: number of images in a batch; the last batch of an epoch may be smaller.
         seed: seed of the splits, the order and the binary draws; >= 0.
         binarize: "none"; "threshold", `x >= 0.5`; or "stochastic", Bernoulli(x): redrawn on every training pass, drawn

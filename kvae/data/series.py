@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -63,7 +63,7 @@ class SeriesSchema:
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> SeriesSchema:
         """Return the schema of `to_json`."""
-        values: dict[str, Any] = {name: content[name] for name in cls.__dataclass_fields__ if name != "kind"}
+        values: dict[str, Any] = {field.name: content[field.name] for field in fields(cls)}
         values |= {name: tuple(values[name]) for name in ("names", "location", "scale")}
         return cls(**values)
 
@@ -230,12 +230,13 @@ def _breaks(rows: Rows) -> tuple[np.ndarray, float | None, list[str]]:
     if not gaps.any():
         return breaks, step, []
     longest = int(np.argmax(np.where(gaps, steps, 0)))
+    count = int(np.count_nonzero(gaps))
     unit = " s" if rows.times.dtype.kind == "M" else ""
     return (
         breaks,
         step,
         [
-            f"{np.count_nonzero(gaps):,} gap{'s' * (gaps.sum() > 1)} in time, which no window crosses (the longest: "
+            f"{count:,} gap{'s' * (count > 1)} in time, which no window crosses (the longest: "
             f"{steps[longest]:g}{unit} after {shown_time(rows.times[longest])}; rows are {step:g}{unit} apart)"
         ],
     )
@@ -244,9 +245,9 @@ def _breaks(rows: Rows) -> tuple[np.ndarray, float | None, list[str]]:
 def _missing(names: Sequence[str], values: np.ndarray, complete: np.ndarray) -> list[str]:
     if complete.all():
         return []
-    counts = np.isnan(values).sum(axis=0)
+    counts, rows = np.isnan(values).sum(axis=0), int(np.count_nonzero(~complete))
     return [
-        f"{np.count_nonzero(~complete):,} rows with missing values, which no window contains (most in "
+        f"{rows:,} row{'s' * (rows > 1)} with missing values, which no window contains (most in "
         f"{names[int(np.argmax(counts))]})"
     ]
 
