@@ -118,7 +118,7 @@ def load(
         (40, 5, 5, (12, 12, 1))
         >>> data = kvae.data.load("machine", window=60)
         >>> data.num_train, data.num_validation, data.num_test, data.event_shape
-        (2147, 66, 67, (60, 6))
+        (2147, 67, 67, (60, 6))
     """
     if not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
         raise DataError(f"Argument 'batch_size' must be an integer >= 1. Received: {batch_size!r}")
