@@ -138,6 +138,7 @@ class RunFolder:
 
     def _load(self, source: str | None, data_dir: Path | None, whole: bool, key: str | None) -> "Data":
         from kvae import data
+        from kvae.networks import kind_of
 
         config = self.config
         own = source is None or self.is_own(source)
@@ -154,13 +155,17 @@ class RunFolder:
             background=config.get("background") or "white",
             key=config.get("key") if own and key is None else key,
             data_dir=data_dir,
+            kind=config.get("kind", "auto"),
+            time=config.get("time"),
+            series=config.get("series"),
+            schema=config.get("schema"),
             validation_fraction=0.0 if whole else 0.1,
             test_fraction=0.0 if whole else 0.1,
         )
         if loaded.event_shape != self.model.event_shape:
             raise RunError(
-                f"Expected images of shape {self.model.event_shape}, as this run was trained on. "
-                f"Received: {source} with {loaded.event_shape}"
+                f"Expected {kind_of(self.model.event_shape)} of shape {self.model.event_shape}, as this run was "
+                f"trained on. Received: {source} with {loaded.event_shape}"
             )
         classes = config.get("label_names")
         if self.model.condition_dim is not None and classes and loaded.label_names not in ((), tuple(classes)):
@@ -177,15 +182,16 @@ class RunFolder:
 def in_splits_of_training(loaded: "Data", trained: "Splits") -> "Data":
     """Return the data in the splits of the training run, and warn if the dataset has changed since."""
     from kvae.data import DataWarning
+    from kvae.networks import kind_of
 
+    one, many = (kind_of(loaded.event_shape, count) for count in (1, 2))
     changes = loaded.changes(trained)
     gone = [f"{count:,} of {len(trained[name]):,} {name}" for name, count in changes.missing.items() if count]
     found = loaded.with_splits(trained)
     if gone or changes.new:
-        new = (
-            f"{changes.new:,} new image{'s are' if changes.new != 1 else ' is'} in no split (--split new selects them)"
-        )
-        lost = f"{', '.join(gone)} images are missing or have changed"
+        added = f"{one} is" if changes.new == 1 else f"{many} are"
+        new = f"{changes.new:,} new {added} in no split (--split new selects them)"
+        lost = f"{', '.join(gone)} {many} are missing or have changed"
         warnings.warn(
             f"{loaded.name} has changed since training; the splits of the training run are kept: "
             + "; ".join([*([new] if changes.new else []), *([lost] if gone else [])]),
@@ -199,12 +205,14 @@ def _warn_of_overlap(loaded: "Data", trained: "Splits") -> "Data":
     import numpy as np
 
     from kvae.data import DataWarning
+    from kvae.networks import kind_of
 
+    many = kind_of(loaded.event_shape)
     fingerprint = loaded.fingerprint()
     seen = {name: int(np.isin(fingerprint[name], trained["train"]).sum()) for name in ("validation", "test")}
     if found := [f"{count:,} of {len(fingerprint[name]):,} {name}" for name, count in seen.items() if count]:
         warnings.warn(
-            f"{loaded.name}: the new splits contain images that the run was trained on: {' and '.join(found)} images",
+            f"{loaded.name}: the new splits contain {many} that the run was trained on: {' and '.join(found)} {many}",
             DataWarning, stacklevel=2,
         )  # fmt: skip
     return loaded

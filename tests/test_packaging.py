@@ -21,7 +21,7 @@ FILES = [*ROOT.glob("kvae/**/*.py"), *ROOT.glob("export/**/*.py")]
 #: room: what of kvae it may import (DESIGN: arrows point one way)
 MAY_IMPORT = {
     "state": set(),
-    "run": {"data", "files", "models"},
+    "run": {"data", "files", "models", "networks"},
     "training": {
         "callbacks",
         "data",
@@ -64,7 +64,7 @@ MAY_IMPORT = {
         "callbacks",
         "state",
     },
-    "data": {"arguments", "files"},
+    "data": {"arguments", "distributions", "files"},
     "evaluation": {"arguments", "models", "distributions", "priors", "data"},
     "features": {
         "arguments",

@@ -145,7 +145,7 @@ def _score(
     from kvae.evaluation import EvaluationWarning, evaluate as score
 
     data = run.data(data_dir=data_dir)
-    images = [run.config[key] for key in ("source", "binarize", "size", "data_seed")]
+    images = [run.config.get(key) for key in ("source", "binarize", "size", "data_seed", "schema")]
     partial = PartialScores(run.path, [split, samples, seed, limit, run.model.decoder.compute_dtype, *images])
     done = partial.load()
     if done is not None:
@@ -280,10 +280,12 @@ def _compression(
 
 def _show_gap(scores: dict[str, Any], train: dict[str, Any]) -> None:
     from kvae.evaluation import generalisation_gap
+    from kvae.networks import kind_of
 
     gap, error = generalisation_gap(scores, train)
     word = "lower" if gap >= 0 else "higher"
-    say(f"train, {train['examples']:,} images: NLL {train['nll']:.3f}, {word} by {abs(gap):.3f} ± {error:.3f} nats\n")
+    many = kind_of(train["event_shape"])
+    say(f"train, {train['examples']:,} {many}: NLL {train['nll']:.3f}, {word} by {abs(gap):.3f} ± {error:.3f} nats\n")
 
 
 def _mean(results: list[dict[str, Any]]) -> dict[str, Any]:

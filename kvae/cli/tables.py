@@ -17,20 +17,22 @@ ROWS = {
 
 def show_scores(scores: dict[str, Any]) -> None:
     from kvae.evaluation.latents import parts_of_the_rate
+    from kvae.networks import kind_of
 
+    one, many = (kind_of(scores["event_shape"], count) for count in (1, 2))
     table(
-        [f"{scores['split']}, {scores['examples']:,} images", "nats per image", "± over images"],
+        [f"{scores['split']}, {scores['examples']:,} {many}", f"nats per {one}", f"± over {many}"],
         [[label.format(**scores), *value_and_error(scores, name)] for name, label in ROWS.items() if name in scores],
     )
     say(
         f"{scores['bits_per_dim']:.3f} bits/dim from the ELBO, {scores['bits_per_dim_nll']:.3f} from the NLL"
-        + ("" if scores["support"] in ("binary", "levels") else " (a density of x in [0, 1])")
+        + ("" if scores["support"] in ("binary", "levels") else f" (a density of x in {_units(scores)})")
         + f" · {scores['active_units']} of {len(scores['kl_per_dimension'])} latents active"
         + (" in the top level" if "layer_rates" in scores else "")
     )
     if "layer_rates" in scores:
         say(f"rate of each layer, from the top: {', '.join(f'{rate:.1f}' for rate in scores['layer_rates'])} nats")
-    say(f"effective samples: median {scores['ess_median']:.1f}, below 2 for {scores['ess_below_2']:.1%} of the images")
+    say(f"effective samples: median {scores['ess_median']:.1f}, below 2 for {scores['ess_below_2']:.1%} of the {many}")
     if "nll_refined" in scores:
         say(
             f"with {scores['proposal']} proposals: median {scores['ess_refined_median']:.1f} of "
@@ -41,6 +43,10 @@ def show_scores(scores: dict[str, Any]) -> None:
     if scores["binarisation"]:
         say(f"images: {scores['binarisation']}")
     say()
+
+
+def _units(scores: dict[str, Any]) -> str:
+    return "[0, 1]" if scores["bounded"] else "its units"
 
 
 def value_and_error(scores: dict[str, Any], name: str) -> tuple[float, float | str]:

@@ -16,6 +16,7 @@ from kvae.training.settings import (
     BATCH_SIZE,
     Binarize,
     FitPrior,
+    Kind,
     Likelihood,
     Network,
     Posterior,
@@ -38,8 +39,8 @@ def train(
     source: Annotated[
         str | None,
         typer.Argument(
-            help="digits, shapes, faces, a TensorFlow Datasets name, a folder of images or TFRecord files, or an "
-            ".npy/.npz file."
+            help="digits, shapes, faces, machine, a TensorFlow Datasets name, a folder of images or TFRecord files, or "
+            "a file: .npy, .npz, .csv or .parquet."
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option(metavar="RUN", help="Folder to write (default: runs/SOURCE).")] = None,
@@ -53,7 +54,8 @@ def train(
         Likelihood,
         _option(
             MODELS,
-            help="Pixel likelihood (auto: bernoulli for grey images, normal-learned for colour).",
+            help="Likelihood of x (auto: bernoulli for grey images, normal-learned for colour, a normal distribution "
+            "with learned variances for series).",
         ),
     ] = DEFAULT.likelihood,
     posterior: Annotated[Posterior, _option(MODELS, help="Family of q(z|x).")] = DEFAULT.posterior,
@@ -100,6 +102,26 @@ def train(
         str | None, _option(DATA, metavar="COLOR", help="Background of transparent images (default: white).")
     ] = None,
     key: Annotated[str | None, _option(DATA, metavar="NAME", help="Entry of an .npz file with the images.")] = None,
+    kind: Annotated[
+        Kind, _option(DATA, help="Kind of data (auto: series with --window, images or a table by the type of source).")
+    ] = DEFAULT.kind,
+    window: Annotated[
+        int | None, _option(DATA, min=2, metavar="N", help="Rows in a window of a long series, such as a .csv file.")
+    ] = None,
+    stride: Annotated[
+        int | None,
+        _option(DATA, min=1, metavar="N", help="Rows from one window to the next (default: a quarter of the window)."),
+    ] = None,
+    time: Annotated[
+        str | None, _option(DATA, metavar="COLUMN", help="Column of times; no window crosses a gap in them.")
+    ] = None,
+    columns: Annotated[
+        str | None,
+        _option(DATA, metavar="A,B,C", help="Columns to use (default: of series, all numbers that vary)."),
+    ] = None,
+    series: Annotated[
+        str | None, _option(DATA, metavar="COLUMN", help="Column that names the series of a row, such as a machine.")
+    ] = None,
     data_seed: Annotated[
         int,
         _option(
@@ -189,8 +211,9 @@ def train(
         check_target(run, overwrite)
     if start is not None and not (start / MODEL).is_file():
         raise CommandError(f"Expected --from to be a folder made by `kvae train`. Received: {start}")
-    wanted = Settings(**{field.name: _plain(context.params[field.name]) for field in dataclasses.fields(Settings)})
-    wanted = dataclasses.replace(wanted, size=_parse_size(size))
+    names = {field.name for field in dataclasses.fields(Settings)} & set(context.params)
+    wanted = Settings(**{name: _plain(context.params[name]) for name in names})
+    wanted = dataclasses.replace(wanted, size=_parse_size(size), columns=_parse_columns(columns))
     if num_workers > 1 and not cluster.is_worker():
         if recipe is None or batch_size is not None:
             _check_shares(batch_size or BATCH_SIZE, num_workers)
@@ -279,6 +302,10 @@ def _check_shares(batch_size: int, num_workers: int) -> None:
             f"Expected --batch-size to be a multiple of {num_workers}, the number of workers. "
             f"Received: --batch-size {batch_size}"
         )
+
+
+def _parse_columns(text: str | None) -> tuple[str, ...] | None:
+    return None if text is None else tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def _parse_size(text: str | None) -> int | tuple[int, int] | None:

@@ -1,4 +1,4 @@
-"""Images by name, folder or array, as `tf.data` pipelines of float32 in [0, 1].
+"""Images, series and rows by name, file or array, as `tf.data` pipelines of float32.
 
     >>> import kvae
     >>> data = kvae.data.load("digits", binarize="stochastic", seed=1)
@@ -7,7 +7,7 @@
 
 Train with `vae.fit(data.train, validation_data=data.validation)`. `data.split` returns a split in a stable order, with
 labels if requested. `data.arrays` returns NumPy arrays. `kvae.data.shapes` and `kvae.data.faces` return images with
-known factors.
+known factors, `kvae.data.machine` series with known faults.
 """
 
 from kvae.data.catalogue import Changes
@@ -15,6 +15,11 @@ from kvae.data.dataset import Data
 from kvae.data.errors import DataError, DataWarning
 from kvae.data.faces import faces, render_faces
 from kvae.data.loading import load
+from kvae.data.machine import MachineData, machine
+from kvae.data.series import SeriesSchema
 from kvae.data.shapes import FactorData, shapes
 
-__all__ = ["Changes", "Data", "DataError", "DataWarning", "FactorData", "faces", "load", "render_faces", "shapes"]
+__all__ = [
+    "Changes", "Data", "DataError", "DataWarning", "FactorData", "MachineData", "SeriesSchema", "faces", "load",
+    "machine", "render_faces", "shapes",
+]  # fmt: skip

@@ -33,7 +33,7 @@ class Entry(NamedTuple):
 
     @property
     def is_images(self) -> bool:
-        """Whether the entry can be images (N, H, W) or (N, H, W, C)."""
+        """Whether the entry can be images (N, H, W) or (N, H, W, C), or windows of series (N, T, F)."""
         return len(self.shape) in (3, 4) and self.dtype.kind in "buif" and min(self.shape) > 0
 
 

@@ -15,7 +15,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -35,6 +35,8 @@ class Catalogue:
         keys: function that returns the keys of all N images, `(N,)` uint64; called on first use.
         rows: for each split, the rows of its images among all images, in the order of the split.
         pick: function that returns a split of any rows; None if splits cannot be chosen.
+        later: of a long series: function from rows to the rows after them. A fingerprint may then name rows that are in
+            no split, because more rows of data move the boundaries of splits, and only later rows are new.
     """
 
     def __init__(
@@ -42,14 +44,19 @@ class Catalogue:
         keys: Callable[[], np.ndarray],
         rows: Splits,
         pick: Callable[[np.ndarray], Split] | None = None,
+        later: Callable[[np.ndarray], np.ndarray] | None = None,
     ) -> None:
-        self._make, self.rows, self.pick = keys, rows, pick
+        self._make, self.rows, self.pick, self.later = keys, rows, pick, later
 
     @cached_property
     def keys(self) -> np.ndarray:
         keys = self._make()
         del self._make  # frees arrays
         return keys
+
+    def with_rows(self, rows: Splits) -> Catalogue:
+        """Return the same images in other splits."""
+        return Catalogue(lambda: self.keys, rows, self.pick, self.later)
 
 
 class Changes(NamedTuple):
@@ -77,7 +84,10 @@ def find(catalogue: Catalogue, fingerprint: Splits) -> Found:
         >>> {name: rows.tolist() for name, rows in found.rows.items()}, found.missing, found.new.tolist()
         ({'train': [1, 0], 'test': [2]}, {'train': 0, 'test': 1}, [3])
     """
-    here = np.concatenate([np.empty(0, np.int64), *catalogue.rows.values()]).astype(np.int64)
+    if catalogue.later is None:
+        here = np.concatenate([np.empty(0, np.int64), *catalogue.rows.values()]).astype(np.int64)
+    else:
+        here = np.arange(len(catalogue.keys))
     keys = catalogue.keys[here]
     wanted = np.concatenate([np.empty(0, np.uint64), *fingerprint.values()]).astype(np.uint64)
     row_of = dict(zip(_copies(keys), here.tolist()))
@@ -86,7 +96,8 @@ def find(catalogue: Catalogue, fingerprint: Splits) -> Found:
     parts = dict(zip(fingerprint, np.split(places, ends[:-1]))) if len(ends) else {}
     rows = {name: part[part >= 0] for name, part in parts.items()}
     missing = {name: len(part) - len(rows[name]) for name, part in parts.items()}
-    return Found(rows, missing, np.sort(here[~np.isin(keys, wanted)]))
+    new = here[~np.isin(keys, wanted)] if catalogue.later is None else catalogue.later(places[places >= 0])
+    return Found(rows, missing, np.sort(new))
 
 
 def _copies(keys: np.ndarray) -> list[tuple[int, int]]:
@@ -100,8 +111,8 @@ def key_of(content: bytes | memoryview) -> int:
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
 
 
-def array_keys(images: np.ndarray) -> np.ndarray:
-    """Return the keys of the rows of an array, `(N,)` uint64.
+def array_keys(images: Any) -> np.ndarray:
+    """Return the keys of the rows of an array, or of another object that has a length and slices, `(N,)` uint64.
 
     Example:
 

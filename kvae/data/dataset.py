@@ -13,7 +13,7 @@ from kvae.data import order, pipeline
 from kvae.data.catalogue import Catalogue, Changes, Splits, find
 from kvae.data.errors import DataError, message_of
 from kvae.data.schema import Schema
-from kvae.data.splits import NAMES, NEW, Source
+from kvae.data.splits import NAMES, NEW, MemorySplit, Source
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,28 @@ class Data:
     def schema(self) -> Schema | None:
         """Names and scales of the features of a series or of the columns of a table; None for images."""
         return self.source.schema
+
+    def times(self, name: str) -> np.ndarray:
+        """Return the start of each window of a long series, (N,), in the order of `arrays(name)`.
+
+        The values are datetime64 or numbers, as in the column `time=` of `load`; without one, they are row numbers.
+
+        Raises:
+            DataError: for an unknown or empty split, or data that isn't cut from a long series.
+
+        Example:
+            >>> import kvae
+            >>> data = kvae.data.load("machine", window=60)
+            >>> data.times("test")[:2].astype("datetime64[m]").tolist()  # doctest: +SKIP
+        """
+        self._count(name, None)
+        split = self.source.splits[name]
+        if self.source.times is None or not isinstance(split, MemorySplit):
+            raise DataError(
+                f"{self.name}: expected windows of a long series (window=) for their times. "
+                f"Received: data of shape {self.event_shape} without times"
+            )
+        return self.source.times[split.rows]
 
     @property
     def value_range(self) -> tuple[float, float] | None:
@@ -323,7 +345,7 @@ class Data:
         source = replace(
             self.source,
             splits={name: catalogue.pick(chosen) for name, chosen in rows.items()},
-            catalogue=Catalogue(lambda: catalogue.keys, rows, catalogue.pick),
+            catalogue=catalogue.with_rows(rows),
         )
         train, validation, test = (len(rows[name]) for name in NAMES)
         return replace(self, source=source, num_train=train, num_validation=validation, num_test=test)

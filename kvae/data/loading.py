@@ -1,10 +1,12 @@
-"""`load`: open an image source given by name, path or array."""
+"""`load`: open a source of images, series or rows, given by name, path, array or DataFrame."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -13,12 +15,13 @@ from kvae.data.depth import check_range
 from kvae.data.errors import DataError
 from kvae.data.images import check_background, check_size
 from kvae.data.pipeline import BINARIZE
-from kvae.data.sources import open_source
+from kvae.data.schema import Schema, schema_of_json
+from kvae.data.sources import KINDS, kind_of_source, open_source
 from kvae.data.splits import Request
 
 
 def load(
-    source: str | Path | np.ndarray | tuple[Any, Any],
+    source: Any,
     *,
     batch_size: int = 128,
     seed: int = 0,
@@ -33,16 +36,26 @@ def load(
     value_range: tuple[float, float] | None = None,
     background: str | int | tuple[int, int, int] = "white",
     key: str | None = None,
+    kind: Literal["auto", "images", "series", "table"] = "auto",
+    time: str | None = None,
+    window: int | None = None,
+    stride: int | None = None,
+    columns: Sequence[str] | None = None,
+    series: str | None = None,
+    schema: Schema | Mapping[str, Any] | None = None,
 ) -> Data:
-    """Load images in [0, 1] from a named dataset, a folder, a file or arrays, split for training and evaluation.
+    """Load images, windows of series, or rows of a table, split for training and evaluation.
+
+    Images are in [0, 1]. Series and tables keep the units of the source.
 
     Args:
-        source: "digits", "shapes" or "faces" (no download); the name of a TensorFlow Datasets dataset, such as "mnist";
-            a folder of images, with or without class subfolders and train/validation/test folders (see below); a `.npy`
-            or `.npz` file; a TFRecord file or a folder of them (`tf.train.Example` with `image/encoded` or `image`, and
-            optionally `image/class/label` or `label`; or as prepared by TensorFlow Datasets); an array (N, H, W) or
-            (N, H, W, C); or `(images, labels)`. A plain name means the named dataset; write "./name" for a folder that
-            has the same name.
+        source: "digits", "shapes", "faces" or "machine" (no download); the name of a TensorFlow Datasets dataset, such
+            as "mnist"; a folder of images, with or without class subfolders and train/validation/test folders (see
+            below); a `.npy` or `.npz` file; a TFRecord file or a folder of them (`tf.train.Example` with
+            `image/encoded` or `image`, and optionally `image/class/label` or `label`; or as prepared by TensorFlow
+            Datasets); an array (N, H, W) or (N, H, W, C); or `(images, labels)`. For series and tables, a `.csv` or
+            `.parquet` file, a DataFrame, or an array (see below). A plain name means the named dataset; write "./name"
+            for a folder that has the same name.
         batch_size: number of images in a batch; the last batch of an epoch may be smaller.
         seed: seed of the splits, the order and the binary draws; >= 0.
         binarize: "none"; "threshold", `x >= 0.5`; or "stochastic", Bernoulli(x): redrawn on every training pass, drawn
@@ -62,6 +75,16 @@ def load(
         background: colour behind transparent pixels of image files: a colour name, a grey level 0..255, or three
             levels. (The fourth channel of an array is data.)
         key: name of the entry of an `.npz` file that holds the images, if it cannot be found by its name.
+        kind: "images"; "series"; "table"; or "auto": series with a `window`, otherwise tables for `.csv` and `.parquet`
+            files and DataFrames, and images for other sources.
+        time: of a table of a series, the column of times, dates or numbers. None takes the order of the rows.
+        window: rows in a window of a long series, T >= 2.
+        stride: rows from one window to the next (default: a quarter of the window).
+        columns: columns of a table to use (default: of a series, all columns of numbers that vary and are no
+            identifiers).
+        series: of a table of several series, the column that names the series of each row, such as a machine.
+        schema: `Data.schema` of the data that a model was trained on, or its JSON. Its columns, window and stride are
+            used, and its scales are kept.
 
     **Folders.** Files with the suffixes of Pillow's formats are read; images without a suffix are found by content.
     Links are followed. A split is a folder with the name of a split: `train`, `Training`, `test_images`, `valset`,
@@ -71,6 +94,17 @@ def load(
     Classes with training images come first. A `train` folder among several folders, without validation or test images,
     is a class. Masks beside images (`masks/`, `images/`) are left out. One `DataWarning` counts what was left out, by
     reason, except for hidden files and files that usually lie beside images, such as labels and documents.
+
+    **Series.** A table or an array (T, F) with `window` is a long series, whose windows (window, F) are cut, or several
+    ones (`series`). No window crosses a gap in time (a step of more than 1.5 median steps) or a row with missing
+    values. Each series is divided by time, not at random: the first rows are for training, the next for validation,
+    and the last for testing, and no window crosses these boundaries. Training windows begin every `stride` rows, by
+    default a quarter of the window, so that a pattern is seen at several places in a window. Validation and test
+    windows begin at the same grid but don't overlap each other, so that a row counts once in a score. An array
+    (N, T, F) with `kind="series"` are independent windows, with labels and seeded splits as for images. Mean and
+    standard deviation of each feature come from the training windows only (`Data.schema`); models standardise with
+    them, and the values stay in their units. One `DataWarning` names what was left out. The arguments `binarize`,
+    `size`, `grayscale`, `value_range` and `background` are for images.
 
     Raises:
         DataError: if the data cannot be used as requested; the message is one line.
@@ -82,6 +116,9 @@ def load(
         >>> data = kvae.data.load(images, batch_size=10, binarize="threshold")
         >>> data.num_train, data.num_validation, data.num_test, data.event_shape
         (40, 5, 5, (12, 12, 1))
+        >>> data = kvae.data.load("machine", window=60)
+        >>> data.num_train, data.num_validation, data.num_test, data.event_shape
+        (2147, 67, 67, (60, 6))
     """
     if not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
         raise DataError(f"Argument 'batch_size' must be an integer >= 1. Received: {batch_size!r}")
@@ -111,7 +148,18 @@ def load(
         value_range=check_range(value_range),
         background=check_background(background),
         key=key,
+        kind=kind,
+        time=time,
+        window=_count("window", window, 2),
+        stride=_count("stride", stride, 1),
+        columns=_names(columns),
+        series=series,
+        schema=schema_of_json(schema) if isinstance(schema, Mapping) else schema,
     )
+    if kind not in KINDS:
+        raise DataError(f"Argument 'kind' must be one of {', '.join(KINDS)}. Received: {kind!r}")
+    request = replace(request, kind=kind_of_source(source, request))
+    _check_kind(request, binarize)
     found = open_source(source, request)
     counts = {name: split.count for name, split in found.splits.items()}
     return Data(
@@ -127,6 +175,41 @@ def load(
         binarize=binarize,
         source=found,
     )
+
+
+def _check_kind(request: Request, binarize: str) -> None:
+    """Raise a DataError for arguments of other kinds of data."""
+    default = Request()
+    images = ["size", "grayscale", "value_range", "background"]
+    series = ["window", "stride", "time", "series"]
+    other = {"images": [*series, "columns"], "series": images, "table": images + series}[request.kind]
+    given = [name for name in other if getattr(request, name) != getattr(default, name)]
+    if request.kind != "images" and binarize != "none":
+        given.append("binarize")
+    if given and request.schema is None:
+        needed = "series" if given[0] in series else "images" if request.kind != "images" else "series or tables"
+        raise DataError(
+            f"Argument '{given[0]}' is for {needed}; leave it out. Received: {given[0]}="
+            f"{binarize if given[0] == 'binarize' else getattr(request, given[0])!r} for {_WHAT[request.kind]}"
+        )
+
+
+_WHAT = {"images": "images", "series": "series", "table": "a table"}
+
+
+def _count(name: str, value: Any, least: int) -> int | None:
+    if value is not None and (not isinstance(value, (int, np.integer)) or value < least):
+        raise DataError(f"Argument '{name}' must be an integer >= {least}. Received: {value!r}")
+    return None if value is None else int(value)
+
+
+def _names(columns: Any) -> tuple[str, ...] | None:
+    if columns is None:
+        return None
+    names = tuple(columns) if not isinstance(columns, str) else ()
+    if not names or len(set(names)) < len(names) or not all(isinstance(name, str) for name in names):
+        raise DataError(f"Argument 'columns' must be a list of different names. Received: {columns!r}")
+    return names
 
 
 def _short(source: object) -> str:

@@ -295,7 +295,7 @@ def data_folder(request: Request) -> Path:
 def _known_names(request: Request) -> set[str]:
     import tensorflow_datasets as tfds
 
-    known = {"digits", "shapes", "faces", *tfds.list_builders(with_community_datasets=False)}
+    known = {"digits", "shapes", "faces", "machine", *tfds.list_builders(with_community_datasets=False)}
     folder = data_folder(request)
     if folder.is_dir():
         known.update(info.parent.parent.name for info in folder.glob("*/*/dataset_info.json"))

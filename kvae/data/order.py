@@ -57,7 +57,7 @@ def state(data: "Data", splits: list[str]) -> str:
     in_memory = [split for name in splits if isinstance(split := data.source.splits[name], MemorySplit)]
     if data.path is None:
         for memory in {id(split.memory): split.memory for split in in_memory}.values():
-            for array in (memory.images, memory.labels):
+            for array in memory.content:
                 digest.update(b"" if array is None else np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     elif data.path.is_file() and not find_records(data.path):
         digest.update(checksum(data.path).encode())

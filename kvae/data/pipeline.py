@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from kvae.data.splits import MemorySplit, Split
+from kvae.data.splits import Memory, MemorySplit, Split
 from kvae.data.streams import Share, StreamSplit
 
 BINARIZE = ("none", "threshold", "stochastic")
@@ -32,7 +32,7 @@ class Plan:
     """Settings of the batches.
 
     Args:
-        event_shape: (H, W, C).
+        event_shape: (H, W, C) of images, (T, F) of series.
         scale: `x = image / scale`.
         binarize: one of `BINARIZE`.
         seed: seed of the order and the draws.
@@ -107,16 +107,17 @@ def _each_pass(draw: Callable[[], Any], shape: tuple[int, ...]) -> tf.data.Datas
 
 
 def _from_memory(split: MemorySplit, count: int, plan: Plan) -> tf.data.Dataset:
-    tensor, labels, rows = split.memory.tensor, split.memory.labels, split.rows[:count]
-    found = np.column_stack([np.full(len(tensor), -1) if labels is None else labels, np.arange(len(tensor))])
+    memory, rows, gather = split.memory, split.rows[:count], split.memory.gather
+    labels = np.full(len(memory), -1) if memory.labels is None else memory.labels
+    found = np.column_stack([labels, np.arange(len(memory))])
     if plan.binarize == "stochastic" and not plan.shuffle:
         drawn = np.empty((count, *plan.event_shape), np.uint8)
         for start in range(0, count, DRAW_CHUNK):
-            part = split.memory.images[rows[start : start + DRAW_CHUNK]]
+            part = memory.images[rows[start : start + DRAW_CHUNK]]
             drawn[start : start + DRAW_CHUNK] = fixed_draw(part, start // DRAW_CHUNK, plan)
-        tensor, found, rows = drawn, found[rows], np.arange(count)
+        gather, found, rows = Memory(lambda: (drawn, None)).gather, found[rows], np.arange(count)
     with tf.device("CPU:0"):
-        images, pairs = tf.convert_to_tensor(tensor), tf.constant(found, tf.int64)
+        pairs = tf.constant(found, tf.int64)
     share, total = plan.share, -(-count // plan.batch_size)
 
     def batch_lines(order: np.ndarray, key: np.int64) -> np.ndarray:
@@ -128,7 +129,7 @@ def _from_memory(split: MemorySplit, count: int, plan: Plan) -> tf.data.Dataset:
 
     def make_batch(line: tf.Tensor) -> tf.Tensor | tuple[tf.Tensor, tf.Tensor]:
         index, key = tf.boolean_mask(line[:-2], line[:-2] >= 0), line[-2:]
-        return _finish(tf.gather(images, index), tf.gather(pairs, index), key, count, plan)
+        return _finish(gather(index), tf.gather(pairs, index), key, count, plan)
 
     if plan.shuffle:
         key = _keys(plan)

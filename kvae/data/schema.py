@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from kvae.data.errors import DataError
 
 if TYPE_CHECKING:
     from kvae.distributions import Distribution
@@ -17,10 +20,30 @@ class Schema(Protocol):
     """
 
     kind: ClassVar[str]
-    names: tuple[str, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names in the order of the last axis."""
 
     def likelihood(self) -> Distribution:
         """Return the default likelihood of x in its own units."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the schema as JSON: part of the configuration of a run and of exported files."""
+
+
+def schema_of_json(content: Mapping[str, Any]) -> Schema:
+    """Return the schema of `to_json`.
+
+    Raises:
+        DataError: for another kind of schema.
+    """
+    if content.get("kind") == "series":
+        from kvae.data.series import SeriesSchema
+
+        return SeriesSchema.from_json(content)
+    if content.get("kind") == "table":
+        from kvae.data.tables import TableSchema
+
+        return TableSchema.from_json(content)
+    raise DataError(f"Expected the schema of series or of a table. Received: kind={content.get('kind')!r}")

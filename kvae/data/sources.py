@@ -30,31 +30,50 @@ from kvae.data.errors import DataError, warn
 from kvae.data.faces import EXPRESSIONS, NUM_FACES, draw_factors, rasterize
 from kvae.data.files import holds, image_suffixes
 from kvae.data.folder import folder
+from kvae.data.frames import TABLES, Rows, is_frame, read_frame, rows_of
 from kvae.data.images import MIN_SIDE, check_images, convert_all, scale_of
+from kvae.data.machine import machine
 from kvae.data.named import PREPARED, data_folder, is_known_name, prepared, tfds_set
 from kvae.data.notices import count_by_split, warn_dark, warn_outside
 from kvae.data.records import find_records, records
+from kvae.data.series import SeriesSchema, long_series, separate_windows
 from kvae.data.shapes import CLASSES, grid, render
 from kvae.data.splits import Memory, MemorySplit, Request, Source, Split, complete_splits
 
+KINDS = ("auto", "images", "series", "table")
+
+
+def kind_of_source(source: Any, request: Request) -> str:
+    """Return "images", "series" or "table": the schema, `kind=`, or what the source is."""
+    if request.schema is not None:
+        return request.schema.kind
+    if request.kind != "auto":
+        return request.kind
+    is_table = is_frame(source) or (isinstance(source, (str, Path)) and Path(source).suffix.lower() in TABLES)
+    if request.window is not None or (isinstance(source, str) and source == "machine"):
+        return "series"
+    return "table" if is_table else "images"
+
 
 def open_source(source: Any, request: Request) -> Source:
-    """Open the source that was given to `load`."""
+    """Open the source that was given to `load`; the kind in `request` isn't "auto"."""
     opened = _open(source, request)
     is_unchanged = request.value_range is None and opened.value_range == UNIT
     return replace(opened, value_range=None) if is_unchanged else opened
 
 
 def _open(source: Any, request: Request) -> Source:
+    if is_frame(source):
+        return of_table("table", source, request)
     if isinstance(source, np.ndarray):
-        return arrays("array", {"train": (source, None)}, request)
+        return of_arrays("array", {"train": (source, None)}, request)
     if isinstance(source, (tuple, list)):
         if len(source) != 2:
             raise DataError(f"Expected a pair (images, labels). Received: {type(source).__name__} of {len(source)}")
-        return arrays("array", {"train": (source[0], source[1])}, request)
+        return of_arrays("array", {"train": (source[0], source[1])}, request)
     if not isinstance(source, (str, Path)):
         raise DataError(
-            "Argument 'source' must be a name, a path, an array or a pair (images, labels). "
+            "Argument 'source' must be a name, a path, an array, a pair (images, labels) or a DataFrame. "
             f"Received: {type(source).__name__}"
         )
     if isinstance(source, str) and _is_plain(source):
@@ -66,11 +85,22 @@ def _open(source: Any, request: Request) -> Source:
                     f"{source}: loading the named dataset instead of the {kind} of the same name; "
                     f"write ./{source} for the {kind}"
                 )
-            return {"digits": digits, "shapes": shapes, "faces": faces}.get(source, partial(tfds_set, source))(request)
+            named = {"digits": digits, "shapes": shapes, "faces": faces, "machine": simulated_machine}
+            load_named = named.get(source, partial(tfds_set, source))
+            if request.kind != ("series" if load_named is simulated_machine else "images"):
+                what = "series" if load_named is simulated_machine else "images"
+                raise DataError(f"{source}: expected the kind of this dataset, {what}. Received: kind={request.kind!r}")
+            return load_named(request)
     path = Path(source).expanduser()
     if path.is_dir() or path.is_file():
         load: Callable[[Path, Request], Source]
-        if (path / PREPARED).is_file():
+        if path.is_dir() and request.kind != "images":
+            raise DataError(
+                f"Expected a .csv, .parquet, .npy or .npz file for kind={request.kind!r}. Received: {path}, a folder"
+            )
+        if path.suffix.lower() in TABLES and path.is_file():
+            load = table_file
+        elif (path / PREPARED).is_file():
             load = prepared
         elif not holds(path) and find_records(path):
             load = records
@@ -82,8 +112,8 @@ def _open(source: Any, request: Request) -> Source:
     if isinstance(source, str) and "/" in source and is_known_name(source, request):
         return tfds_set(source, request)  # name/config
     raise DataError(
-        "Expected the path of a folder of images or TFRecord files, or of a .tfrecord, .npy or .npz file: no such file "
-        f"or folder. Received: {source}"
+        "Expected the path of a folder of images or TFRecord files, or of a .tfrecord, .npy, .npz, .csv or .parquet "
+        f"file: no such file or folder. Received: {source}"
     )
 
 
@@ -91,7 +121,17 @@ def _is_plain(source: str) -> bool:
     """Return whether a string can only be a name: it has no path separator, no `~` and no suffix of a data file."""
     if not source or source.startswith((".", "~")) or "/" in source or "\\" in source:
         return False
-    return Path(source).suffix.lower() not in {".npy", ".npz", ".zip", ".tar", ".gz", ".pt", ".h5", *image_suffixes()}
+    return Path(source).suffix.lower() not in {
+        *TABLES,
+        ".npy",
+        ".npz",
+        ".zip",
+        ".tar",
+        ".gz",
+        ".pt",
+        ".h5",
+        *image_suffixes(),
+    }
 
 
 def digits(request: Request) -> Source:
@@ -115,6 +155,68 @@ def faces(request: Request) -> Source:
     factors = draw_factors(NUM_FACES, seed=0)
     images = rasterize(factors, max(request.size or (64,)))
     return arrays("faces", {"train": (images, factors[:, 0] > 0)}, request, EXPRESSIONS)
+
+
+def simulated_machine(request: Request) -> Source:
+    """Load four weeks of the sensors of `kvae.data.machine`, without a download."""
+    return of_table("machine", machine().table, replace(request, time=request.time or "time"))
+
+
+def table_file(path: Path, request: Request) -> Source:
+    """Load a `.csv` or `.parquet` file: windows of series, or rows of a table."""
+    return of_table(path.name, path, request)
+
+
+def of_table(name: str, source: Any, request: Request) -> Source:
+    """Load a file or a DataFrame as windows of series, or as rows of a table."""
+    if request.kind == "series":
+        names = request.columns if request.schema is None else request.schema.names
+        if request.window is None and request.schema is None:
+            raise DataError(f"{name}: expected 'window', the number of rows in a window of the series. Received: None")
+        return long_series(name, rows_of(name, read_frame(source), request.time, request.series, names), request)
+    if request.kind == "images":
+        raise DataError(f"{name}: expected kind='series', with window=, or kind='table'. Received: kind='images'")
+    try:
+        from kvae.data.tables import table
+    except ModuleNotFoundError:
+        raise DataError(
+            f"{name}: expected 'window', the number of rows in a window of a series. Received: None"
+        ) from None
+    return table(source, request)
+
+
+def of_arrays(name: str, parts: dict[str, Pair], request: Request) -> Source:
+    """Make a source of arrays: images; windows (N, T, F); or, with a window, long series (T, F)."""
+    if request.kind == "images":
+        return arrays(name, parts, request)
+    found = {part: np.asarray(pair[0]) for part, pair in parts.items()}
+    if request.kind == "table":
+        raise DataError(f"{name}: expected a .csv or .parquet file or a DataFrame for kind='table'. Received: an array")
+    schema = request.schema
+    if schema is None and (of_columns := [name for name in ("time", "columns", "series") if getattr(request, name)]):
+        raise DataError(f"{name}: expected '{of_columns[0]}' with a table that has named columns. Received: an array")
+    if request.stride is not None and request.window is None and schema is None:
+        raise DataError(f"{name}: expected 'window' with 'stride'. Received: window=None, stride={request.stride}")
+    if (request.window is None and schema is None) or (isinstance(schema, SeriesSchema) and schema.stride is None):
+        labels, label_names = _all_labels(name, parts, ())
+        return separate_windows(name, found, labels, label_names, request)
+    shapes = ", ".join(f"{part} {x.shape} {x.dtype}" for part, x in found.items())
+    if (
+        any(x.ndim != 2 or x.dtype.kind not in "buif" or 0 in x.shape for x in found.values())
+        or len({x.shape[1] for x in found.values()}) > 1
+    ):
+        raise DataError(f"{name}: expected a long series (T, F) of numbers for 'window'. Received: {shapes}")
+    if any(pair[1] is not None for pair in parts.values()):
+        raise DataError(
+            f"{name}: expected a long series without labels. Received: labels; cut labelled windows (N, T, F)"
+        )
+    values = np.concatenate(list(found.values())).astype(np.float64)
+    values[~np.isfinite(values)] = np.nan
+    rows = Rows(
+        values, tuple(f"feature {i}" for i in range(values.shape[1])),
+        np.cumsum([0, *map(len, found.values())]), splits=tuple(found),
+    )  # fmt: skip
+    return long_series(name, rows, request)
 
 
 def arrays(name: str, parts: dict[str, Pair], request: Request, label_names: tuple[str, ...] = ()) -> Source:
@@ -247,7 +349,7 @@ def check_labels(labels: Any, count: int, what: str) -> np.ndarray | None:
 def array_file(path: Path, request: Request) -> Source:
     """Load a `.npy` file of images, or a `.npz` file of images, labels and optionally splits (see `archive`)."""
     if path.suffix.lower() not in (".npy", ".npz"):
-        raise DataError(f"Expected an image folder or a .npy or .npz file. Received: {path}")
+        raise DataError(f"Expected an image folder or a .npy, .npz, .csv or .parquet file. Received: {path}")
     try:
         loaded = np.load(path, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
@@ -260,4 +362,4 @@ def array_file(path: Path, request: Request) -> Source:
     except Exception as error:  # zipfile, zlib and NumPy raise many types of errors
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{path.name}: expected a readable array of numbers. Received: {reason}") from error
-    return arrays(path.stem, parts, request)
+    return of_arrays(path.stem, parts, request)

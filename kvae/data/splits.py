@@ -40,6 +40,14 @@ class Request:
     value_range: Range | None = None
     background: Color = WHITE
     key: str | None = None
+    # Of series and tables.
+    kind: str = "auto"
+    time: str | None = None
+    window: int | None = None
+    stride: int | None = None
+    columns: tuple[str, ...] | None = None
+    series: str | None = None
+    schema: Schema | None = None  # of a trained model: its features and scales, instead of those of this data
 
 
 class Memory:
@@ -66,6 +74,18 @@ class Memory:
     @property
     def images(self) -> np.ndarray:
         return np.asarray(memoryview(self.tensor))
+
+    @property
+    def content(self) -> tuple[np.ndarray | None, ...]:
+        """Arrays that change with the images or labels."""
+        return self.images, self.labels
+
+    def __len__(self) -> int:
+        return len(self.tensor)
+
+    def gather(self, index: tf.Tensor) -> tf.Tensor:
+        """Return the images of some rows, (B, H, W, C)."""
+        return tf.gather(self.tensor, index)
 
     @property
     def labels(self) -> np.ndarray | None:
@@ -104,6 +124,7 @@ class Source:
     value_range: Range | None = None  # the values that become 0 and 1; None if fixed by their type
     catalogue: Catalogue | None = None
     schema: Schema | None = None  # of series and tables: names, units and the default likelihood
+    times: np.ndarray | None = None  # start of each window of a long series, by its number
 
 
 def held_out_sizes(count: int, present: Container[str], request: Request, what: str) -> dict[str, int]:

@@ -73,6 +73,7 @@ def evaluate(
 
     Returns:
         Dict with the values above, and `active_units`, `num_samples`, `seed`, `split`, `proposal`, `examples`;
+        `event_shape`; `bounded`, whether x is in [0, 1] (otherwise, densities are in its units);
         `images`, a checksum of the images; `precision`, the precision of the decoder; `binarisation`, how the images
         became binary, if the likelihood is one of binary data; `outside_support`, the number of images outside the
         likelihood's support; `non_finite`, the number of images with an infinite value or NaN, by term.
@@ -162,6 +163,8 @@ def _summary(model: VAE, rows: Rows, described: str | None) -> dict[str, Any]:
         "ess_below_2": float(np.mean(rows["ess"] < FEW)),
         **(_refined(rows, bits) if "nll_refined" in rows else {}),
         "examples": len(rows["nll"]),
+        "event_shape": list(model.event_shape),
+        "bounded": model.bounded,
         "images": f"{zlib.crc32(rows['image'].tobytes()):08x}",
         "binarisation": binarisation,
         "support": model.likelihood.support,

@@ -16,6 +16,7 @@ import tensorflow as tf
 from kvae.callbacks.best import check_patience
 from kvae.data import Data
 from kvae.models import VAE
+from kvae.networks import kind_of
 from kvae.run import CONFIG, METRICS, RunError, in_splits_of_training, read_splits, write_json, write_splits
 from kvae.training import cluster, unfinished
 from kvae.training.fitted_prior import check_fit_prior, fit_prior_of
@@ -91,10 +92,10 @@ def _train(settings: Settings, run: Path, folder: Path, resume: bool, save_secon
             write_splits(folder, images)
     _say(
         f"{images.name}: {images.num_train:,} training, {images.num_validation:,} validation and "
-        f"{images.num_test:,} test images of {'×'.join(map(str, images.event_shape))}"
+        f"{images.num_test:,} test {kind_of(images.event_shape)} of {'×'.join(map(str, images.event_shape))}"
     )
     kind = "Conditional VAE" if model.condition_dim else "VAE"
-    likelihood = type(model.likelihood).__name__
+    likelihood = type(getattr(model.likelihood, "base", model.likelihood)).__name__
     _say(f"{kind} with {model.latent_dim} latents, {model.count_params():,} weights, {likelihood} likelihood\n")
     trained = fit(
         model, images, settings.epochs, learning_rate=settings.learning_rate, ema=settings.ema,
@@ -125,9 +126,10 @@ def _as_at_start(images: Data, run: Path, source: str) -> Data:
     if began is not None:
         missing = images.changes(began).missing
         if lost := missing["train"] + missing["validation"]:
+            total = f"{len(began['train']) + len(began['validation']):,} {kind_of(images.event_shape)}"
             raise RunError(
-                f"{lost:,} of the {len(began['train']) + len(began['validation']):,} images of this training run are "
-                f"missing from {source}, or have changed: restore them, or start again with --overwrite"
+                f"{lost:,} of the {total} of this training run are missing from {source}, or have changed: restore "
+                "them, or start again with --overwrite"
             )
         return in_splits_of_training(images, began)
     count = unfinished.config_of(run)["training_images"]  # an older run has no list of its images

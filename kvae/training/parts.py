@@ -38,6 +38,8 @@ BODIES: dict[str, Any] = {
     "mlp": lambda: (networks.MLP((512, 256)), networks.MLP((256, 512))),
     "residual": lambda: (networks.ResidualDown(), networks.ResidualUp()),
 }
+#: likelihoods of numbers in [0, 1]
+OF_IMAGES = ("bernoulli", "continuous-bernoulli", "logistic", "logistic-mixture")
 SEEN_IMAGES = 1000  # training images passed to a recipe
 
 
@@ -57,6 +59,8 @@ def model_of(settings: Settings, images: data.Data) -> VAE:
     condition_dim = images.num_classes if settings.conditional else None
     if settings.recipe is None and settings.num_samples is not None:
         raise RunError("--importance-samples requires a recipe: add --recipe iwae, or leave it out")
+    if settings.recipe is not None and images.schema is not None:
+        raise RunError(f"--recipe is for images: leave it out for {networks.kind_of(images.event_shape)}")
     if settings.recipe is not None:
         model = _by_recipe(settings, images, condition_dim)
     else:
@@ -66,15 +70,30 @@ def model_of(settings: Settings, images: data.Data) -> VAE:
             networks.Encoder(settings.latent_dim or 16, encoder),
             networks.Decoder(images.event_shape, decoder),
             posterior=POSTERIORS[settings.posterior](),
-            likelihood=LIKELIHOODS[settings.likelihood](),
+            likelihood=_likelihood(settings, images),
             prior=PRIORS[settings.prior](),
             objective=objectives.ELBO(beta),
             condition_dim=condition_dim,
+            bounded=images.schema is None,
         )
     model.seed = settings.seed
     if settings.start is not None:
         _start_from(model, load(Path(settings.start) / MODEL), settings.start)
     return model
+
+
+def _likelihood(settings: Settings, images: data.Data) -> likelihoods.Distribution:
+    """Return the likelihood that settings name, of x in its units."""
+    name, schema = settings.likelihood, images.schema
+    if schema is None:
+        return LIKELIHOODS[name]()
+    if name == "auto":
+        return schema.likelihood()
+    if not isinstance(schema, data.SeriesSchema) or name in OF_IMAGES:
+        real = ", ".join(["auto", *(known for known in LIKELIHOODS if known not in OF_IMAGES)])
+        wanted = f"one of {real}, for series" if schema.kind == "series" else "auto, for tables"
+        raise RunError(f"Expected --likelihood to be {wanted}. Received: {name}")
+    return schema.likelihood(LIKELIHOODS[name]())
 
 
 def _by_recipe(settings: Settings, images: data.Data, condition_dim: int | None) -> VAE:

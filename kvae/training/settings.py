@@ -25,6 +25,7 @@ Network = Literal["conv", "mlp", "residual"]
 FitPrior = Literal["none", "mixture", "flow"]
 Binarize = Literal["none", "threshold", "stochastic"]
 Precision = Literal["float32", "bfloat16", "float16"]
+Kind = Literal["auto", "images", "series", "table"]
 
 #: settings that a recipe sets
 OF_RECIPES = frozenset({"beta", "warmup", "likelihood", "posterior", "prior", "network"})
@@ -35,7 +36,7 @@ class Settings:
     """The settings of one training run. `for_data` replaces None and "auto" by values that fit the data.
 
     Attributes:
-        source: "digits", "shapes", "faces", a name of TensorFlow Datasets, or a path; see `kvae.data.load`.
+        source: "digits", "shapes", "faces", "machine", a name of TensorFlow Datasets, or a path; see `kvae.data.load`.
         recipe: name of a published variant (`kvae.recipes`).
         conditional: whether the model is conditioned on the labels.
         start: run folder whose weights the model starts with.
@@ -53,6 +54,8 @@ class Settings:
         fit_prior: method that fits a prior to the latents after training.
         binarize: "none", "threshold", or "stochastic" (redrawn each epoch).
         size, grayscale, value_range, background, key: how images are read; see `kvae.data.load`.
+        kind, time, window, stride, columns, series: how series and tables are read; see `kvae.data.load`.
+        schema: names and scales of the features of series and tables, from the training data.
         patience: epochs without a better validation value after which training stops.
         precision: precision of the networks; densities stay float32.
         ema: momentum of averaged weights; 0 is none.
@@ -91,6 +94,13 @@ class Settings:
     value_range: tuple[float, float] | None = None
     background: str | None = None
     key: str | None = None
+    kind: Kind = "auto"
+    time: str | None = None
+    window: int | None = None
+    stride: int | None = None
+    columns: tuple[str, ...] | None = None
+    series: str | None = None
+    schema: dict[str, Any] | None = None
     patience: int | None = None
     precision: Precision = "float32"
     ema: float = 0.0
@@ -112,7 +122,8 @@ class Settings:
         images = data.load(
             self.source, batch_size=self.batch_size or BATCH_SIZE, seed=self.data_seed, binarize=self.binarize,
             size=self.size, grayscale=self.grayscale, value_range=self.value_range,
-            background=self.background or "white", key=self.key, data_dir=self.data_dir,
+            background=self.background or "white", key=self.key, data_dir=self.data_dir, kind=self.kind, time=self.time,
+            window=self.window, stride=self.stride, columns=self.columns, series=self.series, schema=self.schema,
         )  # fmt: skip
         if self.batch_size is None:
             images = dataclasses.replace(images, batch_size=default_batch_size(images.event_shape, self.recipe))
@@ -136,7 +147,8 @@ class Settings:
 
     def for_data(self, images: "Data") -> "Settings":
         """Return these settings with the values that depend on the data filled in."""
-        color = images.event_shape[-1] > 1
+        schema = images.schema
+        default: Likelihood = "normal-learned" if images.event_shape[-1] > 1 else "bernoulli"  # of images
         data_dir = self.data_dir or os.environ.get("TFDS_DATA_DIR")
         return dataclasses.replace(
             self,
@@ -145,7 +157,8 @@ class Settings:
             data_dir=str(Path(data_dir).resolve()) if data_dir else None,
             epochs=self.epochs or default_epochs(images),
             batch_size=images.batch_size,
-            likelihood=("normal-learned" if color else "bernoulli") if self.likelihood == "auto" else self.likelihood,
+            likelihood=default if self.likelihood == "auto" and schema is None else self.likelihood,
+            schema=None if schema is None else schema.to_json(),
         )
 
 

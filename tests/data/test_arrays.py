@@ -85,7 +85,7 @@ def floats(value):
         ((IMAGES, np.eye(40)), "use np.argmax(labels, -1) for one-hot labels. Received: shape (40, 40)"),
         ((IMAGES, np.full(40, 0.5)), "expected integer or string labels. Received: dtype float64"),
         ((IMAGES, None, None), "Expected a pair (images, labels). Received: tuple of 3"),
-        (42, "must be a name, a path, an array or a pair (images, labels). Received: int"),
+        (42, "must be a name, a path, an array, a pair (images, labels) or a DataFrame. Received: int"),
         ("no/such/folder", "no such file or folder. Received: no/such/folder"),
         ("faces.npz", "no such file or folder. Received: faces.npz"),
         ("./faces", "no such file or folder"),
@@ -139,7 +139,7 @@ def test_other_files_are_refused(tmp_path):
     with pytest.raises(kvae.data.DataError, match="same image shape and type in every split"):
         kvae.data.load(tmp_path / "b.npz")
     (tmp_path / "c.txt").write_text("hello")
-    with pytest.raises(kvae.data.DataError, match=r"Expected an image folder or a .npy or .npz file.*c.txt"):
+    with pytest.raises(kvae.data.DataError, match=r"Expected an image folder or a .npy, .npz, .csv or .parquet file.*c.txt"):
         kvae.data.load(tmp_path / "c.txt")
 
 

@@ -36,7 +36,7 @@ def config_of(settings: Settings) -> dict:
 
 def run_of(tmp_path, config: dict) -> RunFolder:
     run = RunFolder(tmp_path)
-    vars(run).update(config=config, model=SimpleNamespace(image_shape=tuple(config["image_shape"]), condition_dim=None))
+    vars(run).update(config=config, model=SimpleNamespace(event_shape=tuple(config["event_shape"]), condition_dim=None))
     return run
 
 
