@@ -55,7 +55,7 @@ class SeriesSchema:
         """Return the likelihood of x in its units: `base` (default `DiagonalNormal`) of the standardised values."""
         from kvae.distributions import Scaled
 
-        return Scaled(base, self.location, self.scale)
+        return Scaled(base, self.location, self.scale, self.names)
 
     def to_json(self) -> dict[str, Any]:
         return {"kind": self.kind, **{name: _plain(value) for name, value in asdict(self).items()}}

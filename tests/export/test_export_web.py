@@ -701,7 +701,7 @@ def test_series(visit, files, tmp_path):
     rows = [",".join(map(str, [number, *row[::-1]])) for number, row in enumerate([x[0, 0], *x[0]])]  # one too many
     (tmp_path / "own.csv").write_text("\n".join([",".join(["time", *SENSORS[::-1]]), *rows]))
     page.set_input_files("#file", tmp_path / "own.csv")
-    page.wait_for_function("document.getElementById('negative-elbo').textContent !== ''")
+    page.locator("#result-content").wait_for()
     assert page.locator("#negative-elbo").inner_text() == f"{reading:,.1f}".replace("-", "−")
     assert 0 < float(page.locator("#p-value").inner_text()) <= 1
     drawn = """canvas => canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data
@@ -710,8 +710,7 @@ def test_series(visit, files, tmp_path):
     assert not re.search(r"\bimages?\b", page.locator("body").inner_text(), re.IGNORECASE)
     (tmp_path / "short.csv").write_text("\n".join(rows[:5]))
     page.set_input_files("#file", tmp_path / "short.csv")
-    page.wait_for_function("document.getElementById('file-problem').textContent !== ''")
-    assert f"Expected {STEPS} rows or more. Received: 5." in page.locator("#file-problem").inner_text()
+    page.locator("#file-problem", has_text=f"Expected {STEPS} rows or more. Received: 5.").wait_for()
 
 
 def test_other_models_have_no_buttons_for_conditions(visit):

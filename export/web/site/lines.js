@@ -2,7 +2,7 @@
 
 export const [WIDTH, HEIGHT] = [480, 240];
 export const RATIO = WIDTH / HEIGHT;
-// Petroff 2021, https://arxiv.org/abs/2107.02270: colours chosen for people with any colour vision.
+// Petroff 2021, arXiv:2107.02270: colours chosen for people with any colour vision.
 const COLORS = ["#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd"];
 const REACH = 3.5; // scales above and below the location of a feature
 
