@@ -38,8 +38,13 @@ def scale_of(raw):
 
 
 def summed(density):
-    """Sum an elementwise log-density over the event."""
-    return lambda params, x: density(params, x).reshape(len(x), -1).sum(axis=1)
+    """Sum an elementwise log-density, the attribute `entries`, over the event."""
+
+    def total(params, x):
+        return density(params, x).reshape(len(x), -1).sum(axis=1)
+
+    total.entries = density
+    return total
 
 
 def halves(params):
@@ -112,7 +117,8 @@ def discretized_mixture(params, x):
             mean = [mean[0], mean[1] + slope[0] * red, mean[2] + slope[1] * red + slope[2] * green]
         probability = [bin_probability(*channel, levels=4) for channel in zip(values, mean, raw)]
         log_p[b, pixel, k] = logit + np.log(probability).sum()
-    return (logsumexp(log_p, axis=-1) - logsumexp(blocks[:, :, 0], axis=-1)).sum(axis=1)
+    per_pixel = logsumexp(log_p, axis=-1) - logsumexp(blocks[:, :, 0], axis=-1)
+    return per_pixel.reshape(*x.shape[:-1], 1)
 
 
 #: reference by name of `cases.py`, or the reason for no reference
@@ -135,7 +141,7 @@ LIKELIHOODS = {
     "DiagonalLaplace": summed(diagonal_laplace),
     "Scaled": summed(lambda params, x: stats.norm(0.5 + 2.0 * params, 0.6).logpdf(x)),
     "DiscretizedLogistic": summed(discretized_logistic),
-    "DiscretizedLogisticMixture": discretized_mixture,
+    "DiscretizedLogisticMixture": summed(discretized_mixture),
 }
 REFERENCES = {"posterior": POSTERIORS, "likelihood": LIKELIHOODS}
 #: TopDownNormal exists only in a model: tests/test_hierarchy.py
@@ -216,6 +222,19 @@ def test_log_prob_equals_scipy_in_float64(case, single):
         expected = event.reference(params.astype("float64"), value.astype("float64"))
         # float32 sums of up to 36 terms: a relative error of 36 · 2⁻²⁴ ≈ 2e-6, and the error of a matrix.
         np.testing.assert_allclose(event.family.log_prob(params, value), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_entry_log_prob_equals_scipy_or_is_refused(case):
+    params, value = case.params(7), case.values(7)
+    if not hasattr(case.reference, "entries"):
+        with pytest.raises(ValueError, match=f"independent .*Received: {type(case.family).__name__}"):
+            case.family.entry_log_prob(params, value)
+        return
+    expected = case.reference.entries(params.astype("float64"), value.astype("float64"))
+    found = np.asarray(case.family.entry_log_prob(params, value))
+    assert found.shape == expected.shape
+    # float32: 2⁻²⁴ ≈ 6e-8 relative, and the differences of distribution functions.
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_log_prob_of_several_samples(case):

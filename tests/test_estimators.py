@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 from sklearn.base import clone
+from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
@@ -272,6 +273,43 @@ def test_scores_equal_their_definitions(fitted, table):
         assert set(by_criterion) == set(expected)  # rows of numbers have no "complexity"
         for name, values in expected.items():
             np.testing.assert_array_equal(-by_criterion[name], values)
+
+
+@pytest.mark.parametrize("criterion", ["elbo", "distortion"])
+def test_contributions_sum_to_the_score_and_point_at_the_corrupted_column(fitted, table, criterion):
+    detector = AnomalyDetector(model=fitted.model_, criterion=criterion, epochs=0, random_state=0).fit(table)
+    corrupted = table[:40].copy()
+    columns = np.arange(40) % 5
+    corrupted[np.arange(40), columns] += table.std(axis=0)[columns]
+    parts = detector.contributions(corrupted)
+    assert parts.shape == corrupted.shape
+    # Scores are sums of five float32 terms of up to 1e5 nats.
+    np.testing.assert_allclose(parts.sum(axis=1), -detector.score_samples(corrupted), rtol=1e-9)
+    rows = detector._scores(detector._images(detector._validate(corrupted)))
+    rest = rows["rate"] if criterion == "elbo" else np.zeros(40)
+    entries = detector._samplers["posterior", detector.num_samples].entry_distortions(
+        detector._images(detector._validate(corrupted))
+    )
+    np.testing.assert_allclose(entries.reshape(40, 5), parts - rest[:, None] / 5, rtol=1e-3, atol=1e-3)
+    # The table is a plane, so the residual of a PCA is the independent answer. It isn't always the largest in the
+    # corrupted column, because the plane follows some columns.
+    plane = PCA(2).fit(table)
+    residual = np.abs(corrupted - plane.inverse_transform(plane.transform(corrupted)))
+    largest = residual.argmax(axis=1)
+    assert np.mean(largest == columns) > 0.5
+    assert np.mean(parts.argmax(axis=1) == largest) >= 0.8
+
+
+def test_contributions_of_images(flat_digits):
+    x = flat_digits[0][:40].reshape(-1, 8, 8)
+    spoiled = x.copy()
+    spoiled[:, 0, 0] = 1  # a corner that is always 0
+    detector = AnomalyDetector(2, image_shape=(8, 8, 1), epochs=20, random_state=0).fit(x.reshape(40, 64))
+    parts = detector.contributions(spoiled.reshape(40, 64))
+    assert parts.shape == (40, 64)
+    assert np.all(parts.argmax(axis=1) == 0)
+    with pytest.raises(ValueError, match="sums over the entries.*Received: criterion='rate'"):
+        detector.set_params(criterion="rate").contributions(x.reshape(40, 64))
 
 
 @pytest.mark.slow

@@ -25,8 +25,9 @@ class Distribution(Part):
     `param_size(event_shape)` entries. A family has settings and at most a few weights, but no batch tensors, so it
     can be saved. Densities are float32 under every policy.
 
-    A subclass defines `param_size`, `log_prob`, `sample`, `mean` and `variance`. It keeps the arguments of its
-    constructor as attributes and adds weights, if any, in `build`. Called as a layer, a family returns its mean.
+    A subclass defines `param_size`, `sample`, `mean` and `variance`, and `entry_log_prob` if the entries of the event
+    are independent given the parameters, or else `log_prob`. It keeps the arguments of its constructor as attributes
+    and adds weights, if any, in `build`. Called as a layer, a family returns its mean.
 
     A likelihood may standardise x: `standardize` returns x in the form that networks take, such as with the mean and
     the scale of the training data removed.
@@ -87,7 +88,19 @@ class Distribution(Part):
 
     def log_prob(self, params: Any, value: Any) -> Any:
         """Return the log-density of `value` `(…, B, *event)` in nats, summed over the event: `(…, B)`."""
-        raise NotImplementedError(f"{type(self).__name__} must define `log_prob`.")
+        return self.sum_event(self.entry_log_prob(params, value))
+
+    def entry_log_prob(self, params: Any, value: Any) -> Any:
+        """Return the terms of `log_prob`: the log-density of each entry in nats, `(…, B, *event)`.
+
+        If the channels of a pixel depend on each other, they have one value, and the last axis has size 1.
+
+        Raises:
+            ValueError: if all entries depend on each other.
+        """
+        raise ValueError(
+            f"Expected a family with entries that are independent given its parameters. Received: {type(self).__name__}"
+        )
 
     def training_log_prob(self, params: Any, value: Any) -> Any:
         """Return `log_prob` in a training step. A family that learns without gradients updates its state here."""

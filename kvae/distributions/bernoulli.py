@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from kvae.distributions.base import Distribution
-from kvae.distributions.log_sigmoid import sum_log_sigmoid
+from kvae.distributions.log_sigmoid import log_sigmoid, sum_log_sigmoid
 from kvae.distributions.noise import Seed, uniform
 
 
@@ -36,6 +36,10 @@ class Bernoulli(Distribution):
         # x log σ(l) + (1 − x) log σ(−l) = x·l + log σ(−l)
         logits = ops.cast(params, "float32")
         return sum_log_sigmoid(-logits, ops.cast(value, "float32") * logits, self.event_rank)
+
+    def entry_log_prob(self, params: Any, value: Any) -> Any:
+        logits = ops.cast(params, "float32")
+        return ops.cast(value, "float32") * logits + log_sigmoid(-logits)
 
     def sample(self, params: Any, n: int, seed: Seed) -> Any:
         probability = self.mean(params)

@@ -42,11 +42,11 @@ class ContinuousBernoulli(Distribution):
     def param_size(self, event_shape: tuple[int, ...]) -> int:
         return event_shape[-1]
 
-    def log_prob(self, params: Any, value: Any) -> Any:
+    def entry_log_prob(self, params: Any, value: Any) -> Any:
         # log ((eˡ − 1) / l) = max(l, 0) + log ((1 − e^−|l|) / |l|)
         logits = ops.cast(params, "float32")
         log_normaliser = ops.maximum(logits, 0.0) + log_one_minus_exp_over(ops.maximum(logits, -logits))
-        return self.sum_event(ops.cast(value, "float32") * logits - log_normaliser)
+        return ops.cast(value, "float32") * logits - log_normaliser
 
     def sample(self, params: Any, n: int, seed: Seed) -> Any:
         # The inverse of F(x) = (1 − e^−ax) / (1 − e^−a) for l = −a <= 0, mirrored for l > 0.

@@ -115,9 +115,9 @@ class DiscretizedLogistic(Levels):
         mean, raw = ops.split(ops.cast(params, "float32"), 2, axis=-1)
         return mean, bounded_log_scale(raw)
 
-    def log_prob(self, params: Any, value: Any) -> Any:
+    def entry_log_prob(self, params: Any, value: Any) -> Any:
         y = self.rounded(2 * ops.cast(value, "float32") - 1)
-        return self.sum_event(self.log_bin(y, *self.split(params)))
+        return self.log_bin(y, *self.split(params))
 
     def sample(self, params: Any, n: int, seed: Seed) -> Any:
         mean, log_scale = self.split(params)

@@ -83,13 +83,13 @@ class DiscretizedLogisticMixture(Levels):
             [[ops.tanh(entry) for entry in slopes[first[c] : first[c + 1]]] for c in range(channels)],
         )
 
-    def log_prob(self, params: Any, value: Any) -> Any:
+    def entry_log_prob(self, params: Any, value: Any) -> Any:
         parts = self.split(params)
         y = ops.split(self.rounded(2 * ops.cast(value, "float32") - 1), len(parts.means), axis=-1)  # C × (…, H, W, 1)
         log_p = parts.log_weight  # (…, H, W, K)
         for c, log_scale in enumerate(parts.log_scales):
             log_p = log_p + self.log_bin(y[c], parts.location(c, y), log_scale)
-        return self.sum_event(log_sum_exp(log_p))
+        return log_sum_exp(log_p)  # (…, H, W, 1)
 
     def sample(self, params: Any, n: int, seed: Seed) -> Any:
         parts = self.split(params)

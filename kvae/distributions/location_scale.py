@@ -47,8 +47,8 @@ class LocationScale(Distribution):
         """Return the mean and the log-scale, with shapes that broadcast."""
         return ops.cast(params, "float32"), self.log_scale
 
-    def log_prob(self, params: Any, value: Any) -> Any:
-        return self.sum_event(self.log_density(ops.cast(value, "float32"), *self.split(params)))
+    def entry_log_prob(self, params: Any, value: Any) -> Any:
+        return self.log_density(ops.cast(value, "float32"), *self.split(params))
 
     def sample(self, params: Any, n: int, seed: Seed) -> Any:
         mean, log_scale = self.split(params)

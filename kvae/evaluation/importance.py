@@ -110,7 +110,7 @@ class ImportanceSampler:
         self.chunk = -(-num_samples // chunks)  # samples of each image at once
         self.group = max(1, min(batch_size, latents // num_samples))  # images at once
         self.kl, self.prior = closed_form_kl(posterior, prior), prior
-        words = tf.constant(seed_words(seed))
+        self.words = words = tf.constant(seed_words(seed))
 
         def joint(x: Any, q: Any, c: Any, index: Any, start: Any) -> tuple[Any, ...]:
             log_q, drawn = posterior.draw(q, self.chunk, SampleNoise(words, index, start))
@@ -168,6 +168,29 @@ class ImportanceSampler:
 
         self.graph = self.graph or self._graph(*tensors(known), tf.constant(0))
         yield from few_at_a_time(work, range(known, len(x), self.group))
+
+    def entry_distortions(self, x: Any) -> np.ndarray:
+        """Return −1/K Σ log p(x_i|z_k) of each entry i of images, `(N, *event)` in nats, with the noise of the scores.
+
+        The last axis has size 1 if the channels of a pixel depend on each other (`Distribution.entry_log_prob`).
+        """
+        model, parts = self.model, []
+        for first in range(0, len(x), self.group):
+            images = model.check_images(x[first : first + self.group])
+            q = model.encoder_params(images, None)
+            index = np.arange(first, first + len(images), dtype="int32") * (not self.same_noise)
+            total: Any = 0.0
+            for start in range(0, self.num_samples, self.chunk):
+                noise = SampleNoise(self.words, index, start)
+                count = min(self.chunk, self.num_samples - start)
+                if model.posterior.is_joint:
+                    params = model.posterior.draw(q, count, noise)[1].params
+                else:
+                    params = model.decoder_params(model.posterior.sample_and_log_prob(q, count, noise)[0], None)
+                log_p = model.likelihood.entry_log_prob(params, images)  # (n, B, *event)
+                total = total - log_p.numpy().astype(np.float64).sum(axis=0)
+            parts.append(total / self.num_samples)
+        return np.concatenate(parts)
 
     def _graph(self, *inputs: Any) -> Any:
         """Compile everything, everything except the decoder, or nothing: what is worthwhile and XLA supports."""

@@ -214,6 +214,38 @@ class AnomalyDetector(OutlierMixin, LatentEstimator):
         compressible = _complexity_problem(self.model_) is None
         return {name: -score() for name, score in scores.items() if compressible or name != "complexity"}
 
+    def contributions(self, X: Any) -> np.ndarray:
+        """Return how much each column or pixel contributes to the anomaly score: the shape of X, in nats.
+
+        The contributions of a row sum to its score, −`score_samples`. An entry x_i contributes its part of the
+        distortion, −E log p(x_i|z), with z from q(z|x). The rate of "elbo" belongs to no entry, and is shared equally:
+        it doesn't change the order of the entries. In a likelihood with dependent channels
+        (`DiscretizedLogisticMixture`), the channels of a pixel share its part equally.
+
+        Raises:
+            ValueError: for another criterion than "elbo" and "distortion", or for a likelihood whose entries depend on
+                each other (`LowRankNormal`).
+
+        Example:
+
+            >>> x = np.random.default_rng(0).normal(size=(300, 4))
+            >>> detector = AnomalyDetector(latent_dim=2, epochs=5, random_state=0).fit(x)
+            >>> int(detector.contributions([[0, 0, 6, 0]])[0].argmax())
+            2
+        """
+        check_is_fitted(self)
+        if self.criterion not in ("elbo", "distortion"):
+            raise ValueError(
+                "Expected criterion='elbo' or 'distortion', which are sums over the entries of a row. "
+                f"Received: criterion={self.criterion!r}; change it with `set_params(criterion='elbo')`"
+            )
+        images = self._images(self._validate(X))
+        score = self._anomaly(self._scores(images), images)[self.criterion]()
+        entries = self._samplers["posterior", self.num_samples].entry_distortions(images)
+        entries = np.broadcast_to(entries * (entries[0].size / images[0].size), images.shape).reshape(len(images), -1)
+        rest = score - entries.sum(axis=1)
+        return (entries + rest[:, None] / entries.shape[1]).reshape(-1, *self.row_shape_)
+
     def decision_function(self, X: Any) -> np.ndarray:
         """Return `score_samples(X) - offset_`, `(N,)`: negative for outliers."""
         return self.score_samples(X) - self.offset_
