@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -160,6 +161,17 @@ def score(model: Any, image: Any, seed: Any, index: Any, condition: Any = None) 
     return {"distortion": distortion, "rate": terms.rate, "negative_elbo": distortion + terms.rate}
 
 
+def explain(model: Any, image: Any, seed: Any, index: Any, condition: Any = None) -> dict[str, Any]:
+    """Return what each entry of x contributes to −ELBO, in nats: its part of the distortion, and of the rate.
+
+    The rate belongs to no entry, and is shared equally.
+    """
+    terms = model.terms(image, IndexedNoise(seed, index), c=condition)
+    entries = -model.likelihood.entry_log_prob(terms.params[0], image)
+    rate = ops.reshape(terms.rate / math.prod(entries.shape[1:]), (-1, *[1] * (len(entries.shape) - 1)))
+    return {"contribution": entries + rate, "negative_elbo": terms.distortion[0] + terms.rate}
+
+
 def classify(model: Any, image: Any) -> dict[str, Any]:
     """Return the probabilities of the classes; logits go through a softmax."""
     net = getattr(model, "classifier", model)  # the classifier of a semi-supervised VAE is an attribute
@@ -168,7 +180,7 @@ def classify(model: Any, image: Any) -> dict[str, Any]:
 
 
 NETWORKS = ("encoder", "decoder", "classifier")
-CLASSIFY = "classify"
+CLASSIFY, EXPLAIN = "classify", "explain"
 WITH_BYTES = ("decode", "encode", "reconstruct", CLASSIFY)
 GIVE_PROBABILITIES = ("softmax", "sigmoid")  # activations of a classifier's head; other heads return logits
 _DRAWN = {"seed": SEED, "index": INDEX, "temperature": TEMPERATURE}
@@ -183,14 +195,22 @@ ENDPOINTS = (
     Endpoint("latents", latents, _DRAWN, {"z": EXACT}, needs="prior"),
     Endpoint("interpolate", interpolate, _ENDS, {"image": PIXELS}, ("decoder",)),
     Endpoint("score", score, _SCORED, _TERMS, ("encoder", "decoder"), needs="prior"),
+    Endpoint(EXPLAIN, explain, _SCORED, {"contribution": NATS, "negative_elbo": NATS}, ("encoder", "decoder"), "prior"),
     Endpoint(CLASSIFY, classify, {"image": IMAGE}, {"probability": PROBABILITY}, ("classifier",), needs="num_classes"),
 )
 INFO = "info"
 
 
 def endpoints_of(model: Any) -> tuple[Endpoint, ...]:
-    """Return the endpoints of a model. An autoencoder has no prior and lacks three; a classifier has only one."""
-    found = tuple(endpoint for endpoint in ENDPOINTS if hasattr(model, endpoint.needs))
+    """Return the endpoints of a model. An autoencoder has no prior and lacks four; a classifier has only one.
+
+    Files of images have no `explain`, which would take as much space as another `score`.
+    """
+    explains = len(model.event_shape) != 3 and hasattr(model, "likelihood") and model.likelihood.has_entries
+    left_out = () if explains else (EXPLAIN,)
+    found = tuple(
+        endpoint for endpoint in ENDPOINTS if hasattr(model, endpoint.needs) and endpoint.name not in left_out
+    )
     return (
         found if getattr(model, "condition_dim", None) is None else tuple(endpoint.conditional() for endpoint in found)
     )

@@ -179,7 +179,7 @@ def _signatures(signatures: Sequence[Signature], reference: Reference) -> dict[s
         **_sizes([batch for _, batch in signatures]),
         "signatures": described,
         # GPUs compute the integers of random numbers wrong, without an error.
-        "cpu_only": [name for name in ("generate", "latents", "score") if name in described],
+        "cpu_only": [name for name in ("generate", "latents", "score", "explain") if name in described],
     }
 
 

@@ -252,6 +252,21 @@ class Model:
         ]
         return {name: np.mean([sample[name] for sample in samples], axis=0) for name in samples[0]}
 
+    def explain(self, image: Any, seed: int = 0, condition: Any = None) -> np.ndarray:
+        """Return what each entry of x contributes to the score of `score(image, seed)`: `(B, *event)` in nats.
+
+        The contributions of a row sum to its score: which moment and which sensor is unusual, which column, which pixel.
+        An entry contributes its part of the distortion, −log p(x_i|z), and the rate is shared equally. The last axis
+        has size 1 if the channels of a pixel depend on each other.
+
+        Raises:
+            ValueError: as `score`, or if the file has no signature `explain`, which files of images haven't.
+        """
+        self._require("explain")
+        image, words = self._check_image(image), seed_words(seed)
+        given = {"image": image, "seed": words, "index": np.zeros(len(image), np.int32)}
+        return self._answer("explain", **given, **self._condition(condition, len(image)))["contribution"]
+
     def percentile(self, negative_elbo: Any) -> np.ndarray:
         """Return the percentage of ordinary images with a lower score, 0 to 100. 99 and more is unusual.
 

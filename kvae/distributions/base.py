@@ -90,6 +90,11 @@ class Distribution(Part):
         """Return the log-density of `value` `(…, B, *event)` in nats, summed over the event: `(…, B)`."""
         return self.sum_event(self.entry_log_prob(params, value))
 
+    @property
+    def has_entries(self) -> bool:
+        """Whether `entry_log_prob` is defined."""
+        return type(self).entry_log_prob is not Distribution.entry_log_prob
+
     def entry_log_prob(self, params: Any, value: Any) -> Any:
         """Return the terms of `log_prob`: the log-density of each entry in nats, `(…, B, *event)`.
 

@@ -98,6 +98,13 @@ class Scaled(Distribution):
     def log_prob(self, params: Any, value: Any) -> Any:
         return self.base.log_prob(params, self.standardize(value)) - self._log_volume(value)
 
+    @property
+    def has_entries(self) -> bool:
+        return self.base.has_entries
+
+    def entry_log_prob(self, params: Any, value: Any) -> Any:
+        return self.base.entry_log_prob(params, self.standardize(value)) - np.float32(np.log(self.scale))
+
     def training_log_prob(self, params: Any, value: Any) -> Any:
         return self.base.training_log_prob(params, self.standardize(value)) - self._log_volume(value)
 

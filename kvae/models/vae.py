@@ -167,7 +167,7 @@ class VAE(LatentModel):
         return Terms(
             distortion, rate, log_p - distortion - log_q, z, z_mean,
             log_q=log_q, log_p=log_p, q=q, posterior=self.posterior, prior=self.prior, noise=noise,
-            c=c, path=path, rates=rates,
+            c=c, path=path, rates=rates, params=params,
         )  # fmt: skip
 
     def encoder_params(self, x: Any, c: Any = None, training: bool = False) -> Any:

@@ -24,6 +24,7 @@ class Terms(NamedTuple):
     c: Any = None  # (B, C)     condition vectors of a conditional model
     path: Any = None  # `GradientScale` through which z went to the decoder and the prior, in training
     rates: Any = None  # (B, L)     KL of each layer of a hierarchy from N(0, I)
+    params: Any = None  # (K, B, …)  raw parameters of the likelihood
 
 
 class Objective(Part):

@@ -8,8 +8,9 @@ import pytest
 from sensors import SCALE, SENSORS, STEPS, windows
 
 import kvae
+from kvae.distributions import IndexedNoise
 from kvae.export import export
-from kvae.export.runtime import load
+from kvae.export.runtime import load, seed_words
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +34,20 @@ def test_the_page_of_the_export_draws_lines(series_folder):
     page = (series_folder / "export.html").read_text(encoding="utf-8")
     assert page.count("image/svg+xml") == 7  # test series; their reconstructions and samples by Keras and two files
     assert "standard deviations" in page
+
+
+def test_contributions_sum_to_the_score_and_name_the_moment_and_the_sensor(series_vae, series_folder, file):
+    x = windows(5, seed=7)
+    x[2, 11, 1] += 0.2  # twenty standard deviations of the pressure
+    exact = load(series_folder / "vae_float32.tflite")
+    terms = series_vae.terms(x, IndexedNoise(seed_words(0), np.zeros(5, "int32")))
+    entries = -np.asarray(series_vae.likelihood.entry_log_prob(terms.params[0], x))
+    expected = entries + np.asarray(terms.rate)[:, None, None] / entries[0].size
+    np.testing.assert_allclose(exact.explain(x), expected, rtol=1e-3, atol=1e-3)
+    for model in (exact, file):
+        found = model.explain(x)
+        np.testing.assert_allclose(found.sum(axis=(1, 2)), model.score(x)["negative_elbo"], rtol=1e-4)
+        assert np.unravel_index(found[2].argmax(), found[2].shape) == (11, 1)
 
 
 class TestWatch:
