@@ -255,9 +255,8 @@ class Model:
     def explain(self, image: Any, seed: int = 0, condition: Any = None) -> np.ndarray:
         """Return what each entry of x contributes to the score of `score(image, seed)`: `(B, *event)` in nats.
 
-        The contributions of a row sum to its score: which moment and which sensor is unusual, which column, which pixel.
-        An entry contributes its part of the distortion, −log p(x_i|z), and the rate is shared equally. The last axis
-        has size 1 if the channels of a pixel depend on each other.
+        The contributions of a row sum to its score, and tell which moment and which sensor is unusual, or which column.
+        An entry contributes its part of the distortion, −log p(x_i|z), and the rate is shared equally.
 
         Raises:
             ValueError: as `score`, or if the file has no signature `explain`, which files of images haven't.

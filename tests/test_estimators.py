@@ -308,7 +308,7 @@ def test_contributions_of_images(flat_digits):
     parts = detector.contributions(spoiled.reshape(40, 64))
     assert parts.shape == (40, 64)
     assert np.all(parts.argmax(axis=1) == 0)
-    with pytest.raises(ValueError, match="sums over the entries.*Received: criterion='rate'"):
+    with pytest.raises(ValueError, match=r"sums over the entries.*Received: criterion='rate'"):
         detector.set_params(criterion="rate").contributions(x.reshape(40, 64))
 
 
