@@ -18,14 +18,14 @@ from kvae.data.splits import NAMES, NEW, MemorySplit, Source
 
 @dataclass(frozen=True)
 class Data:
-    """Images in [0, 1] as `tf.data` pipelines, returned by `kvae.data.load`.
+    """Images in [0, 1], or series and rows in their units, as `tf.data` pipelines, returned by `kvae.data.load`.
 
     Attributes:
         name: name of the source.
         event_shape: (H, W, C) of images, (T, F) of series, or (columns,) of rows.
         label_names: names of the classes; empty if they have no names.
-        num_train, num_validation, num_test: number of images in each split; upper bounds if `counts_are_exact` is
-            False, because images of a streamed folder may be unreadable.
+        num_train, num_validation, num_test: number of images (windows, rows) in each split; upper bounds if
+            `counts_are_exact` is False, because images of a streamed folder may be unreadable.
         has_labels: whether the training images have labels. Held-out images may have none: see `is_labelled`.
 
     Example:
@@ -104,7 +104,8 @@ class Data:
         Example:
             >>> import kvae
             >>> data = kvae.data.load("machine", window=60)
-            >>> data.times("test")[:2].astype("datetime64[m]").tolist()  # doctest: +SKIP
+            >>> data.times("test")[:2].astype("datetime64[m]").tolist()
+            [datetime.datetime(2026, 1, 30, 5, 0), datetime.datetime(2026, 1, 30, 6, 0)]
         """
         self._count(name, None)
         split = self.source.splits[name]

@@ -100,8 +100,9 @@ def load(
     values. Each series is divided by time, not at random: the first rows are for training, the next for validation,
     and the last for testing, and no window crosses these boundaries. Training windows begin every `stride` rows, by
     default a quarter of the window, so that a pattern is seen at several places in a window. Validation and test
-    windows begin at the same grid but don't overlap each other, so that a row counts once in a score. An array
-    (N, T, F) with `kind="series"` are independent windows, with labels and seeded splits as for images. Mean and
+    windows begin at the same grid but don't overlap each other, so that a row counts once in a score. They are in the
+    order of time; training windows are in a seeded order (`Data.in_order` sorts them, `Data.times` dates them). An
+    array (N, T, F) with `kind="series"` are independent windows, with labels and seeded splits as for images. Mean and
     standard deviation of each feature come from the training windows only (`Data.schema`); models standardise with
     them, and the values stay in their units. One `DataWarning` names what was left out. The arguments `binarize`,
     `size`, `grayscale`, `value_range` and `background` are for images.

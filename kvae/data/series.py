@@ -14,7 +14,7 @@ from kvae.data.catalogue import Catalogue, array_keys
 from kvae.data.errors import DataError, warn
 from kvae.data.files import list_first
 from kvae.data.frames import Rows, shown_time
-from kvae.data.splits import NAMES, Memory, MemorySplit, Request, Source, Split, complete_splits
+from kvae.data.splits import NAMES, Memory, MemorySplit, Request, Source, Split, complete_splits, stratified_order
 
 if TYPE_CHECKING:
     from kvae.distributions import Distribution
@@ -109,8 +109,8 @@ def long_series(name: str, rows: Rows, request: Request) -> Source:
 
     A window is `window` consecutive rows without a gap and without missing values. Windows begin every `stride` rows of
     such a stretch. Of each series, the first rows are for training, the next for validation, and the last for testing;
-    no window crosses a boundary. Validation and test windows don't overlap each other, so that they count each row
-    once; training windows do if the stride is less than the window.
+    no window crosses a boundary. Validation and test windows are in the order of time and don't overlap each other, so
+    that they count each row once. Training windows overlap if the stride is less than the window.
 
     Raises:
         DataError: if a split has no window, or float32 can't represent a feature.
@@ -138,6 +138,8 @@ def long_series(name: str, rows: Rows, request: Request) -> Source:
         inside = np.flatnonzero((starts >= low) & (starts + window <= high))
         inside = inside if split == "train" else _apart(starts, inside, window)
         chosen[split] = np.concatenate([chosen[split], inside])
+    # In a seeded order, so that the first training windows are a sample of all.
+    chosen["train"] = chosen["train"][stratified_order(None, len(chosen["train"]), request.seed)]
     missing = _missing(names, values, complete)
     _check_splits(name, rows, chosen, window, request, [*gaps, *missing])
     if known is None:

@@ -43,9 +43,9 @@ def write_features(
 
     Rows have the order of the split. With "all", rows have the order of the images' numbers, for the train, validation
     and test splits one after the other. The columns are `id`, the number of the image in its source (`Data.numbered`);
-    `path`, its file in a folder; `label`, if there are labels; `split`, if "all" has several splits; and `mean`,
-    `variance` (for a VAE) and `hidden`, as in `extract`. Parquet files have lists of fixed size, npz files arrays
-    `(N, …)`.
+    `path`, its file in a folder; `time`, the start of a window of a long series; `label`, if there are labels; `split`,
+    if "all" has several splits; and `mean`, `variance` (for a VAE) and `hidden`, as in `extract`. Parquet files have
+    lists of fixed size, npz files arrays `(N, …)`.
 
     Finished parts are saved in a folder `.NAME.parts` next to the file. After the last part, they are joined under a
     temporary name, which then replaces the file; an existing file isn't changed before. The same call resumes after the
@@ -130,6 +130,8 @@ def _encode(
             columns: Columns = {"id": numbers}
             if data.files:
                 columns["path"] = np.array([data.files[number] for number in numbers])
+            if data.source.times is not None:
+                columns["time"] = data.source.times[numbers]
             if data.has_labels:
                 columns["label"] = labels
             if split:
