@@ -64,7 +64,7 @@ MAY_IMPORT = {
         "callbacks",
         "state",
     },
-    "data": {"arguments", "files"},
+    "data": {"arguments", "distributions", "files"},
     "evaluation": {"arguments", "models", "distributions", "priors", "data"},
     "features": {
         "arguments",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,8 +18,8 @@ from kvae.data.images import WHITE, Color
 from kvae.data.streams import StreamSplit
 
 if TYPE_CHECKING:
-    from kvae.data.schema import Schema
     from kvae.data.catalogue import Catalogue
+    from kvae.data.schema import Schema
 
 NAMES = ("train", "validation", "test")
 NEW = "new"  # images added to a source after its splits were saved
@@ -40,6 +40,9 @@ class Request:
     value_range: Range | None = None
     background: Color = WHITE
     key: str | None = None
+    types: Mapping[str, str] | None = None  # of the columns of a table
+    label: str | None = None  # name of the column with the labels of a table
+    schema: Schema | None = None  # of the run that resumes; None learns it from the training rows
 
 
 class Memory:
