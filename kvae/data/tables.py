@@ -30,8 +30,8 @@ class TableSchema:
     | type | columns | encoded as |
     |---|---|---|
     | "boolean" | truth values; integers with the values 0 and 1 | 0 or 1 |
-    | "category" | text, categorical columns, and integers with at most 10 different values, each found twice on average \
-| index of the category |
+    | "category" | text, categorical columns, and integers with at most 10 different values, each found twice on \
+average | index of the category |
     | "count" | integers from 0 to at most 1,000 that include 0 and whose variance is at least their mean | as it is |
     | "date" | dates, and text that is a date such as 2024-12-31 or 2024-12-31 23:59:59 | days since the first one, or \
 seconds if one is not at midnight (float32 holds 24 bits: a minute in 30 years) |
@@ -197,9 +197,9 @@ def table(source: Path | pd.DataFrame, request: Request) -> Source:
     Raises:
         DataError: if the table can't be used as requested.
     """
-    is_path = not isinstance(source, pd.DataFrame)
-    name = Path(source).stem if is_path else "table"  # type: ignore[arg-type]
-    frame = _checked(read(source) if is_path else source)  # type: ignore[arg-type]
+    path = None if isinstance(source, pd.DataFrame) else Path(source)
+    name = "table" if path is None else path.stem
+    frame = _checked(source if isinstance(source, pd.DataFrame) else read(source))
     label: str | None = getattr(request, "label", None)
     labels, label_names = (None, ()) if label is None else _labels(name, frame, label)
     features = frame if label is None else frame.drop(columns=label)
@@ -222,7 +222,7 @@ def table(source: Path | pd.DataFrame, request: Request) -> Source:
         scale=1.0,
         has_labels=labels is not None,
         label_names=label_names,
-        path=Path(source).resolve() if is_path else None,  # type: ignore[arg-type]
+        path=path and path.resolve(),
         catalogue=Catalogue(lambda: _keys(frame), rows, pick),
         schema=schema,
     )

@@ -245,7 +245,12 @@ class Categories(ColumnType):
         return ops.stack(found, axis=-1)
 
     def value(self, expected: Any) -> Any:
-        return ops.stack([ops.cast(ops.argmax(p, axis=-1), "float32") for p in self.split(expected)], axis=-1)
+        found = []
+        for p in self.split(expected):
+            # The first of the largest; LiteRT doesn't have the operators of `ops.argmax`.
+            index = np.arange(p.shape[-1], dtype="float32")
+            found.append(ops.min(ops.where(p >= ops.max(p, axis=-1, keepdims=True), index, float(len(index))), axis=-1))
+        return ops.stack(found, axis=-1)
 
     def uncertainty(self, params: Any, weight: Any) -> Any:
         probabilities = self.split(ops.sum(weight[..., None] * self.expected(params), axis=0))

@@ -178,7 +178,7 @@ component's scale is a weight of the model |
     def _observed(self, x: Any) -> tuple[Any, Any]:
         """Return x without NaN, and 1 for each observed value."""
         x = ops.cast(x, "float32")
-        observed = ops.equal(x, x)  # False for NaN; LiteRT has no other test
+        observed = ops.equal(x, x)  # False for NaN; LiteRT has no `isnan`
         return ops.where(observed, x, self._filling), ops.cast(observed, "float32")
 
 
