@@ -21,7 +21,7 @@ LARGEST_COUNT = 1000
 MOST_DECIMALS = 6
 #: formats of dates in text
 DATE_FORMATS = ("%Y-%m-%d", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S", "%Y/%m/%d")
-UNITS = {"days": pd.Timedelta(days=1), "seconds": pd.Timedelta(seconds=1)}
+UNITS = {"days": "D", "seconds": "s"}
 
 
 @dataclass
@@ -76,7 +76,7 @@ class Column:
         if self.type == "date":
             times = _dates(values, self.format)
             since = times - pd.Timestamp(self.origin, tz=times.dt.tz)
-            return (since / UNITS[str(self.unit)]).to_numpy(np.float64, na_value=np.nan), []
+            return (since / pd.Timedelta(1, UNITS[str(self.unit)])).to_numpy(np.float64, na_value=np.nan), []
         numbers_ = _numbers(self.name, values)
         strange = np.isinf(numbers_)
         if self.type == "boolean":
@@ -98,7 +98,7 @@ class Column:
             return _restored(np.where(present, values, 0) >= 0.5, present, self)
         limited = np.clip(np.where(present, values, self.low), self.low, self.high)
         if self.type == "date":
-            steps = pd.to_timedelta(np.round(limited).astype(np.int64) * UNITS[str(self.unit)])
+            steps = pd.to_timedelta(np.round(limited).astype(np.int64), unit=UNITS[str(self.unit)])
             return _restored(pd.Timestamp(self.origin) + steps, present, self)
         return _restored(limited if self.decimals is None else np.round(limited, self.decimals), present, self)
 

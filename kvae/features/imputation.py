@@ -37,7 +37,7 @@ class Imputer:
 
     def __init__(self, model: VAE, num_samples: int, seed: int):
         self.model, self.num_samples, self.seed = model, num_samples, seed
-        self._graphs = {function: tf.function(function) for function in (self._averaged, self._drawn, self._explained)}
+        self._graphs: dict[Any, Any] = {}
 
     def averaged(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the mean or the most probable value of every column, and its uncertainty (`Columns.averaged`)."""
@@ -56,12 +56,21 @@ class Imputer:
 
     def _rows(self, function: Callable[..., Any], x: np.ndarray, seed: int | None = None) -> list[np.ndarray]:
         words = tf.constant(seed_words(self.seed if seed is None else seed))
-        batches = []
+        graph, batches = self._graph(function), []
         for start in range(0, len(x), BATCH):
-            index = start * (seed is not None) + np.arange(BATCH, dtype="int32") * (seed is not None)
+            # Without a seed, all rows share the noise of row 0, so that a result depends only on its row.
+            index = np.zeros(BATCH, "int32") if seed is None else np.arange(start, start + BATCH, dtype="int32")
             rows = padded(x[start : start + BATCH], BATCH)
-            batches.append([np.asarray(part) for part in self._graphs[function](tf.constant(rows), index, words)])
+            batches.append([np.asarray(part) for part in graph(tf.constant(rows), tf.constant(index), words)])
         return [np.concatenate(parts)[: len(x)] for parts in zip(*batches)]
+
+    def _graph(self, function: Callable[..., Any]) -> Any:
+        if function not in self._graphs:
+            specs = [((BATCH, *self.model.event_shape), "float32"), ((BATCH,), "int32"), ((2,), "int32")]
+            self._graphs[function] = tf.function(function).get_concrete_function(
+                *(tf.TensorSpec(shape, dtype) for shape, dtype in specs)
+            )
+        return self._graphs[function]
 
     def _latents(self, x: Any, index: Any, words: Any) -> Latents:
         model = self.model
