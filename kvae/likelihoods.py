@@ -2,6 +2,7 @@
 
 from kvae.distributions import (
     Bernoulli,
+    Columns,
     ContinuousBernoulli,
     DiagonalLaplace,
     DiagonalNormal,
@@ -17,6 +18,7 @@ from kvae.distributions import (
 
 __all__ = [
     "Bernoulli",
+    "Columns",
     "ContinuousBernoulli",
     "DiagonalLaplace",
     "DiagonalNormal",

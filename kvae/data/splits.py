@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -47,7 +47,9 @@ class Request:
     stride: int | None = None
     columns: tuple[str, ...] | None = None
     series: str | None = None
-    schema: Schema | None = None  # of a trained model: its features and scales, instead of those of this data
+    types: Mapping[str, str] | None = None  # of the columns of a table
+    label: str | None = None  # name of the column with the labels of a table
+    schema: Schema | None = None  # of a trained model; None learns it from the training data
 
 
 class Memory:

@@ -3,6 +3,7 @@
 from kvae.distributions.autoregressive import InverseAutoregressive
 from kvae.distributions.base import Distribution
 from kvae.distributions.bernoulli import Bernoulli
+from kvae.distributions.columns import Columns
 from kvae.distributions.continuous_bernoulli import ContinuousBernoulli
 from kvae.distributions.diagonal_normal import DiagonalNormal
 from kvae.distributions.discretized_logistic import DiscretizedLogistic
@@ -21,6 +22,7 @@ from kvae.distributions.top_down_normal import TopDownNormal
 
 __all__ = [
     "Bernoulli",
+    "Columns",
     "ContinuousBernoulli",
     "DiagonalLaplace",
     "DiagonalNormal",

@@ -12,6 +12,7 @@ from kvae.features.extraction import extract, feature_model
 _NAMES = {
     "AnomalyDetector": "kvae.features.anomaly",
     "AttributeDirection": "kvae.features.directions",
+    "TableVAE": "kvae.features.tables",
     "VAETransformer": "kvae.features.transformer",
     "Direction": "kvae.features.directions",
     "Neighbours": "kvae.features.search",
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from kvae.features.linear import from_linear as from_linear
     from kvae.features.maps import latent_plane as latent_plane
     from kvae.features.search import Neighbours as Neighbours, nearest as nearest
+    from kvae.features.tables import TableVAE as TableVAE
     from kvae.features.transformer import VAETransformer as VAETransformer
 
 

@@ -146,13 +146,7 @@ class LatentEstimator(BaseEstimator):
             elif self.model is not None:
                 made = self.model(shape, self.latent_dim)
             elif self._given_shape() is None and len(self.row_shape_) == 1:
-                made = VAE(
-                    Encoder(self.latent_dim, MLP(tuple(self.units))),
-                    Decoder(shape, MLP(tuple(self.units)[::-1])),
-                    likelihood=likelihoods.Normal(learned=True),
-                    bounded=False,
-                    seed=self.seed_,
-                )
+                made = self._model_of_rows(shape)
             else:
                 made = VAE(
                     latent_dim=self.latent_dim, event_shape=shape, likelihood=self._likelihood(), seed=self.seed_
@@ -162,6 +156,20 @@ class LatentEstimator(BaseEstimator):
         if made.event_shape != shape and int(np.prod(made.event_shape)) != int(np.prod(shape)):
             raise ValueError(f"Expected rows of the model's event_shape={made.event_shape}. Received: {shape}")
         return made
+
+    def _model_of_rows(self, shape: tuple[int, ...]) -> LatentModel:
+        """Return the default model of rows."""
+        return VAE(
+            Encoder(self.latent_dim, MLP(tuple(self.units))),
+            Decoder(shape, MLP(tuple(self.units)[::-1])),
+            likelihood=likelihoods.Normal(learned=True),
+            bounded=False,
+            seed=self.seed_,
+        )
+
+    def _training_batches(self, batches: tf.data.Dataset) -> tf.data.Dataset:
+        """Return the batches of training rows as the model gets them."""
+        return batches
 
     def _likelihood(self) -> Distribution:
         """Return the likelihood of the default model of images."""
@@ -188,7 +196,7 @@ class LatentEstimator(BaseEstimator):
         diverged = None
         try:
             model.fit(
-                without_autotuning(batches.map(lambda chosen: tf.gather(data, chosen))),
+                without_autotuning(self._training_batches(batches.map(lambda chosen: tf.gather(data, chosen)))),
                 validation_data=tf.data.Dataset.from_tensor_slices(images[validation]).batch(ROWS) if count else None,
                 epochs=self.epochs,
                 callbacks=callbacks,

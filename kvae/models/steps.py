@@ -188,7 +188,8 @@ class TrainableModel(keras.Model):
             for gradient in tape.gradient(loss, self.trainable_weights)
         ]
         self.after_step(overall_means({name: values[name] for name in self.value_names}, part.weight))
-        images = ops.sum(part.x)
+        may_be_missing = tf.math.is_nan(part.x) & self.likelihood.accepts_missing
+        images = ops.sum(tf.where(may_be_missing, 0.0, part.x))
         images_finite, finite = all_finite(images, images + loss + sum_of_squares(gradients))
         _apply_or_restore(finite, self.optimizer, gradients, self.trainable_weights, before)
         self.skipped.update(finite, images_finite)
