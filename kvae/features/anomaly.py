@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import OutlierMixin
+from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_is_fitted
 
 from kvae import likelihoods
@@ -45,13 +46,23 @@ class AnomalyDetector(OutlierMixin, LatentEstimator):
     the image as a PNG file, in nats (Serrà et al. 2020, https://arxiv.org/abs/1909.11480, eq. 1). It requires a
     likelihood of grey levels, or a density; Bernoulli's cross-entropy of grey values is neither.
 
+    **Defaults for tables.** The default model of rows of numbers standardises the columns, and its likelihood is a
+    normal distribution with a standard deviation of at least 0.1 for each column that is a function of z
+    (`DiagonalNormal`). A row near a narrow cluster is therefore measured by the width of that cluster, and a narrow
+    cluster can't hide in a likelihood whose one width is that of the whole table. "elbo" is the default, because it
+    counts both a row that its latents don't explain (the distortion) and a row whose latents are unusual (the rate):
+    the distortion alone misses a distant cluster, and the rate alone misses a broken dependency between columns.
+    These settings have the best mean AUROC over six tables; docs/benchmarks.md has the results on others, and the cases
+    where they fail. A model or an `image_shape` that is given turns the scaling off.
+
     Args:
         latent_dim: D.
         criterion: one of "elbo", "likelihood", "distortion", "rate", "typicality", "complexity". With "complexity", the
             default model of images has a likelihood of 256 grey levels instead of Bernoulli.
         contamination: share of the training rows beyond the threshold, above 0 and at most 0.5.
-        model, image_shape, units, epochs, batch_size, learning_rate, patience, validation_fraction, random_state,
-            verbose: settings of the model and its training, as in `kvae.features.VAETransformer`.
+        model, image_shape, units, epochs, batch_size, patience, validation_fraction, random_state, verbose: settings of
+            the model and its training, as in `kvae.features.VAETransformer`.
+        learning_rate: of Adam; None is 3e-3 for the default model of tables, and 1e-3 for others.
         num_samples: number of posterior samples for each row. All rows and calls share the samples.
         proposal: distribution of the samples of −log p(x), "posterior", or "refined" for samples closer to p(z|x)
             (`kvae.evaluation.score_images`).
@@ -60,6 +71,8 @@ class AnomalyDetector(OutlierMixin, LatentEstimator):
         model_: the trained model.
         offset_: the threshold: `decision_function` is `score_samples` minus it.
         typical_: median of −log p(x) over the training rows, in nats.
+        scaler_: the `StandardScaler` of the columns for the default model of tables, or None. Densities are those of
+            the scaled columns.
         n_features_in_: number of columns of X.
 
     Example:
@@ -73,9 +86,11 @@ class AnomalyDetector(OutlierMixin, LatentEstimator):
 
     criterion: str = "elbo"
     contamination: float = 0.1
+    learning_rate: float | None = None
 
     offset_: float = field(init=False)
     typical_: float = field(init=False)
+    scaler_: StandardScaler | None = field(init=False)
 
     def fit(self, X: Any, y: Any = None) -> "AnomalyDetector":
         """Train the model, and set the threshold from the scores of X.
@@ -159,6 +174,22 @@ class AnomalyDetector(OutlierMixin, LatentEstimator):
     def predict(self, X: Any) -> np.ndarray:
         """Return 1 for ordinary rows and −1 for outliers, `(N,)`."""
         return np.where(self.decision_function(X) < 0, -1, 1)
+
+    def _validate(self, X: Any, reset: bool = False) -> np.ndarray:
+        X = super()._validate(X, reset)
+        if reset:
+            self.scaler_ = StandardScaler().fit(X) if self._is_default_of_tables(X.shape[1:]) else None
+        return X if self.scaler_ is None else self.scaler_.transform(X)
+
+    def _is_default_of_tables(self, row_shape: tuple[int, ...]) -> bool:
+        return self.model is None and self.image_shape is None and len(row_shape) == 1
+
+    def _learning_rate(self) -> float:
+        default = 3e-3 if self._is_default_of_tables(self.row_shape_) else 1e-3
+        return default if self.learning_rate is None else self.learning_rate
+
+    def _table_likelihood(self) -> Distribution:
+        return likelihoods.DiagonalNormal(min_scale=0.1)
 
     def _likelihood(self) -> Distribution:
         return likelihoods.DiscretizedLogistic(levels=256) if self.criterion == "complexity" else super()._likelihood()

@@ -41,7 +41,7 @@ class LatentEstimator(BaseEstimator):
     units: tuple[int, ...] = (128, 128)
     epochs: int = 30
     batch_size: int = 64
-    learning_rate: float = 1e-3
+    learning_rate: float | None = 1e-3
     patience: int | None = None
     validation_fraction: float = 0.1
     num_samples: int = 16
@@ -136,7 +136,7 @@ class LatentEstimator(BaseEstimator):
                 made = VAE(
                     Encoder(self.latent_dim, MLP(tuple(self.units))),
                     Decoder(shape, MLP(tuple(self.units)[::-1])),
-                    likelihood=likelihoods.Normal(learned=True),
+                    likelihood=self._table_likelihood(),
                     bounded=False,
                     seed=self.seed_,
                 )
@@ -153,6 +153,14 @@ class LatentEstimator(BaseEstimator):
     def _likelihood(self) -> Distribution:
         """Return the likelihood of the default model of images."""
         return likelihoods.Bernoulli()
+
+    def _learning_rate(self) -> float:
+        assert self.learning_rate is not None
+        return self.learning_rate
+
+    def _table_likelihood(self) -> Distribution:
+        """Return the likelihood of the default model of rows of numbers."""
+        return likelihoods.Normal(learned=True)
 
     def _num_validation(self, rows: int) -> int:
         """Return how many rows are set aside for early stopping."""
@@ -171,7 +179,7 @@ class LatentEstimator(BaseEstimator):
         rows = tf.data.Dataset.from_tensor_slices(tf.constant(train))
         batches = rows.shuffle(len(train), seed=self.seed_).batch(self.batch_size)
         data = tf.constant(images)
-        model.compile(FusedAdam(self.learning_rate, global_clipnorm=100.0))
+        model.compile(FusedAdam(self._learning_rate(), global_clipnorm=100.0))
         diverged = None
         try:
             model.fit(
