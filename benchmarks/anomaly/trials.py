@@ -19,7 +19,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 Detector = Callable[[np.ndarray, int], Callable[[np.ndarray], dict[str, np.ndarray]]]
 
 
-def trial(detector: Detector, name: str, protocol: str, seed: int) -> tuple[dict[str, tuple[float, float]], float, float]:
+def trial(
+    detector: Detector, name: str, protocol: str, seed: int
+) -> tuple[dict[str, tuple[float, float]], float, float]:
     """Return AUROC and average precision by score, and the wall and processor seconds of training."""
     train, test, outlying = split(name, protocol, seed)
     wall, processor = time.perf_counter(), time.process_time()

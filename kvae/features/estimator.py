@@ -42,7 +42,7 @@ class LatentEstimator(BaseEstimator):
     units: tuple[int, ...] = (128, 128)
     epochs: int = 30
     batch_size: int = 64
-    learning_rate: float = 1e-3
+    learning_rate: float | None = 1e-3
     patience: int | None = None
     validation_fraction: float = 0.1
     num_samples: int = 16
@@ -71,7 +71,7 @@ class LatentEstimator(BaseEstimator):
         self.seed_ = int(check_random_state(self.random_state).randint(2**31 - 1))
         self.row_shape_ = X.shape[1:]
         X = X[self._training_rows(len(X), y)]
-        self.model_ = self._make(len(X))
+        self.model_ = self._make(X)
         self._train(self._images(X))
         self._samplers: dict[tuple[str, int], Any] = {}
         return self
@@ -145,8 +145,8 @@ class LatentEstimator(BaseEstimator):
                 made = recipe(shape, self.latent_dim, **{name: known[name] for name in known.keys() & wanted.keys()})
             elif self.model is not None:
                 made = self.model(shape, self.latent_dim)
-            elif self._given_shape() is None and len(self.row_shape_) == 1:
-                made = self._model_of_rows(shape)
+            elif self._is_row_model():
+                made = self._model_of_rows(shape, X)
             else:
                 made = VAE(
                     latent_dim=self.latent_dim, event_shape=shape, likelihood=self._likelihood(), seed=self.seed_
@@ -157,12 +157,12 @@ class LatentEstimator(BaseEstimator):
             raise ValueError(f"Expected rows of the model's event_shape={made.event_shape}. Received: {shape}")
         return made
 
-    def _model_of_rows(self, shape: tuple[int, ...]) -> LatentModel:
+    def _model_of_rows(self, shape: tuple[int, ...], X: np.ndarray) -> LatentModel:
         """Return the default model of rows."""
         return VAE(
             Encoder(self.latent_dim, MLP(tuple(self.units))),
             Decoder(shape, MLP(tuple(self.units)[::-1])),
-            likelihood=likelihoods.Normal(learned=True),
+            likelihood=self._row_likelihood(X),
             bounded=False,
             seed=self.seed_,
         )
@@ -174,6 +174,14 @@ class LatentEstimator(BaseEstimator):
     def _likelihood(self) -> Distribution:
         """Return the likelihood of the default model of images."""
         return likelihoods.Bernoulli()
+
+    def _learning_rate(self) -> float:
+        assert self.learning_rate is not None
+        return self.learning_rate
+
+    def _row_likelihood(self, X: np.ndarray) -> Distribution:
+        """Return the likelihood of the default model of rows of numbers."""
+        return likelihoods.Normal(learned=True)
 
     def _num_validation(self, rows: int) -> int:
         """Return how many rows are set aside for early stopping."""
@@ -192,7 +200,7 @@ class LatentEstimator(BaseEstimator):
         rows = tf.data.Dataset.from_tensor_slices(tf.constant(train))
         batches = rows.shuffle(len(train), seed=self.seed_).batch(self.batch_size)
         data = tf.constant(images)
-        model.compile(FusedAdam(self.learning_rate, global_clipnorm=100.0))
+        model.compile(FusedAdam(self._learning_rate(), global_clipnorm=100.0))
         diverged = None
         try:
             model.fit(

@@ -283,7 +283,7 @@ class TableVAE(TransformerMixin, LatentEstimator):
     def _shape(self) -> tuple[int, ...]:
         return self.row_shape_
 
-    def _model_of_rows(self, shape: tuple[int, ...]) -> LatentModel:
+    def _model_of_rows(self, shape: tuple[int, ...], X: np.ndarray) -> LatentModel:
         return VAE(
             Encoder(self.latent_dim, MLP(tuple(self.units))),
             Decoder(shape, MLP(tuple(self.units)[::-1])),
