@@ -45,8 +45,8 @@ class Scaled(Distribution):
     def __init__(
         self,
         base: Distribution | None = None,
-        location: Sequence[float] = (0.0,),
-        scale: Sequence[float] = (1.0,),
+        location: Any = (0.0,),
+        scale: Any = (1.0,),
         names: Sequence[str] | None = None,
         **kwargs: Any,
     ):
@@ -63,6 +63,7 @@ class Scaled(Distribution):
                 "Arguments `location` and `scale` must have the same length, and scale > 0. "
                 f"Received: {shown(location)} and {shown(scale)}"
             )
+        self._location, self._scale = np.array(self.location, "float32"), np.array(self.scale, "float32")
         self.names = None if names is None else tuple(map(str, names))
         if self.names is not None and len(self.names) != len(self.scale):
             raise ValueError(
@@ -86,11 +87,11 @@ class Scaled(Distribution):
 
     def standardize(self, x: Any) -> Any:
         # The difference in one step: a product with 1 / scale and a sum would lose digits of large values.
-        return (ops.cast(x, "float32") - np.float32(self.location)) / np.float32(self.scale)
+        return (ops.cast(x, "float32") - self._location) / self._scale
 
     @property
     def unit(self) -> np.ndarray:
-        return np.float32(self.scale)
+        return self._scale
 
     def plausible(self, uniform: Any) -> Any:
         return self._raw(4.0 * uniform - 2.0)
@@ -115,13 +116,13 @@ class Scaled(Distribution):
         return self._raw(self.base.mean(params))
 
     def variance(self, params: Any) -> Any:
-        return np.square(np.float32(self.scale)) * self.base.variance(params)
+        return np.square(self._scale) * self.base.variance(params)
 
     def from_mean(self, mean: Any) -> Any:
         return self.base.from_mean(self.standardize(mean))
 
     def _raw(self, values: Any) -> Any:
-        return np.float32(self.location) + np.float32(self.scale) * values
+        return self._location + self._scale * values
 
     def _log_volume(self, value: Any) -> float:
         """Return Σ log scale over an event."""

@@ -60,14 +60,14 @@ class AnomalyDetector(OutlierMixin, LatentEstimator):
     classes of ordinary rows, a rare class may have far more false alarms than `alpha`: `by_class` compares a row with
     each class separately and takes the largest p-value, so that the promise holds for each class.
 
-    **Defaults for tables.** The default model of rows of numbers standardises the columns (`Scaled`), and its likelihood
-    is a normal distribution with a standard deviation for each column that is a function of z and at least a tenth of
-    that of the column (`DiagonalNormal`). A row near a narrow cluster is therefore measured by the width of that cluster, and a narrow
-    cluster can't hide in a likelihood whose one width is that of the whole table. "elbo" is the default, because it
-    counts both a row that its latents don't explain (the distortion) and a row whose latents are unusual (the rate):
-    the distortion alone misses a distant cluster, and the rate alone misses a broken dependency between columns.
-    These settings have the best mean AUROC over six tables; docs/benchmarks.md has the results on others, and the cases
-    where they fail. A model or a shape that is given turns the scaling off.
+    **Defaults for tables.** The default model of rows of numbers standardises the columns (`Scaled`), and its
+    likelihood is a normal distribution with a standard deviation for each column that is a function of z, at least a
+    tenth of that of the column (`DiagonalNormal`). A row near a narrow cluster is therefore measured by the width of
+    that cluster, and a narrow cluster can't hide in a likelihood whose one width is that of the whole table. "elbo" is
+    the default, because it counts both a row that its latents don't explain (the distortion) and a row whose latents
+    are unusual (the rate): the distortion alone misses a distant cluster, and the rate alone misses a broken dependency
+    between columns. These settings have the best mean AUROC over six tables; docs/benchmarks.md has the results on
+    others, and the cases where they fail. A model or a shape that is given turns the scaling off.
 
     Args:
         latent_dim: D.

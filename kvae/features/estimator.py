@@ -127,9 +127,13 @@ class LatentEstimator(BaseEstimator):
         """Return the index of the rows of X that the model may see."""
         return slice(None)
 
-    def _make(self, rows: int) -> LatentModel:
-        """Make the model before training; `rows` is the number of training rows."""
-        shape = self._shape()
+    def _is_row_model(self) -> bool:
+        """Return whether the model is the default one of rows of numbers."""
+        return self.model is None and self._given_shape() is None and len(self.row_shape_) == 1
+
+    def _make(self, X: np.ndarray) -> LatentModel:
+        """Make the model before training; X are the rows that it may see."""
+        shape, rows = self._shape(), len(X)
         with seeded_weights(self.seed_):
             if isinstance(self.model, LatentModel):
                 made: Any = copy.deepcopy(self.model)

@@ -9,7 +9,7 @@ from keras import layers, ops
 
 from kvae.networks.bodies import ACTIVATION, _Chain
 from kvae.networks.composite import Composite
-from kvae.networks.events import check_event_shape
+from kvae.networks.events import check_image_shape
 from kvae.networks.levels import check_levels, split_grids
 from kvae.networks.residual import ResidualBlock
 
@@ -132,7 +132,7 @@ class BottomUp(Composite, keras.Model):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        self.image_shape, self.levels = check_event_shape(None, image_shape), check_levels(levels)
+        self.image_shape, self.levels = check_image_shape(image_shape), check_levels(levels)
         if not (isinstance(blocks, int) and 1 <= blocks <= MOST_BLOCKS):
             raise ValueError(f"Argument `blocks` must be from 1 to {MOST_BLOCKS}. Received: blocks={blocks}")
         self.blocks, self.block, self.activation = blocks, block, activation

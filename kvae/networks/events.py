@@ -50,3 +50,9 @@ def check_event_shape(event_shape: Any, image_shape: Any = None) -> tuple[int, .
             f"Received: event_shape={shape}, image_shape={tuple(image_shape)}"
         )
     return shape
+
+
+def check_image_shape(image_shape: Any) -> tuple[int, int, int]:
+    """Return the shape of an image as three integers; raise a ValueError for another one."""
+    height, width, channels = check_event_shape(None, image_shape)
+    return height, width, channels

@@ -9,7 +9,7 @@ from keras import layers, ops
 
 from kvae.networks.bodies import ACTIVATION, DepthToSpace, build_chain
 from kvae.networks.composite import Composite
-from kvae.networks.events import check_event_shape
+from kvae.networks.events import check_image_shape
 from kvae.networks.levels import check_levels, grid_of, layer_shapes, split_grids
 from kvae.networks.residual import ResidualBlock
 
@@ -126,7 +126,7 @@ class TopDown(Composite, keras.Model):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        self.image_shape, self.levels = check_event_shape(None, image_shape), check_levels(levels)
+        self.image_shape, self.levels = check_image_shape(image_shape), check_levels(levels)
         self.block, self.activation, self.param_size = block, activation, param_size
         self.layer_shapes = layer_shapes(self.levels, self.image_shape)
         self.latent_dim = sum(map(math.prod, self.layer_shapes))
