@@ -29,7 +29,7 @@ from kvae.features.streaming import as_table
 
 PARQUET = ".parquet"
 
-Shape = tuple[int, int, int]
+Shape = tuple[int, ...]
 
 
 class Reader(Protocol):
