@@ -139,7 +139,7 @@ def test_other_files_are_refused(tmp_path):
     with pytest.raises(kvae.data.DataError, match="same image shape and type in every split"):
         kvae.data.load(tmp_path / "b.npz")
     (tmp_path / "c.txt").write_text("hello")
-    with pytest.raises(kvae.data.DataError, match=r"Expected an image folder or a .npy, .npz, .csv or.*c.txt"):
+    with pytest.raises(kvae.data.DataError, match=r"Expected an image folder or a .npy, .npz, .csv or .parquet.*c.txt"):
         kvae.data.load(tmp_path / "c.txt")
 
 
