@@ -19,7 +19,7 @@ TERMS = ("distortion", "rate", "elbo", "nll")
 KEYS = {
     *TERMS, *(f"{term}_error" for term in TERMS), "bits_per_dim", "bits_per_dim_nll", "active_units",
     "kl_per_dimension", "ess_median", "ess_below_2", "num_samples", "seed", "split", "proposal", "examples", "images",
-    "binarisation", "support", "precision", "outside_support", "non_finite",
+    "binarisation", "support", "precision", "outside_support", "non_finite", "event_shape", "bounded",
 }  # fmt: skip
 
 

@@ -14,8 +14,9 @@ from pyarrow import parquet
 import kvae
 from kvae.cli.main import main
 from kvae.data import DataWarning
-from kvae.run import RunFolder
+from kvae.run import RunFolder, write_splits
 from kvae.training import Settings
+from kvae.training.job import _config
 from kvae.training.loop import Progress
 from kvae.training.parts import LIKELIHOODS, OF_IMAGES, model_of
 from kvae.training.unfinished import FOLDER
@@ -195,6 +196,26 @@ def test_options_that_do_not_fit_series_are_one_line(case, tmp_path):
     assert not (tmp_path / "run" / "model.keras").exists()
 
 
-def test_a_table_requires_a_window_or_a_model_of_tables(tmp_path):
+def test_a_window_of_images_is_refused(tmp_path):
     done = command("train", "digits", "--window", 16, "--out", tmp_path / "run")
     assert "expected the kind of this dataset, images" in done.err
+
+
+def test_a_run_of_separate_windows_has_its_splits_and_labels(tmp_path):
+    x, y = np.random.default_rng(0).standard_normal((60, 8, 2)), np.arange(60) % 2
+    np.savez(tmp_path / "a.npz", x=x, y=y)
+    settings = Settings(str(tmp_path / "a.npz"), kind="series", conditional=True, network="mlp", latent_dim=2)
+    data = settings.load()
+    settings = settings.for_data(data)
+    model = model_of(settings, data)
+    config = json.loads(json.dumps(_config(settings, data, model)))
+    write_splits(tmp_path, data)
+    run = RunFolder(tmp_path)
+    vars(run).update(config=config, model=model)
+    again = run.data()
+    for split in ("train", "validation", "test"):
+        for found, expected in zip(again.arrays(split), data.arrays(split)):
+            np.testing.assert_array_equal(found, expected)
+    assert again.schema == data.schema
+    assert Settings.from_config(config).load().schema == data.schema
+    assert model.reconstruct(*data.arrays("test")).shape == (6, 8, 2)

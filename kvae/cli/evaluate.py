@@ -291,10 +291,12 @@ def _show_gap(scores: dict[str, Any], train: dict[str, Any]) -> None:
 def _mean(results: list[dict[str, Any]]) -> dict[str, Any]:
     """Print the mean over the runs as a table, and return it."""
     from kvae.evaluation import over_runs
+    from kvae.networks import kind_of
 
+    one, many = (kind_of(results[0]["event_shape"], count) for count in (1, 2))
     mean = over_runs(results)
     table(
-        [f"mean of {mean['runs']} runs", "nats per image", "± over images", "± over runs"],
+        [f"mean of {mean['runs']} runs", f"nats per {one}", f"± over {many}", "± over runs"],
         [
             [label.format(**mean), *value_and_error(mean, name), mean[f"{name}_error_runs"]]
             for name, label in ROWS.items()

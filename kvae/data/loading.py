@@ -79,7 +79,8 @@ def load(
             files and DataFrames, and images for other sources.
         time: of a table of a series, the column of times, dates or numbers. None takes the order of the rows.
         window: rows in a window of a long series, T >= 2.
-        stride: rows from one window to the next (default: a quarter of the window).
+        stride: rows from one window to the next (default: a quarter of the window). With a divisor of the window,
+            validation and test windows lie side by side; otherwise there are unused rows between them.
         columns: columns of a table to use (default: of a series, all columns of numbers that vary and are no
             identifiers).
         series: of a table of several series, the column that names the series of each row, such as a machine.
