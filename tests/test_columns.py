@@ -33,8 +33,6 @@ def made(components=1, **options):
     family = likelihoods.Columns(TABLE, components=components, **options)
     family = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(family))
     family.build((None, family.param_size((len(TABLE),))))
-    for weight in family.weights:
-        weight.assign(0.5 * RNG.normal(size=weight.shape))
     return family
 
 
@@ -53,21 +51,18 @@ def bounded(raw, low, high):
 def reference(family, params, x):
     """Return the log-density of each column, one row and column at a time."""
     k, params, x = family.components, params.astype("float64"), x.astype("float64")
-    raw_scale = np.asarray(family.weights[0], "float64")
-    scales = np.exp(bounded(raw_scale, math.log(1e-3), math.log(1e3)))
-    size = 2 if k == 1 else 4 * k
-    numbers, log_mean, log_r, logits, city, colour = np.split(params, np.cumsum([size, 2, 2, 2, 3]), axis=1)
+    size = 2 * k * (2 if k == 1 else 3)
+    numbers, log_mean, log_r, logits, city, colour = np.split(params, size + np.cumsum([0, 2, 2, 2, 3]), axis=1)
+    means, raw, *weights = numbers.reshape(len(x), -1, 2, k).swapaxes(0, 1)  # (B, column, K) each
+    means = means + (np.linspace(-2, 2, k) if k > 1 else 0)
+    scales = np.exp(bounded(raw - math.log(max(1, k / 4)), math.log(1e-2), math.log(1e2)))
+    log_weights = log_softmax(weights[0], axis=-1) if weights else np.zeros_like(means)
     found = np.zeros(x.shape)
     for b in range(len(x)):
         for n, i in enumerate(KINDS["number date"]):
             column = TABLE[i]
             y = (x[b, i] - column["location"]) / column["scale"]
-            if k == 1:
-                log_p = stats.norm(numbers[b, n], scales[n, 0]).logpdf(y)
-            else:
-                weight = log_softmax(numbers[b, n * k : (n + 1) * k])
-                means = np.linspace(-2, 2, k) + numbers[b, (2 + n) * k : (3 + n) * k]
-                log_p = logsumexp(weight + stats.norm(means, scales[n]).logpdf(y))
+            log_p = logsumexp(log_weights[b, n] + stats.norm(means[b, n], scales[b, n]).logpdf(y))
             found[b, i] = log_p - math.log(column["scale"])
         for n, i in enumerate(KINDS["count"]):
             mu = math.exp(bounded(TABLE[i]["location"] + log_mean[b, n], -10, 10))
@@ -195,7 +190,8 @@ def test_averages_over_several_latents(family):
         levels = np.arange(3)[:, None, None]
         shares = (weight * (samples[..., i][:, None] == levels).mean(0)).sum(1)  # (3, B)
         shown = np.round(value[:, i]) if i in KINDS["boolean"] else value[:, i]
-        np.testing.assert_array_equal(shown, shares.argmax(0))
+        share_of_shown = np.take_along_axis(shares, shown[None].astype(int), 0)[0]
+        np.testing.assert_allclose(share_of_shown, shares.max(0), atol=0.03)  # nearly equal ones may be exchanged
         np.testing.assert_allclose(uncertainty[:, i], 1 - shares.max(0), atol=0.03)
     one = [family.averaged(params[:1], np.ones((1, 3), "float32"))[0], family.mean(params[0])]
     np.testing.assert_allclose(*one, rtol=1e-6)
@@ -227,7 +223,6 @@ def test_litert_computes_the_same_with_its_own_operators(tmp_path):
         }  # fmt: skip
 
     module = tf.Module()
-    module.weights = [variable.value for variable in family.variables]
     specs = [tf.TensorSpec(value.shape, tf.float32, name) for name, value in (("params", params), ("x", x))]
     function = tf.function(outputs).get_concrete_function(*specs)
     tf.saved_model.save(module, str(tmp_path), signatures={"all": function})

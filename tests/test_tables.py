@@ -236,7 +236,7 @@ def weather(count, seed, missing=0.0):
 
 @pytest.fixture(scope="module")
 def fitted():
-    return TableVAE(latent_dim=2, components=1, units=(32,), epochs=80, learning_rate=1e-2, random_state=0).fit(
+    return TableVAE(latent_dim=2, components=1, units=(32,), epochs=100, learning_rate=1e-2, random_state=0).fit(
         weather(600, 0, missing=0.2)
     )
 

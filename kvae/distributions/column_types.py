@@ -10,12 +10,14 @@ from keras import ops
 from kvae.distributions.base import Part
 from kvae.distributions.diagonal_normal import normal_log_density
 from kvae.distributions.discretized_logistic_mixture import log_sum_exp
-from kvae.distributions.location_scale import HIGH, LOW, soft_clip
+from kvae.distributions.location_scale import soft_clip
 from kvae.distributions.log_sigmoid import log_sigmoid
 from kvae.distributions.negative_binomial import LOG_DISPERSION, LOG_MEAN, negative_binomial_log_prob
 from kvae.distributions.noise import Seed, standard_normal, uniform
 
 Description = Mapping[str, Any]
+#: bounds of the log-scale of standardised numbers: values that occur often don't get an unlimited density
+LOG_SCALE = (math.log(1e-2), math.log(1e2))
 
 
 class ColumnType(Part):
@@ -74,34 +76,27 @@ class ColumnType(Part):
 
 
 class Numbers(ColumnType):
-    """Mixtures of normal densities; with one component, the network returns its mean.
+    """Mixtures of K normal densities; the network returns means, raw log-scales and, if K > 1, logits of the weights.
 
-    With several components it returns the logits of their weights, and their means relative to a grid from −2 to 2
-    (standardised), so that the components differ from the beginning. The scale of each component is a weight.
+    The means are relative to a grid from −2 to 2 (standardised), and the scales to its step, so that the components
+    differ from the beginning.
     """
 
     def __init__(self, columns: Sequence[Description], components: int = 1, **kwargs: Any):
         super().__init__(columns, **kwargs)
         self.components = components
-        self.param_size = len(columns) * (1 if components == 1 else 2 * components)
         self.grid = np.linspace(-2, 2, components, dtype="float32") if components > 1 else np.zeros(1, "float32")
-
-    def build(self, input_shape: Any = None) -> None:
-        self.raw_log_scale = self.add_weight(
-            name="raw_log_scale", shape=(len(self.location), self.components), initializer="zeros"
-        )
-        self.built = True
+        self.first_log_scale = -math.log(max(1, 0.25 * components))
+        self.param_size = len(columns) * (2 if components == 1 else 3 * components)
 
     def split(self, params: Any) -> tuple[Any, Any, Any]:
         """Return log-weights, means and log-scales of the components, `(…, N, K)`."""
-        log_scale = soft_clip(ops.convert_to_tensor(self.raw_log_scale), LOW, HIGH)
-        if self.components == 1:
-            return np.zeros(1, "float32"), params[..., None], log_scale
-        logits, means = (
-            ops.reshape(part, (*ops.shape(part)[:-1], len(self.location), self.components))
-            for part in ops.split(params, 2, axis=-1)
+        blocks = ops.split(params, 2 if self.components == 1 else 3, axis=-1)
+        mean, raw, *logits = (
+            ops.reshape(block, (*ops.shape(block)[:-1], len(self.location), self.components)) for block in blocks
         )
-        return logits - log_sum_exp(logits), self.grid + means, log_scale
+        log_weight = logits[0] - log_sum_exp(logits[0]) if logits else np.zeros(1, "float32")
+        return log_weight, self.grid + mean, soft_clip(self.first_log_scale + raw, *LOG_SCALE)
 
     def standardize(self, x: Any) -> Any:
         return (x - self.location) / self.scale

@@ -25,8 +25,8 @@ class Columns(Distribution):
 
     | type | value | distribution, and what the network returns for it |
     |---|---|---|
-    | "number", "date" | a number | mixture of `components` normal densities; a mean, or K logits and K means. Each \
-component's scale is a weight of the model |
+    | "number", "date" | a number | mixture of `components` normal densities; K means, K raw log-scales (standardised, \
+bounded smoothly to scales from 0.01 to 100) and, if K > 1, K logits |
     | "count" | an integer >= 0 | negative binomial; log-mean, relative to `location`, and log-dispersion |
     | "boolean" | 0 or 1 | Bernoulli; a logit |
     | "category" | the index of the category | categorical; a logit for each category |
@@ -58,12 +58,12 @@ component's scale is a weight of the model |
         >>> p = Columns([{"name": "age", "type": "number", "location": 40.0, "scale": 10.0},
         ...              {"name": "city", "type": "category", "categories": ["Oslo", "Paris", "Rome"]}])
         >>> p.param_size((2,)), p.standardized_shape((2,))
-        (4, (4,))
-        >>> p.build((None, 4))
+        (5, (4,))
+        >>> p.build((None, 5))
         >>> x = np.array([[50.0, 1.0], [np.nan, 1.0]], "float32")
         >>> p.standardize(x).numpy().tolist()
         [[1.0, 0.0, 1.0, 0.0], [0.0, 0.0, 1.0, 0.0]]
-        >>> p.log_prob(np.zeros((2, 4), "float32"), x).numpy().round(3)  # the second is log ⅓
+        >>> p.log_prob(np.zeros((2, 5), "float32"), x).numpy().round(3)  # the second is log ⅓
         array([-4.82 , -1.099], dtype=float32)
     """
 
@@ -95,12 +95,6 @@ component's scale is a weight of the model |
         self._filling = np.zeros(len(self.columns), np.float32)
         for part, at in zip(self.parts, self._at):
             self._filling[at] = part.location if isinstance(part, Numbers) else 0
-
-    def build(self, input_shape: tuple[int | None, ...]) -> None:
-        super().build(input_shape)
-        for part in self.parts:
-            if not part.built:
-                part.build(None)
 
     def describe(self) -> dict[str, Any]:
         """Return the schema of the table as JSON (`kvae.data.tables.TableSchema.from_json` reads it)."""
