@@ -116,6 +116,7 @@ class Comparison:
 
     def _psnr(self, a: np.ndarray, b: np.ndarray) -> float:
         """Return the PSNR over all images, dB; at most 200, which JSON can hold."""
+        b = np.where(np.isnan(b), a, b)  # a missing value of a row
         return float(psnr((a / self.units).reshape(1, -1), (b / self.units).reshape(1, -1))[0])
 
     def _outputs(self, run: Run, endpoints: set[str]) -> dict[str, np.ndarray]:

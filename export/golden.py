@@ -67,5 +67,7 @@ def _tolerance(unit: str, value: np.ndarray, first: np.ndarray, second: np.ndarr
 
 def _array(value: np.ndarray) -> dict[str, Any]:
     flat = value.ravel().tolist()
-    data = flat if value.dtype.kind in "iu" else [float(f"{number:.9g}") for number in flat]
+    data = flat
+    if value.dtype.kind == "f":  # a missing value of a row is null
+        data = [None if number != number else float(f"{number:.9g}") for number in flat]
     return {"shape": list(value.shape), "dtype": value.dtype.name, "data": data}

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from kvae.distributions import Scaled
+from kvae.distributions import Columns, Scaled
 from kvae.export.endpoints import Endpoint, Signature, signatures_of
 from kvae.export.errors import ExportError
 from kvae.export.reference import Reference, Run, run_keras
@@ -86,7 +86,18 @@ def describe(
         **_classes("condition", model.condition_dim, condition_names),
         **_classes("classes", getattr(model, "num_classes", None), class_names),
         **({"directions": list(directions)} if directions else {}),
+        **_schema(model, schema),
+    }
+
+
+def _schema(model: Any, given: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the schema of the data or of the likelihood, and whether x may have missing values."""
+    likelihood = getattr(model, "likelihood", None)
+    own = likelihood.describe() if isinstance(likelihood, Columns) else None
+    schema = own or given
+    return {
         **({"schema": dict(schema)} if schema else {}),
+        **({"accepts_missing": True} if getattr(likelihood, "accepts_missing", False) else {}),
     }
 
 

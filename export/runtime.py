@@ -14,6 +14,7 @@ On the command line: `python -m kvae.export.runtime vae_int8.tflite --generate 1
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import io
 import json
@@ -23,7 +24,7 @@ import re
 import secrets
 import threading
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -265,6 +266,36 @@ class Model:
         image, words = self._check_image(image), seed_words(seed)
         given = {"image": image, "seed": words, "index": np.zeros(len(image), np.int32)}
         return self._answer("explain", **given, **self._condition(condition, len(image)))["contribution"]
+
+    def rows(self, records: Sequence[Mapping[str, Any]]) -> np.ndarray:
+        """Return records of a table as the model's rows, `(B, columns)`: input of `encode`, `score` and `explain`.
+
+        A record has a value for each column by name: a number, the name of a category, True or False, a date as an ISO
+        text. A missing value is None, NaN, or left out.
+
+        Raises:
+            ValueError: if the model isn't one of a table, or a value doesn't fit its column.
+        """
+        columns = self._columns()
+        return np.array([[_encoded(column, record) for column in columns] for record in records], np.float32)
+
+    def records(self, rows: Any) -> list[dict[str, Any]]:
+        """Return rows of the model, such as those of `generate`, as records: the values of columns by name.
+
+        Numbers are limited to the range of the training rows; the nearest category and truth value is taken.
+
+        Raises:
+            ValueError: if the model isn't one of a table, or the rows have another shape.
+        """
+        columns = self._columns()
+        rows = _check("rows", rows, (None, len(columns)), missing=True)
+        return [{column["name"]: _decoded(column, float(x)) for column, x in zip(columns, row)} for row in rows]
+
+    def _columns(self) -> list[dict[str, Any]]:
+        schema = self.info.get("schema") or {}
+        if schema.get("kind") != "table":
+            raise ValueError(f"Expected a file of a model of a table. Received: '{self.path}', {self.info['kind']}")
+        return schema["columns"]
 
     def percentile(self, negative_elbo: Any) -> np.ndarray:
         """Return the percentage of ordinary images with a lower score, 0 to 100. 99 and more is unusual.
@@ -555,9 +586,9 @@ class Model:
         return {"condition": _check("condition", np.broadcast_to(array, (rows, size)), (None, size))}
 
     def _check_image(self, image: Any) -> np.ndarray:
-        image = _check("image", image, (None, *self.event_shape))
+        image = _check("image", image, (None, *self.event_shape), self.info.get("accepts_missing", False))
         low, high = self.info["value_range"]
-        if image.min() < low - ROUNDING or image.max() > high + ROUNDING:
+        if np.any(image < low - ROUNDING) or np.any(image > high + ROUNDING):  # False for a missing value
             raise ValueError(
                 f"Argument `image` must have values in [{low:g}, {high:g}]: scale them, for example image / 255. "
                 f"Received: values from {image.min():.9g} to {image.max():.9g}"
@@ -778,6 +809,51 @@ def _arrays(entries: dict[str, Any]) -> dict[str, np.ndarray]:
     return {name: np.array(entry["data"], entry["dtype"]).reshape(entry["shape"]) for name, entry in entries.items()}
 
 
+def _encoded(column: Mapping[str, Any], record: Mapping[str, Any]) -> float:
+    """Return the value of a column in a record as a number, NaN if it is missing."""
+    name, kind = column["name"], column["type"]
+    value = record.get(name)
+    if value is None or value != value:
+        return math.nan
+    try:
+        if kind == "category":
+            return float(column["categories"].index(str(value)))
+        if kind == "date":
+            since = datetime.datetime.fromisoformat(str(value)) - datetime.datetime.fromisoformat(column["origin"])
+            return since / datetime.timedelta(**{column["unit"]: 1})
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number) or (kind == "boolean" and number not in (0, 1)) or (kind == "count" and number < 0):
+        wanted = {
+            "category": f"one of {', '.join(map(str, column.get('categories', ())))}",
+            "date": "a date such as 2024-12-31",
+            "boolean": "True or False",
+            "count": "a number >= 0",
+        }.get(kind, "a number")
+        raise ValueError(f"Expected {wanted} for the column '{name}'. Received: {shown(value)}")
+    return number
+
+
+def _decoded(column: Mapping[str, Any], x: float) -> Any:
+    """Return the number of a column as a value."""
+    if x != x:
+        return None
+    kind = column["type"]
+    if kind == "category":
+        names = column["categories"]
+        return names[min(max(round(x), 0), len(names) - 1)]
+    if kind == "boolean":
+        return x >= 0.5
+    if "high" in column:
+        x = min(max(x, column.get("low", 0.0)), column["high"])
+    if kind == "date":
+        unit = datetime.timedelta(**{column["unit"]: round(x)})
+        return (datetime.datetime.fromisoformat(column["origin"]) + unit).isoformat(" ")
+    decimals = column.get("decimals")
+    return round(x) if kind == "count" else x if decimals is None else round(x, decimals)
+
+
 def _nats(value: Any) -> np.ndarray:
     """Return scores as an array; raise a ValueError if one isn't a number."""
     try:
@@ -792,8 +868,11 @@ def _nats(value: Any) -> np.ndarray:
     return scores
 
 
-def _check(name: str, value: Any, shape: tuple[int | None, ...]) -> np.ndarray:
-    """Return `value` as a float32 array of this shape; raise a ValueError if it has another, is empty or not finite."""
+def _check(name: str, value: Any, shape: tuple[int | None, ...], missing: bool = False) -> np.ndarray:
+    """Return `value` as a float32 array of this shape; raise a ValueError if it has another, is empty or not finite.
+
+    NaN is allowed if values may be `missing`.
+    """
     sizes = ["batch" if size is None else str(size) for size in shape]
     wanted = f"Argument `{name}` must be an array of shape ({', '.join(sizes)}{',' if len(sizes) == 1 else ''})"
     array = numbers(wanted, value)
@@ -804,7 +883,7 @@ def _check(name: str, value: Any, shape: tuple[int | None, ...]) -> np.ndarray:
         raise ValueError(f"{wanted} with batch >= 1. Received: shape {array.shape}")
     with np.errstate(over="ignore"):  # values beyond float32 become infinite and are refused below
         array = np.ascontiguousarray(array, dtype=np.float32)
-    if not np.isfinite(array).all():
+    if not (np.isfinite(array) | (missing & np.isnan(array))).all():
         raise ValueError(f"{wanted} of finite numbers. Received: NaN or infinity")
     return array
 

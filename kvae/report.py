@@ -7,7 +7,7 @@ import itertools
 import json
 import math
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,18 @@ FIGURES = (
      "means over an epoch, so validation can look better in the first epochs.)"),
     ("reconstructions", "Reconstructions", "Test images, and below them their reconstructions by encoder and decoder, "
      "without noise. The latents don't carry details that are lost here."),
+    ("series_reconstructions", "Reconstructions", "Test windows, and the mean of p(x|z) at the mean of their latents, "
+     "with a band of two standard deviations. About 5 % of the values should lie outside the band."),
+    ("series_samples", "Samples from the prior", "For latents that are drawn from the prior, the mean of p(x|z) and "
+     "one draw from p(x|z). The exported decoder generates the means, without encoder or data."),
+    ("series_traversals", "Latent traversals", "Each column moves one latent from −3 to 3 standard deviations and "
+     "keeps the others at their mean. The most informative latent comes first. If the lines don't differ, its latent "
+     "is unused."),
+    ("alarm_history", "Scores and p-values", "−ELBO of the test windows in the order of time, and their conformal "
+     "p-values: the share of validation windows with at least this score. On ordinary data, at most a share alpha of "
+     "the windows has p ≤ alpha. More alarms mean that something has changed since the validation windows."),
+    ("marginals", "Distribution of each column", "Test rows and samples from the model (x ~ p(x|z), z ~ p(z)). Missing "
+     "values are left out."),
     ("levels", "What each level represents", "Test images, and below them images that keep the latents of the first "
      "levels, from the top, and draw those of the other levels from the prior. What is the same in a row as above is "
      "what the kept levels represent; the last row are the reconstructions."),
@@ -87,6 +99,7 @@ def write_figures(
     kl: np.ndarray | None = None,
     layer_rates: Sequence[float] | None = None,
     steps: Steps | None = None,
+    more: Mapping[str, Callable[[], Figure]] | None = None,
 ) -> list[Path]:
     """Draw the figures of a run into `run/figures`; each file is written atomically.
 
@@ -105,6 +118,7 @@ def write_figures(
         kl: KL of each latent, `(D,)`, nats; None omits its figure.
         layer_rates: rate of each layer of a hierarchy, nats; None omits its figure.
         steps: steps that report the figures that can't be drawn.
+        more: further figures by name (`FIGURES`).
 
     Returns:
         The paths of the figures.
@@ -127,30 +141,41 @@ def write_figures(
 
     figures: dict[str, Callable[[], Figure]] = {
         "learning_curves": lambda: plotting.learning_curves(history),
-        "reconstructions": lambda: plotting.reconstructions(model, images[:16], condition=conditions(0, 16)),
         "latent_map": lambda: plotting.latent_map(codes, labels, label_names),
     }
-    if generates and conditional and are_images:
-        figures["class_samples"] = lambda: plotting.class_samples(model, names=label_names)
-    elif generates:
-        figures["samples"] = lambda: plotting.samples(model, n=100, seed=0, condition=first)
-    if generates and model.latent_dim == 2 and are_images:
-        figures["manifold"] = lambda: plotting.manifold(model, condition=first)
-    else:
-        order = np.argsort(-(variances if kl is None else np.asarray(kl)), kind="stable")
-        figures["traversals"] = lambda: plotting.traversals(
-            model, dimensions=[int(d) for d in order[:8]], kl=kl, latents=None if generates else codes, condition=first
-        )
-    if are_images:
+    order = np.argsort(-(variances if kl is None else np.asarray(kl)), kind="stable")
+    latents = None if generates else codes
+
+    def traversals() -> Figure:
+        return plotting.traversals(model, dimensions=order[:8].tolist(), kl=kl, latents=latents, condition=first)
+
+    if len(model.event_shape) == 2:
+        shown = conditions(0, 16)
+        figures["series_reconstructions"] = lambda: plotting.series_reconstructions(model, images[:16], condition=shown)
+        if generates:
+            figures["series_samples"] = lambda: plotting.series_samples(model, condition=first)
+        figures["series_traversals"] = traversals
+    elif len(model.event_shape) == 1 and generates and not conditional:
+        figures["marginals"] = lambda: plotting.marginals(model, images)
+    elif are_images:
+        figures["reconstructions"] = lambda: plotting.reconstructions(model, images[:16], condition=conditions(0, 16))
+        if generates and conditional:
+            figures["class_samples"] = lambda: plotting.class_samples(model, names=label_names)
+        elif generates:
+            figures["samples"] = lambda: plotting.samples(model, n=100, seed=0)
+        if generates and model.latent_dim == 2:
+            figures["manifold"] = lambda: plotting.manifold(model, condition=first)
+        else:
+            figures["traversals"] = traversals
         figures["neighbours"] = lambda: plotting.neighbours(images, codes)
         figures["thumbnail_map"] = lambda: plotting.thumbnail_map(images[mapped], codes[mapped], frames, label_names)
-    if are_images and model.latent_dim > 1 and np.any(variances > 0):  # otherwise there are no principal components
-        figures["thumbnail_map_pca"] = lambda: plotting.thumbnail_map(
-            images[mapped], codes[mapped], frames, label_names, method="pca"
-        )
-    if are_images and labels is not None and not conditional:
-        figures["direction"] = lambda: _direction(model, images, codes, labels)
-        figures["arithmetic"] = lambda: _arithmetic(model, images, codes, labels)
+        if model.latent_dim > 1 and np.any(variances > 0):  # otherwise there are no principal components
+            figures["thumbnail_map_pca"] = lambda: plotting.thumbnail_map(
+                images[mapped], codes[mapped], frames, label_names, method="pca"
+            )
+        if labels is not None and not conditional:
+            figures["direction"] = lambda: _direction(model, images, codes, labels)
+            figures["arithmetic"] = lambda: _arithmetic(model, images, codes, labels)
     if hasattr(model.decoder, "levels"):
         if not conditional:
             figures["levels"] = lambda: plotting.levels(model, images)
@@ -160,6 +185,7 @@ def write_figures(
             figures["layer_rates"] = lambda: plotting.layer_rates(layer_rates, levels)
     if kl is not None:
         figures["kl_per_dimension"] = lambda: plotting.kl_per_dimension(kl, variances > ACTIVE_VARIANCE)
+    figures |= dict(more or {})
 
     paths, failed = [], {}
     for name, draw in figures.items():

@@ -88,7 +88,7 @@ def test_log_prob_equals_scipy_in_float64(family):
     params, x = drawn(family, 20), rows(20)
     expected = reference(family, params, x)
     # float32: a few units in the last place of terms of up to 100 nats.
-    np.testing.assert_allclose(family.log_prob_by_column(params, x), expected, rtol=2e-5, atol=2e-5)
+    np.testing.assert_allclose(family.entry_log_prob(params, x), expected, rtol=2e-5, atol=2e-5)
     np.testing.assert_allclose(family.log_prob(params, x), expected.sum(1), rtol=2e-5, atol=5e-5)
 
 

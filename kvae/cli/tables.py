@@ -24,10 +24,12 @@ def show_scores(scores: dict[str, Any]) -> None:
         [f"{scores['split']}, {scores['examples']:,} {many}", f"nats per {one}", f"± over {many}"],
         [[label.format(**scores), *value_and_error(scores, name)] for name, label in ROWS.items() if name in scores],
     )
+    bits = f"{scores['bits_per_dim']:.3f} bits/dim from the ELBO, {scores['bits_per_dim_nll']:.3f} from the NLL"
+    if scores["support"] not in ("binary", "levels"):
+        bits += f" (a density of x in {_units(scores)})"
     say(
-        f"{scores['bits_per_dim']:.3f} bits/dim from the ELBO, {scores['bits_per_dim_nll']:.3f} from the NLL"
-        + ("" if scores["support"] in ("binary", "levels") else f" (a density of x in {_units(scores)})")
-        + f" · {scores['active_units']} of {len(scores['kl_per_dimension'])} latents active"
+        ("" if one == "row" else f"{bits} · ")  # the columns of a row have different units
+        + f"{scores['active_units']} of {len(scores['kl_per_dimension'])} latents active"
         + (" in the top level" if "layer_rates" in scores else "")
     )
     if "layer_rates" in scores:

@@ -96,6 +96,29 @@ bounded smoothly to scales from 0.01 to 100) and, if K > 1, K logits |
         for part, at in zip(self.parts, self._at):
             self._filling[at] = part.location if isinstance(part, Numbers) else 0
 
+    @property
+    def unit(self) -> np.ndarray:
+        """Scale of numbers, a typical count; twice the number of categories, because `mean` is the index of one."""
+        units = []
+        for column in self.columns:
+            kind, location, scale = column["type"], column.get("location", 0.0), column.get("scale", 1.0)
+            of_count = math.expm1(location + scale) if kind == "count" else 0.0
+            units.append(
+                {"count": max(1.0, of_count), "boolean": 1.0, "category": 2.0 * len(column.get("categories", ()))}.get(
+                    kind, scale
+                )
+            )
+        return np.array(units, "float32")
+
+    def plausible(self, uniform: Any) -> Any:
+        columns = []
+        for i, column in enumerate(self.columns):
+            u, location, scale = uniform[..., i], column.get("location", 0.0), column.get("scale", 1.0)
+            levels = {"boolean": 2, "category": len(column.get("categories", ())), "count": column.get("high", 0) + 1}
+            count = levels.get(column["type"])
+            columns.append(location + scale * (4 * u - 2) if count is None else np.floor(u * count))
+        return np.stack(columns, axis=-1)
+
     def describe(self) -> dict[str, Any]:
         """Return the schema of the table as JSON (`kvae.data.tables.TableSchema.from_json` reads it)."""
         return {"kind": "table", "columns": [dict(column) for column in self.columns]}
@@ -121,10 +144,7 @@ bounded smoothly to scales from 0.01 to 100) and, if K > 1, K logits |
     def standardized_shape(self, event_shape: tuple[int, ...]) -> tuple[int, ...]:
         return (sum(sum(part.widths) for part in self.parts) + len(self._masked),)
 
-    def log_prob(self, params: Any, value: Any) -> Any:
-        return ops.sum(self.log_prob_by_column(params, value), axis=-1)
-
-    def log_prob_by_column(self, params: Any, value: Any) -> Any:
+    def entry_log_prob(self, params: Any, value: Any) -> Any:
         """Return the log-density of each column, `(…, B, columns)` in nats (per unit of a number); 0 if missing."""
         x, observed = self._observed(value)
         terms = [

@@ -93,4 +93,4 @@ class Imputer:
 
     def _explained(self, x: Any, index: Any, words: Any) -> tuple[Any]:
         params, weight = self._latents(x, index, words)
-        return (ops.sum(weight[..., None] * self.model.likelihood.log_prob_by_column(params, x), axis=0),)
+        return (ops.sum(weight[..., None] * self.model.likelihood.entry_log_prob(params, x), axis=0),)

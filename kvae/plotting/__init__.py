@@ -24,6 +24,7 @@ from kvae.plotting.grids import (
     samples,
     traversals,
 )
+from kvae.plotting.rows import marginals
 from kvae.plotting.series import alarm_history, series_reconstructions, series_samples, series_traversals
 from kvae.plotting.style import FAINT, INK, PALETTE, TRAIN, VALIDATION, save
 
@@ -46,6 +47,7 @@ __all__ = [
     "learning_curves",
     "levels",
     "manifold",
+    "marginals",
     "neighbours",
     "reconstructions",
     "samples",

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
+from kvae import plotting
 from kvae.data import Data
-from kvae.evaluation import EvaluationWarning, evaluate, latent_statistics, probe_with_controls
+from kvae.evaluation import EvaluationWarning, evaluate, latent_statistics, probe_with_controls, score_images
 from kvae.features import extract
 from kvae.models import VAE
 from kvae.report import list_figures, write_figures, write_report
@@ -86,10 +88,30 @@ def draw_run(run: RunFolder, data: Data, steps: Steps) -> list[Path]:
             run.path, model, images, labels, run.history,
             label_names=data.label_names, means=features["mean"], kl=statistics.kl,
             layer_rates=run.metrics.get("layer_rates"), steps=steps,
+            more={"alarm_history": lambda: alarms(model, data)} if _has_history(model, data) else None,
         )  # fmt: skip
     if failure in steps.failed:
         list_figures(run.path, [], {failure: steps.failed[failure]})
     return paths
+
+
+def _has_history(model: VAE, data: Data) -> bool:
+    """Return whether the windows of the data are the parts of long series, in one order of time."""
+    return data.source.times is not None and bool(data.counts["validation"]) and model.condition_dim is None
+
+
+def alarms(model: VAE, data: Data) -> Figure:
+    """Draw scores and conformal p-values of the test windows, calibrated on the validation windows."""
+    scores = {}
+    for split in ("validation", "test"):
+        rows = score_images(model, data.split(split, limit=PICTURED), 1, seed=0)
+        scores[split] = rows["distortion"] + rows["rate"]
+    times = data.times("test")[: len(scores["test"])]
+    order = np.argsort(times, kind="stable")
+    at_least = scores["test"][order, None] <= scores["validation"]
+    p_values = (1 + at_least.sum(axis=1)) / (1 + len(scores["validation"]))
+    alpha = max(0.01, 1 / (1 + len(scores["validation"])))
+    return plotting.alarm_history(scores["test"][order], p_values, alpha, times[order])
 
 
 def probe_run(model: VAE, data: Data) -> list[dict[str, Any]]:
