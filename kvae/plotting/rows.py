@@ -77,7 +77,8 @@ def _histogram(axes: Axes, column: Any, real: np.ndarray, samples: np.ndarray) -
 def _bars(axes: Axes, column: Any, real: np.ndarray, samples: np.ndarray) -> None:
     names = list(column.get("categories") or ("no", "yes"))
     shares = [np.bincount(values.astype(int), minlength=len(names)) / max(1, len(values)) for values in (real, samples)]
-    order = np.argsort(-shares[0], kind="stable")[:LEVELS] if column["type"] == "category" else np.arange(2)
+    in_order = column["type"] == "boolean" or column.get("category_dtype", "str") != "str"
+    order = (np.arange(len(names)) if in_order else np.argsort(-shares[0], kind="stable"))[:LEVELS]
     place = np.arange(len(order))
     for offset, share, color, label in ((-0.2, shares[0], FAINT, "data"), (0.2, shares[1], TRAIN, "samples")):
         axes.bar(place + offset, share[order], width=0.4, color=color, label=label)

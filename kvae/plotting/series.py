@@ -150,7 +150,7 @@ def alarm_history(scores: Any, p_values: Any, alpha: float, times: Any = None, f
     style(upper, "Score of each window", "", "−ELBO, nats")
     style(lower, "", "time" if times.dtype.kind == "M" else "window", "p-value")
     upper.plot(times, scores, color=INK, lw=0.9)
-    upper.scatter(times[alarms], scores[alarms], color=VALIDATION, s=14, zorder=3, label=f"alarm: p ≤ {alpha:g}")
+    upper.scatter(times[alarms], scores[alarms], color=VALIDATION, s=14, zorder=3, label=f"alarm: p ≤ {alpha:.2g}")
     typical, largest = np.median(np.abs(scores)), np.max(np.abs(scores))
     if largest > 20 * max(typical, 1.0):
         upper.set_yscale("symlog", linthresh=float(max(typical, 1.0)))
