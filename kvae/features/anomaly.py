@@ -28,6 +28,9 @@ CRITERIA = {
 }
 
 
+TABLE_STEPS = 1000  # of training the default model of tables, at least: a small table needs more epochs
+
+
 @dataclass(eq=False, repr=False, kw_only=True)
 class AnomalyDetector(OutlierMixin, LatentEstimator):
     """An outlier detector whose scores come from a variational autoencoder.
@@ -46,22 +49,23 @@ class AnomalyDetector(OutlierMixin, LatentEstimator):
     the image as a PNG file, in nats (Serrà et al. 2020, https://arxiv.org/abs/1909.11480, eq. 1). It requires a
     likelihood of grey levels, or a density; Bernoulli's cross-entropy of grey values is neither.
 
-    **Defaults for tables.** The default model of rows of numbers standardises the columns, and its likelihood is a
-    normal distribution with a standard deviation of at least 0.1 for each column that is a function of z
-    (`DiagonalNormal`). A row near a narrow cluster is therefore measured by the width of that cluster, and a narrow
-    cluster can't hide in a likelihood whose one width is that of the whole table. "elbo" is the default, because it
-    counts both a row that its latents don't explain (the distortion) and a row whose latents are unusual (the rate):
-    the distortion alone misses a distant cluster, and the rate alone misses a broken dependency between columns.
-    These settings have the best mean AUROC over six tables; docs/benchmarks.md has the results on others, and the cases
-    where they fail. A model or an `image_shape` that is given turns the scaling off.
+    **Defaults for tables.** The default model of rows of numbers standardises the columns. Its likelihood is a normal
+    distribution with a standard deviation of at least 0.1 for each column, which is a function of z (`DiagonalNormal`):
+    a row near a narrow cluster is measured by the width of that cluster. "elbo" is the default, because it counts both
+    a row that its latents don't explain (the distortion) and a row whose latents are unusual (the rate). The distortion
+    alone can miss a distant cluster, and the rate alone misses a broken dependency between columns. docs/benchmarks.md
+    has the tables on which these settings were chosen, results, and failures. A small class of similar rows among the
+    training rows is still more likely than other rows: no criterion is reliable there. A `model` or an `image_shape`
+    turns the scaling off.
 
     Args:
         latent_dim: D.
         criterion: one of "elbo", "likelihood", "distortion", "rate", "typicality", "complexity". With "complexity", the
             default model of images has a likelihood of 256 grey levels instead of Bernoulli.
         contamination: share of the training rows beyond the threshold, above 0 and at most 0.5.
-        model, image_shape, units, epochs, batch_size, patience, validation_fraction, random_state, verbose: settings of
+        model, image_shape, units, batch_size, patience, validation_fraction, random_state, verbose: settings of
             the model and its training, as in `kvae.features.VAETransformer`.
+        epochs: None is 30, and for the default model of tables at least as many as 1,000 steps require.
         learning_rate: of Adam; None is 3e-3 for the default model of tables, and 1e-3 for others.
         num_samples: number of posterior samples for each row. All rows and calls share the samples.
         proposal: distribution of the samples of −log p(x), "posterior", or "refined" for samples closer to p(z|x)
@@ -86,6 +90,7 @@ class AnomalyDetector(OutlierMixin, LatentEstimator):
 
     criterion: str = "elbo"
     contamination: float = 0.1
+    epochs: int | None = None
     learning_rate: float | None = None
 
     offset_: float = field(init=False)
@@ -184,9 +189,15 @@ class AnomalyDetector(OutlierMixin, LatentEstimator):
     def _is_default_of_tables(self, row_shape: tuple[int, ...]) -> bool:
         return self.model is None and self.image_shape is None and len(row_shape) == 1
 
-    def _learning_rate(self) -> float:
-        default = 3e-3 if self._is_default_of_tables(self.row_shape_) else 1e-3
-        return default if self.learning_rate is None else self.learning_rate
+    def _training(self, rows: int) -> tuple[Any, Any]:
+        epochs, learning_rate = 30, 1e-3
+        if self._is_default_of_tables(self.row_shape_):
+            steps = max(1, -(-rows // self.batch_size))  # of an epoch
+            epochs, learning_rate = max(epochs, -(-TABLE_STEPS // steps)), 3e-3
+        return (
+            epochs if self.epochs is None else self.epochs,
+            learning_rate if self.learning_rate is None else self.learning_rate,
+        )
 
     def _table_likelihood(self) -> Distribution:
         return likelihoods.DiagonalNormal(min_scale=0.1)
