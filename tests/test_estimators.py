@@ -303,6 +303,24 @@ def test_contributions_sum_to_the_score_and_point_at_the_corrupted_column(copies
     assert np.all(parts.argmax(axis=1) == columns)
 
 
+@pytest.mark.parametrize(
+    ("settings", "row_shape", "rows", "expected"),
+    [
+        ({}, (5,), 100, (500, 3e-3)),  # two steps in an epoch
+        ({"batch_size": 10}, (5,), 100, (100, 3e-3)),
+        ({}, (5,), 64_000, (30, 3e-3)),
+        ({"epochs": 7, "learning_rate": 0.1}, (5,), 100, (7, 0.1)),
+        ({}, (8, 8), 100, (30, 1e-3)),
+        ({"image_shape": (8, 8, 1)}, (64,), 100, (30, 1e-3)),
+        ({"model": "plain"}, (5,), 100, (30, 1e-3)),
+    ],
+)
+def test_tables_are_trained_for_enough_steps(settings, row_shape, rows, expected):
+    detector = AnomalyDetector(**settings)
+    detector.row_shape_ = row_shape
+    assert detector._training(rows) == expected
+
+
 def test_the_default_model_of_tables_scales_the_columns(copies):
     detector, x = copies
     np.testing.assert_allclose(detector.scaler_.scale_, x.std(axis=0), rtol=1e-5)

@@ -29,6 +29,9 @@ CRITERIA = {
 }
 
 
+TABLE_STEPS = 1000  # of training the default model of tables, at least: a small table needs more epochs
+
+
 @dataclass(eq=False, repr=False, kw_only=True)
 class AnomalyDetector(OutlierMixin, LatentEstimator):
     """An outlier detector whose scores come from a variational autoencoder.
@@ -60,14 +63,14 @@ class AnomalyDetector(OutlierMixin, LatentEstimator):
     classes of ordinary rows, a rare class may have far more false alarms than `alpha`: `by_class` compares a row with
     each class separately and takes the largest p-value, so that the promise holds for each class.
 
-    **Defaults for tables.** The default model of rows of numbers standardises the columns (`Scaled`), and its
-    likelihood is a normal distribution with a standard deviation for each column that is a function of z, at least a
-    tenth of that of the column (`DiagonalNormal`). A row near a narrow cluster is therefore measured by the width of
-    that cluster, and a narrow cluster can't hide in a likelihood whose one width is that of the whole table. "elbo" is
-    the default, because it counts both a row that its latents don't explain (the distortion) and a row whose latents
-    are unusual (the rate): the distortion alone misses a distant cluster, and the rate alone misses a broken dependency
-    between columns. These settings have the best mean AUROC over six tables; docs/benchmarks.md has the results on
-    others, and the cases where they fail. A model or a shape that is given turns the scaling off.
+    **Defaults for tables.** The default model of rows of numbers standardises the columns (`Scaled`). Its likelihood is a normal
+    distribution with a standard deviation of at least 0.1 for each column, which is a function of z (`DiagonalNormal`):
+    a row near a narrow cluster is measured by the width of that cluster. "elbo" is the default, because it counts both
+    a row that its latents don't explain (the distortion) and a row whose latents are unusual (the rate). The distortion
+    alone can miss a distant cluster, and the rate alone misses a broken dependency between columns. docs/benchmarks.md
+    has the tables on which these settings were chosen, results, and failures. A small class of similar rows among the
+    training rows is still more likely than other rows: no criterion is reliable there. A `model` or a shape
+    turns the scaling off.
 
     Args:
         latent_dim: D.
@@ -78,9 +81,10 @@ class AnomalyDetector(OutlierMixin, LatentEstimator):
         calibration_fraction: share of the rows of X that is held out for calibration with `alpha`, chosen by the seed;
             with `by_class`, the same share of each class. The model isn't trained on these rows.
         by_class: whether `alpha` holds for each class of ordinary rows; `fit` then requires the classes, `y`.
-        model, event_shape, image_shape, units, epochs, batch_size, learning_rate, patience, validation_fraction,
-            random_state, verbose: settings of the model and its training, as in `kvae.features.VAETransformer`;
-            learning_rate=None is 3e-3 for the default model of rows, and 1e-3 for others.
+        model, event_shape, image_shape, units, batch_size, patience, validation_fraction,
+            random_state, verbose: settings of the model and its training, as in `kvae.features.VAETransformer`.
+        epochs: None is 30, and for the default model of rows at least as many as 1,000 steps require.
+        learning_rate: of Adam; None is 3e-3 for the default model of rows, and 1e-3 for others.
         num_samples: number of posterior samples for each row. All rows and calls share the samples.
         proposal: distribution of the samples of −log p(x), "posterior", or "refined" for samples closer to p(z|x)
             (`kvae.evaluation.score_images`).
@@ -110,6 +114,7 @@ class AnomalyDetector(OutlierMixin, LatentEstimator):
     alpha: float | None = None
     calibration_fraction: float = 0.2
     by_class: bool = False
+    epochs: int | None = None
     learning_rate: float | None = None
 
     offset_: float = field(init=False)
@@ -309,8 +314,15 @@ class AnomalyDetector(OutlierMixin, LatentEstimator):
         """Return the score of each image by `criterion`, `(N,)`."""
         return self._anomaly(self._scores(images), images)[self.criterion]()
 
-    def _learning_rate(self) -> float:
-        return super()._learning_rate() if self.learning_rate else 3e-3 if self._is_row_model() else 1e-3
+    def _training(self, rows: int) -> tuple[Any, Any]:
+        epochs, learning_rate = 30, 1e-3
+        if self._is_row_model():
+            steps = max(1, -(-rows // self.batch_size))  # of an epoch
+            epochs, learning_rate = max(epochs, -(-TABLE_STEPS // steps)), 3e-3
+        return (
+            epochs if self.epochs is None else self.epochs,
+            learning_rate if self.learning_rate is None else self.learning_rate,
+        )
 
     def _row_likelihood(self, X: np.ndarray) -> Distribution:
         scale = X.std(axis=0, dtype=np.float64)

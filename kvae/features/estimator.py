@@ -40,7 +40,7 @@ class LatentEstimator(BaseEstimator):
     event_shape: tuple[int, ...] | None = None
     image_shape: tuple[int, int, int] | None = None
     units: tuple[int, ...] = (128, 128)
-    epochs: int = 30
+    epochs: int | None = 30
     batch_size: int = 64
     learning_rate: float | None = 1e-3
     patience: int | None = None
@@ -67,9 +67,9 @@ class LatentEstimator(BaseEstimator):
             The estimator.
         """
         X = self._validate(X, reset=True)
+        self.row_shape_ = X.shape[1:]
         self._check_settings()
         self.seed_ = int(check_random_state(self.random_state).randint(2**31 - 1))
-        self.row_shape_ = X.shape[1:]
         X = X[self._training_rows(len(X), y)]
         self.model_ = self._make(X)
         self._train(self._images(X))
@@ -111,8 +111,9 @@ class LatentEstimator(BaseEstimator):
         return (*self.row_shape_, 1)[:3]
 
     def _check_settings(self) -> None:
-        for name, least in (("latent_dim", 1), ("epochs", 0), ("batch_size", 1), ("num_samples", 1)):
+        for name, least in (("latent_dim", 1), ("batch_size", 1), ("num_samples", 1)):
             at_least(name, getattr(self, name), least)
+        at_least("epochs", self._training(1)[0], 0)
         if self.proposal not in ("posterior", "refined"):
             raise ValueError(
                 f"Argument `proposal` must be 'posterior' or 'refined'. Received: proposal={self.proposal!r}"
@@ -144,7 +145,7 @@ class LatentEstimator(BaseEstimator):
                         f"{', '.join(recipes.__all__)}. Received: model={self.model!r}"
                     )
                 recipe, rows = getattr(recipes, self.model), rows - self._num_validation(rows)
-                known = {"num_steps": self.epochs * -(-rows // self.batch_size), "num_images": rows}
+                known = {"num_steps": self._training(rows)[0] * -(-rows // self.batch_size), "num_images": rows}
                 wanted = inspect.signature(recipe).parameters
                 made = recipe(shape, self.latent_dim, **{name: known[name] for name in known.keys() & wanted.keys()})
             elif self.model is not None:
@@ -179,9 +180,9 @@ class LatentEstimator(BaseEstimator):
         """Return the likelihood of the default model of images."""
         return likelihoods.Bernoulli()
 
-    def _learning_rate(self) -> float:
-        assert self.learning_rate is not None
-        return self.learning_rate
+    def _training(self, rows: int) -> tuple[Any, Any]:
+        """Return the number of epochs and the learning rate for this number of training rows."""
+        return self.epochs, self.learning_rate
 
     def _row_likelihood(self, X: np.ndarray) -> Distribution:
         """Return the likelihood of the default model of rows of numbers."""
@@ -196,7 +197,8 @@ class LatentEstimator(BaseEstimator):
         count = self._num_validation(len(images))
         order = np.random.default_rng(self.seed_).permutation(len(images))
         validation, train = order[:count], order[count:]
-        if self.epochs == 0:
+        epochs, learning_rate = self._training(len(train))
+        if epochs == 0:
             model.check_images(images[:ROWS])
             self.history_, self.n_iter_ = {}, 0
             return
@@ -204,13 +206,13 @@ class LatentEstimator(BaseEstimator):
         rows = tf.data.Dataset.from_tensor_slices(tf.constant(train))
         batches = rows.shuffle(len(train), seed=self.seed_).batch(self.batch_size)
         data = tf.constant(images)
-        model.compile(FusedAdam(self._learning_rate(), global_clipnorm=100.0))
+        model.compile(FusedAdam(learning_rate, global_clipnorm=100.0))
         diverged = None
         try:
             model.fit(
                 without_autotuning(self._training_batches(batches.map(lambda chosen: tf.gather(data, chosen)))),
                 validation_data=tf.data.Dataset.from_tensor_slices(images[validation]).batch(ROWS) if count else None,
-                epochs=self.epochs,
+                epochs=epochs,
                 callbacks=callbacks,
                 verbose=self.verbose,
             )
