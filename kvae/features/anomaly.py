@@ -63,14 +63,14 @@ class AnomalyDetector(OutlierMixin, LatentEstimator):
     classes of ordinary rows, a rare class may have far more false alarms than `alpha`: `by_class` compares a row with
     each class separately and takes the largest p-value, so that the promise holds for each class.
 
-    **Defaults for tables.** The default model of rows of numbers standardises the columns (`Scaled`). Its likelihood is a normal
-    distribution with a standard deviation of at least 0.1 for each column, which is a function of z (`DiagonalNormal`):
-    a row near a narrow cluster is measured by the width of that cluster. "elbo" is the default, because it counts both
-    a row that its latents don't explain (the distortion) and a row whose latents are unusual (the rate). The distortion
-    alone can miss a distant cluster, and the rate alone misses a broken dependency between columns. docs/benchmarks.md
-    has the tables on which these settings were chosen, results, and failures. A small class of similar rows among the
-    training rows is still more likely than other rows: no criterion is reliable there. A `model` or a shape
-    turns the scaling off.
+    **Defaults for tables.** The default model of rows of numbers standardises the columns (`Scaled`). Its likelihood is
+    a normal distribution with a standard deviation of at least 0.1 for each column, which is a function of z
+    (`DiagonalNormal`): a row near a narrow cluster is measured by the width of that cluster. "elbo" is the default,
+    because it counts both a row that its latents don't explain (the distortion) and a row whose latents are unusual
+    (the rate). The distortion alone can miss a distant cluster, and the rate alone misses a broken dependency between
+    columns. docs/benchmarks.md has the tables on which these settings were chosen, results, and failures. A small class
+    of similar rows among the training rows is still more likely than other rows: no criterion is reliable there. A
+    `model` or a shape turns the scaling off.
 
     Args:
         latent_dim: D.

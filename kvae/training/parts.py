@@ -40,7 +40,6 @@ BODIES: dict[str, Any] = {
 }
 #: likelihoods of numbers in [0, 1]
 OF_IMAGES = ("bernoulli", "continuous-bernoulli", "logistic", "logistic-mixture")
-COMPONENTS = 5  # of the density of a number in a table
 SEEN_IMAGES = 1000  # training images passed to a recipe
 
 
@@ -89,7 +88,7 @@ def _likelihood(settings: Settings, images: data.Data) -> likelihoods.Distributi
     if schema is None:
         return LIKELIHOODS[name]()
     if name == "auto":
-        return schema.likelihood(components=COMPONENTS) if schema.kind == "table" else schema.likelihood()
+        return schema.likelihood()
     if not isinstance(schema, data.SeriesSchema) or name in OF_IMAGES:
         real = ", ".join(["auto", *(known for known in LIKELIHOODS if known not in OF_IMAGES)])
         wanted = f"one of {real}, for series" if schema.kind == "series" else "auto, for tables"
