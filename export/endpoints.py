@@ -164,10 +164,10 @@ def score(model: Any, image: Any, seed: Any, index: Any, condition: Any = None) 
 def explain(model: Any, image: Any, seed: Any, index: Any, condition: Any = None) -> dict[str, Any]:
     """Return what each entry of x contributes to −ELBO, in nats: its part of the distortion, and of the rate.
 
-    The rate belongs to no entry, and is shared equally.
+    The rate belongs to no entry, and is shared equally, as are the logarithms of units.
     """
     terms = model.terms(image, IndexedNoise(seed, index), c=condition)
-    entries = -model.likelihood.entry_log_prob(terms.params[0], image)
+    entries = model.likelihood.entry_distortion(terms.params[0], image)
     rate = ops.reshape(terms.rate / math.prod(entries.shape[1:]), (-1, *[1] * (len(entries.shape) - 1)))
     return {"contribution": entries + rate, "negative_elbo": terms.distortion[0] + terms.rate}
 

@@ -257,7 +257,8 @@ class Model:
         """Return what each entry of x contributes to the score of `score(image, seed)`: `(B, *event)` in nats.
 
         The contributions of a row sum to its score, and tell which moment and which sensor is unusual, or which column.
-        An entry contributes its part of the distortion, −log p(x_i|z), and the rate is shared equally.
+        An entry contributes its part of the distortion, −log p(x_i|z), in units of its scale. The rate and the
+        logarithms of the units are shared equally.
 
         Raises:
             ValueError: as `score`, or if the file has no signature `explain`, which files of images haven't.

@@ -63,7 +63,7 @@ def test_transform_and_inverse_transform(fitted, table):
 
 
 def test_features_equal_those_of_the_model(fitted, table):
-    vae, images = fitted.model_, table.astype("float32").reshape(-1, 1, 5, 1)
+    vae, images = fitted.model_, table.astype("float32")
     mean, variance = (np.asarray(value) for value in vae.encode(images))
     expected = {
         "mean": mean,
@@ -215,7 +215,7 @@ def test_patience_stops_early_and_keeps_the_best(table):
         ({"features": "pixels"}, "features"),
         ({"model": "no_such"}, "recipes"),
         ({"model": 3}, "callable|Expected a"),
-        ({"image_shape": (2, 2, 1)}, "image_shape"),
+        ({"image_shape": (2, 2, 1)}, "event_shape"),
         ({"validation_fraction": 1.0}, "validation_fraction"),
     ],
 )
@@ -289,9 +289,8 @@ def test_contributions_sum_to_the_score_and_point_at_the_corrupted_column(copies
     corrupted, columns = x[:40].copy(), np.arange(40) % 5
     corrupted[np.arange(40), columns] += 3 * x.std(axis=0)[columns]
     detector = clone(detector).set_params(model=detector.model_, epochs=0, criterion=criterion)
-    scaler = StandardScaler().fit(x)
-    rows = scaler.transform(corrupted.astype("float32"))
-    detector.fit(scaler.transform(x))
+    rows = corrupted.astype("float32")
+    detector.fit(x)
     parts = detector.contributions(rows)
     assert parts.shape == (40, 5)
     np.testing.assert_allclose(parts.sum(axis=1), -detector.score_samples(rows), rtol=1e-9)
@@ -323,11 +322,12 @@ def test_tables_are_trained_for_enough_steps(settings, row_shape, rows, expected
 
 def test_the_default_model_of_tables_scales_the_columns(copies):
     detector, x = copies
-    np.testing.assert_allclose(detector.scaler_.scale_, x.std(axis=0), rtol=1e-5)
-    scaled = AnomalyDetector(model=detector.model_, epochs=0, random_state=0).fit(detector.scaler_.transform(x))
-    assert scaled.scaler_ is None
+    likelihood = detector.model_.likelihood
+    np.testing.assert_allclose(likelihood.location, x.mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(likelihood.scale, x.std(axis=0), rtol=1e-5)
+    in_other_units = AnomalyDetector(2, units=(32,), epochs=30, random_state=0).fit(1000 * x)
     np.testing.assert_allclose(
-        scaled.score_samples(detector.scaler_.transform(x[:50].astype("float32"))), detector.score_samples(x[:50])
+        in_other_units.score_samples(1000 * x[:50]), detector.score_samples(x[:50]) - 5 * np.log(1000), rtol=0.02
     )
 
 

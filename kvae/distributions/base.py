@@ -107,6 +107,13 @@ class Distribution(Part):
             f"Expected a family with entries that are independent given its parameters. Received: {type(self).__name__}"
         )
 
+    def entry_distortion(self, params: Any, value: Any) -> Any:
+        """Return −log p of each entry in nats, with the logarithms of the entries' units shared equally.
+
+        The sum over an event is that of −`entry_log_prob`, but the order of the entries doesn't depend on their units.
+        """
+        return -self.entry_log_prob(params, value)
+
     def training_log_prob(self, params: Any, value: Any) -> Any:
         """Return `log_prob` in a training step. A family that learns without gradients updates its state here."""
         return self.log_prob(params, value)

@@ -93,8 +93,10 @@ bounded smoothly to scales from 0.01 to 100) and, if K > 1, K logits |
             [i for i, column in enumerate(self.columns) if self.mask_all or column.get("missing")], np.int32
         )
         self._filling = np.zeros(len(self.columns), np.float32)
+        self._log_units = np.zeros(len(self.columns), np.float32)
         for part, at in zip(self.parts, self._at):
-            self._filling[at] = part.location if isinstance(part, Numbers) else 0
+            if isinstance(part, Numbers):
+                self._filling[at], self._log_units[at] = part.location, np.log(part.scale)
 
     @property
     def unit(self) -> np.ndarray:
@@ -151,6 +153,14 @@ bounded smoothly to scales from 0.01 to 100) and, if K > 1, K logits |
             part.log_prob(p, ops.take(x, at, axis=-1)) for part, at, p in zip(self.parts, self._at, self._split(params))
         ]
         return self._in_order(terms) * observed
+
+    def entry_distortion(self, params: Any, value: Any) -> Any:
+        _, observed = self._observed(value)
+        log_units = self._log_units * observed
+        shared = ops.sum(log_units, axis=-1, keepdims=True) / ops.maximum(
+            ops.sum(observed, axis=-1, keepdims=True), 1.0
+        )
+        return -self.entry_log_prob(params, value) - log_units + shared * observed
 
     def sample(self, params: Any, n: int, seed: Seed) -> Any:
         noise = Noise(int(seed)) if isinstance(seed, int | np.integer) else seed  # draws that differ for each type

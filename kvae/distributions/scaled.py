@@ -109,6 +109,10 @@ class Scaled(Distribution):
     def training_log_prob(self, params: Any, value: Any) -> Any:
         return self.base.training_log_prob(params, self.standardize(value)) - self._log_volume(value)
 
+    def entry_distortion(self, params: Any, value: Any) -> Any:
+        shared = np.float32(np.mean(np.log(self.scale)))
+        return self.base.entry_distortion(params, self.standardize(value)) + shared
+
     def sample(self, params: Any, n: int, seed: Seed) -> Any:
         return self._raw(self.base.sample(params, n, seed))
 

@@ -172,7 +172,7 @@ class ImportanceSampler:
     def entry_distortions(self, x: Any) -> np.ndarray:
         """Return −1/K Σ log p(x_i|z_k) of each entry i of images, `(N, *event)` in nats, with the noise of the scores.
 
-        The last axis has size 1 if the channels of a pixel depend on each other (`Distribution.entry_log_prob`).
+        The last axis has size 1 if the channels of a pixel depend on each other (`Distribution.entry_distortion`).
         """
         model, parts = self.model, []
         for first in range(0, len(x), self.group):
@@ -187,8 +187,8 @@ class ImportanceSampler:
                     params = model.posterior.draw(q, count, noise)[1].params
                 else:
                     params = model.decoder_params(model.posterior.sample_and_log_prob(q, count, noise)[0], None)
-                log_p = model.likelihood.entry_log_prob(params, images)  # (n, B, *event)
-                total = total - log_p.numpy().astype(np.float64).sum(axis=0)
+                entries = model.likelihood.entry_distortion(params, images)  # (n, B, *event)
+                total = total + entries.numpy().astype(np.float64).sum(axis=0)
             parts.append(total / self.num_samples)
         return np.concatenate(parts)
 

@@ -234,9 +234,9 @@ class AnomalyDetector(OutlierMixin, LatentEstimator):
         """Return how much each column or pixel contributes to the anomaly score: the shape of X, in nats.
 
         The contributions of a row sum to its score, −`score_samples`. An entry x_i contributes its part of the
-        distortion, −E log p(x_i|z), with z from q(z|x). The rate of "elbo" belongs to no entry, and is shared equally:
-        it doesn't change the order of the entries. In a likelihood with dependent channels
-        (`DiscretizedLogisticMixture`), the channels of a pixel share its part equally.
+        distortion, −E log p(x_i|z), with z from q(z|x). The rate of "elbo" belongs to no entry, and is shared equally,
+        as are the logarithms of the columns' units: neither changes the order of the entries. In a likelihood with
+        dependent channels (`DiscretizedLogisticMixture`), the channels of a pixel share its part equally.
 
         Raises:
             ValueError: for another criterion than "elbo" and "distortion", or for a likelihood whose entries depend on

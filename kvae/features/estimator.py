@@ -27,6 +27,7 @@ from kvae.networks import MLP, Decoder, Encoder, check_event_shape
 from kvae.optimizers import FusedAdam
 
 ROWS = 128  # rows encoded at once, always the same number, so that a row's result doesn't depend on the others
+STEPS = 16  # training steps in a call of TensorFlow, at most
 SCORED = 32  # the same for scores, which require K times as much memory
 
 
@@ -107,7 +108,7 @@ class LatentEstimator(BaseEstimator):
                 raise ValueError(f"Expected rows of event_shape={given}. Received: rows of {size} numbers")
             return given
         if len(self.row_shape_) == 1:
-            return (1, size, 1)
+            return (size,)
         return (*self.row_shape_, 1)[:3]
 
     def _check_settings(self) -> None:
@@ -206,7 +207,8 @@ class LatentEstimator(BaseEstimator):
         rows = tf.data.Dataset.from_tensor_slices(tf.constant(train))
         batches = rows.shuffle(len(train), seed=self.seed_).batch(self.batch_size)
         data = tf.constant(images)
-        model.compile(FusedAdam(learning_rate, global_clipnorm=100.0))
+        steps = min(STEPS, -(-len(train) // self.batch_size))  # each call of a small step takes as long as the step
+        model.compile(FusedAdam(learning_rate, global_clipnorm=100.0), steps_per_execution=steps)
         diverged = None
         try:
             model.fit(

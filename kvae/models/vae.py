@@ -33,8 +33,8 @@ class VAE(LatentModel):
     """Variational autoencoder (Kingma & Welling 2014, https://arxiv.org/abs/1312.6114).
 
     A VAE has an encoder, a decoder, a posterior q(z|x), a likelihood p(x|z), a prior p(z) and an objective. Every part
-    has a default; a variant replaces a part instead of subclassing. Images are float32 in [0, 1]. Rows of a table are
-    images `(1, columns, 1)` of a model with `bounded=False`.
+    has a default; a variant replaces a part instead of subclassing. Images are float32 in [0, 1]. A model of
+    series, of rows of numbers or of other unbounded values has `bounded=False` and a likelihood of real numbers.
 
     `fit` and `evaluate` report, in nats per example and never weighted by β: `distortion` −E log p(x|z), `rate`
     KL(q ‖ p), `elbo` = −(distortion + rate); and `active_units`. An objective with K > 1 samples adds `nll`, the

@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 import pytest
-from sensors import SCALE, SENSORS, STEPS, windows
+from sensors import LOCATION, SCALE, SENSORS, STEPS, windows
 
 import kvae
 from kvae.distributions import IndexedNoise
@@ -41,8 +41,9 @@ def test_contributions_sum_to_the_score_and_name_the_moment_and_the_sensor(serie
     x[2, 11, 1] += 0.2  # twenty standard deviations of the pressure
     exact = load(series_folder / "vae_float32.tflite")
     terms = series_vae.terms(x, IndexedNoise(seed_words(0), np.zeros(5, "int32")))
-    entries = -np.asarray(series_vae.likelihood.entry_log_prob(terms.params[0], x))
-    expected = entries + np.asarray(terms.rate)[:, None, None] / entries[0].size
+    standardised = (x - np.float32(LOCATION)) / np.float32(SCALE)
+    entries = -np.asarray(series_vae.likelihood.base.entry_log_prob(terms.params[0], standardised))
+    expected = entries + np.mean(np.log(SCALE)) + np.asarray(terms.rate)[:, None, None] / entries[0].size
     np.testing.assert_allclose(exact.explain(x), expected, rtol=1e-3, atol=1e-3)
     for model in (exact, file):
         found = model.explain(x)
