@@ -206,7 +206,7 @@ def conditions_in_turn(model: Any, count: int) -> dict[str, np.ndarray]:
     return check_conditions(model, classes, count)
 
 
-def _noise(shape: tuple[int, int, int], seed: int, rows: int) -> np.ndarray:
+def _noise(shape: tuple[int, ...], seed: int, rows: int) -> np.ndarray:
     rng = np.random.default_rng(seed)
-    low, high = np.sort(rng.random((2, rows, 1, 1, 1)), axis=0)
+    low, high = np.sort(rng.random((2, rows, *[1] * len(shape))), axis=0)
     return (low + (high - low) * rng.random((rows, *shape))).astype("float32")

@@ -20,6 +20,7 @@ from kvae.features.imputation import Imputer
 from kvae.models import VAE, LatentModel
 from kvae.models.loading import load
 from kvae.networks import MLP, Decoder, Encoder
+from kvae.objectives import IWAE
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -47,7 +48,8 @@ class TableVAE(TransformerMixin, LatentEstimator):
         components: number of normal components of the density of each number.
         hidden: largest share of the values that a training row hides. Half of the rows hide a share between 0 and
             `hidden`; 0 hides none.
-        objective: one of `kvae.objectives`; None is `ELBO()`. `IWAE(num_samples=20)` is the bound of MIWAE.
+        objective: one of `kvae.objectives`; None is `IWAE(num_samples=10)`, the bound of MIWAE. With `ELBO()`, rows that
+            lie between two groups are more frequent.
         num_samples: K of `impute`, `sample` with conditions, and `score_samples`.
         units, epochs, batch_size, learning_rate, patience, validation_fraction, random_state, verbose: settings of the
             networks and their training, as in `kvae.features.VAETransformer`.
@@ -288,7 +290,7 @@ class TableVAE(TransformerMixin, LatentEstimator):
             Encoder(self.latent_dim, MLP(tuple(self.units))),
             Decoder(shape, MLP(tuple(self.units)[::-1])),
             likelihood=self.schema_.likelihood(self.components, mask_all=self.hidden > 0),
-            objective=self.objective,
+            objective=IWAE(num_samples=10) if self.objective is None else self.objective,
             bounded=False,
             seed=self.seed_,
         )
