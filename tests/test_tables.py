@@ -4,6 +4,7 @@ import datetime
 import json
 import pickle
 import re
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ import kvae
 from kvae.data import DataError, DataWarning
 from kvae.data.splits import Request
 from kvae.data.tables import TableSchema, load_table, read, table
+from kvae.distributions import IndexedNoise
 from kvae.features import TableVAE
 
 RNG = np.random.default_rng(0)
@@ -236,7 +238,7 @@ def weather(count, seed, missing=0.0):
 
 @pytest.fixture(scope="module")
 def fitted():
-    return TableVAE(latent_dim=2, components=1, units=(32,), epochs=100, learning_rate=1e-2, random_state=0).fit(
+    return TableVAE(latent_dim=2, units=(32,), epochs=100, learning_rate=1e-2, random_state=0).fit(
         weather(600, 0, missing=0.2)
     )
 
@@ -367,16 +369,40 @@ def test_refusals(fitted, run, message):
 
 
 @pytest.mark.slow
-def test_files_of_a_table(fitted, tmp_path):
-    """The exported file takes rows in their own units, with missing values."""
+def test_exported_signatures_take_raw_rows_with_missing_values(fitted, tmp_path):
+    """They are converted to built-in operators of LiteRT."""
     from ai_edge_litert.interpreter import Interpreter
 
-    complete, rows = (fitted.schema_.encode(weather(50, 4, missing)) for missing in (0, 0.2))
-    report = kvae.export.export(
-        fitted.model_, tmp_path / "out", complete, precisions=("float32",), batch_sizes=(4,), networks=()
-    )
-    assert not report["refused"]
-    interpreter = Interpreter(str(tmp_path / "out" / "vae_float32.tflite"))
-    found = interpreter.get_signature_runner("reconstruct_4")(image=rows[:4])["reconstruction"]
-    np.testing.assert_allclose(found, fitted.model_.reconstruct(rows[:4]), rtol=1e-4, atol=1e-4)
-    assert fitted.schema_.decode(found)["season"].isin([*MEANS]).all()
+    from kvae.export import litert, saved_model
+    from kvae.export.endpoints import signatures_of
+    from kvae.export.runtime import seed_words
+
+    model = fitted.model_
+    signatures = signatures_of(model, ["encode", "reconstruct", "generate", "score"], (4,), "float32")
+    saved_model.write(model, tmp_path, b"{}", saved_model.trace(model, signatures))
+    interpreter = Interpreter(model_content=litert.convert(tmp_path, [signature.name for signature in signatures]))
+    rows = fitted.schema_.encode(weather(4, 4, missing=0.3))
+    assert np.isnan(rows).any()
+    noise = {"seed": seed_words(7), "index": np.arange(4, dtype="int32")}
+    terms = model.terms(rows, IndexedNoise(*noise.values()))
+    expected = {
+        "encode": ({"image": rows}, {"mean": model.encode(rows).mean}),
+        "reconstruct": ({"image": rows}, {"reconstruction": model.reconstruct(rows)}),
+        "generate": ({**noise, "temperature": np.ones(1, "float32")}, {"image": model.generate(4, seed=7)}),
+        "score": ({"image": rows, **noise}, {"distortion": terms.distortion[0]}),
+    }  # fmt: skip
+    for name, (inputs, outputs) in expected.items():
+        found = interpreter.get_signature_runner(f"{name}_4")(**inputs)
+        for output, values in outputs.items():
+            np.testing.assert_allclose(found[output], values, rtol=1e-4, atol=1e-3, err_msg=name)
+
+
+@pytest.mark.slow
+def test_the_examples_of_the_documentation_run(tmp_path, monkeypatch, capsys):
+    page = Path(__file__).resolve().parent.parent / "docs" / "tables.md"
+    blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    assert len(blocks) == 2
+    monkeypatch.chdir(tmp_path)
+    exec("\n".join(blocks), {})
+    assert "('visits', 'count')" in capsys.readouterr().out
+    assert (tmp_path / "people.keras").is_file()

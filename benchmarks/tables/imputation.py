@@ -80,8 +80,8 @@ METHODS = {
     "KNNImputer": lambda train, test, seed: sklearn_imputer(KNNImputer(), train, test),
     "IterativeImputer": lambda train, test, seed: sklearn_imputer(IterativeImputer(random_state=seed), train, test),
     "TableVAE": table_vae,
-    "TableVAE, 1 component": lambda *args: table_vae(*args, components=1),
-    "TableVAE, 1 component, ELBO": lambda *args: table_vae(*args, components=1, objective=kvae.objectives.ELBO()),
+    "TableVAE, 5 components": lambda *args: table_vae(*args, components=5),
+    "TableVAE, ELBO": lambda *args: table_vae(*args, objective=kvae.objectives.ELBO()),
 }
 
 
@@ -121,8 +121,10 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
     parser.add_argument("--missing", type=float, default=0.3)
     args = parser.parse_args()
-    results = {name: run(name, args.methods, args.seeds, args.missing) for name in args.tables}
-    store("tables_imputation", {"command": " ".join(sys.argv), "missing": args.missing, "tables": results})
+    results = {}
+    for name in args.tables:
+        results[name] = run(name, args.methods, args.seeds, args.missing)
+        store("tables_imputation", {"command": " ".join(sys.argv), "missing": args.missing, "tables": results})
 
 
 if __name__ == "__main__":

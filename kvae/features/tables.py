@@ -45,11 +45,12 @@ class TableVAE(TransformerMixin, LatentEstimator):
         latent_dim: D.
         types: types of columns by name, instead of the inferred ones: "number", "count", "category", "boolean", "date",
             or "ignore".
-        components: number of normal components of the density of each number.
+        components: number of normal components of the density of each number. More than one fits numbers with several
+            peaks more closely, but the latents then say less about them.
         hidden: largest share of the values that a training row hides. Half of the rows hide a share between 0 and
             `hidden`; 0 hides none.
-        objective: one of `kvae.objectives`; None is `IWAE(num_samples=10)`, the bound of MIWAE. With `ELBO()`, rows that
-            lie between two groups are more frequent.
+        objective: one of `kvae.objectives`; None is `IWAE(num_samples=10)`, the bound of MIWAE. With `ELBO()`, rows
+            between two groups are more frequent.
         num_samples: K of `impute`, `sample` with conditions, and `score_samples`.
         units, epochs, batch_size, learning_rate, patience, validation_fraction, random_state, verbose: settings of the
             networks and their training, as in `kvae.features.VAETransformer`.
@@ -79,7 +80,7 @@ class TableVAE(TransformerMixin, LatentEstimator):
     learning_rate: float = 2e-3
     num_samples: int = 64
     types: Mapping[str, str] | None = None
-    components: int = 5
+    components: int = 1
     hidden: float = 0.5
     objective: Any = None
 
