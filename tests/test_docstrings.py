@@ -20,7 +20,7 @@ MODULES = sorted(
 #: modules whose examples train for some seconds
 SLOW = {
     "kvae.callbacks", "kvae.evaluation.quality", "kvae.export.pipeline", "kvae.features.anomaly",
-    "kvae.features.transformer", "kvae.models.semi_supervised",
+    "kvae.features.tables", "kvae.features.transformer", "kvae.models.semi_supervised",
 }  # fmt: skip
 
 

@@ -73,6 +73,7 @@ MAY_IMPORT = {
         "distributions",
         "networks",
         "likelihoods",
+        "objectives",
         "recipes",
         "evaluation",
         "data",

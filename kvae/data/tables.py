@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".csv", ".tsv", ".parquet")
 SHOWN = 5  # names in a warning
-COMPONENTS = 5  # of the density of a number
 
 
 @dataclass
@@ -141,7 +140,7 @@ seconds if one is not at midnight (float32 holds 24 bits: a minute in 30 years) 
             raise DataError(f"Expected rows of {len(self.columns)} columns. Received: shape {values.shape}")
         return pd.DataFrame({column.name: column.decode(values[:, i]) for i, column in enumerate(self.columns)})
 
-    def likelihood(self, components: int = COMPONENTS, mask_all: bool = False) -> Columns:
+    def likelihood(self, components: int = 1, mask_all: bool = False) -> Columns:
         """Return the likelihood of encoded rows (`kvae.likelihoods.Columns`)."""
         from kvae.distributions import Columns
 

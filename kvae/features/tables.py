@@ -20,6 +20,7 @@ from kvae.features.imputation import Imputer
 from kvae.models import VAE, LatentModel
 from kvae.models.loading import load
 from kvae.networks import MLP, Decoder, Encoder
+from kvae.objectives import IWAE
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -44,10 +45,12 @@ class TableVAE(TransformerMixin, LatentEstimator):
         latent_dim: D.
         types: types of columns by name, instead of the inferred ones: "number", "count", "category", "boolean", "date",
             or "ignore".
-        components: number of normal components of the density of each number.
+        components: number of normal components of the density of each number. More than one fits numbers with several
+            peaks more closely, but the latents then say less about them.
         hidden: largest share of the values that a training row hides. Half of the rows hide a share between 0 and
             `hidden`; 0 hides none.
-        objective: one of `kvae.objectives`; None is `ELBO()`. `IWAE(num_samples=20)` is the bound of MIWAE.
+        objective: one of `kvae.objectives`; None is `IWAE(num_samples=10)`, the bound of MIWAE. With `ELBO()`, rows
+            between two groups are more frequent.
         num_samples: K of `impute`, `sample` with conditions, and `score_samples`.
         units, epochs, batch_size, learning_rate, patience, validation_fraction, random_state, verbose: settings of the
             networks and their training, as in `kvae.features.VAETransformer`.
@@ -77,7 +80,7 @@ class TableVAE(TransformerMixin, LatentEstimator):
     learning_rate: float = 2e-3
     num_samples: int = 64
     types: Mapping[str, str] | None = None
-    components: int = 5
+    components: int = 1
     hidden: float = 0.5
     objective: Any = None
 
@@ -288,7 +291,7 @@ class TableVAE(TransformerMixin, LatentEstimator):
             Encoder(self.latent_dim, MLP(tuple(self.units))),
             Decoder(shape, MLP(tuple(self.units)[::-1])),
             likelihood=self.schema_.likelihood(self.components, mask_all=self.hidden > 0),
-            objective=self.objective,
+            objective=IWAE(num_samples=10) if self.objective is None else self.objective,
             bounded=False,
             seed=self.seed_,
         )
