@@ -1,9 +1,9 @@
-"""False alarms that `AnomalyDetector(alpha=0.05)` raises on fresh ordinary rows: in Keras, and by its float32 and int8 files.
+"""False alarms of `AnomalyDetector(alpha=0.05)` on fresh ordinary rows: in Keras, and by its float32 and int8 files.
 
-    python benchmarks/anomaly/promise.py            # all ordinary rows of the tables of sets.py, and the machine's windows
+    python benchmarks/anomaly/promise.py     # the ordinary rows of the tables of sets.py, and the machine's windows
 
 Given n calibration scores, the number of false alarms among m fresh rows has a beta-binomial distribution with
-k = floor(alpha (n + 1)) (Bates et al. 2023, https://arxiv.org/abs/2104.08279): its 95 % interval is shown beside the count.
+k = floor(alpha (n + 1)) (Bates et al. 2023, https://arxiv.org/abs/2104.08279): its 95 % interval is shown beside it.
 """
 
 import json
