@@ -511,7 +511,7 @@ def test_train_on_a_folder_of_colour_images_of_prime_size(kvae_command, tmp_path
     assert done.status == 0, done.err
     assert "broken.png" in done.err
     config = json.loads((run / "config.json").read_text())
-    assert (config["likelihood"], config["image_shape"]) == ("normal-learned", [13, 17, 3])
+    assert (config["likelihood"], config["event_shape"]) == ("normal-learned", [13, 17, 3])
     assert config["source"] == str((tmp_path / "pets").resolve())
     assert kvae_command("evaluate", run, "--samples", 2).status == 0
 

@@ -224,7 +224,7 @@ def with_prior(prior, **others):
 
 
 def with_image_shape(*shape):
-    return lambda config: changed(config, ("config", "decoder", "config", "image_shape"), list(shape))
+    return lambda config: changed(config, ("config", "decoder", "config", "event_shape"), list(shape))
 
 
 def with_metrics(*metrics):

@@ -9,6 +9,7 @@ import tensorflow as tf
 from cases import LIKELIHOODS, OBJECTIVES, POSTERIORS, PRIORS, networks_for
 
 import kvae
+from kvae import likelihoods
 from kvae.distributions import Distribution, seed_words
 from kvae.export import endpoints
 from kvae.export.litert import convert
@@ -41,7 +42,8 @@ def test_every_part_has_a_case(base):
         return {cls}.union(*map(family, cls.__subclasses__()))
 
     registered = {cls for cls in family(base) if keras.saving.get_registered_name(cls).startswith("kvae>")}
-    assert registered <= {type(make()) for _, make in PARTS.values()}
+    # Columns has rows of mixed types instead of images: tests/test_columns.py
+    assert registered - {likelihoods.Columns} <= {type(make()) for _, make in PARTS.values()}
 
 
 #: parts in the default tests; each takes seconds, and tests/test_objectives.py has all objectives
