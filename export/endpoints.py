@@ -206,7 +206,7 @@ def endpoints_of(model: Any) -> tuple[Endpoint, ...]:
 
     Files of images have no `explain`, which would take as much space as another `score`.
     """
-    explains = len(model.event_shape) != 3 and hasattr(model, "likelihood") and model.likelihood.has_entries
+    explains = hasattr(model, "likelihood") and len(model.event_shape) != 3 and model.likelihood.has_entries
     left_out = () if explains else (EXPLAIN,)
     found = tuple(
         endpoint for endpoint in ENDPOINTS if hasattr(model, endpoint.needs) and endpoint.name not in left_out

@@ -105,6 +105,11 @@ class Model:
         }
         self._runners: dict[str, Any] = {}
 
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """Another name of `event_shape`."""
+        return self.event_shape
+
     def decode(self, z: Any, condition: Any = None) -> np.ndarray:
         """Return the mean images of latents, `(B, D)` to `(B, H, W, C)`."""
         self._require("decode")

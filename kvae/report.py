@@ -7,7 +7,7 @@ import itertools
 import json
 import math
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +99,7 @@ def write_figures(
     kl: np.ndarray | None = None,
     layer_rates: Sequence[float] | None = None,
     steps: Steps | None = None,
-    more: Mapping[str, Callable[[], Figure]] | None = None,
+    history_of_scores: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None,
 ) -> list[Path]:
     """Draw the figures of a run into `run/figures`; each file is written atomically.
 
@@ -118,7 +118,8 @@ def write_figures(
         kl: KL of each latent, `(D,)`, nats; None omits its figure.
         layer_rates: rate of each layer of a hierarchy, nats; None omits its figure.
         steps: steps that report the figures that can't be drawn.
-        more: further figures by name (`FIGURES`).
+        history_of_scores: scores of validation windows, scores of test windows in the order of time, and their times;
+            for the figure of p-values.
 
     Returns:
         The paths of the figures.
@@ -185,7 +186,8 @@ def write_figures(
             figures["layer_rates"] = lambda: plotting.layer_rates(layer_rates, levels)
     if kl is not None:
         figures["kl_per_dimension"] = lambda: plotting.kl_per_dimension(kl, variances > ACTIVE_VARIANCE)
-    figures |= dict(more or {})
+    if history_of_scores is not None:
+        figures["alarm_history"] = lambda: _alarms(*history_of_scores)
 
     paths, failed = [], {}
     for name, draw in figures.items():
@@ -196,6 +198,12 @@ def write_figures(
             failed[failure] = steps.failed[failure]
     list_figures(run, [path.stem for path in paths], failed)
     return paths
+
+
+def _alarms(known: np.ndarray, scores: np.ndarray, times: np.ndarray) -> Figure:
+    """Draw scores and conformal p-values, calibrated with `known` scores."""
+    p_values = (1 + (known >= scores[:, None]).sum(axis=1)) / (1 + len(known))
+    return plotting.alarm_history(scores, p_values, max(0.01, 1 / (1 + len(known))), times)
 
 
 def list_figures(run: Path, drawn: list[str], failed: dict[str, str]) -> None:

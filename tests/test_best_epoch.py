@@ -218,6 +218,6 @@ def test_estimators_refuse_patience_in_the_same_way():
 def test_recipes_of_estimators_get_the_size_of_the_training_run():
     estimator = VAETransformer(2, model="beta_tc_vae", image_shape=(8, 8, 1), epochs=3, batch_size=16, patience=1)
     estimator.row_shape_, estimator.seed_ = (64,), 0
-    assert estimator._make(rows=40).objective.dataset_size == 36  # without the validation images
-    warmup = estimator.set_params(model="warmup_vae", epochs=50)._make(rows=40).objective.beta
+    assert estimator._make(np.zeros((40, 64), "float32")).objective.dataset_size == 36  # without the validation images
+    warmup = estimator.set_params(model="warmup_vae", epochs=50)._make(np.zeros((40, 64), "float32")).objective.beta
     assert warmup.steps == 50 * 3 // 5

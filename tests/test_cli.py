@@ -552,7 +552,7 @@ MISTAKES = {
     "unknown source": (["train", "mnits", "--out", "run"], 1, "mnist"),
     "missing file": (["train", "./images", "--out", "run"], 1, "images"),
     "bad size": (["train", "digits", "--size", "big", "--out", "run"], 1, "--size to be N or HxW"),
-    "bad image name": (["generate", "run", "--out", "grid.bmp"], 1, ".png or .npy"),
+    "bad image name": (["generate", "run", "--out", "grid.bmp"], 1, ".png, .npy, .csv or .parquet"),
     "bad features name": (["features", "run", "digits", "--out", "x.csv"], 1, ".npz"),
     "an address without Ray": (["features", "run", "images", "--out", "s3://bucket/x.parquet"], 1, "require --ray"),
     "an unknown split": (["features", "run", "digits", "--split", "tset"], 1, "all, train, validation, test or new"),

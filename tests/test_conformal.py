@@ -106,10 +106,10 @@ def test_equal_scores_give_fewer_alarms(model):
 
 
 def test_the_promise_holds_for_a_rare_class(model):
-    """The rows of the rare class are spread twice as far; a threshold for all classes is a threshold for the others."""
-    x = np.concatenate([rows(0, 4000), rows(1, 400, scale=2)])
+    """The rows of the rare class are spread three times as far; a threshold for all classes is a threshold for the others."""
+    x = np.concatenate([rows(0, 4000), rows(1, 400, scale=3)])
     y = np.repeat(["common", "rare"], [4000, 400])
-    new, alarms, alpha = rows(2, FRESH, scale=2), {}, 0.05
+    new, alarms, alpha = rows(2, FRESH, scale=3), {}, 0.05
     for by_class in (False, True):
         found = detector(model, alpha=alpha, by_class=by_class).fit(x, y)
         alarms[by_class] = np.sum(found.predict(new) == -1)

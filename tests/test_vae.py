@@ -321,7 +321,7 @@ def test_autoencoder_reconstructs_saves_and_refuses_to_generate(x, tmp_path):
     ("act", "message"),
     [
         (lambda: kvae.VAE(), "`latent_dim` is missing"),
-        (lambda: kvae.VAE(latent_dim=2), "`image_shape` is missing"),
+        (lambda: kvae.VAE(latent_dim=2), "`event_shape` is missing"),
         (
             lambda: kvae.VAE(networks.Encoder(3), latent_dim=2, image_shape=(8, 8, 1)),
             "contradicts the encoder",

@@ -282,8 +282,7 @@ def _describe(run: Path, samples: int, debug: bool) -> None:
 def _say_what_next(run: Path) -> None:
     if (run / REPORT).is_file():
         say(f"Report:    {run / REPORT}")
-    file = "rows.csv" if len(RunFolder(run).config.get("event_shape", ())) == 1 else "grid.png"
-    say(f"Generate:  kvae generate {run} -n 64 --seed 7 --out {file}")
+    say(f"Generate:  kvae generate {run} -n 64 --seed 7")
     say(f"Export:    kvae export {run} --out {run}-export")
 
 

@@ -15,6 +15,10 @@ from kvae.plotting import series
 from kvae.plotting.style import MAX_LEGEND, as_args, rgb_of, tiled, z_name
 
 
+def _is_series(model: Any) -> bool:
+    return len(getattr(model, "event_shape", ())) == 2
+
+
 def image_grid(images: Any, columns: int | None = None) -> Figure:
     """Draw images `(N, H, W, C)` as a grid, row by row; every image pixel is a whole number of screen pixels.
 
@@ -48,7 +52,7 @@ def image_grid(images: Any, columns: int | None = None) -> Figure:
 
 def reconstructions(model: Any, images: Any, columns: int = 8, condition: Any = None) -> Figure:
     """Draw images `(N, H, W, C)` above their reconstructions, in bands of `columns` pairs; series as lines."""
-    if len(model.event_shape) == 2:
+    if _is_series(model):
         return series.series_reconstructions(model, images, min(4, columns), condition)
     images = np.asarray(images)
     rebuilt = model.reconstruct(images, *as_args(condition))
@@ -89,7 +93,7 @@ def samples(model: Any, n: int = 64, seed: int = 0, condition: Any = None) -> Fi
 
     Of series, the first four are drawn as lines.
     """
-    if len(model.event_shape) == 2:
+    if _is_series(model):
         return series.series_samples(model, min(4, n), seed, condition)
     return image_grid(
         model.generate(n, seed=seed) if condition is None else model.generate(n, seed, condition=condition)
@@ -177,7 +181,7 @@ def traversals(
     center = np.zeros(size) if latents is None else as_codes(latents).mean(axis=0)
     scale = np.ones(size) if latents is None else as_codes(latents).std(axis=0)
     base = center if image is None else np.asarray(model.encode_mean(np.asarray(image)[None], *as_args(condition)))[0]
-    if len(model.event_shape) == 2:
+    if _is_series(model):
         return series.series_traversals(model, dimensions, base, scale, kl, condition)
     offsets = np.linspace(-3.0, 3.0, steps)
     z = np.tile(base, (len(dimensions), steps, 1))  # (rows, steps, D)

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
+from matplotlib.dates import ConciseDateFormatter
 from matplotlib.figure import Figure
 
 from kvae.arguments import decimal
@@ -150,10 +151,12 @@ def alarm_history(scores: Any, p_values: Any, alpha: float, times: Any = None, f
     style(upper, "Score of each window", "", "−ELBO, nats")
     style(lower, "", "time" if times.dtype.kind == "M" else "window", "p-value")
     upper.plot(times, scores, color=INK, lw=0.9)
-    upper.scatter(times[alarms], scores[alarms], color=VALIDATION, s=14, zorder=3, label=f"alarm: p ≤ {alpha:.2g}")
-    typical, largest = np.median(np.abs(scores)), np.max(np.abs(scores))
-    if largest > 20 * max(typical, 1.0):
-        upper.set_yscale("symlog", linthresh=float(max(typical, 1.0)))
+    upper.scatter(times[alarms], scores[alarms], color=VALIDATION, s=14, zorder=3, label=f"alarm: p ≤ {alpha:.3g}")
+    typical, largest = max(1.0, float(np.median(np.abs(scores)))), float(np.max(np.abs(scores)))
+    if largest > 20 * typical:  # the axis is linear up to a power of ten, and its ticks begin there
+        decades = 10.0 ** np.arange(np.ceil(np.log10(typical)), np.log10(largest))
+        upper.set_yscale("symlog", linthresh=decades[0])
+        upper.set_yticks([tick for tick in (*-decades, 0.0, *decades) if tick >= scores.min()])
     lower.plot(times, p_values, ".", color=INK, ms=3)
     lower.plot(times[alarms], p_values[alarms], ".", color=VALIDATION, ms=6)
     lower.axhline(alpha, color=VALIDATION, lw=1, ls="--")
@@ -164,7 +167,9 @@ def alarm_history(scores: Any, p_values: Any, alpha: float, times: Any = None, f
                 times, 0, 1, where=np.asarray(faults, bool), transform=axes.get_xaxis_transform(), step="mid",
                 color=VALIDATION, alpha=0.12, lw=0, label="known fault" if axes is upper else None,
             )  # fmt: skip
-    upper.legend(frameon=False, fontsize=9, labelcolor=INK, loc="upper left")
+    if times.dtype.kind == "M":
+        lower.xaxis.set_major_formatter(ConciseDateFormatter(lower.xaxis.get_major_locator()))
+    _legend(figure, upper)
     return figure
 
 

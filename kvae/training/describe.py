@@ -6,9 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
-from kvae import plotting
 from kvae.data import Data
 from kvae.evaluation import EvaluationWarning, evaluate, latent_statistics, probe_with_controls, score_images
 from kvae.features import extract
@@ -88,7 +86,7 @@ def draw_run(run: RunFolder, data: Data, steps: Steps) -> list[Path]:
             run.path, model, images, labels, run.history,
             label_names=data.label_names, means=features["mean"], kl=statistics.kl,
             layer_rates=run.metrics.get("layer_rates"), steps=steps,
-            more={"alarm_history": lambda: alarms(model, data)} if _has_history(model, data) else None,
+            history_of_scores=_scores_in_time(model, data) if _has_history(model, data) else None,
         )  # fmt: skip
     if failure in steps.failed:
         list_figures(run.path, [], {failure: steps.failed[failure]})
@@ -100,18 +98,15 @@ def _has_history(model: VAE, data: Data) -> bool:
     return data.source.times is not None and bool(data.counts["validation"]) and model.condition_dim is None
 
 
-def alarms(model: VAE, data: Data) -> Figure:
-    """Draw scores and conformal p-values of the test windows, calibrated on the validation windows."""
-    scores = {}
-    for split in ("validation", "test"):
-        rows = score_images(model, data.split(split, limit=PICTURED), 1, seed=0)
-        scores[split] = rows["distortion"] + rows["rate"]
-    times = data.times("test")[: len(scores["test"])]
+def _scores_in_time(model: VAE, data: Data) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return −ELBO of the validation windows and of the test windows in the order of time, and the times of the latter."""
+    known, scores = (
+        (rows := score_images(model, data.split(split, limit=PICTURED), 1, seed=0))["distortion"] + rows["rate"]
+        for split in ("validation", "test")
+    )
+    times = data.times("test")[: len(scores)]
     order = np.argsort(times, kind="stable")
-    at_least = scores["test"][order, None] <= scores["validation"]
-    p_values = (1 + at_least.sum(axis=1)) / (1 + len(scores["validation"]))
-    alpha = max(0.01, 1 / (1 + len(scores["validation"])))
-    return plotting.alarm_history(scores["test"][order], p_values, alpha, times[order])
+    return known, scores[order], times[order]
 
 
 def probe_run(model: VAE, data: Data) -> list[dict[str, Any]]:

@@ -36,7 +36,7 @@ CASES = {
 
 
 def choose(model, images, labels, validation):
-    model = SimpleNamespace(image_shape=(8, 8, 1), bounded=True, condition_dim=None, **MODELS[model])
+    model = SimpleNamespace(event_shape=(8, 8, 1), bounded=True, condition_dim=None, **MODELS[model])
     test = checks.Images.checked("images", model, images, labels, None, None)
     return Choice.by(Budgets(), checks.validation_images(model, validation, None), test)
 

@@ -111,9 +111,10 @@ def test_infinity_is_no_missing_value(folder):
         load(folder / "vae_int8.tflite").score(np.full((1, 5), np.inf))
 
 
-def test_images_have_no_records_and_rows_no_page(folder, tmp_path):
+def test_what_is_for_images_and_series(folder, series_folder, tmp_path):
     with pytest.raises(ExportError, match="images or series"):
         web.write(folder / "vae_int8.tflite", tmp_path / "page")
-    export(kvae.VAE(latent_dim=2, image_shape=(4, 4, 1)), tmp_path / "out", precisions=("float32",))
+    with pytest.raises(ValueError, match=r"model of series \(T, F\)"):
+        load(folder / "vae_int8.tflite").watch()
     with pytest.raises(ValueError, match="model of a table"):
-        load(tmp_path / "out" / "vae_float32.tflite").rows([{}])
+        load(series_folder / "vae_int8.tflite").rows([{}])

@@ -7,9 +7,7 @@ import numpy as np
 import pytest
 from sensors import LOCATION, SCALE, SENSORS, STEPS, windows
 
-import kvae
 from kvae.distributions import IndexedNoise
-from kvae.export import export
 from kvae.export.runtime import load, seed_words
 
 
@@ -114,11 +112,6 @@ class TestWatch:
             watch.push([1.0, np.nan, 2.0])
         readings = [watch.push(sample) for sample in windows(1, seed=4)[0]]
         assert readings[-1] is not None
-
-    def test_images_cant_be_watched(self, tmp_path):
-        export(kvae.VAE(latent_dim=2, image_shape=(4, 4, 1)), tmp_path / "out", precisions=("float32",))
-        with pytest.raises(ValueError, match=r"model of series \(T, F\)"):
-            load(tmp_path / "out" / "vae_float32.tflite").watch()
 
     def test_command_without_the_package(self, series_folder, tmp_path):
         """The runtime next to the files reads a CSV file; its columns may have another order."""
