@@ -106,7 +106,7 @@ def test_equal_scores_give_fewer_alarms(model):
 
 
 def test_the_promise_holds_for_a_rare_class(model):
-    """The rows of the rare class are spread three times as far; a threshold for all classes is a threshold for the others."""
+    """The rows of the rare class are spread three times as far; one threshold for all is that of the common class."""
     x = np.concatenate([rows(0, 4000), rows(1, 400, scale=3)])
     y = np.repeat(["common", "rare"], [4000, 400])
     new, alarms, alpha = rows(2, FRESH, scale=3), {}, 0.05

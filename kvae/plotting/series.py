@@ -168,7 +168,7 @@ def alarm_history(scores: Any, p_values: Any, alpha: float, times: Any = None, f
                 color=VALIDATION, alpha=0.12, lw=0, label="known fault" if axes is upper else None,
             )  # fmt: skip
     if times.dtype.kind == "M":
-        lower.xaxis.set_major_formatter(ConciseDateFormatter(lower.xaxis.get_major_locator()))
+        lower.xaxis.set_major_formatter(ConciseDateFormatter(lower.xaxis.get_major_locator()))  # type: ignore[no-untyped-call]
     _legend(figure, upper)
     return figure
 

@@ -99,7 +99,7 @@ def _has_history(model: VAE, data: Data) -> bool:
 
 
 def _scores_in_time(model: VAE, data: Data) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return −ELBO of the validation windows and of the test windows in the order of time, and the times of the latter."""
+    """Return −ELBO of the validation windows, and of the test windows in the order of time, with their times."""
     known, scores = (
         (rows := score_images(model, data.split(split, limit=PICTURED), 1, seed=0))["distortion"] + rows["rate"]
         for split in ("validation", "test")

@@ -81,7 +81,8 @@ def artifact(path, size, behaviour=None, format="litert"):
 
 def report(*artifacts, **model):
     facts = {
-        "kind": "autoencoder", "event": "image", "event_shape": [8, 8, 1], "latent_dim": 2, "parameters": 1234, "value_range": [0.0, 1.0],
+        "kind": "autoencoder", "event": "image", "event_shape": [8, 8, 1], "latent_dim": 2, "parameters": 1234,
+        "value_range": [0.0, 1.0],
         "likelihood": "Bernoulli", "posterior": None, "prior": None, "batch_sizes": [1, 16], "dynamic_batch": False,
         "signatures": SIGNATURES, "data": None, "latents": None, "score": None, "license": None,
     }  # fmt: skip
