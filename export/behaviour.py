@@ -31,6 +31,7 @@ class Behaviour:
         distortion, rate, elbo: means in nats, computed by the file's `score` with one posterior sample for each image,
             the same in every file.
         nats_lost: ELBO of Keras minus `elbo`.
+        score_spread: standard deviation of −ELBO in Keras over series or rows in their own units.
         score_rank_correlation: Spearman's correlation of −ELBO with that of Keras (1: anomalies stay anomalies).
         psnr: PSNR of the reconstructions against those of Keras, in dB; of values in their own units, with a peak of
             one standard deviation.
@@ -50,6 +51,7 @@ class Behaviour:
     rate: float | None = None
     elbo: float | None = None
     nats_lost: float | None = None
+    score_spread: float | None = None
     score_rank_correlation: float | None = None
     psnr: float | None = None
     psnr_data: float | None = None
@@ -106,6 +108,8 @@ class Comparison:
             result |= {name: float(np.mean(got[name], dtype="float64")) for name in ("distortion", "rate")}
             ours, keras = (np.mean(scores["negative_elbo"], dtype="float64") for scores in (got, self.keras))
             result["elbo"], result["nats_lost"] = -float(ours), float(ours - keras)
+            if np.any(np.asarray(self.units) != 1):
+                result["score_spread"] = float(np.std(self.keras["negative_elbo"], dtype="float64"))
             result["score_rank_correlation"] = _spearman(got["negative_elbo"], self.keras["negative_elbo"])
         if "classify" in has:
             result |= accuracy.compare(got["probability"], self.keras["probability"], self.labels)
