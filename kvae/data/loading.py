@@ -108,8 +108,8 @@ def load(
     them, and the values stay in their units. One `DataWarning` names what was left out. The arguments `binarize`,
     `size`, `grayscale`, `value_range` and `background` are for images.
 
-    **Tables.** A `.csv` or `.parquet` file or a DataFrame without `window` is a table, whose rows `(columns,)` have numbers,
-    dates, counts, truth values and categories. The types are found in the training rows (`Data.schema`, a
+    **Tables.** A `.csv` or `.parquet` file or a DataFrame without `window` is a table, whose rows `(columns,)` have
+    numbers, dates, counts, truth values and categories. The types are found in the training rows (`Data.schema`, a
     `kvae.data.tables.TableSchema`); columns that say nothing are left out and named; missing values are NaN.
     `kvae.data.tables.load_table` also takes types and a column of labels. Splits are seeded.
 
