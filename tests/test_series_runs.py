@@ -121,6 +121,7 @@ def test_a_run_keeps_its_splits_when_rows_are_added(trained, tmp_path):
         trained.file.write_text(text)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_is_resumed_to_the_same_scores(trained, tmp_path, monkeypatch):
     """Also if rows were added in the meantime: the scales of the start are kept."""
     file = tmp_path / "pump.csv"
