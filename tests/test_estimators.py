@@ -189,7 +189,7 @@ def test_inactive_latents_are_masked_and_a_collapse_warns(table):
 
 
 def _collapsed(shape, latent_dim):
-    model = kvae.VAE(latent_dim=latent_dim, image_shape=shape, likelihood=likelihoods.Normal(), bounded=False,
+    model = kvae.VAE(latent_dim=latent_dim, event_shape=shape, likelihood=likelihoods.Normal(), bounded=False,
                      encoder=networks.Encoder(latent_dim, networks.MLP((4,))),
                      decoder=networks.Decoder(shape, networks.MLP((4,))))  # fmt: skip
     model.encoder.head.kernel.assign(0 * model.encoder.head.kernel)
