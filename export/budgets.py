@@ -152,8 +152,8 @@ def check_nats(file: str, precision: str, behaviour: "Behaviour") -> None:
     if lost is None or behaviour.elbo is None:
         return
     allowed = _NATS[precision] + 1e-5 * abs(behaviour.elbo)  # float32 has seven digits
-    if precision in _BY_PRECISION:
-        allowed = max(allowed, SPREAD_LOST * (behaviour.score_spread or 0.0))
+    if precision in _BY_PRECISION and behaviour.score_spread is not None:
+        allowed = max(allowed, SPREAD_LOST * behaviour.score_spread)
     if not lost <= allowed:
         raise ExportError(
             f"Expected '{file}' to lose at most {allowed:.2g} nats of ELBO on the test images. Received: "
