@@ -47,6 +47,7 @@ def of_files(model: kvae.VAE, calibration: np.ndarray, fresh: np.ndarray) -> dic
             precisions=PRECISIONS,
             networks=(),
             batch_sizes=(16,),
+            accept_losses=True,
         )
         files = {name: load(f"{folder}/vae_{name}.tflite") for name in PRECISIONS}
         return {
