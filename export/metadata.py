@@ -11,6 +11,8 @@ import flatbuffers
 import numpy as np
 from flatbuffers.number_types import Int8Flags, Uint8Flags, Uint32Flags
 
+from kvae.networks import kind_of
+
 TFLITE_METADATA, MIN_RUNTIME = "TFLITE_METADATA", "min_runtime_version"
 LABELS, CONDITIONS = "labels.txt", "conditions.txt"
 _TENSOR_AXIS_LABELS = 2  # kind of an associated file: one line per entry of the last axis
@@ -67,8 +69,7 @@ def tflite_metadata(info: Mapping[str, Any], signature: Mapping[str, Any]) -> by
 def description(info: Mapping[str, Any]) -> str:
     """Describe a file in one line."""
     size = "×".join(map(str, info["event_shape"]))
-    nouns = {"image": "images", "row": "rows", "volume": "volumes"}
-    what = f"{info['kind']} of {size} {nouns.get(info['event'], info['event'])}"
+    what = f"{info['kind']} of {size} {kind_of(info['event_shape'])}"
     if info["latent_dim"] is not None:
         what += f" with {info['latent_dim']} latents"
     return f"{what}, trained on {info['data']}" if info["data"] else what

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from kvae import pages, plotting
 from kvae.evaluation.latents import parts_of_the_rate
 from kvae.features import direction
+from kvae.features.anomaly import conformal_p_values
 from kvae.files import FIGURES_LIST, atomic_file, public_name
 from kvae.models.metrics import ACTIVE_VARIANCE
 from kvae.run import write_json
@@ -202,8 +203,9 @@ def write_figures(
 
 def _alarms(known: np.ndarray, scores: np.ndarray, times: np.ndarray) -> Figure:
     """Draw scores and conformal p-values, calibrated with `known` scores."""
-    p_values = (1 + (known >= scores[:, None]).sum(axis=1)) / (1 + len(known))
-    return plotting.alarm_history(scores, p_values, max(0.01, 1 / (1 + len(known))), times)
+    return plotting.alarm_history(
+        scores, conformal_p_values(np.sort(known), scores), max(0.01, 1 / (1 + len(known))), times
+    )
 
 
 def list_figures(run: Path, drawn: list[str], failed: dict[str, str]) -> None:

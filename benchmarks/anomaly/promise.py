@@ -27,6 +27,7 @@ import kvae.export
 from kvae.evaluation import score_images
 from kvae.export.runtime import load
 from kvae.features import AnomalyDetector
+from kvae.features.anomaly import conformal_p_values
 from kvae.training import fit
 from kvae.training.parts import model_of
 from kvae.training.settings import Settings
@@ -75,7 +76,7 @@ def of_machine() -> tuple[int, int, dict[str, int]]:
     known, scores = (
         (rows := score_images(vae, x, 1, seed=SEED))["distortion"] + rows["rate"] for x in (calibration, fresh)
     )
-    p_values = (1 + (known >= scores[:, None]).sum(axis=1)) / (len(known) + 1)
+    p_values = conformal_p_values(np.sort(known), scores)
     return len(known), len(fresh), {"Keras": int(np.sum(p_values <= ALPHA)), **of_files(vae, calibration, fresh)}
 
 

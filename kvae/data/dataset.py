@@ -49,6 +49,24 @@ class Data:
     binarize: str
     source: Source = field(repr=False, compare=False)
 
+    @classmethod
+    def of(cls, source: Source, batch_size: int, seed: int, binarize: str = "none") -> Data:
+        """Return the data of an opened source."""
+        counts = {name: split.count for name, split in source.splits.items()}
+        return cls(
+            name=source.name,
+            event_shape=source.event_shape,
+            label_names=source.label_names,
+            num_train=counts["train"],
+            num_validation=counts["validation"],
+            num_test=counts["test"],
+            has_labels=source.has_labels,
+            batch_size=batch_size,
+            seed=seed,
+            binarize=binarize,
+            source=source,
+        )
+
     @property
     def train(self) -> tf.data.Dataset:
         """Batches (B, H, W, C) of the training images, reshuffled and binarised again on every pass.

@@ -167,21 +167,7 @@ def load(
         raise DataError(f"Argument 'kind' must be one of {', '.join(KINDS)}. Received: {kind!r}")
     request = replace(request, kind=kind_of_source(source, request))
     _check_kind(request, binarize)
-    found = open_source(source, request)
-    counts = {name: split.count for name, split in found.splits.items()}
-    return Data(
-        name=found.name,
-        event_shape=found.event_shape,
-        label_names=found.label_names,
-        num_train=counts["train"],
-        num_validation=counts["validation"],
-        num_test=counts["test"],
-        has_labels=found.has_labels,
-        batch_size=int(batch_size),
-        seed=int(seed),
-        binarize=binarize,
-        source=found,
-    )
+    return Data.of(open_source(source, request), int(batch_size), int(seed), binarize)
 
 
 def _check_kind(request: Request, binarize: str) -> None:

@@ -176,13 +176,9 @@ def of_table(name: str, source: Any, request: Request) -> Source:
         return long_series(name, rows_of(name, read_frame(source), request.time, request.series, names), request)
     if request.kind == "images":
         raise DataError(f"{name}: expected kind='series', with window=, or kind='table'. Received: kind='images'")
-    try:
-        from kvae.data.tables import table
-    except ModuleNotFoundError:
-        raise DataError(
-            f"{name}: expected 'window', the number of rows in a window of a series. Received: None"
-        ) from None
-    return table(source, request)
+    from kvae.data.tables import table  # imports pandas, which images don't require
+
+    return table(source if isinstance(source, Path) else read_frame(source), request)
 
 
 def of_arrays(name: str, parts: dict[str, Pair], request: Request) -> Source:

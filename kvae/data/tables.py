@@ -14,6 +14,7 @@ from kvae.data.catalogue import Catalogue
 from kvae.data.columns import TYPES, Column, category_names, infer
 from kvae.data.dataset import Data
 from kvae.data.errors import DataError, warn
+from kvae.data.frames import read_frame
 from kvae.data.splits import Memory, MemorySplit, Request, Source, Split, complete_splits
 
 if TYPE_CHECKING:
@@ -175,15 +176,7 @@ def read(path: str | Path) -> pd.DataFrame:
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
         raise DataError(f"Expected a table: a file that ends in {', '.join(SUFFIXES)}. Received: {path}")
-    try:
-        if path.suffix.lower() == ".parquet":
-            return pd.read_parquet(path)
-        frame = pd.read_csv(path, sep="\t" if path.suffix.lower() == ".tsv" else ",")
-        is_one = len(frame.columns) == 1 and ";" in str(frame.columns[0])
-        return pd.read_csv(path, sep=";") if is_one else frame
-    except Exception as error:  # pandas and pyarrow raise many types of errors
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"{path.name}: expected a readable table. Received: {reason}") from error
+    return read_frame(path)
 
 
 def table(source: Path | pd.DataFrame, request: Request) -> Source:
@@ -200,14 +193,15 @@ def table(source: Path | pd.DataFrame, request: Request) -> Source:
     path = None if isinstance(source, pd.DataFrame) else Path(source)
     name = "table" if path is None else path.stem
     frame = _checked(source if isinstance(source, pd.DataFrame) else read(source))
-    label: str | None = getattr(request, "label", None)
+    label = request.label
     labels, label_names = (None, ()) if label is None else _labels(name, frame, label)
     features = frame if label is None else frame.drop(columns=label)
     cut = complete_splits({"train": len(frame)}, labels, request, name)
-    types = {column: kind for column, kind in (getattr(request, "types", None) or {}).items() if column != label}
-    schema = getattr(request, "schema", None)
-    if schema is None:
-        schema = TableSchema.infer(features.iloc[np.sort(cut["train"][1])], types)
+    types = {column: kind for column, kind in (request.types or {}).items() if column != label}
+    known = request.schema
+    schema = (
+        known if isinstance(known, TableSchema) else TableSchema.infer(features.iloc[np.sort(cut["train"][1])], types)
+    )
     encoded = schema.encode(features)
     memory = Memory(lambda: (encoded, labels))
 
@@ -266,20 +260,7 @@ def load_table(
         validation_fraction=validation_fraction, test_fraction=test_fraction, seed=seed, types=types, label=label
     )
     found = table(source if isinstance(source, pd.DataFrame) else Path(source).expanduser(), request)
-    counts = {name: split.count for name, split in found.splits.items()}
-    return Data(
-        name=found.name,
-        event_shape=found.event_shape,
-        label_names=found.label_names,
-        num_train=counts["train"],
-        num_validation=counts["validation"],
-        num_test=counts["test"],
-        has_labels=found.has_labels,
-        batch_size=batch_size,
-        seed=seed,
-        binarize="none",
-        source=found,
-    )
+    return Data.of(found, batch_size, seed)
 
 
 def _checked(frame: pd.DataFrame) -> pd.DataFrame:

@@ -42,23 +42,23 @@ class ColumnType(Part):
 
     def standardize(self, x: Any) -> Any:
         """Return observed values as inputs of an encoder, `(…, Σ widths)`."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must define `standardize`.")
 
     def log_prob(self, params: Any, x: Any) -> Any:
         """Return the log-density of each column, `(…, N)`."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must define `log_prob`.")
 
     def sample(self, params: Any, n: int, seed: Seed) -> Any:
         """Return samples, `(n, B, N)`."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must define `sample`.")
 
     def expected(self, params: Any) -> Any:
         """Return the mean of each column, or the probabilities of its categories: `(…, Σ widths)`."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must define `expected`.")
 
     def variance(self, params: Any) -> Any:
         """Return the variance of each column, `(…, N)`."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must define `variance`.")
 
     def value(self, expected: Any) -> Any:
         """Return one value of each column for averages of `expected`, `(…, N)`."""
