@@ -66,10 +66,9 @@ def _histogram(axes: Axes, column: Any, real: np.ndarray, samples: np.ndarray) -
     if column["type"] == "count" and high - low < BINS:
         edges = np.arange(np.floor(low) - 0.5, np.ceil(high) + 1)
     for values, color, label, filled in ((real, FAINT, "data", True), (samples, TRAIN, "samples", False)):
-        inside = np.clip(values, edges[0], edges[-1])
-        weights = np.full(len(inside), 1 / max(1, len(inside)))
+        weights = np.full(len(values), 1 / max(1, len(values)))  # values outside the edges are left out
         kind: Any = "stepfilled" if filled else "step"
-        axes.hist(inside, edges, weights=weights, histtype=kind, color=color, label=label, lw=1.3)
+        axes.hist(values, edges, weights=weights, histtype=kind, color=color, label=label, lw=1.3)
     if column["type"] == "date":
         axes.set_xlabel(f"{column.get('unit', 'days')} since {str(column.get('origin'))[:10]}", fontsize=7, color=INK)
 
