@@ -50,6 +50,15 @@ def hierarchy_latents():
     return in_a_model(HierarchyLatents(encoder, decoder, posteriors.TopDownNormal()), (4, 4, 1))
 
 
+def table():
+    columns = [
+        {"name": "height", "type": "number", "decimals": 0}, {"name": "visits", "type": "count", "high": 60.0},
+        {"name": "city", "type": "category", "categories": ["Oslo", "Paris"]}, {"name": "member", "type": "boolean"},
+    ]  # fmt: skip
+    parts = networks.Encoder(2, networks.MLP((4,))), networks.Decoder((4,), networks.MLP((4,)))
+    return kvae.VAE(*parts, likelihood=likelihoods.Columns(columns, components=2))
+
+
 def classifier():
     model = features.classifier(small(), 3, trunk_rate=features.GradualUnfreezing(10))
     rate = kvae.callbacks.LowerableRate(keras.optimizers.schedules.CosineDecay(1e-3, 100))
@@ -88,6 +97,7 @@ MODELS = {
     "HierarchyLatents": lambda: hierarchy_latents(),
     "Autoencoder": lambda: kvae.Autoencoder(networks.Encoder(2, networks.MLP((4,))), image_shape=(4, 4, 1)),
     "SemiSupervisedVAE": lambda: kvae.SemiSupervisedVAE(latent_dim=2, image_shape=(4, 4, 1), num_classes=2),
+    "Columns": table,
     "Classifier": classifier,
 }
 

@@ -1,4 +1,6 @@
-"""Detectors of PyOD with their defaults, on the tables of `sets.py`. Run it in an environment of its own:
+"""Detectors of PyOD with their defaults, on the tables of `sets.py`, and on its series as rows of numbers.
+
+Run it in an environment of its own:
 
     python -m venv .venv-peers
     .venv-peers/bin/pip install torch && .venv-peers/bin/pip install pyod scikit-learn tqdm
@@ -29,8 +31,8 @@ def peer(make: Any, **settings: Any) -> trials.Detector:
 
     def fit(train: np.ndarray, seed: int) -> Any:
         seeded = {"random_state": seed} if "random_state" in make.__init__.__code__.co_varnames else {}
-        detector = make(**settings, **seeded).fit(train)
-        return lambda rows: {f"pyod {make.__name__}": detector.decision_function(rows)}
+        detector = make(**settings, **seeded).fit(train.reshape(len(train), -1))
+        return lambda rows: {f"pyod {make.__name__}": detector.decision_function(rows.reshape(len(rows), -1))}
 
     return fit
 

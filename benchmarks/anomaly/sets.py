@@ -1,4 +1,6 @@
-"""Tables with known outliers, and their splits: the same arrays for every detector. Requires NumPy and scikit-learn.
+"""Tables and series with known outliers, and their splits: the same arrays for every detector.
+
+Requires NumPy and scikit-learn. Series are there after `series.py` has written them.
 
 Real tables: one class of a table of scikit-learn is the outliers. Synthetic outliers follow ADBench (Han et al. 2022,
 https://arxiv.org/abs/2206.09426, §3.2), with a Gaussian mixture as the model of ordinary rows:
@@ -10,6 +12,7 @@ https://arxiv.org/abs/2206.09426, §3.2), with a Gaussian mixture as the model o
 """
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, load_wine, make_blobs, make_moons
@@ -17,6 +20,7 @@ from sklearn.mixture import GaussianMixture
 from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
 
+SERIES_FILE = Path(__file__).resolve().parents[2] / "build" / "anomaly_series.npz"
 SEEDS = range(5)
 PROTOCOLS = ("contaminated", "novelty")
 TEST_SHARE = 0.3
@@ -92,6 +96,16 @@ def blobs(seed: int) -> Table:
     return _joined(inliers, in_box(inliers, round(OUTLIERS * ROWS), np.random.default_rng(seed)))
 
 
+def series(name: str) -> Callable[[int], Table]:
+    """Return the series `(N, T, F)` of a data set, which don't depend on the seed."""
+
+    def table(seed: int) -> Table:
+        with np.load(SERIES_FILE) as arrays:
+            return arrays[f"{name}/x"], arrays[f"{name}/outlying"] > 0
+
+    return table
+
+
 def _joined(inliers: np.ndarray, outliers: np.ndarray) -> Table:
     return np.concatenate([inliers, outliers]), np.repeat([False, True], [len(inliers), len(outliers)])
 
@@ -112,18 +126,36 @@ HELD_OUT: dict[str, Callable[[int], Table]] = {
     "moons": moons,
     "blobs": blobs,
 }
-SETS = CHOSEN_ON | HELD_OUT
+SERIES = {
+    name: series(name)
+    for name in ("ArrowHead", "BasicMotions", "GunPoint", "ItalyPowerDemand", "JapaneseVowels", "OSULeaf", "mnist1d",
+                 "ecg", "InternalBleeding")
+}  # fmt: skip
+SETS = CHOSEN_ON | HELD_OUT | (SERIES if SERIES_FILE.is_file() else {})
+
+
+def protocols(name: str) -> tuple[str, ...]:
+    """Return the protocols of a table or of series."""
+    return ("novelty",) if name in SERIES else PROTOCOLS
 
 
 def split(name: str, protocol: str, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return training rows, test rows, and whether each test row is an outlier.
 
     "contaminated": 70% of all rows, then the other 30%. "novelty": 70% of the ordinary rows, then the other 30% and all
-    outliers. Columns have mean 0 and variance 1 over the training rows.
+    outliers. Data sets with training series of their own keep these. Columns, or the features of series, have mean 0
+    and variance 1 over the training rows.
     """
     x, y = SETS[name](seed)
     train, test = train_test_split(np.arange(len(x)), test_size=TEST_SHARE, stratify=y, random_state=seed)
     if protocol == "novelty":
         train, test = train[~y[train]], np.concatenate([test, train[y[train]]])
-    scaler = StandardScaler().fit(x[train])
-    return scaler.transform(x[train]).astype("float32"), scaler.transform(x[test]).astype("float32"), y[test]
+    known, unseen, outlying = x[train], x[test], y[test]
+    if name in SERIES:
+        with np.load(SERIES_FILE) as arrays:
+            if f"{name}/train" in arrays:
+                known, unseen, outlying = arrays[f"{name}/train"], x, y
+    scaler, columns = StandardScaler(), known.shape[-1]
+    scaler.fit(known.reshape(-1, columns))
+    known, unseen = (scaler.transform(part.reshape(-1, columns)).reshape(part.shape) for part in (known, unseen))
+    return known.astype("float32"), unseen.astype("float32"), outlying

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sets import PROTOCOLS, SEEDS, SETS, split
+from sets import SEEDS, SETS, protocols, split
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -19,19 +19,26 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 Detector = Callable[[np.ndarray, int], Callable[[np.ndarray], dict[str, np.ndarray]]]
 
 
+METRICS = ("auroc", "average_precision", "not_finite")
+
+
 def trial(
     detector: Detector, name: str, protocol: str, seed: int
-) -> tuple[dict[str, tuple[float, float]], float, float]:
-    """Return AUROC and average precision by score, and the wall and processor seconds of training."""
+) -> tuple[dict[str, tuple[float, float, int]], float, float]:
+    """Return AUROC, average precision and the number of scores that aren't finite; wall and processor seconds of `fit`.
+
+    Scores that aren't finite count as the highest, and as equal.
+    """
     train, test, outlying = split(name, protocol, seed)
     wall, processor = time.perf_counter(), time.process_time()
     score = detector(train, seed)
     wall, processor = time.perf_counter() - wall, time.process_time() - processor
-    rows = {key: np.nan_to_num(values, nan=0.0, posinf=1e30) for key, values in score(test).items()}
-    found = {
-        key: (float(roc_auc_score(outlying, values)), float(average_precision_score(outlying, values)))
-        for key, values in rows.items()
-    }
+    found = {}
+    for key, values in score(test).items():
+        finite = np.isfinite(values)
+        values = np.where(finite, values, np.finfo("float64").max)
+        metrics = float(roc_auc_score(outlying, values)), float(average_precision_score(outlying, values))
+        found[key] = *metrics, int(np.sum(~finite))
     return found, wall, processor
 
 
@@ -39,14 +46,14 @@ def run(path: Path, detectors: dict[str, Detector], machine: dict[str, Any], opt
     """Run what isn't in the file at `path`, and store each result when it is finished."""
     results = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"trials": {}}
     for name in options.sets or SETS:
-        for protocol in PROTOCOLS:
+        for protocol in protocols(name):
             for contestant, detector in detectors.items():
                 stored = results["trials"].setdefault(f"{name}; {protocol}", {})
                 if contestant in stored.get("seconds", {}):
                     continue
                 trials = [trial(detector, name, protocol, seed) for seed in SEEDS]
                 for key in trials[0][0]:
-                    for index, metric in enumerate(("auroc", "average_precision")):
+                    for index, metric in enumerate(METRICS):
                         values = [round(found[key][index], 4) for found, _, _ in trials]
                         stored.setdefault(metric, {})[key] = values
                 seconds = [round(statistics.median(values), 2) for values in list(zip(*trials, strict=True))[1:]]

@@ -29,7 +29,7 @@ CRITERIA = {
 }
 
 
-TABLE_STEPS = 1000  # of training the default model of tables, at least: a small table needs more epochs
+LEAST_STEPS = 1000  # of training the default model of rows or series, at least: few rows need more epochs
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -63,14 +63,14 @@ class AnomalyDetector(OutlierMixin, LatentEstimator):
     classes of ordinary rows, a rare class may have far more false alarms than `alpha`: `by_class` compares a row with
     each class separately and takes the largest p-value, so that the promise holds for each class.
 
-    **Defaults for tables.** The default model of rows of numbers standardises the columns (`Scaled`). Its likelihood is
-    a normal distribution with a standard deviation of at least 0.1 for each column, which is a function of z
-    (`DiagonalNormal`): a row near a narrow cluster is measured by the width of that cluster. "elbo" is the default,
-    because it counts both a row that its latents don't explain (the distortion) and a row whose latents are unusual
-    (the rate). The distortion alone can miss a distant cluster, and the rate alone misses a broken dependency between
-    columns. docs/benchmarks.md has the tables on which these settings were chosen, results, and failures. A small class
-    of similar rows among the training rows is still more likely than other rows: no criterion is reliable there. A
-    `model` or a shape turns the scaling off.
+    **Defaults for tables and series.** The default model of rows of numbers standardises the columns, and that of
+    series standardises the features (`Scaled`). Its likelihood is a normal distribution with a standard deviation of at
+    least 0.1 for each value, which is a function of z (`DiagonalNormal`): a row near a narrow cluster is measured by
+    the width of that cluster. "elbo" is the default, because it counts both a row that its latents don't explain (the
+    distortion) and a row whose latents are unusual (the rate). The distortion alone can miss a distant cluster, and the
+    rate alone misses a broken dependency between columns. docs/benchmarks.md has the tables on which these settings
+    were chosen, results, and failures. A small class of similar rows among the training rows is still more likely than
+    other rows: no criterion is reliable there. A `model` or the shape of an image turns the scaling off.
 
     Args:
         latent_dim: D.
@@ -83,7 +83,7 @@ class AnomalyDetector(OutlierMixin, LatentEstimator):
         by_class: whether `alpha` holds for each class of ordinary rows; `fit` then requires the classes, `y`.
         model, event_shape, image_shape, units, batch_size, patience, validation_fraction,
             random_state, verbose: settings of the model and its training, as in `kvae.features.VAETransformer`.
-        epochs: None is 30, and for the default model of rows at least as many as 1,000 steps require.
+        epochs: None is 30, and for the default model of rows or series at least as many as 1,000 steps require.
         learning_rate: of Adam; None is 3e-3 for the default model of rows, and 1e-3 for others.
         num_samples: number of posterior samples for each row. All rows and calls share the samples.
         proposal: distribution of the samples of −log p(x), "posterior", or "refined" for samples closer to p(z|x)
@@ -126,7 +126,8 @@ class AnomalyDetector(OutlierMixin, LatentEstimator):
         """Train the model, and set the threshold from the scores of X.
 
         Args:
-            X: rows `(N, features)`, or images `(N, H, W)` or `(N, H, W, C)`.
+            X: rows `(N, features)`; images `(N, H, W)` or `(N, H, W, C)`; or, with `event_shape=(T, F)`, series
+                `(N, T, F)`.
             y: with `by_class`, the class of each row, `(N,)`; otherwise ignored.
 
         Raises:
@@ -315,20 +316,19 @@ class AnomalyDetector(OutlierMixin, LatentEstimator):
         return self._anomaly(self._scores(images), images)[self.criterion]()
 
     def _training(self, rows: int) -> tuple[Any, Any]:
-        epochs, learning_rate = 30, 1e-3
-        if self._is_row_model():
-            steps = max(1, -(-rows // self.batch_size))  # of an epoch
-            epochs, learning_rate = max(epochs, -(-TABLE_STEPS // steps)), 3e-3
+        axes = len(self._shape()) if self.model is None else 0  # 0: not a default model
+        steps = max(1, -(-rows // self.batch_size))  # of an epoch
+        epochs = max(30, -(-LEAST_STEPS // steps)) if axes in (1, 2) else 30
+        learning_rate = 3e-3 if axes == 1 else 1e-3
         return (
             epochs if self.epochs is None else self.epochs,
             learning_rate if self.learning_rate is None else self.learning_rate,
         )
 
-    def _row_likelihood(self, X: np.ndarray) -> Distribution:
-        scale = X.std(axis=0, dtype=np.float64)
-        return likelihoods.Scaled(
-            likelihoods.DiagonalNormal(min_scale=0.1), X.mean(axis=0, dtype=np.float64), np.where(scale > 0, scale, 1.0)
-        )
+    def _likelihood_of_numbers(self, X: np.ndarray) -> Distribution:
+        axes = tuple(range(X.ndim - 1))
+        location, scale = X.mean(axes, dtype=np.float64), X.std(axes, dtype=np.float64)
+        return likelihoods.Scaled(likelihoods.DiagonalNormal(min_scale=0.1), location, np.where(scale > 0, scale, 1.0))
 
     def _likelihood(self) -> Distribution:
         return likelihoods.DiscretizedLogistic(levels=256) if self.criterion == "complexity" else super()._likelihood()

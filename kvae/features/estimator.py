@@ -61,7 +61,8 @@ class LatentEstimator(BaseEstimator):
         """Train the model.
 
         Args:
-            X: rows `(N, features)`, or images `(N, H, W)` or `(N, H, W, C)`.
+            X: rows `(N, features)`; images `(N, H, W)` or `(N, H, W, C)`; or, with `event_shape=(T, F)`, series
+                `(N, T, F)`.
             y: ignored.
 
         Returns:
@@ -70,6 +71,7 @@ class LatentEstimator(BaseEstimator):
         X = self._validate(X, reset=True)
         self.row_shape_ = X.shape[1:]
         self._check_settings()
+        self._check_values(X)
         self.seed_ = int(check_random_state(self.random_state).randint(2**31 - 1))
         X = X[self._training_rows(len(X), y)]
         self.model_ = self._make(X)
@@ -129,9 +131,15 @@ class LatentEstimator(BaseEstimator):
         """Return the index of the rows of X that the model may see."""
         return slice(None)
 
-    def _is_row_model(self) -> bool:
-        """Return whether the model is the default one of rows of numbers."""
-        return self.model is None and self._given_shape() is None and len(self.row_shape_) == 1
+    def _check_values(self, X: np.ndarray) -> None:
+        """Raise a ValueError for arrays that are series rather than grey images."""
+        if self.model is None and self._given_shape() is None and X.ndim == 3 and (X.min() < 0 or X.max() > 1):
+            steps, features = X.shape[1:]
+            raise ValueError(
+                f"Expected grey images (N, H, W) with values in [0, 1]; for series of {steps} steps and {features} "
+                f"features, pass event_shape=({steps}, {features}). Received: values from {X.min():.3g} to "
+                f"{X.max():.3g}"
+            )
 
     def _make(self, X: np.ndarray) -> LatentModel:
         """Make the model before training; X are the rows that it may see."""
@@ -151,8 +159,16 @@ class LatentEstimator(BaseEstimator):
                 made = recipe(shape, self.latent_dim, **{name: known[name] for name in known.keys() & wanted.keys()})
             elif self.model is not None:
                 made = self.model(shape, self.latent_dim)
-            elif self._is_row_model():
+            elif len(shape) == 1:
                 made = self._model_of_rows(shape, X)
+            elif len(shape) == 2:
+                made = VAE(
+                    latent_dim=self.latent_dim,
+                    event_shape=shape,
+                    likelihood=self._likelihood_of_numbers(X.reshape(-1, *shape)),
+                    bounded=False,
+                    seed=self.seed_,
+                )
             else:
                 made = VAE(
                     latent_dim=self.latent_dim, event_shape=shape, likelihood=self._likelihood(), seed=self.seed_
@@ -168,7 +184,7 @@ class LatentEstimator(BaseEstimator):
         return VAE(
             Encoder(self.latent_dim, MLP(tuple(self.units))),
             Decoder(shape, MLP(tuple(self.units)[::-1])),
-            likelihood=self._row_likelihood(X),
+            likelihood=self._likelihood_of_numbers(X),
             bounded=False,
             seed=self.seed_,
         )
@@ -185,8 +201,8 @@ class LatentEstimator(BaseEstimator):
         """Return the number of epochs and the learning rate for this number of training rows."""
         return self.epochs, self.learning_rate
 
-    def _row_likelihood(self, X: np.ndarray) -> Distribution:
-        """Return the likelihood of the default model of rows of numbers."""
+    def _likelihood_of_numbers(self, X: np.ndarray) -> Distribution:
+        """Return the likelihood of the default model of rows of numbers `(N, columns)`, or of series `(N, T, F)`."""
         return likelihoods.Normal(learned=True)
 
     def _num_validation(self, rows: int) -> int:

@@ -30,8 +30,8 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, LatentEs
     `fit` trains a `kvae.VAE` on X, and `transform` returns the encoder's features of X. It works in a `Pipeline`, in
     `GridSearchCV` and with `clone`; pickling saves the model as the bytes of a `.keras` file. A row's features depend
     on this row alone. X is never scaled: for tables put a `StandardScaler` before it. The default model of rows of
-    numbers has dense networks and a normal likelihood with a learned scale; the default model of images (in [0, 1]) has
-    the default networks of `kvae.VAE`.
+    numbers has dense networks and a normal likelihood with a learned scale, that of series convolutions along time and
+    the same likelihood; the default model of images (in [0, 1]) has the default networks of `kvae.VAE`.
 
     Args:
         latent_dim: D.
@@ -86,7 +86,8 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, LatentEs
         """Train the model, and find its active latents.
 
         Args:
-            X: rows `(N, features)`, or images `(N, H, W)` or `(N, H, W, C)`.
+            X: rows `(N, features)`; images `(N, H, W)` or `(N, H, W, C)`; or, with `event_shape=(T, F)`, series
+                `(N, T, F)`.
             y: ignored.
 
         Raises:
