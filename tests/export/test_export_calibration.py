@@ -2,11 +2,13 @@
 
 import json
 import re
+import zipfile
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+from ai_edge_litert.interpreter import Interpreter
 from scipy import stats
 
 import kvae.export
@@ -53,6 +55,26 @@ def test_a_file_has_its_own_scores_of_the_validation_images(folder, validation, 
     (artifact,) = [file for file in report["artifacts"] if file["path"] == model.path.name]
     assert artifact["bytes"] == model.path.stat().st_size  # `load` compares the checksum
     assert model.self_test().keys() == {"score_1", "decode_1"}
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_client_without_signatures_scores(folder, validation, precision):
+    """A file whose first signature is `score_1`, read as `docs/on_device.md` describes for `tflite_flutter`."""
+    path = folder / f"vae_{precision}.tflite"
+    opened = Interpreter(str(path))
+    opened.allocate_tensors()
+    inputs = {detail["name"]: detail["index"] for detail in opened.get_input_details()}
+    outputs = {detail["name"]: detail["index"] for detail in opened.get_output_details()}
+    image = validation[:1]
+    for name, value in {"image": image, "seed": np.zeros(2, "int32"), "index": np.zeros(1, "int32")}.items():
+        opened.set_tensor(inputs[name], value)
+    opened.invoke()
+    nats = opened.get_tensor(outputs["negative_elbo"])
+    with zipfile.ZipFile(path) as archive:
+        known = np.array(json.loads(archive.read("info.json"))["score"]["calibration"])
+    model = runtime.load(path)
+    np.testing.assert_array_equal(nats, model.run("score", 1, image=image, seed=[0, 0], index=[0])["negative_elbo"])
+    np.testing.assert_array_equal((1 + np.sum(known >= nats)) / (len(known) + 1), model.p_value(nats)[0])
 
 
 def test_each_precision_has_other_scores(folder):
