@@ -13,6 +13,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+import tiers
 
 from kvae.export import behaviour
 
@@ -30,6 +31,13 @@ REQUIRE_ALL = bool(os.environ.get("KVAE_REQUIRE_ALL"))
 def pytest_configure(config):
     for category in WARNINGS:
         config.addinivalue_line("filterwarnings", f"error::kvae.{category}")
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
+def pytest_collection_modifyitems(config, items):
+    tiers.assign(items)
+    if REQUIRE_ALL and not any("::" in argument for argument in config.args):
+        tiers.check(items)
 
 
 def refuse_skip(report):

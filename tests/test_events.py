@@ -198,6 +198,22 @@ class TestUse:
         np.testing.assert_array_equal(codes, flat)
         assert AnomalyDetector(2, model=series[0], **shape).fit(x).score_samples(x).shape == (60,)
 
+    @pytest.mark.filterwarnings("ignore:No latent is active")  # after an epoch
+    def test_default_models_of_series(self, series):
+        x = series[1]
+        detector = AnomalyDetector(2, event_shape=(20, 3), epochs=1, alpha=0.1, random_state=0).fit(x)
+        likelihood = detector.model_.likelihood  # of training rows
+        assert np.all(np.abs(likelihood.location - x.mean((0, 1))) < 0.2 * x.std((0, 1)))
+        assert np.allclose(likelihood.scale, x.std((0, 1)), rtol=0.2)
+        far = x[:1].copy()
+        far[0, 5, 1] += 30 * likelihood.scale[1]
+        assert detector.p_values(far) == 1 / 13
+        assert np.unravel_index(detector.contributions(far)[0].argmax(), (20, 3)) == (5, 1)
+        codes = VAETransformer(2, event_shape=(20, 3), epochs=1, random_state=0).fit_transform(x / 2e4)
+        assert codes.shape == (60, 2)
+        with pytest.raises(ValueError, match=r"for series of 20 steps and 3 features, pass event_shape=\(20, 3\)"):
+            AnomalyDetector(2, epochs=1).fit(x)
+
     def test_figures_choose_lines_for_series(self, series):
         vae, x = series
         for figure in (plotting.reconstructions(vae, x), plotting.samples(vae), plotting.traversals(vae)):

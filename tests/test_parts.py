@@ -52,7 +52,7 @@ LONG = {"posterior TopDownNormal", "prior FlowMatching"}
 
 
 def parts(slow):
-    """Return parameters for all parts; those in `slow` run only in `make test-all`."""
+    """Return parameters for all parts; those in `slow` are no default tests."""
     return [pytest.param(name, marks=pytest.mark.slow if name in slow else ()) for name in PARTS]
 
 

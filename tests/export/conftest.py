@@ -156,7 +156,7 @@ def conditional(digits, tmp_path_factory):
     return vae, x, y, out
 
 
-# Slow models (15 s each) with the same parts in another order: `make test-all`.
+# Slow models (15 s each) with the same parts in another order.
 SLOW = {"Sequential encoder and decoder", "mixed_float16"}
 
 
