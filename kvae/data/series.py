@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import partial
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 GAP = 1.5  # median steps; after a longer step, a new stretch of rows begins
 RESOLUTION = 0.01  # largest step of float32 at the values of a feature, in standard deviations
+
+DRIFT = 1  # standard deviations of the training rows; a mean that is farther away in a later split is reported
 
 
 @dataclass(frozen=True)
@@ -149,8 +152,9 @@ def long_series(name: str, rows: Rows, request: Request) -> Source:
         schema = schema_of(name, names, values[np.cumsum(covered)[:-1] > 0], step, window, stride)
     else:
         schema = known
+    drift = [] if known else _drift(schema, values, sections)
     left_out = [f"columns left out: {', '.join(rows.left_out)}"] if rows.left_out and known is None else []
-    if notices := [*left_out, *rows.notices, *gaps, *missing]:
+    if notices := [*left_out, *rows.notices, *gaps, *missing, *drift]:
         warn(f"{name}: {'; '.join(notices)}")
     memory = Windows(np.where(complete[:, np.newaxis], values, 0).astype(np.float32), starts, window)
 
@@ -192,6 +196,22 @@ def schema_of(
             f"Received: {list_first(wrong)}, with mean {location[at]:.6g} and standard deviation {scale[at]:.3g}"
         )
     return SeriesSchema(tuple(names), tuple(location.tolist()), tuple(scale.tolist()), step, window, stride)
+
+
+def _drift(schema: SeriesSchema, values: np.ndarray, sections: list[tuple[str, int, int]]) -> list[str]:
+    """Return a notice of features whose level in a later split is far from that of the training windows."""
+    found = []
+    for split in ("validation", "test"):
+        rows = np.concatenate([values[:0], *(values[low:high] for name, low, high in sections if name == split)])
+        with warnings.catch_warnings(action="ignore"):  # no rows
+            moved = np.abs(np.nanmean(rows, axis=0) - schema.location) > DRIFT * np.array(schema.scale)
+        found += [f"{name} ({split})" for name, far in zip(schema.names, moved) if far]
+    if not found:
+        return []
+    return [
+        f"features whose mean moves by more than {DRIFT} standard deviation after the training windows: "
+        f"{list_first(found)}; scores and false-alarm rates may be wrong there"
+    ]
 
 
 def _varies(values: np.ndarray) -> np.ndarray:

@@ -5,12 +5,19 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from kvae.evaluation.latents import mismatch
+from kvae.networks import kind_of
 
 TRUSTED = 0.9  # share of images with two effective samples or more
 ENOUGH_SAMPLES = 64  # with fewer samples, the bound isn't expected to be close to the likelihood
 CLEAR = 4.0  # standard errors of a significant gap
 GAP = 1.0  # nats of a relevant gap
 UNUSED = 0.1  # nats of a stochastic layer that carries (almost) no information
+#: further remedy for overfitting, by the events of the model; that of images for others
+REMEDIES = {
+    "images": "redraw binary images in each epoch",
+    "series": "look for a drift: the splits follow each other in time",
+    "rows": "check that the splits are random parts of one table",
+}
 WASTED = 0.1  # acceptable share of the aggregate posterior's KL from the prior in the rate
 
 
@@ -72,17 +79,22 @@ def diagnose(scores: Mapping[str, Any], train: Mapping[str, Any] | None = None) 
     return findings if train is None else [*findings, *_gap(scores, train)]
 
 
+def _events(scores: Mapping[str, Any], count: int = 2) -> str:
+    """Return the name of the events that were scored, such as "images"."""
+    return kind_of(tuple(scores.get("event_shape", (1, 1, 1))), count)
+
+
 def _collapse(scores: Mapping[str, Any]) -> Finding | None:
     active, latents = scores["active_units"], len(scores["kl_per_dimension"])
     if active > latents / 4 or active >= 2:
         return None
-    rate = f"rate {scores['rate']:.2f} nats"
+    rate, one = f"rate {scores['rate']:.2f} nats", _events(scores, count=1)
     if scores["rate"] > latents:  # far from the prior, and still without information
-        rate += ", for a posterior that is nearly the same for every image"
+        rate += f", for a posterior that is nearly the same for every {one}"
     return Finding(
         "posterior collapse",
         f"Posterior collapse: {active} of {latents} latents are active ({rate}), so the decoder gives nearly the same "
-        "image for every z. Train longer, warm up or lower beta, or use a likelihood with a smaller variance.",
+        f"{one} for every z. Train longer, warm up or lower beta, or use a likelihood with a smaller variance.",
     )
 
 
@@ -101,7 +113,7 @@ def _layers(scores: Mapping[str, Any]) -> Finding | None:
 def _not_finite(scores: Mapping[str, Any]) -> Finding | None:
     if not scores.get("non_finite"):
         return None
-    terms = ", ".join(f"{name} of {count} images" for name, count in scores["non_finite"].items())
+    terms = ", ".join(f"{name} of {count} {_events(scores)}" for name, count in scores["non_finite"].items())
     return Finding(
         "not finite",
         f"Not finite: {terms} of {scores['examples']}; the means are not finite, either. Train again with a lower "
@@ -112,7 +124,7 @@ def _not_finite(scores: Mapping[str, Any]) -> Finding | None:
 def _outside(scores: Mapping[str, Any]) -> Finding | None:
     if not scores.get("outside_support"):
         return None
-    share = f"{scores['outside_support']} of {scores['examples']} images"
+    share = f"{scores['outside_support']} of {scores['examples']} {_events(scores)}"
     if scores["support"] == "binary":
         message = f"{share} have grey values: with Bernoulli the number is not a likelihood of x. Binarise the " \
                   "images, or use ContinuousBernoulli."  # fmt: skip
@@ -128,10 +140,10 @@ def _weights(scores: Mapping[str, Any]) -> Finding | None:
         return None
     return Finding(
         "degenerate weights",
-        f"Degenerate importance weights: for {few:.0%} of the images fewer than 2 of {scores['num_samples']} samples "
-        f"count (median {scores['ess_median']:.1f}), so the nll is a loose bound for them. Use refined proposals "
-        "(--proposal refined), which give nll_refined; more samples; or a richer posterior (InverseAutoregressive, "
-        "FullCovarianceNormal).",
+        f"Degenerate importance weights: for {few:.0%} of the {_events(scores)} fewer than 2 of "
+        f"{scores['num_samples']} samples count (median {scores['ess_median']:.1f}), so the nll is a loose bound for "
+        "them. Use refined proposals (--proposal refined), which give nll_refined; more samples; or a richer posterior "
+        "(InverseAutoregressive, FullCovarianceNormal).",
     )
 
 
@@ -152,20 +164,22 @@ def _mismatch(scores: Mapping[str, Any]) -> Finding | None:
 
 def _gap(scores: Mapping[str, Any], train: Mapping[str, Any]) -> list[Finding]:
     gap, error = generalisation_gap(scores, train)
+    events = _events(scores)
+    remedy = REMEDIES.get(events, REMEDIES["images"])
     if gap > max(GAP, CLEAR * error):
         return [
             Finding(
                 "overfitting",
-                f"Overfitting: {scores['split']} images cost {gap:.2f} ± {error:.2f} nats more than training images. "
-                "Stop earlier, use a smaller decoder or more data, or redraw binary images in each epoch.",
+                f"Overfitting: {scores['split']} {events} cost {gap:.2f} ± {error:.2f} nats more than training "
+                f"{events}. Stop earlier, use a smaller decoder or more data, or {remedy}.",
             )
         ]
     if gap < 2 * error:
         return [
             Finding(
                 "underfitting",
-                f"No overfitting: {scores['split']} images cost {gap:.2f} ± {error:.2f} nats more than training "
-                "images. A larger network or longer training may lower both.",
+                f"No overfitting: {scores['split']} {events} cost {gap:.2f} ± {error:.2f} nats more than training "
+                f"{events}. A larger network or longer training may lower both.",
             )
         ]
     return []

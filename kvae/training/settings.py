@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 STEPS, MIN_EPOCHS, MAX_EPOCHS = 5_000, 10, 100
 BATCH_SIZE, PIXELS = 128, 64 * 64  # larger images make smaller batches, with about as many pixels
+LEAST_BATCH = 16  # of few examples
 
 # Names of parts; `kvae.training.parts` maps them to objects.
 Likelihood = Literal[
@@ -45,7 +46,8 @@ class Settings:
         seed: seed of the initialisation, the order and the noise.
         data_seed: seed for splitting, and for binarising the evaluation images.
         data_dir: folder of prepared TensorFlow Datasets.
-        batch_size: images in a step (default: 128 or the recipe's; fewer if images are larger than 64×64).
+        batch_size: images in a step (default: 128 or the recipe's; fewer if images are larger than 64×64, or
+            of few examples).
         learning_rate: peak learning rate (warm-up, then cosine decay).
         beta: weight of the rate.
         warmup: steps over which β grows from 0.
@@ -126,7 +128,8 @@ class Settings:
             window=self.window, stride=self.stride, columns=self.columns, series=self.series, schema=self.schema,
         )  # fmt: skip
         if self.batch_size is None:
-            images = dataclasses.replace(images, batch_size=default_batch_size(images.event_shape, self.recipe))
+            batch_size = default_batch_size(images.event_shape, images.num_train, self.recipe)
+            images = dataclasses.replace(images, batch_size=batch_size)
         return images
 
     def with_recipe(self, given: set[str]) -> "Settings":
@@ -162,15 +165,19 @@ class Settings:
         )
 
 
-def default_batch_size(event_shape: tuple[int, ...], recipe: str | None = None) -> int:
-    """Return the number of images in a step: the recipe's or 128, and fewer if images are larger than 64×64.
+def default_batch_size(event_shape: tuple[int, ...], count: int, recipe: str | None = None) -> int:
+    """Return the number of examples in a step: the recipe's or 128, and fewer if images are larger than 64×64.
+
+    Without a recipe, an epoch of `count` training examples has about ten steps or more, of at least 16 examples.
 
     Example:
 
-        >>> default_batch_size((64, 64, 3)), default_batch_size((256, 256, 3))
+        >>> default_batch_size((64, 64, 3), 50_000), default_batch_size((256, 256, 3), 50_000)
         (128, 8)
+        >>> default_batch_size((64, 8), 400)
+        40
     """
-    size = BATCH_SIZE
+    size = min(BATCH_SIZE, max(LEAST_BATCH, count // 80 * 8))  # multiples of 8 are divided among workers
     if recipe is not None:
         from kvae import recipes
 

@@ -15,12 +15,12 @@ START = pd.Timestamp("2026-01-01")
 
 
 def frame_of(count=400, gaps=(), missing=(), machines=1, seed=0):
-    """Return a table of rows one minute apart: random walks a and b, with gaps before, and missing values in, rows."""
+    """Return a table of rows one minute apart: noise a and b, with gaps before, and missing values in, rows."""
     rng = np.random.default_rng(seed)
     parts = []
     for machine in range(machines):
         minutes = np.arange(count) + np.isin(np.arange(count), gaps).cumsum() * 30
-        values = rng.standard_normal((count, 2)).cumsum(axis=0)
+        values = rng.standard_normal((count, 2))
         values[list(missing), machine % 2] = np.nan
         table = {"time": START + pd.to_timedelta(minutes, "min"), "machine": f"m{machine}"}
         parts.append(pd.DataFrame({**table, "a": values[:, 0], "b": values[:, 1]}))
@@ -173,6 +173,12 @@ NOTICES = {
     "infinite": (
         lambda t: t.assign(a=t["a"].where(t["a"].index != 3, np.inf)), {"columns": ["a", "b"]},
         "1 row with missing", "ab",
+    ),
+    "a drift": (
+        lambda t: t.assign(a=t["a"] + 3 * (t.index > 330)), {"columns": ["a", "b"]},
+        r": features whose mean moves by more than 1 standard deviation after the training windows: a \(validation\), "
+        r"a \(test\);",
+        "ab",
     ),
 }  # fmt: skip
 
