@@ -16,6 +16,7 @@ from kvae.distributions import Distribution
 from kvae.evaluation.compression import file_bits
 from kvae.evaluation.importance import Rows
 from kvae.features.estimator import LatentEstimator
+from kvae.features.synthetic_anomalies import auroc_by_criterion, synthetic_anomalies
 from kvae.models import LatentModel
 
 #: the score of a row by criterion; a higher score is more anomalous
@@ -29,6 +30,7 @@ CRITERIA = {
 }
 
 
+CHOSEN_ON = 256  # training images from which the synthetic anomalies of the choice of a criterion are made
 LEAST_STEPS = 1000  # of training the default model of rows or series, at least: few rows need more epochs
 
 
@@ -49,6 +51,11 @@ class AnomalyDetector(OutlierMixin, LatentEstimator):
     https://arxiv.org/abs/1906.02994, for a batch of one). "complexity", for images, is −log p(x) minus the length of
     the image as a PNG file, in nats (Serrà et al. 2020, https://arxiv.org/abs/1909.11480, eq. 1). It requires a
     likelihood of grey levels, or a density; Bernoulli's cross-entropy of grey values is neither.
+
+    **Which score.** criterion="auto" is "elbo" for rows and series. For images it chooses without a known anomaly: from
+    256 training images it makes blurred, shuffled and patched ones (`synthetic_anomalies`), and takes the criterion
+    whose smallest AUROC over the three kinds is the largest, so that neither simpler nor more complicated images nor
+    local defects are missed. `criterion_` is the choice, and `criterion_auroc_` has the numbers.
 
     **A promised false-alarm rate.** `contamination` sets the threshold on rows that the model was trained on, so the
     share of alarms on new ordinary rows is unknown. With `alpha`, `fit` holds out n rows for calibration, and the
@@ -74,8 +81,9 @@ class AnomalyDetector(OutlierMixin, LatentEstimator):
 
     Args:
         latent_dim: D.
-        criterion: one of "elbo", "likelihood", "distortion", "rate", "typicality", "complexity". With "complexity", the
-            default model of images has a likelihood of 256 grey levels instead of Bernoulli.
+        criterion: one of "auto", "elbo", "likelihood", "distortion", "rate", "typicality", "complexity". With "auto" or
+            "complexity", the default model of grey or colour images has a likelihood of 256 levels instead of
+            Bernoulli, unless all values are 0 or 1.
         contamination: share of the training rows beyond the threshold, above 0 and at most 0.5; not used with `alpha`.
         alpha: largest probability of a false alarm, between 0 and 1; None sets the threshold by `contamination`.
         calibration_fraction: share of the rows of X that is held out for calibration with `alpha`, chosen by the seed;
@@ -92,6 +100,8 @@ class AnomalyDetector(OutlierMixin, LatentEstimator):
     Attributes:
         model_: the trained model.
         offset_: the threshold: `decision_function` is `score_samples` minus it.
+        criterion_: the criterion in use.
+        criterion_auroc_: with criterion="auto", for images, AUROC by criterion and kind of synthetic anomaly.
         typical_: median of −log p(x) over the training rows, in nats.
         calibration_rows_, calibration_scores_: with `alpha`, by class, the indices of the calibration rows in X and
             their scores in nats, both ascending; without `by_class`, the only key is None.
@@ -109,7 +119,7 @@ class AnomalyDetector(OutlierMixin, LatentEstimator):
         [0.016]
     """
 
-    criterion: str = "elbo"
+    criterion: str = "auto"
     contamination: float = 0.1
     alpha: float | None = None
     calibration_fraction: float = 0.2
@@ -118,6 +128,8 @@ class AnomalyDetector(OutlierMixin, LatentEstimator):
     learning_rate: float | None = None
 
     offset_: float = field(init=False)
+    criterion_: str = field(init=False)
+    criterion_auroc_: dict[str, dict[str, float]] = field(init=False)
     typical_: float = field(init=False)
     calibration_rows_: dict[Any, np.ndarray] = field(init=False)
     calibration_scores_: dict[Any, np.ndarray] = field(init=False)
@@ -134,10 +146,9 @@ class AnomalyDetector(OutlierMixin, LatentEstimator):
             ValueError: if a setting is out of range, if the rows don't fit the model, if the criterion is undefined
                 for the model, or if there are too few calibration rows for an alarm at `alpha`.
         """
-        if self.criterion not in CRITERIA:
-            raise ValueError(
-                f"Argument `criterion` must be one of {', '.join(map(repr, CRITERIA))}. Received: {self.criterion!r}"
-            )
+        if self.criterion not in ("auto", *CRITERIA):
+            known = ", ".join(map(repr, ("auto", *CRITERIA)))
+            raise ValueError(f"Argument `criterion` must be one of {known}. Received: {self.criterion!r}")
         if not 0 < self.contamination <= 0.5:
             raise ValueError(
                 f"Argument `contamination` must be above 0 and at most 0.5. Received: {self.contamination}"
@@ -157,9 +168,10 @@ class AnomalyDetector(OutlierMixin, LatentEstimator):
         images = images[self._training_rows(len(images), y)]
         rows = self._scores(images)
         self.typical_ = float(np.median(rows["nll"]))
+        self._choose(rows, images)
         self.calibration_scores_ = {label: np.sort(self._criterion(x)) for label, x in held.items()}
         if self.alpha is None:
-            scores = self._anomaly(rows, images)[self.criterion]()
+            scores = self._anomaly(rows, images)[self.criterion_]()
             self.offset_ = float(np.percentile(-scores, 100 * self.contamination))
         else:
             # p <= alpha if and only if fewer than k = `alarms` of the calibration scores are as high: if s > the kth.
@@ -251,13 +263,14 @@ class AnomalyDetector(OutlierMixin, LatentEstimator):
             2
         """
         check_is_fitted(self)
-        if self.criterion not in ("elbo", "distortion"):
+        criterion = self._criterion_name()
+        if criterion not in ("elbo", "distortion"):
             raise ValueError(
                 "Expected criterion='elbo' or 'distortion', which are sums over the entries of a row. "
-                f"Received: criterion={self.criterion!r}; change it with `set_params(criterion='elbo')`"
+                f"Received: criterion={criterion!r}; change it with `set_params(criterion='elbo')`"
             )
         images = self._images(self._validate(X))
-        score = self._anomaly(self._scores(images), images)[self.criterion]()
+        score = self._anomaly(self._scores(images), images)[criterion]()
         entries = self._samplers["posterior", self.num_samples].entry_distortions(images)
         entries = np.broadcast_to(entries * (entries[0].size / images[0].size), images.shape).reshape(len(images), -1)
         rest = score - entries.sum(axis=1)
@@ -313,7 +326,32 @@ class AnomalyDetector(OutlierMixin, LatentEstimator):
 
     def _criterion(self, images: np.ndarray) -> np.ndarray:
         """Return the score of each image by `criterion`, `(N,)`."""
-        return self._anomaly(self._scores(images), images)[self.criterion]()
+        return self._anomaly(self._scores(images), images)[self._criterion_name()]()
+
+    def _criterion_name(self) -> str:
+        """Return the criterion in use, which `set_params` may have changed after `fit`."""
+        return self.criterion_ if self.criterion == "auto" else self.criterion
+
+    def _choose(self, rows: Rows, images: np.ndarray) -> None:
+        """Set the criterion, given the training rows."""
+        self.criterion_, self.criterion_auroc_ = self.criterion, {}
+        if self.criterion != "auto":
+            return
+        self.criterion_ = "elbo"
+        if len(images.shape) != 4 or not self.model_.bounded or len(images) < 2:
+            return
+        images = images[:CHOSEN_ON]
+        possible = [name for name in CRITERIA if name != "complexity" or _complexity_problem(self.model_) is None]
+
+        def scores(rows: Rows, images: np.ndarray) -> dict[str, np.ndarray]:
+            by_criterion = self._anomaly(rows, images)
+            return {name: by_criterion[name]() for name in possible}
+
+        self.criterion_auroc_ = auroc_by_criterion(
+            scores({name: values[: len(images)] for name, values in rows.items()}, images),
+            {kind: scores(self._scores(made), made) for kind, made in synthetic_anomalies(images, self.seed_).items()},
+        )
+        self.criterion_ = max(possible, key=lambda name: min(self.criterion_auroc_[name].values()))
 
     def _training(self, rows: int) -> tuple[Any, Any]:
         axes = len(self._shape()) if self.model is None else 0  # 0: not a default model
@@ -330,8 +368,11 @@ class AnomalyDetector(OutlierMixin, LatentEstimator):
         location, scale = X.mean(axes, dtype=np.float64), X.std(axes, dtype=np.float64)
         return likelihoods.Scaled(likelihoods.DiagonalNormal(min_scale=0.1), location, np.where(scale > 0, scale, 1.0))
 
-    def _likelihood(self) -> Distribution:
-        return likelihoods.DiscretizedLogistic(levels=256) if self.criterion == "complexity" else super()._likelihood()
+    def _likelihood(self, X: np.ndarray) -> Distribution:
+        of_levels = X.shape[-1] in (1, 3) and np.any((X > 0) & (X < 1))
+        if self.criterion == "complexity" or (self.criterion == "auto" and of_levels):
+            return likelihoods.DiscretizedLogistic(levels=256)
+        return super()._likelihood(X)
 
     def _make(self, X: np.ndarray) -> LatentModel:
         model = super()._make(X)

@@ -171,7 +171,10 @@ class LatentEstimator(BaseEstimator):
                 )
             else:
                 made = VAE(
-                    latent_dim=self.latent_dim, event_shape=shape, likelihood=self._likelihood(), seed=self.seed_
+                    latent_dim=self.latent_dim,
+                    event_shape=shape,
+                    likelihood=self._likelihood(X.reshape(-1, *shape)),
+                    seed=self.seed_,
                 )
         if not isinstance(made, LatentModel) or made.condition_dim is not None:
             raise ValueError(f"Expected a `kvae.VAE` or `kvae.Autoencoder` without conditions. Received: {made!r}")
@@ -193,8 +196,8 @@ class LatentEstimator(BaseEstimator):
         """Return the batches of training rows as the model gets them."""
         return batches
 
-    def _likelihood(self) -> Distribution:
-        """Return the likelihood of the default model of images."""
+    def _likelihood(self, X: np.ndarray) -> Distribution:
+        """Return the likelihood of the default model of images X."""
         return likelihoods.Bernoulli()
 
     def _training(self, rows: int) -> tuple[Any, Any]:
