@@ -443,7 +443,7 @@ class Data:
             )
         batches = self.numbered(name, count).as_numpy_iterator()
         images = [self.path / self.files[number] for _, pairs in batches for number in pairs[:, 1]]
-        return read_masks(self.name, images, self.event_shape[:2])
+        return read_masks(self.name, images, (self.event_shape[0], self.event_shape[1]))
 
     def _count(self, name: str, limit: int | None) -> int:
         if name not in (*NAMES, NEW):
