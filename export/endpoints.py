@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -26,7 +26,7 @@ BATCHED = (IMAGE, LATENT, POSITION, INDEX, CONDITION)
 
 # Units for the errors of outputs (`kvae.export.budgets`).
 PIXELS, SPREAD, SIZE, NATS, EXACT = "pixels", "spread", "size", "nats", "exact"
-PROBABILITY = "probability"
+PROBABILITY, ENTRIES = "probability", "entries"
 
 
 @dataclass(frozen=True)
@@ -195,18 +195,22 @@ ENDPOINTS = (
     Endpoint("latents", latents, _DRAWN, {"z": EXACT}, needs="prior"),
     Endpoint("interpolate", interpolate, _ENDS, {"image": PIXELS}, ("decoder",)),
     Endpoint("score", score, _SCORED, _TERMS, ("encoder", "decoder"), needs="prior"),
-    Endpoint(EXPLAIN, explain, _SCORED, {"contribution": NATS, "negative_elbo": NATS}, ("encoder", "decoder"), "prior"),
+    Endpoint(
+        EXPLAIN, explain, _SCORED, {"contribution": ENTRIES, "negative_elbo": NATS}, ("encoder", "decoder"), "prior"
+    ),
     Endpoint(CLASSIFY, classify, {"image": IMAGE}, {"probability": PROBABILITY}, ("classifier",), needs="num_classes"),
 )
+ALL = tuple(endpoint.name for endpoint in ENDPOINTS)
 INFO = "info"
 
 
-def endpoints_of(model: Any) -> tuple[Endpoint, ...]:
+def endpoints_of(model: Any, requested: Collection[str] = ()) -> tuple[Endpoint, ...]:
     """Return the endpoints of a model. An autoencoder has no prior and lacks four; a classifier has only one.
 
-    Files of images have no `explain`, which would take as much space as another `score`.
+    `explain` of images takes as much space as another `score`, so that it is included only if its name is requested.
     """
-    explains = hasattr(model, "likelihood") and len(model.event_shape) != 3 and model.likelihood.has_entries
+    has_entries = hasattr(model, "likelihood") and model.likelihood.has_entries
+    explains = has_entries and (len(model.event_shape) != 3 or EXPLAIN in requested)
     left_out = () if explains else (EXPLAIN,)
     found = tuple(
         endpoint for endpoint in ENDPOINTS if hasattr(model, endpoint.needs) and endpoint.name not in left_out
@@ -241,15 +245,17 @@ def signatures_of(
 
     Args:
         model: model with the endpoints.
-        wanted: names such as "decode", for all batch sizes, or "decode_16", for one; None takes all endpoints.
+        wanted: names such as "decode", for all batch sizes, or "decode_16", for one; None takes all endpoints, without
+            `explain` of images.
         batch_sizes: batch sizes for names without one.
         io: "uint8" for images as bytes.
 
     Raises:
         ValueError: if a name is not an endpoint of the model.
     """
-    known = {endpoint.name: endpoint.with_io(io) for endpoint in endpoints_of(model)}
-    names = list(known) if wanted is None else [wanted] if isinstance(wanted, str) else list(wanted)
+    known = {endpoint.name: endpoint.with_io(io) for endpoint in endpoints_of(model, ALL)}
+    usual = [endpoint.name for endpoint in endpoints_of(model)]
+    names = usual if wanted is None else [wanted] if isinstance(wanted, str) else list(wanted)
     found: dict[str, Signature] = {}
     for text in names:
         name, _, size = str(text).partition("_")

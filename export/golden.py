@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from kvae.export import runtime
-from kvae.export.endpoints import EXACT, NATS
+from kvae.export.endpoints import ENTRIES, EXACT, NATS
 from kvae.export.reference import Reference
 
 # float32 with another order of additions, relative to the largest value; and the precision of a reported likelihood.
@@ -62,7 +62,7 @@ def _tolerance(unit: str, value: np.ndarray, first: np.ndarray, second: np.ndarr
         return 0.0
     least = 2.0 if value.dtype.kind in "iu" else _ROUNDING * max(1.0, float(np.max(np.abs(value))))
     between = _MARGIN * float(np.max(np.abs(first.astype("float64") - second)))
-    return float(f"{max(least, between, _NATS if unit == NATS else 0.0):.3g}")
+    return float(f"{max(least, between, _NATS if unit in (NATS, ENTRIES) else 0.0):.3g}")
 
 
 def _array(value: np.ndarray) -> dict[str, Any]:

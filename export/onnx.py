@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from kvae.export.console import quiet
-from kvae.export.endpoints import Endpoint, endpoints_of
+from kvae.export.endpoints import Endpoint
 from kvae.export.errors import ExportError, one_line
 from kvae.export.reference import Reference, Run, in_pieces
 from kvae.export.verify import Artifact, compare, folder_artifact
@@ -36,7 +36,7 @@ def export(model: Any, directory: Path, reference: Reference, info: bytes = b"")
         for package in ("onnx", "tf2onnx", "onnxruntime"):
             _package(package)
         directory.mkdir(parents=True, exist_ok=True)
-        for endpoint in endpoints_of(model):
+        for endpoint in reference.endpoints:
             converted = convert(endpoint, model)
             if info:
                 converted.metadata_props.add(key=METADATA, value=info.decode())

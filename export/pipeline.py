@@ -93,7 +93,8 @@ def export(
       size, with the input `z` (and `condition`, for a conditional model) and the output `image`. It runs on TensorFlow
       Lite 2.7, on GPUs, and with wrappers without support for signatures.
     * `vae_<precision>.tflite` contains the whole model: signatures `decode_B`, `encode_B`, `reconstruct_B`,
-      `generate_B`, `latents_B`, `interpolate_B` and `score_B` for each batch size B, and `info`, in this order.
+      `generate_B`, `latents_B`, `interpolate_B`, `score_B` and, for series and rows, `explain_B` for each batch size B,
+      and `info`, in this order.
       Subgraph 0 is `decode_1` by default. The file of a classifier has only `classify_B`; the file of a
       `kvae.SemiSupervisedVAE` has it in addition.
     * The SavedModel has all signatures without `_B`, for any batch size.
@@ -124,8 +125,8 @@ def export(
             "auto": the smallest file whose measurable losses on the validation images are within `budgets`, and which
             takes at most 1.5 times as long as the fastest such file.
         signatures: signatures of the files with the whole model, in this order: names such as "decode", for all batch
-            sizes, or "decode_16", for one; None takes all. Other signatures take no space. With `[]`, only the files of
-            `networks` are written.
+            sizes, or "decode_16", for one; None takes all, except `explain` of images, which must be asked for. Other
+            signatures take no space. With `[]`, only the files of `networks` are written.
         networks: networks with a separate file: "decoder", "encoder", both or none.
         batch_sizes: batch sizes of the LiteRT signatures. A None among them adds signatures for any batch size, named
             `decode`, …; LiteRT.js can't use them.
@@ -266,8 +267,11 @@ class _Export:
         #: dtype of inputs and outputs in integer files
         self.integers = "uint8" if io == "uint8" else "int8"
         self.refused: dict[str, str] = {}
-        self.traced = saved_model.trace(self.model)
-        given = {"images": test and test.images, "conditions": test and test.conditions}
+        self.requested = {signature.endpoint.name for signature in signatures}
+        #: endpoints of the SavedModel and of the ONNX files
+        self.any_batch = tuple(Signature(each, None) for each in endpoints.endpoints_of(self.model, self.requested))
+        self.traced = saved_model.trace(self.model, self.any_batch)
+        given = {"images": test and test.images, "conditions": test and test.conditions, "requested": self.requested}
         self.reference = self.litert_reference = Reference(self.model, **given)
         if io != "float32":
             self.litert_reference = Reference(self.model, **given, io=io)
@@ -284,7 +288,7 @@ class _Export:
     ) -> list[Artifact]:
         step = self.step
         step("writing and verifying the SavedModel")
-        any_batch = info.to_bytes(info.of(self.info, signatures_of(self.model), self.reference))
+        any_batch = info.to_bytes(info.of(self.info, self.any_batch, self.reference))
         saved_model.write(self.model, new / SAVED_MODEL, any_batch, traced=self.traced)
         artifact = verify_saved_model(new / SAVED_MODEL, self.reference)
         artifacts = [self._with_behaviour(artifact, open_saved_model(new / SAVED_MODEL)[0])]
@@ -458,7 +462,7 @@ class _Export:
         assert self.validation is not None
         reference = Reference(
             self.model, self.validation.images, seed=1, rows=CALIBRATED, temperature=WIDEST,
-            conditions=self.validation.conditions, io=io,
+            conditions=self.validation.conditions, io=io, requested=self.requested,
         )  # fmt: skip
         latents = reference.inputs["decode"]["z"] if "decode" in reference.inputs else np.zeros((0, 0))
         if "generate" in reference.outputs:

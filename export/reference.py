@@ -1,7 +1,7 @@
 """Outputs of Keras, the reference for every exported file."""
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ Run = Callable[[str, dict[str, np.ndarray]], dict[str, np.ndarray]]
 
 def run_keras(model: Any, io: str = "float32") -> Run:
     """Return a function that runs the endpoints in Keras, always in float32; `io` is the dtype of images."""
-    functions = {endpoint.name: endpoint.with_io(io).function for endpoint in endpoints_of(model)}
+    functions = {endpoint.name: endpoint.with_io(io).function for endpoint in endpoints_of(model, endpoints.ALL)}
 
     def call(name: str, inputs: dict[str, np.ndarray]) -> dict[str, Any]:
         with float32_compute(model):
@@ -66,6 +66,7 @@ class Reference:
         rows: number of rows of the inputs.
         temperature: temperature of `generate`.
         io: "uint8" for images as bytes.
+        requested: names of requested endpoints (`kvae.export.endpoints.endpoints_of`).
 
     Attributes:
         endpoints: endpoints of the model.
@@ -89,6 +90,7 @@ class Reference:
         temperature: float = TEMPERATURE,
         conditions: Any = None,
         io: str = "float32",
+        requested: Collection[str] = (),
     ):
         model = with_fixed_prior(model)
         self.image_source = "noise of random brightness and contrast" if images is None else "given"
@@ -97,7 +99,7 @@ class Reference:
         self.rounding = rounding([(weight.path, tuple(weight.shape)) for weight in model.weights], model.event_shape)
         self.units = np.asarray(getattr(getattr(model, "likelihood", None), "unit", 1.0))
         self.parameters = sum(self._weights.values())
-        self.endpoints = tuple(endpoint.with_io(io) for endpoint in endpoints_of(model))
+        self.endpoints = tuple(endpoint.with_io(io) for endpoint in endpoints_of(model, requested))
         if images is None:
             pixels, condition = _noise(model, seed, rows), conditions_in_turn(model, rows)
         else:

@@ -261,12 +261,14 @@ class Model:
     def explain(self, image: Any, seed: int = 0, condition: Any = None) -> np.ndarray:
         """Return what each entry of x contributes to the score of `score(image, seed)`: `(B, *event)` in nats.
 
-        The contributions of a row sum to its score, and tell which moment and which sensor is unusual, or which column.
-        An entry contributes its part of the distortion, −log p(x_i|z), in units of its scale. The rate and the
-        logarithms of the units are shared equally.
+        The contributions of a row sum to its score, and tell which moment and which sensor is unusual, which column, or
+        which pixel. An entry contributes its part of the distortion, −log p(x_i|z), in units of its scale. The rate and
+        the logarithms of the units are shared equally. If the channels of a pixel depend on each other, they have one
+        contribution, `(B, H, W, 1)`.
 
         Raises:
-            ValueError: as `score`, or if the file has no signature `explain`, which files of images haven't.
+            ValueError: as `score`, or if the file has no signature `explain`. Files of images have it only if the
+                export asks for it by name.
         """
         self._require("explain")
         image, words = self._check_image(image), seed_words(seed)

@@ -241,9 +241,33 @@ def test_traversals_change_one_latent_at_a_time():
         np.testing.assert_allclose(z[row][:, moved], mean[moved] + deviation[moved] * np.array([-3, 0, 3]), rtol=1e-5)
 
 
+def test_maps_of_defects_have_one_scale_and_outlines(tmp_path):
+    images = np.full((3, 8, 6, 1), 0.5)
+    maps, masks = np.zeros((2, 3, 8, 6))
+    maps[1, 2:4, 2:4], maps[2, 5, 5] = 10.0, 5.0
+    masks[1, 2:4, 2:4] = masks[2, 7, 5] = 1
+    figure = plotting.anomaly_maps(images, images, maps, masks, ["p 0.5", "p 0.01", "p 0.02"], gap=2)
+    grid = shown(figure)
+    assert grid.shape == (3 * 8 + 2 * 2, 3 * 6 + 2 * 2, 3)
+    np.testing.assert_array_equal(
+        grid[:18, [0, 8, 16]], np.where(np.arange(18) // 2 == 4, 1.0, 0.5)[:, None, None].repeat(3, 1).repeat(3, 2)
+    )
+    bright = grid[20:].sum(axis=-1)
+    assert len(np.unique(bright[2:4, 10:12])) == 1
+    assert bright[2, 10] > bright[5, 21] > bright[0, 0]  # the scale is common
+    places = [path.vertices for artist in figure.axes[0].collections for path in artist.get_paths()]
+    middles = sorted(np.round(place[:, :2].mean(axis=0)).astype(int).tolist() for place in places if len(place))
+    assert middles == [[10, 22], [21, 27]]
+    assert plotting.save(figure, tmp_path / "maps.png").stat().st_size < 50_000
+    assert not plotting.anomaly_maps(images, images, maps).axes[0].collections
+
+
 @pytest.mark.parametrize(
     "act",
     [
+        lambda: plotting.anomaly_maps(np.zeros((2, 8, 8, 1)), np.zeros((2, 8, 8, 1)), np.zeros((2, 8, 8, 1))),
+        lambda: plotting.anomaly_maps(np.zeros((2, 8, 8, 1)), np.zeros((2, 8, 8, 1)), np.zeros((2, 4, 4))),
+        lambda: plotting.anomaly_maps(np.zeros((0, 8, 8, 1)), np.zeros((0, 8, 8, 1)), np.zeros((0, 8, 8))),
         lambda: plotting.image_grid(np.zeros((0, 8, 8, 1))),
         lambda: plotting.image_grid(np.zeros((8, 8))),
         lambda: plotting.learning_curves({"accuracy": [1.0]}),

@@ -35,8 +35,8 @@ def export(
     signatures: Annotated[
         str | None,
         typer.Option(
-            help="Signatures of the whole-model files, such as decode,generate_16 (default: all). The first is "
-            "subgraph 0."
+            help="Signatures of the whole-model files, such as decode,generate_16 (default: all, except explain for "
+            "images). The first is subgraph 0."
         ),
     ] = None,
     encoder: Annotated[

@@ -12,6 +12,7 @@ import tensorflow as tf
 from kvae.data import order, pipeline
 from kvae.data.catalogue import Catalogue, Changes, Splits, find
 from kvae.data.errors import DataError, message_of
+from kvae.data.masks import read_masks
 from kvae.data.schema import Schema
 from kvae.data.splits import NAMES, NEW, MemorySplit, Source
 
@@ -409,6 +410,40 @@ class Data:
         images, labels = images[:filled], labels[:filled]
         is_labelled = self.is_labelled(name) and np.any(labels >= 0)  # all are -1 in datasets with secret test labels
         return images, labels if is_labelled else None
+
+    def masks(self, name: str = "test", limit: int | None = None) -> np.ndarray:
+        """Return which pixels of a split's images are defective, `(N, H, W)` booleans, in the order of `arrays(name)`.
+
+        The masks of a folder in the layout of MVTec AD (Bergmann et al. 2019, https://doi.org/10.1109/CVPR.2019.00982)
+        are files beside the splits: `ground_truth/crack/000_mask.png` for `test/crack/000.png`, white where the image
+        is defective. They are cropped and resized as the images, with the nearest neighbour, so that a defect that is
+        thinner than a pixel may vanish. The masks of classes with training images (`train/good`) have no white pixel.
+
+        Raises:
+            DataError: if the images aren't files of a folder, a mask is missing or unreadable, or it has another size
+                than its image; or for an unknown or empty split, or a limit below 1.
+
+        Example:
+            >>> import kvae, pathlib, tempfile
+            >>> from PIL import Image
+            >>> root = pathlib.Path(tempfile.mkdtemp())
+            >>> white = Image.new("L", (8, 8), 255)
+            >>> files = ["train/good/0", "train/good/1", "test/good/0", "test/hole/0", "ground_truth/hole/0_mask"]
+            >>> for file in files:
+            ...     (root / file).parent.mkdir(parents=True, exist_ok=True)
+            ...     white.save(root / f"{file}.png")
+            >>> kvae.data.load(root).masks("test").mean(axis=(1, 2)).tolist()
+            [0.0, 1.0]
+        """
+        count = self._count(name, limit)
+        if not self.files or self.path is None:
+            raise DataError(
+                f"{self.name}: expected a folder of images for masks (train/good, test/crack, ground_truth/crack). "
+                "Received: images that are not files of a folder"
+            )
+        batches = self.numbered(name, count).as_numpy_iterator()
+        images = [self.path / self.files[number] for _, pairs in batches for number in pairs[:, 1]]
+        return read_masks(self.name, images, (self.event_shape[0], self.event_shape[1]))
 
     def _count(self, name: str, limit: int | None) -> int:
         if name not in (*NAMES, NEW):

@@ -13,6 +13,7 @@ import numpy as np
 
 from kvae.data.errors import DataError
 from kvae.data.files import UNSUPPORTED, Parts, Reason, describe_left_out, find_images, list_first
+from kvae.data.masks import is_mask
 from kvae.data.splits import NAMES
 
 # Words in names, in lower case, and their splits. Two of these depend on the other folders: "trainval" is the training
@@ -89,7 +90,7 @@ def lay_out(root: Path, name: str) -> Layout:
         folder = parts[:-1]
         if folder in classes.labels:
             kept.append(parts)
-        else:
+        elif not is_mask(parts, classes.labels):
             left_out[MASK if folder in masks else UNCLASSIFIED if folder in places else OUTSIDE].append(parts)
     splits = [places[parts[:-1]].split for parts in kept]
     if "train" not in splits:

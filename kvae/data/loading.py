@@ -93,8 +93,9 @@ def load(
     the folders in the splits, or the folders around the splits, or all folders if there are no splits. Images outside
     the classes are left out, unless they are most of a split: then that split has no labels (`Data.is_labelled`).
     Classes with training images come first. A `train` folder among several folders, without validation or test images,
-    is a class. Masks beside images (`masks/`, `images/`) are left out. One `DataWarning` counts what was left out, by
-    reason, except for hidden files and files that usually lie beside images, such as labels and documents.
+    is a class. Masks beside images (`masks/`, `images/`) are left out; those of MVTec AD (`ground_truth/`) are read by
+    `Data.masks`. One `DataWarning` counts what was left out, by reason, except for hidden files and files that usually
+    lie beside images, such as labels and documents.
 
     **Series.** A table or an array (T, F) with `window` is a long series, whose windows (window, F) are cut, or several
     ones (`series`). No window crosses a gap in time (a step of more than 1.5 median steps) or a row with missing

@@ -1,4 +1,4 @@
-"""Measurements: likelihood bounds in nats, active units, linear probes, disentanglement and sample quality."""
+"""Measurements: likelihood bounds in nats, active units, probes, disentanglement, sample quality, localisation."""
 
 from kvae.evaluation.audit import audit
 from kvae.evaluation.comparison import over_runs, rate_distortion
@@ -15,6 +15,7 @@ from kvae.evaluation.diagnosis import (
 from kvae.evaluation.factors import dci, disentanglement, factor_vae_score, mig, sap
 from kvae.evaluation.latents import LatentStatistics, aggregate_posterior, latent_statistics
 from kvae.evaluation.likelihood import evaluate
+from kvae.evaluation.localisation import per_region_overlap, pixel_auroc
 from kvae.evaluation.probe import ProbeRow, linear_probe, probe_with_controls
 from kvae.evaluation.quality import classifier_features, feature_classifier, frechet_distance, sample_quality, sharpness
 from kvae.evaluation.scoring import score_images
@@ -44,6 +45,8 @@ __all__ = [
     "linear_probe",
     "mig",
     "over_runs",
+    "per_region_overlap",
+    "pixel_auroc",
     "probe_with_controls",
     "rate_distortion",
     "sample_quality",

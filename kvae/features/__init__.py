@@ -18,6 +18,7 @@ _NAMES = {
     "Neighbours": "kvae.features.search",
     "arithmetic": "kvae.features.directions",
     "attribute_direction": "kvae.features.attributes",
+    "conformal_p_values": "kvae.features.anomaly",
     "direction": "kvae.features.directions",
     "from_linear": "kvae.features.linear",
     "latent_plane": "kvae.features.maps",
@@ -28,7 +29,7 @@ _NAMES = {
 __all__ = ["Classifier", "GradualUnfreezing", "classifier", "extract", "feature_model", *_NAMES]
 
 if TYPE_CHECKING:
-    from kvae.features.anomaly import AnomalyDetector as AnomalyDetector
+    from kvae.features.anomaly import AnomalyDetector as AnomalyDetector, conformal_p_values as conformal_p_values
     from kvae.features.attributes import attribute_direction as attribute_direction
     from kvae.features.directions import (
         AttributeDirection as AttributeDirection,

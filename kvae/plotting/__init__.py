@@ -24,6 +24,7 @@ from kvae.plotting.grids import (
     samples,
     traversals,
 )
+from kvae.plotting.maps import anomaly_maps
 from kvae.plotting.rows import marginals
 from kvae.plotting.series import alarm_history, series_reconstructions, series_samples, series_traversals
 from kvae.plotting.style import FAINT, INK, PALETTE, TRAIN, VALIDATION, save
@@ -35,6 +36,7 @@ __all__ = [
     "TRAIN",
     "VALIDATION",
     "alarm_history",
+    "anomaly_maps",
     "class_samples",
     "direction_slider",
     "directions",
