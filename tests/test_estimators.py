@@ -19,6 +19,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 import kvae
 from kvae import likelihoods, networks
 from kvae.features.anomaly import CRITERIA, AnomalyDetector, png_nats
+from kvae.features.synthetic_anomalies import synthetic_anomalies
 from kvae.features.transformer import VAETransformer
 
 QUICK = {"latent_dim": 2, "units": (16,), "epochs": 2, "batch_size": 32, "num_samples": 2}
@@ -283,7 +284,7 @@ def copies() -> tuple[AnomalyDetector, np.ndarray]:
     return AnomalyDetector(2, units=(32,), epochs=30, random_state=0).fit(x), x
 
 
-@pytest.mark.parametrize("criterion", ["elbo", "distortion"])
+@pytest.mark.parametrize("criterion", ["auto", "distortion", "likelihood"])
 def test_contributions_sum_to_the_score_and_point_at_the_corrupted_column(copies, criterion):
     detector, x = copies
     corrupted, columns = x[:40].copy(), np.arange(40) % 5
@@ -294,11 +295,11 @@ def test_contributions_sum_to_the_score_and_point_at_the_corrupted_column(copies
     parts = detector.contributions(rows)
     assert parts.shape == (40, 5)
     np.testing.assert_allclose(parts.sum(axis=1), -detector.score_samples(rows), rtol=1e-9)
-    # Without the share of the rate, the parts are those of the distortion; float32 has 24 bits.
-    rate = -detector.score_by_criterion(rows)["rate"] if criterion == "elbo" else np.zeros(40)
+    # Without the share of the rest, the parts are those of the distortion; float32 has 24 bits.
+    rest = detector.score_by_criterion(rows)["distortion"] - detector.score_samples(rows)
     images = detector._images(detector._validate(rows))
     entries = detector._samplers["posterior", detector.num_samples].entry_distortions(images)
-    np.testing.assert_allclose(entries.reshape(40, 5), parts - rate[:, None] / 5, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(entries.reshape(40, 5), parts - rest[:, None] / 5, rtol=1e-4, atol=1e-4)
     assert np.all(parts.argmax(axis=1) == columns)
 
 
@@ -339,8 +340,48 @@ def test_contributions_of_images(flat_digits):
     difference = detector.contributions(spoiled.reshape(40, 64)) - detector.contributions(x.reshape(40, 64))
     assert difference.shape == (40, 64)
     assert np.all(difference.argmax(axis=1) == 0)
-    with pytest.raises(ValueError, match=r"sums over the entries.*Received: criterion='rate'"):
+    with pytest.raises(ValueError, match=r"contains the distortion.*Received: criterion='rate'"):
         detector.set_params(criterion="rate").contributions(x.reshape(40, 64))
+
+
+def test_the_criterion_of_images_is_the_one_that_misses_no_synthetic_anomaly(flat_digits):
+    x = flat_digits[0][:200].reshape(-1, 8, 8)
+    detector = AnomalyDetector(2, epochs=10, num_samples=2, random_state=0).fit(x)
+    assert isinstance(detector.model_.likelihood, likelihoods.DiscretizedLogistic)
+    assert detector.criterion_auroc_.keys() == CRITERIA.keys()
+    worst = {name: min(found.values()) for name, found in detector.criterion_auroc_.items()}
+    assert detector.criterion_ == max(worst, key=worst.get)
+    scores = -detector.score_by_criterion(x)[detector.criterion_]
+    np.testing.assert_array_equal(-detector.score_samples(x), scores)
+    for kind, made in synthetic_anomalies(x[..., np.newaxis], detector.seed_).items():
+        both = np.concatenate([scores, -detector.score_samples(made[..., 0])])
+        expected = roc_auc_score(np.repeat([0, 1], 200), both)
+        assert detector.criterion_auroc_[detector.criterion_][kind] == pytest.approx(expected)
+    binary = AnomalyDetector(2, epochs=0, num_samples=1, random_state=0).fit(x > 0.5)
+    assert isinstance(binary.model_.likelihood, likelihoods.Bernoulli)
+    assert "complexity" not in binary.criterion_auroc_
+    one = AnomalyDetector(2, epochs=0, num_samples=1).fit(x[:1])  # of which there is no other image
+    assert (one.criterion_, one.criterion_auroc_) == ("elbo", {})
+
+
+@pytest.mark.parametrize("shape", [(28, 28, 1), (17, 5, 3), (1, 1, 1), (1, 40, 2)])
+def test_synthetic_anomalies(shape):
+    images = np.random.default_rng(0).random((6, *shape)).astype("float32")
+    made = synthetic_anomalies(images, seed=3)
+    again = synthetic_anomalies(images, seed=3)
+    for kind, found in made.items():
+        assert found.shape == images.shape
+        assert found.dtype == images.dtype
+        assert found.min() >= 0
+        assert found.max() <= 1
+        np.testing.assert_array_equal(found, again[kind])
+    np.testing.assert_array_equal(
+        np.sort(made["shuffled"].reshape(6, -1, shape[-1]), 1), np.sort(images.reshape(6, -1, shape[-1]), 1)
+    )
+    assert made["smooth"].std() <= images.std() + 1e-6
+    changed = (made["pasted"] != images).any(axis=-1).sum(axis=(1, 2))
+    assert np.all(changed <= max(1, shape[0] // 3) * max(1, shape[1] // 3))
+    assert np.all(changed >= 1)
 
 
 @pytest.mark.slow

@@ -55,6 +55,8 @@ def scores(
     detector.fit(train)
     by_criterion = [detector.score_by_criterion(test) for test in tests]
     found = {criterion: [-scores[criterion] for scores in by_criterion] for criterion in by_criterion[0]}
+    found["auto"] = found[detector.criterion_]
+    print(f"  criterion='auto' chose {detector.criterion_}: {detector.criterion_auroc_}", flush=True)
     detector.set_params(proposal="refined")
     found["likelihood, refined"] = [-detector.score_by_criterion(test)["likelihood"] for test in tests]
     keras.utils.set_random_seed(seed)

@@ -247,13 +247,14 @@ class AnomalyDetector(OutlierMixin, LatentEstimator):
         """Return how much each column or pixel contributes to the anomaly score: the shape of X, in nats.
 
         The contributions of a row sum to its score, −`score_samples`. An entry x_i contributes its part of the
-        distortion, −E log p(x_i|z), with z from q(z|x). The rate of "elbo" belongs to no entry, and is shared equally,
-        as are the logarithms of the columns' units: neither changes the order of the entries. In a likelihood with
+        distortion, −E log p(x_i|z), with z from q(z|x). What the score has besides the distortion belongs to no entry,
+        and is shared equally, such as the rate, the length of a file, or the logarithms of the columns' units: it
+        doesn't change the order of the entries. In a likelihood with
         dependent channels (`DiscretizedLogisticMixture`), the channels of a pixel share its part equally.
 
         Raises:
-            ValueError: for another criterion than "elbo" and "distortion", or for a likelihood whose entries depend on
-                each other (`LowRankNormal`).
+            ValueError: for the criteria "rate" and "typicality", which contain no distortion or not with its sign, or
+                for a likelihood whose entries depend on each other (`LowRankNormal`).
 
         Example:
 
@@ -264,9 +265,9 @@ class AnomalyDetector(OutlierMixin, LatentEstimator):
         """
         check_is_fitted(self)
         criterion = self._criterion_name()
-        if criterion not in ("elbo", "distortion"):
+        if criterion in ("rate", "typicality"):
             raise ValueError(
-                "Expected criterion='elbo' or 'distortion', which are sums over the entries of a row. "
+                "Expected a criterion that contains the distortion, which is a sum over the entries of a row. "
                 f"Received: criterion={criterion!r}; change it with `set_params(criterion='elbo')`"
             )
         images = self._images(self._validate(X))
