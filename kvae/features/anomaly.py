@@ -31,7 +31,8 @@ CRITERIA = {
 
 
 CHOSEN_ON = 256  # training images from which the synthetic anomalies of the choice of a criterion are made
-LEAST_STEPS = 1000  # of training the default model of rows or series, at least: few rows need more epochs
+LEAST_STEPS = 1000  # of training the default model of rows or series, at least, unless validation stops it
+PATIENCE = 10  # epochs, of the same models
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -89,9 +90,13 @@ class AnomalyDetector(OutlierMixin, LatentEstimator):
         calibration_fraction: share of the rows of X that is held out for calibration with `alpha`, chosen by the seed;
             with `by_class`, the same share of each class. The model isn't trained on these rows.
         by_class: whether `alpha` holds for each class of ordinary rows; `fit` then requires the classes, `y`.
-        model, event_shape, image_shape, units, batch_size, patience, validation_fraction,
-            random_state, verbose: settings of the model and its training, as in `kvae.features.VAETransformer`.
+        model, event_shape, image_shape, units, batch_size, random_state, verbose: settings of the model and its
+            training, as in `kvae.features.VAETransformer`.
         epochs: None is 30, and for the default model of rows or series at least as many as 1,000 steps require.
+        patience: epochs without a better bound on the validation rows after which training stops and restores the best
+            weights; None trains for all epochs. "auto" is 10 for the default model of rows or series, which would
+            otherwise learn few rows by heart, outliers among them included, and None for others.
+        validation_fraction: share of the rows used for validation by `patience`.
         learning_rate: of Adam; None is 3e-3 for the default model of rows, and 1e-3 for others.
         num_samples: number of posterior samples for each row. All rows and calls share the samples.
         proposal: distribution of the samples of −log p(x), "posterior", or "refined" for samples closer to p(z|x)
@@ -126,6 +131,8 @@ class AnomalyDetector(OutlierMixin, LatentEstimator):
     by_class: bool = False
     epochs: int | None = None
     learning_rate: float | None = None
+    patience: Any = "auto"
+    validation_fraction: float = 0.2
 
     offset_: float = field(init=False)
     criterion_: str = field(init=False)
@@ -354,11 +361,19 @@ class AnomalyDetector(OutlierMixin, LatentEstimator):
         )
         self.criterion_ = max(possible, key=lambda name: min(self.criterion_auroc_[name].values()))
 
+    def _is_of_numbers(self) -> bool:
+        """Return whether the model is the default one of rows of numbers or of series."""
+        return self.model is None and len(self._shape()) < 3
+
+    def _patience(self) -> int | None:
+        if self.patience != "auto":
+            return self.patience
+        return PATIENCE if self._is_of_numbers() else None
+
     def _training(self, rows: int) -> tuple[Any, Any]:
-        axes = len(self._shape()) if self.model is None else 0  # 0: not a default model
         steps = max(1, -(-rows // self.batch_size))  # of an epoch
-        epochs = max(30, -(-LEAST_STEPS // steps)) if axes in (1, 2) else 30
-        learning_rate = 3e-3 if axes == 1 else 1e-3
+        epochs = max(30, -(-LEAST_STEPS // steps)) if self._is_of_numbers() else 30
+        learning_rate = 3e-3 if self.model is None and len(self._shape()) == 1 else 1e-3
         return (
             epochs if self.epochs is None else self.epochs,
             learning_rate if self.learning_rate is None else self.learning_rate,

@@ -210,10 +210,14 @@ class LatentEstimator(BaseEstimator):
 
     def _num_validation(self, rows: int) -> int:
         """Return how many rows are set aside for early stopping."""
-        return 0 if self.patience is None else min(rows - 1, max(1, round(self.validation_fraction * rows)))
+        return 0 if self._patience() is None else min(rows - 1, max(1, round(self.validation_fraction * rows)))
+
+    def _patience(self) -> int | None:
+        """Return the number of epochs without a better bound after which training stops, or None."""
+        return self.patience
 
     def _train(self, images: np.ndarray) -> None:
-        model, patience = self.model_, self.patience
+        model, patience = self.model_, self._patience()
         count = self._num_validation(len(images))
         order = np.random.default_rng(self.seed_).permutation(len(images))
         validation, train = order[:count], order[count:]
