@@ -75,7 +75,7 @@ class BestEpoch(keras.callbacks.Callback):
                 f"Expected validation_data in `fit`: the best epoch is the one with the lowest validation "
                 f"{criterion.name}. Received: none"
             )
-        step = int(keras.ops.convert_to_numpy(self.model.step))
+        step = int(keras.ops.convert_to_tensor(self.model.step).numpy())
         value = criterion.judge(values, step)
         if value is None:
             better = math.isinf(self.best) and math.isfinite(values.get("loss", float(logs["loss"])))
