@@ -59,6 +59,8 @@ SLOW: dict[str, dict[str, list[str]]] = {
                     "test_images_outside_0_1_are_refused": ["255.0"], "test_inputs_of_fit": ["x"],
                     "test_user_models_are_used_and_saved": [], "test_val_loss_is_not_weighted_by_beta": []},
     "export/test_export_calibration.py": {"test_the_programs_of_the_documentation": []},
+    "export/test_export_explain.py": {"test_contributions_sum_to_the_score_and_name_the_pixel": [],
+                                      "test_verification_bounds_the_error_of_a_pixel_by_their_spread": []},
     "export/test_export_fuzz.py": {"test_every_damaged_file_is_refused": ["float32-False"]},
     "export/test_export_logging.py": {"test_every_user_of_quiet_restores_settings": ["converting"]},
     "export/test_export_nats.py": {"test_a_float32_file_has_the_likelihood_of_keras": [],

@@ -19,6 +19,7 @@ from kvae.callbacks.best import check_patience
 from kvae.data import Data
 from kvae.models.base import LatentModel
 from kvae.models.steps import CLIP_NORM
+from kvae.networks import kind_of
 from kvae.optimizers import FusedAdam
 from kvae.run import HISTORY, MODEL, RunError
 from kvae.training import cluster, unfinished
@@ -184,7 +185,8 @@ class Progress(keras.callbacks.Callback):
         if self.headed or self.say is None:
             return
         self.headed = True
-        self.say("  epoch   distortion     rate    −ELBO   validation −ELBO   active latents   images/s")
+        speed = f"{kind_of(self.model.event_shape)}/s"
+        self.say(f"  epoch   distortion     rate    −ELBO   validation −ELBO   active latents {speed:>10}")
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self.bar = tqdm(
