@@ -64,6 +64,8 @@ def test_of_a_hierarchy_the_top_level_is_fitted():
 def test_a_conditional_model_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"without conditions.*Received: a model with 3 conditions"):
         with_fitted_prior(kvae.VAE(latent_dim=2, image_shape=(8, 8, 1), condition_dim=3), IMAGES)
+    with pytest.raises(ValueError, match=r"`fit` must be 'mixture' or 'flow', or a function. Received: 'vamp'"):
+        with_fitted_prior(small(), IMAGES, "vamp")
     with pytest.raises(RunError, match="--fit-prior requires a model without conditions"):
         train_run(Settings("digits", conditional=True, fit_prior="mixture"), tmp_path / "run")
     assert list(tmp_path.iterdir()) == []

@@ -39,7 +39,7 @@ METHODS: dict[FitPrior, Callable[[np.ndarray], priors.Prior]] = {
 def with_fitted_prior(
     model: VAE,
     data: Any,
-    fit: Callable[[np.ndarray], priors.Prior] = _mixture,
+    fit: FitPrior | Callable[[np.ndarray], priors.Prior] = "mixture",
     *,
     limit: int = FIT_IMAGES,
 ) -> VAE:
@@ -53,13 +53,14 @@ def with_fitted_prior(
         model: a trained `kvae.VAE` without conditions.
         data: a `kvae.data.Data`, whose training images are used; or images `(N, H, W, C)`, a pair of images and
             labels, or a dataset of batches. Labels are ignored.
-        fit: function from latents `(N, D)` to a prior. The default is `kvae.priors.fit_mixture`, with full covariances
-            of up to 64 latents; others are `fit_flow_matching`, or `lambda z: fit_mixture(z, components=20)`.
+        fit: "mixture" is `kvae.priors.fit_mixture`, with full covariances of up to 64 latents; "flow" is
+            `kvae.priors.fit_flow_matching`; or a function from latents `(N, D)` to a prior, such as
+            `lambda z: fit_mixture(z, components=20)`.
         limit: largest number of images.
 
     Raises:
         TypeError: for a model that isn't a `kvae.VAE`.
-        ValueError: for a model with conditions, which the prior would ignore.
+        ValueError: for a model with conditions, which the prior would ignore, or an unknown `fit`.
 
     Example:
 
@@ -78,6 +79,8 @@ def with_fitted_prior(
             "Expected a model without conditions: a prior that is fitted to all latents ignores the class. Received: a "
             f"model with {model.condition_dim} conditions"
         )
+    if not callable(fit) and fit not in METHODS:
+        raise ValueError(f"Argument `fit` must be {' or '.join(map(repr, METHODS))}, or a function. Received: {fit!r}")
     if isinstance(data, Data):
         data = data.split("train", limit=min(limit, data.num_train), batch_size=BATCH)
     elif not isinstance(data, tf.data.Dataset):
@@ -93,7 +96,7 @@ def with_fitted_prior(
             break
     z = np.concatenate(latents)[:limit]
     top = _fitted_size(model)
-    prior = fit(z[:, :top])
+    prior = (fit if callable(fit) else METHODS[fit])(z[:, :top])
     return model.with_prior(prior if top == model.latent_dim else priors.TopLevel(prior, top))
 
 
