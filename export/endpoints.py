@@ -209,7 +209,8 @@ def endpoints_of(model: Any, requested: Collection[str] = ()) -> tuple[Endpoint,
 
     `explain` of images takes as much space as another `score`, so that it is included only if its name is requested.
     """
-    has_entries = hasattr(model, "likelihood") and model.likelihood.has_entries
+    likelihood = getattr(model, "likelihood", None)  # a classifier may have it without a value
+    has_entries = likelihood is not None and likelihood.has_entries
     explains = has_entries and (len(model.event_shape) != 3 or EXPLAIN in requested)
     left_out = () if explains else (EXPLAIN,)
     found = tuple(

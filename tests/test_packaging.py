@@ -65,7 +65,7 @@ MAY_IMPORT = {
         "state",
     },
     "data": {"arguments", "distributions", "files"},
-    "evaluation": {"arguments", "models", "distributions", "priors", "data"},
+    "evaluation": {"arguments", "models", "distributions", "networks", "priors", "data"},
     "features": {
         "arguments",
         "callbacks",

@@ -32,7 +32,7 @@ CRITERIA = {
 
 CHOSEN_ON = 256  # training images from which the synthetic anomalies of the choice of a criterion are made
 LEAST_STEPS = 1000  # of training the default model of rows or series, at least, unless validation stops it
-PATIENCE = 10  # epochs, of the same models
+PATIENCE = 10  # epochs, of the default model of rows
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -94,8 +94,8 @@ class AnomalyDetector(OutlierMixin, LatentEstimator):
             training, as in `kvae.features.VAETransformer`.
         epochs: None is 30, and for the default model of rows or series at least as many as 1,000 steps require.
         patience: epochs without a better bound on the validation rows after which training stops and restores the best
-            weights; None trains for all epochs. "auto" is 10 for the default model of rows or series, which would
-            otherwise learn few rows by heart, outliers among them included, and None for others.
+            weights; None trains for all epochs. "auto" is 10 for the default model of rows, which would otherwise learn
+            few rows by heart, outliers among them included, and None for others.
         validation_fraction: share of the rows used for validation by `patience`.
         learning_rate: of Adam; None is 3e-3 for the default model of rows, and 1e-3 for others.
         num_samples: number of posterior samples for each row. All rows and calls share the samples.
@@ -361,19 +361,19 @@ class AnomalyDetector(OutlierMixin, LatentEstimator):
         )
         self.criterion_ = max(possible, key=lambda name: min(self.criterion_auroc_[name].values()))
 
-    def _is_of_numbers(self) -> bool:
-        """Return whether the model is the default one of rows of numbers or of series."""
-        return self.model is None and len(self._shape()) < 3
+    def _default_axes(self) -> int:
+        """Return the number of axes of an event of the default model; 0 if another model was given."""
+        return 0 if self.model is not None else len(self._shape())
 
     def _patience(self) -> int | None:
         if self.patience != "auto":
             return self.patience
-        return PATIENCE if self._is_of_numbers() else None
+        return PATIENCE if self._default_axes() == 1 else None
 
     def _training(self, rows: int) -> tuple[Any, Any]:
         steps = max(1, -(-rows // self.batch_size))  # of an epoch
-        epochs = max(30, -(-LEAST_STEPS // steps)) if self._is_of_numbers() else 30
-        learning_rate = 3e-3 if self.model is None and len(self._shape()) == 1 else 1e-3
+        epochs = max(30, -(-LEAST_STEPS // steps)) if self._default_axes() in (1, 2) else 30
+        learning_rate = 3e-3 if self._default_axes() == 1 else 1e-3
         return (
             epochs if self.epochs is None else self.epochs,
             learning_rate if self.learning_rate is None else self.learning_rate,

@@ -152,7 +152,7 @@ def test_a_command_that_loads_its_data_twice_warns_once(capsys):
     [({}, 64), ({"recipe": "ladder"}, 50), ({"batch_size": 100}, 100), ({"size": 64}, 128), ({"size": 256}, 8)],
 )
 def test_batches_of_large_images_are_smaller(settings, size, tmp_path):
-    np.save(tmp_path / "images.npy", np.zeros((20, 128, 64), np.uint8))
+    np.save(tmp_path / "images.npy", np.zeros((1700, 128, 64), np.uint8))
     wanted = Settings(str(tmp_path / "images.npy"), **settings)
     wanted = wanted.with_recipe(set(settings)) if wanted.recipe else wanted
     assert config_of(wanted)["batch_size"] == wanted.load().batch_size == size
