@@ -191,7 +191,7 @@ def outcome(config, sizes):
         error = found
     seconds, (_, memory) = time.process_time() - started, tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert seconds < 10, error  # most of this is the tracing of memory
+    assert seconds < 5, error  # most of this is the tracing of memory
     assert memory < 30e6, error
     return error
 

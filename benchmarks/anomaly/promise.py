@@ -16,7 +16,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
 from scipy import stats
-from sets import SETS
+from sets import TABLES
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -58,7 +58,7 @@ def of_files(model: kvae.VAE, calibration: np.ndarray, fresh: np.ndarray) -> dic
 
 def of_table(name: str) -> tuple[int, int, dict[str, int]]:
     """Return the numbers of calibration and fresh rows, and the alarms."""
-    x, outlying = SETS[name](SEED)
+    x, outlying = TABLES[name](SEED)
     rows = np.random.default_rng(SEED).permutation(x[~outlying]).astype("float32")
     seen, fresh = np.split(rows, [round(0.6 * len(rows))])
     detector = AnomalyDetector(alpha=ALPHA, calibration_fraction=0.4, random_state=SEED).fit(seen)
@@ -82,7 +82,7 @@ def of_machine() -> tuple[int, int, dict[str, int]]:
 
 if __name__ == "__main__":
     stored = json.loads(STORED.read_text(encoding="utf-8")) if STORED.is_file() else {"rows": {}}
-    for name in [*SETS, "machine"]:
+    for name in [*TABLES, "machine"]:
         if name.split(", ")[-1] in ("global", "cluster", "dependency"):  # the same ordinary rows as those of "local"
             continue
         if name not in stored["rows"]:

@@ -17,7 +17,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 import trials
 from common import RESULTS, machine
-from sets import CHOSEN_ON, HELD_OUT, PROTOCOLS, SERIES, SETS, protocols
+from sets import CHOSEN_ON, HELD_OUT, NAMES, PROTOCOLS, SERIES, protocols
 
 from kvae.features import AnomalyDetector
 
@@ -39,7 +39,7 @@ def table(metric: str) -> None:
     """Print a metric of all detectors on what both scripts have finished, and its means."""
     ours, peers = (json.loads(path.read_text(encoding="utf-8"))["trials"] for path in (OURS, PEERS))
     rows: dict[tuple[str, str], dict[str, list[float]]] = {}
-    for name in SETS:
+    for name in NAMES:
         for protocol in protocols(name):
             key = f"{name}; {protocol}"
             if key in ours and len(peers.get(key, {}).get("seconds", {})) == 6:

@@ -96,14 +96,13 @@ def blobs(seed: int) -> Table:
     return _joined(inliers, in_box(inliers, round(OUTLIERS * ROWS), np.random.default_rng(seed)))
 
 
-def series(name: str) -> Callable[[int], Table]:
-    """Return the series `(N, T, F)` of a data set, which don't depend on the seed."""
+def series(name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Return the series `(N, T, F)` of a data set, whether each is an outlier, and its training series, if it has some.
 
-    def table(seed: int) -> Table:
-        with np.load(SERIES_FILE) as arrays:
-            return arrays[f"{name}/x"], arrays[f"{name}/outlying"] > 0
-
-    return table
+    They don't depend on a seed.
+    """
+    with np.load(SERIES_FILE) as arrays:
+        return arrays[f"{name}/x"], arrays[f"{name}/outlying"] > 0, arrays.get(f"{name}/train")
 
 
 def _joined(inliers: np.ndarray, outliers: np.ndarray) -> Table:
@@ -126,12 +125,13 @@ HELD_OUT: dict[str, Callable[[int], Table]] = {
     "moons": moons,
     "blobs": blobs,
 }
-SERIES = {
-    name: series(name)
-    for name in ("ArrowHead", "BasicMotions", "GunPoint", "ItalyPowerDemand", "JapaneseVowels", "OSULeaf", "mnist1d",
-                 "ecg", "InternalBleeding")
-}  # fmt: skip
-SETS = CHOSEN_ON | HELD_OUT | (SERIES if SERIES_FILE.is_file() else {})
+TABLES = CHOSEN_ON | HELD_OUT
+SERIES = (
+    "ArrowHead", "BasicMotions", "GunPoint", "ItalyPowerDemand", "JapaneseVowels", "OSULeaf", "mnist1d", "ecg",
+    "InternalBleeding",
+)  # fmt: skip
+#: names of the tables, and of the series if there are some
+NAMES = (*TABLES, *(SERIES if SERIES_FILE.is_file() else ()))
 
 
 def protocols(name: str) -> tuple[str, ...]:
@@ -146,16 +146,18 @@ def split(name: str, protocol: str, seed: int) -> tuple[np.ndarray, np.ndarray, 
     outliers. Data sets with training series of their own keep these. Columns, or the features of series, have mean 0
     and variance 1 over the training rows.
     """
-    x, y = SETS[name](seed)
+    x, y, known = series(name) if name in SERIES else (*TABLES[name](seed), None)
+    if known is not None:
+        return *_standardised(known, x), y
     train, test = train_test_split(np.arange(len(x)), test_size=TEST_SHARE, stratify=y, random_state=seed)
     if protocol == "novelty":
         train, test = train[~y[train]], np.concatenate([test, train[y[train]]])
-    known, unseen, outlying = x[train], x[test], y[test]
-    if name in SERIES:
-        with np.load(SERIES_FILE) as arrays:
-            if f"{name}/train" in arrays:
-                known, unseen, outlying = arrays[f"{name}/train"], x, y
+    return *_standardised(x[train], x[test]), y[test]
+
+
+def _standardised(known: np.ndarray, unseen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return training and test rows with the means and variances of the training rows removed, as float32."""
     scaler, columns = StandardScaler(), known.shape[-1]
     scaler.fit(known.reshape(-1, columns))
     known, unseen = (scaler.transform(part.reshape(-1, columns)).reshape(part.shape) for part in (known, unseen))
-    return known.astype("float32"), unseen.astype("float32"), outlying
+    return known.astype("float32"), unseen.astype("float32")

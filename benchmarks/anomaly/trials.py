@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sets import SEEDS, SETS, protocols, split
+from sets import NAMES, SEEDS, protocols, split
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -45,7 +45,7 @@ def trial(
 def run(path: Path, detectors: dict[str, Detector], machine: dict[str, Any], options: argparse.Namespace) -> None:
     """Run what isn't in the file at `path`, and store each result when it is finished."""
     results = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"trials": {}}
-    for name in options.sets or SETS:
+    for name in options.sets or NAMES:
         for protocol in protocols(name):
             for contestant, detector in detectors.items():
                 stored = results["trials"].setdefault(f"{name}; {protocol}", {})
@@ -90,6 +90,6 @@ def store(path: Path, results: dict[str, Any]) -> None:
 
 def options(description: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sets", nargs="*", help=f"any of {', '.join(map(repr, SETS))} (default: all)")
+    parser.add_argument("sets", nargs="*", help=f"any of {', '.join(map(repr, NAMES))} (default: all)")
     parser.add_argument("--time", action="store_true", help="measure the training time only, on a quiet machine")
     return parser
