@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from test_settings import MODELS
+from tiers import slow_but
 
 import kvae
 from kvae import networks
@@ -45,10 +46,6 @@ ALL = {
     ),
     "classifier": lambda: kvae.features.classifier(MODELS["VAE"](), 4),
 }  # fmt: skip
-
-
-def slow_but(quick, names):
-    return [pytest.param(name, marks=() if name in quick else pytest.mark.slow) for name in names]
 
 
 def inputs_of(model):

@@ -14,7 +14,7 @@ import pytest
 from keras import layers
 from keras.src.backend.common import global_state
 from test_parts import PARTS, vae_with
-from test_settings import slow_but
+from tiers import slow_but
 
 import kvae
 from kvae import features, likelihoods, networks, objectives, posteriors, priors, recipes, schedules

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers
-from test_settings import slow_but
+from tiers import slow_but
 
 import kvae
 from kvae import likelihoods, networks, objectives, posteriors, priors

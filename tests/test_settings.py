@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from test_parts import PARTS, X, Y, vae_with
+from tiers import slow_but
 
 import kvae
 from kvae import networks
@@ -32,10 +33,6 @@ CONSTANTS = {
     "posterior FullCovarianceNormal", "posterior InverseAutoregressive", "likelihood LowRankNormal", "prior VampPrior",
     "prior FixedMixture full", "objective MMD WAE", "objective DIP-II", "objective TotalCorrelation stratified",
 }  # fmt: skip
-
-
-def slow_but(quick, names):
-    return [pytest.param(name, marks=() if name in quick else pytest.mark.slow) for name in names]
 
 
 def use(name):

@@ -139,6 +139,11 @@ EXHAUSTIVE: dict[str, dict[str, list[str]]] = {
 }  # fmt: skip
 
 
+def slow_but(quick, names):
+    """Return parameters for all names; those that aren't `quick` are slow."""
+    return [pytest.param(name, marks=() if name in quick else pytest.mark.slow) for name in names]
+
+
 def assign(items: list[pytest.Item]) -> None:
     """Mark the tests of the tables."""
     for item in items:

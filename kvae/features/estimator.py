@@ -161,19 +161,14 @@ class LatentEstimator(BaseEstimator):
                 made = self.model(shape, self.latent_dim)
             elif len(shape) == 1:
                 made = self._model_of_rows(shape, X)
-            elif len(shape) == 2:
-                made = VAE(
-                    latent_dim=self.latent_dim,
-                    event_shape=shape,
-                    likelihood=self._likelihood_of_numbers(X.reshape(-1, *shape)),
-                    bounded=False,
-                    seed=self.seed_,
-                )
             else:
+                is_series = len(shape) == 2
+                likelihood_of = self._likelihood_of_numbers if is_series else self._likelihood
                 made = VAE(
                     latent_dim=self.latent_dim,
                     event_shape=shape,
-                    likelihood=self._likelihood(X.reshape(-1, *shape)),
+                    likelihood=likelihood_of(X.reshape(-1, *shape)),
+                    bounded=not is_series,
                     seed=self.seed_,
                 )
         if not isinstance(made, LatentModel) or made.condition_dim is not None:
